@@ -1,0 +1,41 @@
+# make train   trains a DenseASPP network on generated street scenes, on a CPU, in minutes
+# make test    runs the default tests
+# Both create .venv first if it is missing. Another Python: make test PYTHON=python3.12
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: help train test test-slow lint format clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+train: $(INSTALLED)
+	$(BIN)/python train.py --config=configs/street_scenes.py --workdir=runs/street_scenes
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest $(PYTEST_ARGUMENTS)
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m 'slow and not gpu' $(PYTEST_ARGUMENTS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# CONSTRAINTS=constraints.txt installs exactly the versions that CI tests.
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade pip
+	$(PIP) install --quiet --editable '.[dev]' $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

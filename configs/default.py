@@ -1,0 +1,80 @@
+r"""The slides' best model (#4) on Cityscapes; every field of every config, once, with unit and source.
+
+  dense-aspp prepare cityscapes --source DIRECTORY_OF_THE_TWO_ZIPS
+  python train.py --config=configs/default.py --workdir=runs/cityscapes
+
+Cost: 22,312 steps of 8 images at 512x1024; a GPU with at least 12 GiB (not measured yet).
+The slides report 54.0 % mean IoU on validation and 73.5 % on training images over 20 classes
+(published, not reproduced yet). "ours" marks what the slides do not say.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """The slides' best model; a variant starts from this and changes what differs."""
+  config = ml_collections.ConfigDict()
+  config.seed = 0  # order of the data, augmentation and initial parameters follow from it
+
+  config.model = ml_collections.ConfigDict()
+  config.model.extractor = 'densenet121'  # a key of models.densenet.DENSENETS
+  config.model.output_stride = 8  # input pixels per feature pixel: 8, 16 or 32
+  config.model.last_layer = 'norm5'  # or 'transition3' (slides, #1), 'denseblock3' (#2)
+  config.model.dilation_rates = (3, 6, 12, 18, 24)
+  config.model.growth_rate = 64  # channels each atrous layer adds
+  config.model.bottleneck_width = 256  # channels of its 1x1 convolution; 0: none (#1 to #3)
+  config.model.first_norm = True  # BN in front of the first atrous layer (not in #5)
+  config.model.final_norm = False  # BN behind the last concatenation (#5)
+  config.model.num_classes = 20  # must be that of data.label_set
+  config.model.compute_dtype = 'bfloat16'  # or 'float32'; ours. Parameters, BN statistics, loss: float32
+
+  config.data = ml_collections.ConfigDict()
+  config.data.dataset = 'cityscapes'  # 'camvid', 'street_scenes', or 'folder:PATH'
+  config.data.data_dir = config_dict.placeholder(str)  # default: TFDS_DATA_DIR or ~/tensorflow_datasets
+  config.data.label_set = 'cityscapes20'  # 'cityscapes19', 'camvid11', or the path of a labels.json
+  config.data.train_split = 'train'
+  config.data.validation_split = 'validation'
+  config.data.image_size = (512, 1024)  # height, width the network sees; slides
+  config.data.mean = (0.485, 0.456, 0.406)  # of RGB in 0..1; slides
+  config.data.std = (0.229, 0.224, 0.225)
+  config.data.on_device = False  # keep the training split in device memory
+  config.data.num_workers = 0  # reading processes; 0: threads of this one
+
+  config.augmentation = ml_collections.ConfigDict()  # all off: the slides' recipe
+  config.augmentation.scale_range = (1.0, 1.0)  # factor drawn uniformly
+  config.augmentation.crop_size = config_dict.placeholder(tuple)  # (height, width); default: none
+  config.augmentation.flip_probability = 0.0  # left-right
+  config.augmentation.brightness = 0.0  # factor in [1 - x, 1 + x], as torchvision's ColorJitter
+  config.augmentation.contrast = 0.0  # likewise
+  config.augmentation.saturation = 0.0  # likewise
+  config.augmentation.hue = 0.0  # shift in [-x, x] of the colour circle, x <= 0.5
+
+  config.loss = ml_collections.ConfigDict()  # cross entropy; ours
+  config.loss.class_weights = ()  # one per class; (): all 1
+  config.loss.ignore_label = 255  # class index left out of the loss; 255 is always left out
+
+  config.optimizer = ml_collections.ConfigDict()
+  config.optimizer.name = 'adam'  # L2 decay inside the gradient (slides); 'adamw', 'sgd'
+  config.optimizer.learning_rate = 3e-4  # slides
+  config.optimizer.weight_decay = 1e-5  # slides
+  config.optimizer.momentum = 0.9  # of 'sgd' alone
+  config.optimizer.schedule = 'constant'  # ours; 'poly', 'cosine'
+  config.optimizer.poly_power = 0.9
+  config.optimizer.warmup_steps = 0  # steps over which the rate grows linearly from 0
+
+  config.training = ml_collections.ConfigDict()
+  config.training.num_epochs = 60.0  # passes over the training split; slides
+  config.training.batch_size = 8  # images per update, over all devices; ours
+  config.training.gradient_accumulation = 1  # parts a batch is computed in, to save memory
+  config.training.log_every_steps = 10
+
+  config.evaluation = ml_collections.ConfigDict()
+  config.evaluation.every_epochs = 1.0
+  config.evaluation.batch_size = 8  # images per call; no result depends on it
+  config.evaluation.num_pictures = 4  # examples drawn at each evaluation
+
+  config.checkpoint = ml_collections.ConfigDict()
+  config.checkpoint.every_epochs = 1.0
+  config.checkpoint.keep = 2  # newest ones; the best by validation mIoU is kept beside them
+  return config

@@ -1,0 +1,69 @@
+"""Score the checkpoint of a run on a split."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the command's options."""
+  parser.add_argument('--workdir', required=True, type=pathlib.Path, help='directory of the run')
+  parser.add_argument(
+    '--split', default='validation', help="'validation' (default), 'train' (not augmented), or 'test'"
+  )
+  parser.add_argument('--checkpoint', default='best', help="'best' (default), 'latest', or a step")
+  parser.add_argument(
+    '--data-dir', help="where the prepared data are, if not where the run's configuration says"
+  )
+  parser.add_argument('--batch-size', type=int, help='images per call; no result depends on it')
+  parser.add_argument('--output', type=pathlib.Path, help='JSON file for the scores')
+
+
+def run(args: argparse.Namespace) -> int:
+  """Evaluates; prints the table, and the scores as JSON to --output or as the last line."""
+  import json
+
+  from dense_aspp_jax.datasets.load import load_split
+  from dense_aspp_jax.errors import InputError
+  from dense_aspp_jax.evaluation.evaluate import evaluate
+  from dense_aspp_jax.evaluation.metrics import format_table, protocol
+  from dense_aspp_jax.provenance import provenance, write_json
+  from dense_aspp_jax.training.workdir import load_run
+
+  if args.batch_size is not None and args.batch_size < 1:
+    raise InputError(f'--batch-size {args.batch_size}: expected at least 1')
+  run = load_run(args.workdir, args.checkpoint)
+  data = run.config['data']
+  split = load_split(
+    data['dataset'],
+    args.split,
+    data_dir=args.data_dir or data['data_dir'],
+    label_set=run.label_set,
+    image_size=data['image_size'],
+    native_labels=True,
+    cached=False,  # one pass
+  )
+  batch_size = args.batch_size or run.config['evaluation']['batch_size']
+  confusion, _ = evaluate(run.predictor, split, run.label_set, batch_size=batch_size)
+  scores = confusion.scores()
+  result = {
+    **scores.to_json(),
+    'dataset': data['dataset'],
+    'split': args.split,
+    'images': len(split),
+    'protocol': protocol(run.label_set),
+    'workdir': str(args.workdir),
+    'checkpoint': args.checkpoint,
+    'step': run.step,
+    'seed': run.config['seed'],
+    'label_set': run.label_set.name,
+    'config': run.config,
+    'provenance': provenance(),
+  }
+  print(format_table(scores))
+  if args.output:
+    write_json(args.output, result)
+  else:
+    print(json.dumps(result))
+  return 0

@@ -1,0 +1,61 @@
+"""`dense-aspp COMMAND ...`: finds the command, runs it, turns errors into exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+import dense_aspp_jax
+from dense_aspp_jax.errors import InputError, RunError
+
+# What each does is the first line of its module's docstring, repeated here so that --help imports none.
+COMMANDS = {
+  'prepare': 'Prepare a data set, once, without TensorFlow.',
+  'train': 'Train a network.',
+  'evaluate': 'Score the checkpoint of a run on a split.',
+  'predict': 'Predict images with the checkpoint of a run.',
+  'score': 'Score a folder of prediction PNGs against label PNGs.',
+  'parameters': 'Count the parameters of a network, exactly.',
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs one command.
+
+  Args:
+    arguments: Without the program's name; by default those of the process.
+
+  Returns:
+    0, 1 if a run failed, 2 for bad input or configuration, 130 if interrupted.
+  """
+  arguments = list(sys.argv[1:] if arguments is None else arguments)
+  parser = argparse.ArgumentParser(prog='dense-aspp', description=dense_aspp_jax.__doc__, allow_abbrev=False)
+  parser.add_argument('--version', action='version', version=dense_aspp_jax.__version__)
+  subparsers = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+  chosen = next((a for a in arguments if not a.startswith('-')), None)
+  for name, text in COMMANDS.items():
+    subparser = subparsers.add_parser(name, help=text, description=text, allow_abbrev=False)
+    if name == chosen:
+      module = importlib.import_module(f'dense_aspp_jax.commands.{name.replace("-", "_")}')
+      module.add_arguments(subparser)
+  try:
+    # Options of the form --config... belong to ml_collections, see commands/config_file.py.
+    args, args.config_arguments = parser.parse_known_args(arguments)
+    if args.config_arguments and not hasattr(args, 'config'):
+      subparsers.choices[args.command].error(f'unknown arguments: {" ".join(args.config_arguments)}')
+    return module.run(args)
+  except InputError as error:
+    print(f'dense-aspp {chosen}: {error}', file=sys.stderr)
+    return 2
+  except RunError as error:
+    print(f'dense-aspp {chosen}: {error}', file=sys.stderr)
+    return 1
+  except KeyboardInterrupt:
+    print(f'dense-aspp {chosen}: interrupted', file=sys.stderr)
+    return 130
+
+
+if __name__ == '__main__':
+  sys.exit(main())

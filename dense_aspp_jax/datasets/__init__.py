@@ -1,0 +1,1 @@
+"""Datasets: builders, stored images, the cache, the input pipeline and its augmentation."""

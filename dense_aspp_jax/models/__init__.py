@@ -1,0 +1,1 @@
+"""The networks: extractors, DenseASPP, the segmentation model."""

@@ -1,0 +1,62 @@
+"""Parameters and multiply-adds of a network, counted without running it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from clu import parameter_overview
+
+
+def abstract_variables(model: nn.Module) -> Any:
+  """Shapes and types of a model's variables; nothing is computed."""
+  return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3))))
+
+
+def count_parameters(model: nn.Module, image_size: tuple[int, int]) -> dict[str, int | float]:
+  """Counts trained parameters (running statistics not included) and multiply-adds.
+
+  Args:
+    model: A segmentation model.
+    image_size: Height and width for the multiply-adds.
+
+  Returns:
+    'extractor', 'dense_aspp', 'head', 'dense_aspp_and_head' (what the slides count), 'total', and
+    'gmac': 1e9 multiply-adds of all convolutions for one image.
+  """
+  params = abstract_variables(model)['params']
+  counts = {
+    part: sum(x.size for x in jax.tree.leaves(params[part])) for part in ('extractor', 'dense_aspp', 'head')
+  }
+  counts['dense_aspp_and_head'] = counts['dense_aspp'] + counts['head']
+  counts['total'] = counts['extractor'] + counts['dense_aspp_and_head']
+  return {**counts, 'gmac': multiply_adds(model, image_size) / 1e9}
+
+
+def multiply_adds(model: nn.Module, image_size: tuple[int, int]) -> int:
+  """Multiply-adds of all convolutions in a forward pass over one image."""
+  image = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
+  forward = jax.make_jaxpr(lambda variables, image: model.apply(variables, image))
+  return _convolution_multiply_adds(forward(abstract_variables(model), image).jaxpr)
+
+
+def _convolution_multiply_adds(jaxpr: Any) -> int:
+  total = 0
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == 'conv_general_dilated':
+      kernel, output = equation.invars[1].aval, equation.outvars[0].aval
+      out_channels = kernel.shape[equation.params['dimension_numbers'].rhs_spec[0]]
+      total += math.prod(output.shape) * math.prod(kernel.shape) // out_channels
+    for value in equation.params.values():  # functions called, such as those under jit
+      inner = getattr(value, 'jaxpr', value)
+      if hasattr(inner, 'eqns'):
+        total += _convolution_multiply_adds(inner)
+  return total
+
+
+def parameter_table(model: nn.Module) -> str:
+  """A table of every parameter: path, shape, type, size."""
+  return parameter_overview.get_parameter_overview(abstract_variables(model)['params'], include_stats=False)

@@ -1,0 +1,158 @@
+"""DenseNet as a feature extractor, at output stride 8, 16 or 32.
+
+Parameter paths are torchvision's (torchvision/models/densenet.py, `features.*`): conv0, norm0,
+denseblock1.denselayer1.norm1, ..., transition1.norm, norm5.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.models.layers import DType, avg_pool_2x2, batch_norm, convolution, max_pool_3x3
+
+LAST_LAYERS = ('norm5', 'transition3', 'denseblock3')
+
+# Growth rate, layers per block, stem channels. The first four are Huang et al. 2017, table 1, as in
+# torchvision; small and tiny are ours, with all four blocks, for CPUs and tests.
+DENSENETS: dict[str, dict[str, int | tuple[int, ...]]] = {
+  'densenet121': dict(growth_rate=32, block_config=(6, 12, 24, 16), num_init_features=64),
+  'densenet161': dict(growth_rate=48, block_config=(6, 12, 36, 24), num_init_features=96),
+  'densenet169': dict(growth_rate=32, block_config=(6, 12, 32, 32), num_init_features=64),
+  'densenet201': dict(growth_rate=32, block_config=(6, 12, 48, 32), num_init_features=64),
+  'densenet_small': dict(growth_rate=16, block_config=(2, 3, 4, 3), num_init_features=32),
+  'densenet_tiny': dict(growth_rate=4, block_config=(1, 1, 1, 1), num_init_features=8),
+}
+
+
+class DenseLayer(nn.Module):
+  """BN-ReLU-1x1-BN-ReLU-3x3; returns only its new channels.
+
+  Attributes:
+    growth_rate: New channels.
+    bottleneck_width: Channels between the two convolutions.
+    dilation: Dilation of the 3x3 convolution.
+    dtype: Compute type.
+  """
+
+  growth_rate: int
+  bottleneck_width: int
+  dilation: int
+  dtype: DType
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h w growth']:
+    """Maps all channels so far to `growth_rate` new ones."""
+    x = nn.relu(batch_norm(train, name='norm1', dtype=self.dtype)(x))
+    x = convolution(self.bottleneck_width, 1, name='conv1', dtype=self.dtype)(x)
+    x = nn.relu(batch_norm(train, name='norm2', dtype=self.dtype)(x))
+    return convolution(self.growth_rate, 3, dilation=self.dilation, name='conv2', dtype=self.dtype)(x)
+
+
+class DenseBlock(nn.Module):
+  """`num_layers` dense layers; each reads the block's input and all earlier layers' channels."""
+
+  num_layers: int
+  growth_rate: int
+  bottleneck_width: int
+  dilation: int
+  dtype: DType
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h w c2']:
+    """Appends num_layers x growth_rate channels to `x`."""
+    for index in range(1, self.num_layers + 1):
+      layer = DenseLayer(
+        self.growth_rate, self.bottleneck_width, self.dilation, self.dtype, name=f'denselayer{index}'
+      )
+      x = jnp.concatenate([x, layer(x, train)], axis=-1)
+    return x
+
+
+class Transition(nn.Module):
+  """BN-ReLU-1x1 that halves the channels, then 2x2 average pooling unless `pool` is off."""
+
+  pool: bool
+  dtype: DType
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h2 w2 c2']:
+    """Halves channels and, with `pool`, height and width."""
+    channels = x.shape[-1] // 2
+    x = nn.relu(batch_norm(train, name='norm', dtype=self.dtype)(x))
+    x = convolution(channels, 1, name='conv', dtype=self.dtype)(x)
+    return avg_pool_2x2(x) if self.pool else x
+
+
+class DenseNet(nn.Module):
+  """DenseNet features (Huang et al., "Densely Connected Convolutional Networks", CVPR 2017).
+
+  At output stride 8 the poolings of transitions 2 and 3 are left out and the blocks behind them are
+  dilated by 2 and 4; at 16 that of transition 3, and block 4 is dilated by 2; 32 is the original. The
+  last BN has no ReLU behind it, as in torchvision's `features`. Takes any size as torchvision does.
+
+  Attributes:
+    growth_rate: New channels per dense layer (k).
+    block_config: Dense layers in each of the four blocks.
+    num_init_features: Channels of the stem.
+    output_stride: Input pixels per feature-map pixel: 8, 16 or 32.
+    last_layer: Where the features are taken: 'norm5' (all of DenseNet), 'transition3' (no dense block
+      4; slides, model #1) or 'denseblock3' (no transition 3 either; model #2).
+    bottleneck_factor: Bottleneck channels in growth rates (torchvision's bn_size).
+    dtype: Compute type; parameters and statistics are float32.
+  """
+
+  growth_rate: int
+  block_config: tuple[int, ...]
+  num_init_features: int
+  output_stride: int = 8
+  last_layer: str = 'norm5'
+  bottleneck_factor: int = 4
+  dtype: DType = jnp.float32
+
+  def __post_init__(self):
+    if self.output_stride not in (8, 16, 32):
+      raise InputError(f'model.output_stride = {self.output_stride}: expected 8, 16 or 32')
+    if self.last_layer not in LAST_LAYERS:
+      raise InputError(f'model.last_layer = {self.last_layer!r}: expected one of {", ".join(LAST_LAYERS)}')
+    super().__post_init__()
+
+  @property
+  def stride(self) -> int:
+    """Input pixels per pixel of the features returned; `output_stride` unless a pooling is cut off."""
+    return min(self.output_stride, 16) if self.last_layer == 'denseblock3' else self.output_stride
+
+  @nn.compact
+  def __call__(self, image: Float[Array, 'b h w 3'], train: bool = False) -> Float[Array, 'b fh fw c']:
+    """Maps normalised images to features.
+
+    Args:
+      image: RGB, ImageNet mean and standard deviation taken out.
+      train: Whether BN uses and updates batch statistics (collection 'batch_stats').
+    """
+    x = image.astype(self.dtype)
+    x = convolution(self.num_init_features, 7, stride=2, name='conv0', dtype=self.dtype)(x)
+    x = nn.relu(batch_norm(train, name='norm0', dtype=self.dtype)(x))
+    x = max_pool_3x3(x)
+    stride, dilation = 4, 1
+    for index, num_layers in enumerate(self.block_config, start=1):
+      x = DenseBlock(
+        num_layers,
+        self.growth_rate,
+        self.bottleneck_factor * self.growth_rate,
+        dilation,
+        self.dtype,
+        name=f'denseblock{index}',
+      )(x, train)
+      if self.last_layer == f'denseblock{index}':
+        return x
+      if index == len(self.block_config):
+        break
+      pool = stride < self.output_stride
+      stride, dilation = (stride * 2, dilation) if pool else (stride, dilation * 2)
+      x = Transition(pool, self.dtype, name=f'transition{index}')(x, train)
+      if self.last_layer == f'transition{index}':
+        return x
+    return batch_norm(train, name='norm5', dtype=self.dtype)(x)

@@ -1,0 +1,130 @@
+"""Layers that all networks share: convolution, batch normalisation, pooling, bilinear upsampling."""
+
+from __future__ import annotations
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+DType = jnp.dtype | type
+
+# torchvision's DenseNet draws convolutions with kaiming_normal_: fan in, gain sqrt(2), not truncated.
+kaiming_normal = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
+
+
+def convolution(
+  features: int,
+  kernel_size: int,
+  *,
+  name: str,
+  dtype: DType,
+  stride: int = 1,
+  dilation: int = 1,
+) -> nn.Conv:
+  """A square convolution without bias, padded as torch pads it: `dilation * (kernel_size - 1) // 2`.
+
+  flax's 'SAME' pads stride-2 convolutions on even sizes differently from torch, so padding is explicit.
+
+  Args:
+    features: Output channels.
+    kernel_size: Side of the kernel, odd.
+    name: Name in the parameter tree.
+    dtype: Compute type; the kernel is kept in float32.
+    stride: Stride in both directions.
+    dilation: Dilation rate in both directions.
+  """
+  padding = dilation * (kernel_size - 1) // 2
+  return nn.Conv(
+    features,
+    (kernel_size, kernel_size),
+    strides=(stride, stride),
+    padding=[(padding, padding), (padding, padding)],
+    kernel_dilation=(dilation, dilation),
+    use_bias=False,
+    dtype=dtype,
+    kernel_init=kaiming_normal,
+    name=name,
+  )
+
+
+def batch_norm(train: bool, *, name: str, dtype: DType) -> nn.BatchNorm:
+  """Batch normalisation with torch's defaults (momentum 0.1 there is 0.9 here, epsilon 1e-5).
+
+  Statistics are computed and kept in float32 whatever `dtype` is; under jit with a batch sharded over
+  devices they are those of the whole batch.
+
+  Differs from torch: the running variance takes the batch's biased variance (N), torch's the unbiased
+  one (N - 1); they differ by 1 / N, N = batch x height x width.
+  """
+  return nn.BatchNorm(
+    use_running_average=not train,
+    momentum=0.9,
+    epsilon=1e-5,
+    dtype=dtype,
+    # E[x^2] - E[x]^2 cancels: at mean 1e4 it gives variance 0 in float32.
+    use_fast_variance=False,
+    name=name,
+  )
+
+
+def max_pool_3x3(x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 c']:
+  """3x3 max pooling, stride 2, padded by one with -inf, as in torchvision's stems."""
+  return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
+def avg_pool_2x2(x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 c']:
+  """2x2 average pooling, stride 2, a last odd row or column dropped, as in DenseNet's transitions."""
+  return nn.avg_pool(x, (2, 2), strides=(2, 2))
+
+
+def pad_to_multiple(x: Float[Array, 'b h w c'], multiple: int) -> Float[Array, 'b h2 w2 c']:
+  """Pads bottom and right with zeros to the next multiple of `multiple` (0 is the mean colour)."""
+  height, width = x.shape[1:3]
+  bottom, right = -height % multiple, -width % multiple
+  return jnp.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0))) if bottom or right else x
+
+
+@functools.lru_cache(maxsize=64)
+def bilinear_matrix(size_in: int, size_out: int, scale: float) -> np.ndarray:
+  """Weights of bilinear interpolation along one axis, align_corners=False.
+
+  Output pixel i samples input coordinate (i + 0.5) / scale - 0.5, clamped to the input, so that
+  `bilinear_matrix(n, n * s, s) @ x` equals torch.nn.functional.interpolate(x, scale_factor=s,
+  mode='bilinear', align_corners=False) along that axis.
+
+  Returns:
+    float32 `[size_out, size_in]`; each row sums to 1.
+  """
+  coordinate = np.clip((np.arange(size_out) + 0.5) / scale - 0.5, 0, size_in - 1)
+  low = np.floor(coordinate).astype(np.int64)
+  high = np.minimum(low + 1, size_in - 1)
+  fraction = coordinate - low
+  matrix = np.zeros((size_out, size_in), np.float64)
+  rows = np.arange(size_out)
+  np.add.at(matrix, (rows, low), 1 - fraction)
+  np.add.at(matrix, (rows, high), fraction)
+  return matrix.astype(np.float32)
+
+
+def upsample_bilinear(
+  x: Float[Array, 'b h w c'], size: tuple[int, int], scale: tuple[float, float]
+) -> Float[Array, 'b h2 w2 c']:
+  """Bilinear upsampling (align_corners=False) to `size`, the grid anchored at the top left corner.
+
+  As two matrix products, whose gradients are matrix products too: no scatter, so that two runs give
+  equal bits on a GPU.
+
+  Args:
+    x: What is upsampled.
+    size: Output height and width; may be less than scale x input (the rest is cropped).
+    scale: Output pixels per input pixel, vertically and horizontally.
+  """
+  rows = bilinear_matrix(x.shape[1], size[0], scale[0]).astype(x.dtype)
+  columns = bilinear_matrix(x.shape[2], size[1], scale[1]).astype(x.dtype)
+  highest = jax.lax.Precision.HIGHEST  # a GPU would round to tensor-float-32, a TPU to bfloat16
+  x = jnp.einsum('oh,bhwc->bowc', rows, x, precision=highest)
+  return jnp.einsum('pw,bowc->bopc', columns, x, precision=highest)

@@ -1,0 +1,68 @@
+"""Progress of long work: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import tqdm
+
+T = TypeVar('T')
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+def progress_bar(total: int | None, description: str, unit: str = 'it', initial: int = 0) -> tqdm.tqdm:
+  """A tqdm bar on stderr; where stderr is no terminal, one plain line at most every 10 seconds.
+
+  Args:
+    total: Number of items, None if unknown.
+    description: What is being done.
+    unit: What one item is called.
+    initial: Items already done, for a resumed run.
+  """
+  if sys.stderr.isatty():
+    return tqdm.tqdm(total=total, desc=description, unit=unit, initial=initial, dynamic_ncols=True)
+  return tqdm.tqdm(
+    total=total,
+    desc=description,
+    unit=unit,
+    initial=initial,
+    file=_Lines(sys.stderr),
+    mininterval=_SECONDS_BETWEEN_LINES,
+    miniters=1,
+    position=0,  # no cursor movements for a bar within a bar
+    bar_format='{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]',
+  )
+
+
+def progress(
+  iterable: Iterable[T], description: str, total: int | None = None, unit: str = 'it'
+) -> Iterator[T]:
+  """Yields the items of `iterable` under a `progress_bar`."""
+  if total is None and hasattr(iterable, '__len__'):
+    total = len(iterable)
+  with progress_bar(total, description, unit) as bar:
+    for item in iterable:
+      yield item
+      bar.update()
+
+
+def say(text: str) -> None:
+  """Prints a line for the user on stderr, above any bar."""
+  tqdm.tqdm.write(text, file=sys.stderr)
+
+
+class _Lines:
+  """Turns tqdm's carriage returns into lines of their own."""
+
+  def __init__(self, file):
+    self._file = file
+
+  def write(self, text: str) -> None:
+    line = text.strip('\r\n ')
+    if line:
+      self._file.write(line + '\n')
+
+  def flush(self) -> None:
+    self._file.flush()

@@ -1,0 +1,89 @@
+"""Where a result comes from: code, libraries, device, command."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from typing import Any
+
+import dense_aspp_jax
+from dense_aspp_jax.errors import RunError
+
+_LIBRARIES = (
+  'jax',
+  'jaxlib',
+  'flax',
+  'optax',
+  'orbax-checkpoint',
+  'grain',
+  'tensorflow-datasets',
+  'numpy',
+  'pillow',
+)
+
+
+def provenance() -> dict[str, Any]:
+  """Version, git commit, library versions, devices, command and time, as plain JSON data.
+
+  `git_commit` is that of the checkout the package lies in, with '+changes' where files are modified;
+  None where there is no checkout.
+  """
+  import jax  # not at the top: `dense-aspp --help` need not wait for it
+
+  versions = {}
+  for name in _LIBRARIES:
+    try:
+      versions[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      versions[name] = None
+  return {
+    'dense_aspp_jax': dense_aspp_jax.__version__,
+    'git_commit': _git_commit(),
+    'python': platform.python_version(),
+    'libraries': versions,
+    'devices': [f'{d.platform}: {d.device_kind}' for d in jax.devices()],
+    'processes': jax.process_count(),
+    'command': ' '.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
+    'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+  }
+
+
+def _git_commit() -> str | None:
+  checkout = pathlib.Path(dense_aspp_jax.__file__).parents[1]
+  if not (checkout / '.git').exists():
+    return None
+  try:
+    commit = _git(checkout, 'rev-parse', 'HEAD')
+    return commit + ('+changes' if _git(checkout, 'status', '--porcelain', '--untracked-files=no') else '')
+  except (OSError, subprocess.CalledProcessError):
+    return None
+
+
+def _git(checkout: pathlib.Path, *arguments: str) -> str:
+  command = ['git', '-C', str(checkout), *arguments]
+  return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def write_json(path: pathlib.Path, data: Any) -> None:
+  """Writes JSON under a temporary name and renames it, so that `path` is never half-written.
+
+  Raises:
+    RunError: It cannot be written.
+  """
+  text = json.dumps(data, indent=2, allow_nan=False) + '\n'
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary.write_text(text, encoding='utf-8')
+    os.replace(temporary, path)
+  except OSError as error:
+    with contextlib.suppress(OSError):
+      temporary.unlink()
+    raise RunError(f'{path}: cannot be written ({error.strerror})') from error

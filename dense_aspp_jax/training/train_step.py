@@ -1,0 +1,157 @@
+"""The state of a training run and the one step that advances it."""
+
+# No `from __future__ import annotations`: clu.metrics reads the annotations of StepMetrics as objects.
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from clu import metrics
+from flax import linen as nn
+
+from dense_aspp_jax.datasets.augmentation import Augmentation, augment, normalize
+from dense_aspp_jax.labels import IGNORE_LABEL
+from dense_aspp_jax.training.losses import cross_entropy, pixel_weights
+
+Batch = dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything that changes from step to step.
+
+  Attributes:
+    step: Updates made so far, int32 scalar.
+    params: Parameters, float32.
+    batch_stats: Running BN statistics, float32.
+    opt_state: The optimizer's state.
+  """
+
+  step: jax.Array
+  params: Any
+  batch_stats: Any
+  opt_state: Any
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """What `model.apply` takes."""
+    return {'params': self.params, 'batch_stats': self.batch_stats}
+
+
+@flax.struct.dataclass
+class StepMetrics(metrics.Collection):
+  """What one step measures; steps merge into the figures of an interval."""
+
+  loss: metrics.Average.from_output('loss')
+  pixel_accuracy: metrics.Average.from_output('pixel_accuracy')
+  gradient_norm: metrics.Average.from_output('gradient_norm')
+  learning_rate: metrics.LastValue.from_output('learning_rate')
+
+
+def create_state(model: nn.Module, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+  """Draws the initial parameters from `seed`; they do not depend on the image size."""
+  variables = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, 64, 64, 3)))
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=variables['params'],
+    batch_stats=variables.get('batch_stats', {}),
+    opt_state=optimizer.init(variables['params']),
+  )
+
+
+def create_train_step(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  learning_rate: optax.Schedule,
+  *,
+  seed: int,
+  mean: tuple[float, ...],
+  std: tuple[float, ...],
+  augmentation: Augmentation,
+  class_weights: tuple[float, ...] = (),
+  ignore_label: int = IGNORE_LABEL,
+  gradient_accumulation: int = 1,
+) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
+  """Makes `train_step(state, batch) -> (state, metrics)`, a pure function to be jitted.
+
+  A batch is `{'image': uint8 [b, h, w, 3], 'label': uint8 [b, h, w]}`, labels as class indices. Its
+  augmentation is drawn from fold_in(seed, step), so a run is a function of config, seed and step. Under
+  jit with the batch sharded over devices, loss, gradients and BN statistics are those of the whole batch.
+
+  Args:
+    model: Maps normalised images to logits.
+    optimizer: From `create_optimizer`.
+    learning_rate: The schedule, for the log.
+    seed: Of the augmentation.
+    mean: RGB in 0..1.
+    std: RGB in 0..1.
+    augmentation: What is drawn.
+    class_weights: See `pixel_weights`.
+    ignore_label: See `pixel_weights`.
+    gradient_accumulation: Parts k that the batch is computed in, one after another; k must divide it.
+      Loss and gradient are those of the whole batch; BN takes its statistics from each part.
+  """
+  padding = tuple(255.0 * m for m in mean)
+
+  def loss_of_part(params, batch_stats, part, total_weight):
+    logits, updates = model.apply(
+      {'params': params, 'batch_stats': batch_stats}, part['image'], train=True, mutable=['batch_stats']
+    )
+    correct = jnp.sum((jnp.argmax(logits, axis=-1) == part['label']) & (part['weight'] > 0))
+    loss = cross_entropy(logits, part['label'], part['weight']) / total_weight
+    return loss, (updates['batch_stats'], correct)
+
+  def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    batch = augment(batch, key, augmentation, padding)
+    batch['image'] = normalize(batch['image'], mean, std)
+    batch['weight'] = pixel_weights(batch['label'], model.num_classes, class_weights, ignore_label)
+    # A batch without any counted pixel has loss and gradient 0, not 0 / 0.
+    total_weight = jnp.maximum(jnp.sum(batch['weight']), jnp.finfo(jnp.float32).tiny)
+    value_and_grad = jax.value_and_grad(loss_of_part, has_aux=True)
+
+    def add_part(carry, part):
+      gradients, batch_stats, loss, correct = carry
+      (part_loss, (batch_stats, part_correct)), part_gradients = value_and_grad(
+        state.params, batch_stats, part, total_weight
+      )
+      gradients = jax.tree.map(jnp.add, gradients, part_gradients)
+      return (gradients, batch_stats, loss + part_loss, correct + part_correct), None
+
+    if gradient_accumulation == 1:
+      (loss, (batch_stats, correct)), gradients = value_and_grad(
+        state.params, state.batch_stats, batch, total_weight
+      )
+    else:
+      zeros = jax.tree.map(jnp.zeros_like, state.params)
+      start = (zeros, state.batch_stats, jnp.zeros(()), jnp.zeros((), jnp.int32))
+      parts = jax.tree.map(functools.partial(_split, parts=gradient_accumulation), batch)
+      (gradients, batch_stats, loss, correct), _ = jax.lax.scan(add_part, start, parts)
+
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    step_metrics = StepMetrics.single_from_model_output(
+      loss=loss,
+      pixel_accuracy=correct / jnp.maximum(jnp.sum(batch['weight'] > 0), 1),
+      gradient_norm=optax.tree.norm(gradients),
+      learning_rate=learning_rate(state.step),
+    )
+    state = TrainState(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      batch_stats=batch_stats,
+      opt_state=opt_state,
+    )
+    return state, step_metrics
+
+  return train_step
+
+
+def _split(x: jax.Array, parts: int) -> jax.Array:
+  """Cuts `[b, ...]` into `[parts, b / parts, ...]`, part j taking rows j, j + parts, ...
+
+  Strided, so that every part stays spread over all devices when the batch is.
+  """
+  return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)

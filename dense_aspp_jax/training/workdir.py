@@ -1,0 +1,183 @@
+"""The directory of a run: what is written beside the checkpoints, and how a run is loaded from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.evaluation.inference import Predictor
+from dense_aspp_jax.labels import LabelSet
+from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.provenance import provenance, write_json
+from dense_aspp_jax.training.checkpoints import restore_variables
+
+CONFIG = 'config.json'
+LABELS = 'labels.json'
+PROVENANCE = 'provenance.json'
+
+# Fields that a resumed run may change: none of them alters what a given step computes.
+_FREE_FIELDS = (
+  'data.data_dir',
+  'data.num_workers',
+  'data.on_device',
+  'training.num_epochs',
+  'training.log_every_steps',
+  'evaluation.',
+  'checkpoint.',
+)
+
+
+def check(workdir: pathlib.Path, config: dict[str, Any], label_set: LabelSet) -> bool:
+  """Checks that a run may be started or resumed in a directory; writes nothing.
+
+  Args:
+    workdir: The directory, which may be missing.
+    config: The whole configuration as plain data.
+    label_set: What the class indices mean.
+
+  Returns:
+    Whether the directory holds this run already, which then is to be resumed.
+
+  Raises:
+    InputError: The directory holds something else, a run of another configuration, or is not writable.
+  """
+  existing = next(p for p in (workdir.absolute(), *workdir.absolute().parents) if p.exists())
+  if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+    raise InputError(
+      f'{workdir}: {existing} is not a directory that can be written; choose another --workdir'
+    )
+  if (workdir / CONFIG).exists():
+    _check_same(workdir, _plain(config), label_set)
+    return True
+  found = sorted(p.name for p in workdir.iterdir()) if workdir.exists() else []
+  if found:
+    raise InputError(
+      f'{workdir}: holds {", ".join(found[:3])}{", ..." if len(found) > 3 else ""} but no {CONFIG}, so it '
+      'is not the directory of a run; nothing was written. Choose another --workdir'
+    )
+  return False
+
+
+def begin(workdir: pathlib.Path, config: dict[str, Any], label_set: LabelSet) -> None:
+  """Makes a directory that `check` found new the directory of a run.
+
+  Args:
+    workdir: Created if missing.
+    config: The whole configuration as plain data.
+    label_set: What the class indices mean.
+  """
+  if jax.process_index() == 0:
+    write_json(workdir / LABELS, label_set.to_json())
+    write_json(workdir / PROVENANCE, provenance())
+    write_json(workdir / CONFIG, _plain(config))  # last: it makes the directory a run's
+
+
+def _check_same(workdir: pathlib.Path, config: dict[str, Any], label_set: LabelSet) -> None:
+  stored = dict(_flat(read_config(workdir)))
+  given = dict(_flat(config))
+  different = [
+    f'config.{name}: {stored.get(name)!r} there, {given.get(name)!r} given'
+    for name in sorted(stored.keys() | given.keys())
+    if stored.get(name) != given.get(name) and not name.startswith(_FREE_FIELDS)
+  ]
+  if read_label_set(workdir) != label_set:
+    different.append(f'the content of label set {label_set.name!r}')
+  if different:
+    raise InputError(
+      f'{workdir}: holds a run of another configuration ({"; ".join(different)}). '
+      'Give its configuration to resume it, or choose another --workdir'
+    )
+
+
+def _plain(value: Any) -> Any:
+  """Tuples become lists, as JSON has them."""
+  if isinstance(value, dict):
+    return {name: _plain(v) for name, v in value.items()}
+  return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _tuples(value: Any) -> Any:
+  if isinstance(value, dict):
+    return {name: _tuples(v) for name, v in value.items()}
+  return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def _flat(tree: dict[str, Any], prefix: str = '') -> list[tuple[str, Any]]:
+  pairs = []
+  for name, value in tree.items():
+    pairs += (
+      _flat(value, f'{prefix}{name}.') if isinstance(value, dict) else [(f'{prefix}{name}', _plain(value))]
+    )
+  return pairs
+
+
+def _read_json(workdir: pathlib.Path, name: str) -> Any:
+  path = workdir / name
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except FileNotFoundError as error:
+    raise InputError(
+      f'{workdir}: no {name} there, so it is not the directory of a run; check --workdir'
+    ) from error
+  except (OSError, ValueError) as error:
+    raise InputError(f'{path}: cannot be read as JSON ({error})') from error
+
+
+def read_config(workdir: pathlib.Path) -> dict[str, Any]:
+  """The configuration stored with a run, as plain data; no code of the workdir is executed."""
+  return _tuples(_read_json(workdir, CONFIG))
+
+
+def read_label_set(workdir: pathlib.Path) -> LabelSet:
+  """The label set stored with a run."""
+  return LabelSet.from_json(_read_json(workdir, LABELS), str(workdir / LABELS))
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A trained network with all that is needed to use it.
+
+  Attributes:
+    config: The run's configuration as plain data.
+    label_set: What its class indices mean.
+    model: The segmentation model.
+    variables: Its 'params' and 'batch_stats'.
+    step: Updates made before the checkpoint was written.
+    predictor: Predicts RGB images of any size.
+  """
+
+  config: dict[str, Any]
+  label_set: LabelSet
+  model: nn.Module
+  variables: dict[str, Any]
+  step: int
+  predictor: Predictor
+
+
+def load_run(workdir: str | os.PathLike, checkpoint: str = 'best') -> Run:
+  """Loads a run: `load_run('runs/x').predictor.predict(image)` gives class indices.
+
+  Args:
+    workdir: The run's directory.
+    checkpoint: 'best' (by validation mIoU), 'latest', or a step.
+
+  Raises:
+    InputError: Not a run's directory, or no such checkpoint.
+  """
+  workdir = pathlib.Path(workdir)
+  config = read_config(workdir)
+  label_set = read_label_set(workdir)
+  model = create_model(**config['model'])
+  abstract = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3))))
+  step, variables = restore_variables(workdir, checkpoint, abstract)
+  data = config['data']
+  predictor = Predictor(model, variables, image_size=data['image_size'], mean=data['mean'], std=data['std'])
+  return Run(config, label_set, model, variables, step, predictor)

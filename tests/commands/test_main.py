@@ -1,0 +1,94 @@
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from dense_aspp_jax.commands.main import COMMANDS, main
+from dense_aspp_jax.errors import InputError, RunError
+
+ROOT = pathlib.Path(__file__).parents[2]
+DEFAULT = str(ROOT / 'configs' / 'default.py')
+
+
+def test_every_command_is_described_by_its_modules_first_line():
+  for name, text in COMMANDS.items():
+    module = __import__(f'dense_aspp_jax.commands.{name}', fromlist=['run'])
+    assert module.__doc__.splitlines()[0] == text
+
+
+@pytest.mark.parametrize(
+  ('raised', 'code'), [(InputError('bad path'), 2), (RunError('went wrong'), 1), (KeyboardInterrupt(), 130)]
+)
+def test_errors_become_exit_codes_and_one_line(raised, code, monkeypatch, capsys):
+  def fail(args):
+    raise raised
+
+  monkeypatch.setattr('dense_aspp_jax.commands.parameters.run', fail)
+  assert main(['parameters', f'--config={DEFAULT}']) == code
+  assert capsys.readouterr().err == f'dense-aspp parameters: {str(raised) or "interrupted"}\n'
+
+
+def test_parameters_as_json_are_the_slides_figures(capsys):
+  assert main(['parameters', f'--config={DEFAULT}', '--json']) == 0
+  counts = json.loads(capsys.readouterr().out)
+  assert counts['dense_aspp_and_head'] == 2_252_820
+  assert counts['total'] == 9_206_676
+  assert counts['gmac'] == pytest.approx(84.7, abs=0.1)
+
+
+def test_fields_are_overridden_on_the_command_line(capsys):
+  arguments = ['--config.model.last_layer=transition3', '--config.model.dilation_rates=(3, 6, 9, 12)']
+  arguments += ['--config.model.growth_rate=32', '--config.model.bottleneck_width=0']
+  assert main(['parameters', f'--config={DEFAULT}', *arguments, '--json']) == 0
+  assert json.loads(capsys.readouterr().out)['dense_aspp_and_head'] == 662_420
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--config=nowhere.py'], 'no such file'),
+    ([f'--config={DEFAULT}', '--config.model.growth_rat=3'], 'growth_rat'),
+    ([f'--config={DEFAULT}', '--config.model.growth_rate=many'], 'growth_rate'),
+    ([f'--config={DEFAULT}', '--growth-rate=3'], 'unknown arguments: --growth-rate=3'),
+    ([f'--config={DEFAULT}', '--config.model.extractor=vgg'], "model.extractor = 'vgg'"),
+  ],
+)
+def test_bad_configuration_ends_with_2_and_names_the_field(arguments, message, capsys):
+  assert main(['parameters', *arguments]) == 2
+  error = capsys.readouterr().err
+  assert message in error
+  assert error.count('\n') == 1
+
+
+def test_an_error_in_a_configuration_file_is_bad_input(tmp_path, capsys):
+  path = tmp_path / 'mine.py'
+  path.write_text('def get_config(:\n')
+  assert main(['parameters', f'--config={path}']) == 2
+  assert 'SyntaxError' in capsys.readouterr().err
+
+
+def test_unknown_arguments_of_a_command_without_configuration_are_refused(capsys):
+  with pytest.raises(SystemExit) as exit_info:
+    main(['evaluate', '--workdir=x', '--wokdir=y'])
+  assert exit_info.value.code == 2
+  assert 'unknown arguments: --wokdir=y' in capsys.readouterr().err
+
+
+def test_help_imports_no_heavy_library():
+  code = (
+    'import sys; from dense_aspp_jax.commands.main import main\n'
+    'try: main(["--help"])\n'
+    'except SystemExit: print([m for m in ("jax", "tensorflow_datasets", "numpy") if m in sys.modules])'
+  )
+  out = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=ROOT
+  ).stdout
+  assert out.splitlines()[-1] == '[]'
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'configs').glob('*.py')), ids=lambda p: p.stem)
+def test_every_configuration_makes_a_model(path, capsys):
+  assert main(['parameters', f'--config={path}', '--json']) == 0
+  assert json.loads(capsys.readouterr().out)['total'] > 0

@@ -1,0 +1,123 @@
+"""`dense-aspp prepare`: what it prints, what it leaves behind."""
+
+import argparse
+import functools
+import pathlib
+
+import absl.logging
+import layouts
+import pytest
+import tensorflow_datasets as tfds
+
+from dense_aspp_jax.commands import prepare as command
+from dense_aspp_jax.datasets import source, validation
+from dense_aspp_jax.datasets.street_scenes import StreetScenes, StreetScenesConfig
+from dense_aspp_jax.errors import InputError, RunError
+
+
+def run(*arguments: str) -> int:
+  parser = argparse.ArgumentParser()
+  command.add_arguments(parser)
+  return command.run(parser.parse_args([str(a) for a in arguments]))
+
+
+@pytest.fixture
+def camvid(tmp_path: pathlib.Path) -> pathlib.Path:
+  layouts.write_camvid(tmp_path / 'CamVid', {'train': 5, 'validation': 3})
+  return tmp_path / 'CamVid'
+
+
+def test_camvid_then_again(camvid: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture):
+  arguments = ('camvid', '--source', camvid, '--data-dir', tmp_path / 'data')
+  logger, bar = absl.logging.get_absl_logger(), tfds.core.utils.tqdm
+  level = logger.level
+  assert run(*arguments, '--allow-partial') == 0
+  assert (logger.level, tfds.core.utils.tqdm) == (level, bar)  # silenced for that time only
+  out, err = capsys.readouterr()
+  folder = tmp_path / 'data' / 'camvid' / '1.0.0'
+  assert out == f'camvid is prepared: train 5, validation 3, in {folder}\n'
+  prefixes = ('warning: ', 'Preparing camvid/', 'Writing: ')
+  assert all(line.startswith(prefixes) for line in err.splitlines()), err
+  assert 'Preparing camvid/train: 5/5' in err
+  times = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
+  assert run(*arguments) == 0
+  out, err = capsys.readouterr()
+  assert (out, err) == (f'camvid was prepared already: train 5, validation 3, in {folder}\n', '')
+  assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == times
+
+
+def test_cityscapes(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture):
+  layouts.write_cityscapes_zips(tmp_path / 'zips', {'train': 2, 'val': 1, 'test': 1})
+  assert run('cityscapes', '--source', tmp_path / 'zips', '--data-dir', tmp_path, '--allow-partial') == 0
+  assert capsys.readouterr().out == (
+    'cityscapes is prepared: train 2, validation 1, test 1, in '
+    f'{tmp_path}/cityscapes/semantic_segmentation/1.0.0\n'
+  )
+
+
+def test_street_scenes(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+  config = StreetScenesConfig(name='tiny', size=(64, 128), splits={'train': 2, 'validation': 1})
+  builder = functools.partial(StreetScenes, config=config)
+  monkeypatch.setitem(source.BUILDERS, 'street_scenes', lambda: builder)
+  assert run('street_scenes', '--data-dir', tmp_path) == 0
+  out, err = capsys.readouterr()
+  assert out == f'street_scenes is prepared: train 2, validation 1, in {tmp_path}/street_scenes/tiny/1.0.0\n'
+  assert 'Preparing street_scenes/train: 2/2' in err
+  assert len(source.open_split('street_scenes', 'train', str(tmp_path))) == 2
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (('street_scenes', '--source', '.'), 'is generated and has no source'),
+    (('street_scenes', '--download'), '--download is for camvid'),
+    (('cityscapes', '--download'), '--download is for camvid'),
+    (('camvid',), 'either --source FOLDER'),
+    (('cityscapes', '--source', '/none'), 'https://www.cityscapes-dataset.com'),
+  ],
+)
+def test_bad_arguments(arguments: tuple[str, ...], message: str, tmp_path: pathlib.Path):
+  with pytest.raises(InputError, match=message):
+    run(*arguments, '--data-dir', tmp_path / 'data')
+  assert not (tmp_path / 'data').exists()
+
+
+def test_unknown_name(capsys: pytest.CaptureFixture):
+  with pytest.raises(SystemExit) as error:
+    run('kitti')
+  assert error.value.code == 2
+  assert 'cityscapes' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('interruption', [KeyboardInterrupt, MemoryError])
+def test_interruption_leaves_nothing_behind(
+  camvid: pathlib.Path,
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  interruption: type[BaseException],
+):
+  calls = []
+
+  def read_pair(*arguments):
+    calls.append(arguments)
+    if len(calls) == 7:  # the first split is written by then
+      raise interruption
+    return original(*arguments)
+
+  original = validation.read_pair
+  monkeypatch.setattr(validation, 'read_pair', read_pair)
+  arguments = ('camvid', '--source', camvid, '--data-dir', tmp_path / 'data', '--allow-partial')
+  with pytest.raises(interruption):
+    run(*arguments)
+  assert not list((tmp_path / 'data' / 'camvid').iterdir())
+  monkeypatch.undo()
+  assert run(*arguments) == 0
+  assert len(source.open_split('camvid', 'train', str(tmp_path / 'data'))) == 5
+
+
+def test_place_that_cannot_be_written(camvid: pathlib.Path, tmp_path: pathlib.Path):
+  (tmp_path / 'file').write_bytes(b'')
+  with pytest.raises(RunError, match='camvid cannot be written'):
+    run('camvid', '--source', camvid, '--data-dir', tmp_path / 'file', '--allow-partial')

@@ -1,0 +1,84 @@
+"""`dense-aspp score`."""
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dense_aspp_jax
+from dense_aspp_jax.commands import score
+from dense_aspp_jax.errors import InputError, RunError
+
+
+@pytest.fixture
+def folders(tmp_path):
+  name = 'ulm_000000_000019'
+  for folder, file, ids in (
+    ('labels', f'{name}_gtFine_labelIds.png', [[7, 7, 8, 0]]),
+    ('predictions', f'{name}_leftImg8bit.png', [[7, 8, 8, 8]]),
+  ):
+    (tmp_path / folder).mkdir()
+    Image.fromarray(np.array(ids, np.uint8)).save(tmp_path / folder / file)
+  return ['--labels', str(tmp_path / 'labels'), '--predictions', str(tmp_path / 'predictions')]
+
+
+def run(arguments):
+  parser = argparse.ArgumentParser()
+  score.add_arguments(parser)
+  return score.run(parser.parse_args(arguments))
+
+
+def test_prints_table_and_json(folders, capsys):
+  assert run(folders) == 0
+  *table, report = capsys.readouterr().out.splitlines()
+  assert table[0] == 'class           IoU in %'
+  assert 'road               50.00' in table
+  assert 'wall                   -' in table
+  report = json.loads(report)
+  protocol, iou = report.pop('protocol'), report.pop('iou')
+  assert 'official Cityscapes definition' in protocol
+  assert iou['road'] == iou['sidewalk'] == 0.5
+  assert iou['void'] == 0.0
+  assert len(iou) == 20
+  assert report == {
+    'mean_iou_19': 0.5,
+    'mean_iou_20': (1 / 2 + 1 / 3 + 0) / 3,
+    'pixel_accuracy': 2 / 3,
+    'command': 'score',
+    'labels': folders[1],
+    'predictions': folders[3],
+    'images': 1,
+    'label_set': 'cityscapes20',
+    'version': dense_aspp_jax.__version__,
+  }
+
+
+def test_writes_the_report(folders, tmp_path, capsys):
+  output = tmp_path / 'new' / 'scores.json'
+  assert run([*folders, '--label-set', 'cityscapes19', '--output', str(output)]) == 0
+  report = json.loads(output.read_text(encoding='utf-8'))
+  assert (report['mean_iou_19'], report['mean_iou_20'], report['label_set']) == (0.5, None, 'cityscapes19')
+  assert 'void' not in report['iou']
+  assert capsys.readouterr().out.splitlines()[-1] == f'1 images; report in {output}'
+
+
+def test_output_that_is_a_folder_is_refused_at_once(folders, tmp_path):
+  with pytest.raises(InputError, match='--output expects the name of a JSON file'):
+    run([*folders, '--output', str(tmp_path)])
+
+
+def test_report_that_cannot_be_written(folders, tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(RunError, match=r'scores\.json: cannot be written'):
+    run([*folders, '--output', str(tmp_path / 'file' / 'scores.json')])
+
+
+def test_split_of_void_is_an_error(folders, tmp_path):
+  (label,) = (tmp_path / 'labels').iterdir()
+  Image.fromarray(np.zeros((1, 4), np.uint8)).save(label)
+  output = tmp_path / 'scores.json'
+  with pytest.raises(InputError, match='void'):
+    run([*folders, '--output', str(output)])
+  assert not output.exists()

@@ -1,0 +1,35 @@
+"""Eight fake devices for every test, and compilations shared between tests and runs."""
+
+import os
+import pathlib
+
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
+
+import jax
+import pytest
+
+_CACHE = pathlib.Path(__file__).parents[1] / '.pytest_cache' / 'xla'
+# In the environment, so that commands that tests start as processes of their own share it.
+os.environ['JAX_COMPILATION_CACHE_DIR'] = str(_CACHE)
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.5'
+jax.config.update('jax_compilation_cache_dir', str(_CACHE))
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+
+
+@pytest.fixture(scope='session')
+def scene_folder(tmp_path_factory):
+  """Generated street scenes as one's own labelled folder: 16 training and 5 validation images, 64x128."""
+  from dense_aspp_jax.datasets.street_scenes import render_scene
+  from dense_aspp_jax.evaluation.pictures import save_png
+  from dense_aspp_jax.labels import CITYSCAPES_20
+  from dense_aspp_jax.provenance import write_json
+
+  root = tmp_path_factory.mktemp('folder') / 'scenes'
+  write_json(root / 'labels.json', CITYSCAPES_20.to_json())
+  for seed, (split, count) in enumerate({'train': 16, 'validation': 5}.items()):
+    for index in range(count):
+      image, label_ids = render_scene(seed, index, (64, 128))
+      save_png(root / split / 'images' / f'{index}.png', image)
+      save_png(root / split / 'labels' / f'{index}.png', label_ids)
+  return root

@@ -1,0 +1,321 @@
+import dataclasses
+import json
+import os
+import pickle
+import shutil
+import threading
+import time
+import types
+
+import numpy as np
+import pytest
+
+from dense_aspp_jax.datasets import cache as cache_lib
+from dense_aspp_jax.datasets.cache import DecodedSplit, network_size, open_cache
+from dense_aspp_jax.datasets.images import encode_png, resize_image, resize_label
+from dense_aspp_jax.datasets.source import Example
+from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.labels import CITYSCAPES_19, CITYSCAPES_20, IGNORE_LABEL
+
+IMAGE_SIZE = (16, 24)
+
+
+class FakeSource:
+  """Examples in memory; image i is of `sizes[i]`."""
+
+  def __init__(self, sizes, fingerprint='f00d', name='fake/train'):
+    self.name = name
+    self.fingerprint = fingerprint
+    generator = np.random.default_rng(0)
+    self.images = [generator.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+    self.labels = [generator.integers(0, 34, size, np.uint8) for size in sizes]
+
+  def __len__(self):
+    return len(self.images)
+
+  def __getitem__(self, index):
+    return Example(f'straße_{index}', encode_png(self.images[index]), encode_png(self.labels[index]))
+
+
+@pytest.fixture
+def source():
+  return FakeSource([(32, 48)] * 5)
+
+
+def open_fake(source, path, label_set=CITYSCAPES_19, image_size=IMAGE_SIZE, native_labels=False):
+  return open_cache(source, label_set, image_size, native_labels, path, num_workers=2)
+
+
+def check_equal(first, second):
+  assert first.image_id == second.image_id
+  for a, b in ((first.image, second.image), (first.label, second.label)):
+    assert a.dtype == b.dtype == np.uint8
+    np.testing.assert_array_equal(a, b)
+
+
+def test_training_records_hold_resized_images_and_class_indices(source, tmp_path, capsys):
+  cache = open_fake(source, tmp_path)
+  assert len(cache) == 5
+  for index in range(5):
+    example = cache[index]
+    assert example.image_id == f'straße_{index}'
+    np.testing.assert_array_equal(example.image, resize_image(source.images[index], IMAGE_SIZE))
+    expected = CITYSCAPES_19.encode(resize_label(source.labels[index], IMAGE_SIZE), '')
+    np.testing.assert_array_equal(example.label, expected)
+    assert IGNORE_LABEL in example.label
+  assert 'caching fake/train: 5/5' in capsys.readouterr().err
+
+
+def test_evaluation_records_hold_native_label_ids(tmp_path):
+  source = FakeSource([(32, 48), (48, 32), (5, 7)])
+  cache = open_fake(source, tmp_path, native_labels=True)
+  for index, size in enumerate([(16, 24), (24, 16), (16, 24)]):
+    example = cache[index]
+    np.testing.assert_array_equal(example.image, resize_image(source.images[index], size))
+    np.testing.assert_array_equal(example.label, source.labels[index])
+
+
+@pytest.mark.parametrize('native_labels', [False, True])
+def test_cached_and_decoded_examples_are_the_same(native_labels, tmp_path):
+  source = FakeSource([(32, 48), (20, 20), (7, 60)])
+  cache = open_fake(source, tmp_path, native_labels=native_labels)
+  decoded = DecodedSplit(source, CITYSCAPES_19, IMAGE_SIZE, native_labels)
+  assert len(cache) == len(decoded) == 3
+  for index in range(3):
+    check_equal(cache[index], decoded[index])
+
+
+def test_out_of_range_ends_iteration(source, tmp_path):
+  cache = open_fake(source, tmp_path)
+  assert len(list(cache)) == 5
+  with pytest.raises(IndexError):
+    cache[-1]
+
+
+def test_is_built_once(source, tmp_path, monkeypatch, capsys):
+  first = open_fake(source, tmp_path)
+  capsys.readouterr()
+  monkeypatch.setattr(FakeSource, '__getitem__', lambda self, index: pytest.fail('read again'))
+  check_equal(open_fake(source, tmp_path)[4], first[4])
+  assert capsys.readouterr().err == ''
+
+
+def test_pickles_and_is_read_from_threads(source, tmp_path):
+  cache = open_fake(source, tmp_path)
+  expected = list(cache)
+  copy = pickle.loads(pickle.dumps(cache))
+  failures = []
+
+  def read(seed):
+    for index in np.random.default_rng(seed).integers(0, 5, 50):
+      try:
+        check_equal(copy[index], expected[index])
+      except Exception as error:
+        failures.append(error)
+
+  threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert not failures
+
+
+def relabelled():
+  """CITYSCAPES_19 by name, with another meaning."""
+  road, sidewalk, *others = CITYSCAPES_19.classes
+  swapped = (dataclasses.replace(road, ids=sidewalk.ids), dataclasses.replace(sidewalk, ids=road.ids))
+  return dataclasses.replace(CITYSCAPES_19, classes=(*swapped, *others))
+
+
+def data_file(path):
+  (found,) = path.glob('*/*.array_record')
+  return found
+
+
+def change_manifest(path, **changes):
+  (manifest,) = path.glob('*/manifest.json')
+  manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **changes}))
+
+
+def test_changed_data_are_cached_again(source, tmp_path, capsys):
+  open_fake(source, tmp_path)
+  changed = FakeSource([(32, 48)] * 5, fingerprint='beef')
+  changed.images = changed.images[::-1]
+  cache = open_fake(changed, tmp_path)
+  np.testing.assert_array_equal(cache[0].image, resize_image(source.images[4], IMAGE_SIZE))
+  assert 'built again: fingerprint was f00d, is beef\n' in capsys.readouterr().err
+  data_file(tmp_path)  # the old one is gone
+
+
+def test_changed_meaning_of_labels_is_cached_again(source, tmp_path, capsys):
+  open_fake(source, tmp_path)
+  cache = open_fake(source, tmp_path, relabelled())
+  expected = relabelled().encode(resize_label(source.labels[0], IMAGE_SIZE), '')
+  np.testing.assert_array_equal(cache[0].label, expected)
+  assert 'built again: label_set was ' in capsys.readouterr().err
+
+
+def test_colours_do_not_matter(source, tmp_path, capsys):
+  open_fake(source, tmp_path)
+  capsys.readouterr()
+  classes = tuple(dataclasses.replace(c, color=(1, 2, 3)) for c in CITYSCAPES_19.classes)
+  open_fake(source, tmp_path, dataclasses.replace(CITYSCAPES_19, classes=classes))
+  assert capsys.readouterr().err == ''
+
+
+def test_sizes_label_sets_and_purposes_are_kept_apart(source, tmp_path, capsys):
+  opened = [
+    open_fake(source, tmp_path),
+    open_fake(source, tmp_path, image_size=(8, 12)),
+    open_fake(source, tmp_path, CITYSCAPES_20),
+    open_fake(source, tmp_path, native_labels=True),
+    open_fake(FakeSource([(32, 48)], name='fake/validation'), tmp_path),
+  ]
+  assert len({cache.path for cache in opened}) == 5
+  assert opened[1][0].image.shape == (8, 12, 3)
+  capsys.readouterr()
+  check_equal(open_fake(source, tmp_path)[0], opened[0][0])
+  assert capsys.readouterr().err == ''
+
+
+@pytest.mark.parametrize(
+  ('damage', 'reason'),
+  [
+    pytest.param(
+      lambda p: change_manifest(p, image_size=[8, 12]), 'image_size was [8, 12], is [16, 24]', id='size'
+    ),
+    pytest.param(lambda p: change_manifest(p, count=4), 'count was 4, is 5', id='count'),
+    pytest.param(lambda p: change_manifest(p, format_version=0), 'format_version was 0, is 1', id='format'),
+    pytest.param(lambda p: change_manifest(p, native_labels=True), 'native_labels was True', id='purpose'),
+    pytest.param(
+      lambda p: change_manifest(p, label_interpolation='x'), 'label_interpolation was x', id='label'
+    ),
+    pytest.param(lambda p: os.truncate(data_file(p), 1000), 'has 1000 bytes, expected', id='truncated'),
+    pytest.param(lambda p: data_file(p).unlink(), '.array_record is missing', id='missing'),
+    pytest.param(
+      lambda p: next(p.glob('*/manifest.json')).write_text('{'), 'manifest.json cannot be read', id='manifest'
+    ),
+  ],
+)
+def test_stale_and_incomplete_caches_are_built_again_and_say_why(damage, reason, source, tmp_path, capsys):
+  expected = list(open_fake(source, tmp_path))
+  damage(tmp_path)
+  capsys.readouterr()
+  cache = open_fake(source, tmp_path)
+  (line,) = [line for line in capsys.readouterr().err.splitlines() if 'built again' in line]
+  assert reason in line
+  for index in range(5):
+    check_equal(cache[index], expected[index])
+  capsys.readouterr()
+  open_fake(source, tmp_path)
+  assert capsys.readouterr().err == ''
+
+
+def test_a_build_that_fails_leaves_nothing(source, tmp_path):
+  source.labels[3][2, 1:4] = 77
+  with pytest.raises(InputError, match=r'^fake/train straße_3 \(label\): unknown label ids 77 \(3 pixels\)'):
+    open_fake(source, tmp_path)
+  (folder,) = tmp_path.iterdir()
+  assert list(folder.iterdir()) == []
+  source.labels[3][:] = 7
+  assert (open_fake(source, tmp_path)[3].label == 0).all()
+
+
+def test_evaluation_checks_label_ids_too(source, tmp_path):
+  source.labels[0][:] = 200
+  with pytest.raises(InputError, match=r'straße_0 \(label\): unknown label ids 200'):
+    open_fake(source, tmp_path, native_labels=True)
+
+
+def test_a_killed_build_is_cleared_up_later(source, tmp_path):
+  cache = open_fake(source, tmp_path)
+  folder = cache.path.parent
+  shutil.rmtree(folder)
+  for name, age in (('.building-dead', 7200), ('.building-alive', 0)):
+    (folder / name).mkdir(parents=True)
+    (folder / name / 'x.array_record').write_bytes(b'part')
+    for path in (folder / name / 'x.array_record', folder / name):
+      os.utime(path, (time.time() - age,) * 2)
+  open_fake(source, tmp_path)
+  assert sorted(p.name for p in folder.iterdir()) == [
+    '.building-alive',
+    cache.path.name,
+    'manifest.json',
+  ]
+
+
+def test_two_builds_at_once_end_well(source, tmp_path):
+  opened = []
+  threads = [threading.Thread(target=lambda: opened.append(open_fake(source, tmp_path))) for _ in range(3)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert len(opened) == 3
+  decoded = DecodedSplit(source, CITYSCAPES_19, IMAGE_SIZE, False)
+  for cache in (*opened, open_fake(source, tmp_path)):
+    check_equal(cache[4], decoded[4])
+  assert len(list(opened[0].path.parent.iterdir())) == 2
+
+
+def test_sizes_that_differ_are_an_error(source, tmp_path):
+  source.labels[2] = source.labels[2][:, :47]
+  with pytest.raises(
+    InputError, match=r'fake/train straße_2: the image is 32x48 .*, its label 32x47; expected'
+  ):
+    open_fake(source, tmp_path)
+
+
+def test_a_full_disk_is_said_before_building(source, tmp_path, monkeypatch):
+  usage = types.SimpleNamespace(free=5 * 16 * 24 * 4)  # without room for headers
+  monkeypatch.setattr(cache_lib.shutil, 'disk_usage', lambda path: usage)
+  with pytest.raises(InputError, match=r'needs about 0\.00 GiB, 0\.00 GiB are free; free some space'):
+    open_fake(source, tmp_path)
+  assert list(tmp_path.glob('*/*')) == []
+
+
+def test_a_write_that_fails_is_an_error_and_leaves_nothing(source, tmp_path, monkeypatch):
+  def full(path, options):
+    def write(record):
+      raise RuntimeError('No space left on device')
+
+    return types.SimpleNamespace(write=write, close=lambda: None)
+
+  monkeypatch.setattr(cache_lib, 'ArrayRecordWriter', full)
+  with pytest.raises(RunError, match=r'cityscapes19: the cache could not be written \(No space left'):
+    open_fake(source, tmp_path)
+  assert list(tmp_path.glob('*/*')) == []
+
+
+def test_a_folder_that_cannot_be_made_is_named(source, tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(InputError, match=r'file/fake_train-16x24-cityscapes19: cannot be written'):
+    open_fake(source, tmp_path / 'file')
+
+
+def test_damage_inside_a_record_is_an_error(source, tmp_path):
+  cache = open_fake(source, tmp_path)
+  data = bytearray(cache.path.read_bytes())
+  image = cache[2].image.tobytes()
+  data[data.index(image) + 5] ^= 255
+  cache.path.write_bytes(data)
+  with pytest.raises(RunError, match=r'record 2 cannot be read .* remove .* built again'):
+    list(open_fake(source, tmp_path))
+
+
+@pytest.mark.parametrize(
+  ('native', 'expected'),
+  [
+    ((1024, 2048), (256, 512)),
+    ((256, 512), (256, 512)),
+    ((100, 201), (256, 512)),  # 0.5 % off
+    ((100, 210), (248, 528)),  # 5 % off: its own ratio
+    ((360, 480), (312, 416)),
+    ((1000, 10), (3624, 40)),
+  ],
+)
+def test_network_size(native, expected):
+  assert network_size(native, (256, 512)) == expected
+  height, width = expected
+  assert height * width == pytest.approx(256 * 512, rel=0.12)

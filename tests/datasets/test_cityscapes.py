@@ -1,0 +1,312 @@
+"""Preparing Cityscapes: the same dataset as tfds's own builder, from zips and trees, checked."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import types
+
+import layouts
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import shuffle
+from tensorflow_datasets.core.download import extractor
+from tensorflow_datasets.datasets.cityscapes import cityscapes_dataset_builder as stock
+
+from dense_aspp_jax.datasets import cityscapes, tensorflow_free
+from dense_aspp_jax.datasets.images import decode_image, decode_label, encode_png
+from dense_aspp_jax.datasets.prepare import prepare
+from dense_aspp_jax.datasets.source import open_split
+from dense_aspp_jax.errors import InputError
+
+COUNTS = {'train': 7, 'val': 3, 'test': 2}
+IMAGES_ZIP, LABELS_ZIP = 'leftImg8bit_trainvaltest.zip', 'gtFine_trainvaltest.zip'
+SPLITS = {'train': 'train', 'validation': 'val', 'test': 'test'}
+
+
+def prepare_partial(source: pathlib.Path, data_dir: pathlib.Path) -> None:
+  assert prepare('cityscapes', source, str(data_dir), allow_partial=True)
+
+
+def read(data_dir: pathlib.Path) -> dict[str, list]:
+  return {s: list(split_examples(open_split('cityscapes', s, str(data_dir)))) for s in SPLITS}
+
+
+def split_examples(split):
+  return (split[i] for i in range(len(split)))
+
+
+@pytest.fixture
+def zips(tmp_path: pathlib.Path) -> pathlib.Path:
+  layouts.write_cityscapes_zips(tmp_path / 'zips', COUNTS)
+  return tmp_path / 'zips'
+
+
+@pytest.fixture
+def stock_data_dir(
+  zips: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> pathlib.Path:
+  """What tfds's own builder makes of the same zips; it needs some of TensorFlow's file functions."""
+  gfile = types.SimpleNamespace(
+    GFile=open, exists=os.path.exists, listdir=lambda path: sorted(os.listdir(path))
+  )
+  tensorflow = types.SimpleNamespace(
+    io=types.SimpleNamespace(gfile=gfile),
+    compat=types.SimpleNamespace(as_text=lambda text: text.decode() if isinstance(text, bytes) else text),
+  )
+  for module in (extractor, stock):
+    monkeypatch.setattr(module, 'tf', tensorflow)
+  builder = stock.Builder(data_dir=tmp_path / 'stock', file_format='array_record')
+  builder.download_and_prepare(
+    download_config=tfds.download.DownloadConfig(manual_dir=zips, extract_dir=tmp_path / 'extracted')
+  )
+  return tmp_path / 'stock'
+
+
+def test_equals_the_stock_builder(zips: pathlib.Path, stock_data_dir: pathlib.Path, tmp_path: pathlib.Path):
+  prepare_partial(zips, tmp_path / 'ours')
+  ours, theirs = read(tmp_path / 'ours'), read(stock_data_dir)
+  assert {s: len(e) for s, e in theirs.items()} == {'train': 7, 'validation': 3, 'test': 2}
+  assert ours == theirs  # ids, order and bytes
+  folder = 'cityscapes/semantic_segmentation/1.0.0'
+  files = sorted(p.name for p in (tmp_path / 'ours' / folder).iterdir())
+  assert files == sorted(p.name for p in (stock_data_dir / folder).iterdir())
+  read_back = stock.Builder(data_dir=tmp_path / 'ours')
+  assert str(read_back.info.features) == str(stock.Builder(data_dir=stock_data_dir).info.features)
+  first = read_back.as_data_source('train')[0]
+  assert first['image_id'].decode() == theirs['train'][0].image_id
+  np.testing.assert_array_equal(
+    first['segmentation_label'][..., 0], decode_label(theirs['train'][0].label, '')
+  )
+
+
+def test_examples_hold_the_files_unchanged(zips: pathlib.Path, tmp_path: pathlib.Path):
+  prepare_partial(zips, tmp_path / 'data')
+  image_files, label_files = layouts.cityscapes_files(COUNTS)
+  for split, folder in SPLITS.items():
+    examples = read(tmp_path / 'data')[split]
+    assert len({e.image_id for e in examples}) == COUNTS[folder]
+    for image_id, image, label in examples:
+      stem = f'{folder}/{image_id.split("_")[0]}/{image_id}'
+      assert image == image_files[f'leftImg8bit/{stem}_leftImg8bit.png']
+      assert label == label_files[f'gtFine/{stem}_gtFine_labelIds.png']
+      assert decode_image(image, '').shape == (16, 32, 3)
+
+
+@pytest.mark.parametrize('unpacked', ['both', 'images', 'labels'])
+def test_trees_give_the_same_as_zips(zips: pathlib.Path, tmp_path: pathlib.Path, unpacked: str):
+  image_files, label_files = layouts.cityscapes_files(COUNTS)
+  mixed = tmp_path / 'mixed'
+  if unpacked in ('both', 'images'):
+    layouts.write_tree(mixed, image_files)
+  else:
+    layouts.write_zip(mixed / IMAGES_ZIP, image_files)
+  if unpacked in ('both', 'labels'):
+    layouts.write_tree(mixed, label_files)
+  else:
+    layouts.write_zip(mixed / LABELS_ZIP, label_files)
+  prepare_partial(zips, tmp_path / 'a')
+  prepare_partial(mixed, tmp_path / 'b')
+  assert read(tmp_path / 'a') == read(tmp_path / 'b')
+
+
+def test_stray_files_are_ignored(tmp_path: pathlib.Path):
+  layouts.write_cityscapes_tree(tmp_path / 'tree', COUNTS)
+  city = tmp_path / 'tree' / 'leftImg8bit' / 'train' / 'aachen'
+  for name in (
+    'Thumbs.db',
+    '.DS_Store',
+    '._aachen_000000_000019_leftImg8bit.png',
+    'copy of image.png',
+    'bochum_000099_000019_leftImg8bit.png',
+  ):
+    (city / name).write_bytes(b'stray')
+  with cityscapes.open_pairs(tmp_path / 'tree') as splits:
+    assert {s: len(p) for s, p in splits.items()} == {'train': 7, 'validation': 3, 'test': 2}
+
+
+def test_splits_may_be_missing_if_partial_is_allowed(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture):
+  layouts.write_cityscapes_zips(tmp_path / 'zips', {'train': 2, 'val': 1})
+  prepare_partial(tmp_path / 'zips', tmp_path / 'data')
+  warnings = [x for x in capsys.readouterr().err.splitlines() if x.startswith('warning: ')]
+  assert len(warnings) == 2
+  assert 'train 2 (published: 2975), validation 1 (published: 500), test 0 (published: 1525)' in warnings[0]
+  assert '3 images not of 2048x1024 pixels, as published, but 3 of 32x16' in warnings[1]
+  with pytest.raises(InputError, match=r"no split 'test'; .* with train, validation"):
+    open_split('cityscapes', 'test', str(tmp_path / 'data'))
+
+
+def test_counts_are_checked(zips: pathlib.Path, tmp_path: pathlib.Path):
+  with pytest.raises(InputError, match=r'train 7 \(published: 2975\).*--allow-partial'):
+    prepare('cityscapes', zips, str(tmp_path / 'data'))
+
+
+def test_sizes_are_checked(zips: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+  published = {split: COUNTS[folder] for split, folder in SPLITS.items()}
+  monkeypatch.setattr(cityscapes, 'COUNTS', published)
+  with pytest.raises(InputError, match=r'12 images not of 2048x1024 .*aachen_000000_000019_leftImg8bit\.png'):
+    prepare('cityscapes', zips, str(tmp_path / 'data'))
+  monkeypatch.setattr(cityscapes, 'IMAGE_SIZE', (16, 32))
+  assert prepare('cityscapes', zips, str(tmp_path / 'data'))
+
+
+def test_missing_zips_say_where_to_get_them(tmp_path: pathlib.Path):
+  with pytest.raises(InputError) as error:
+    prepare('cityscapes', None, str(tmp_path))
+  for part in (
+    IMAGES_ZIP,
+    LABELS_ZIP,
+    'https://www.cityscapes-dataset.com',
+    str(tmp_path / 'downloads/manual'),
+  ):
+    assert part in str(error.value)
+  layouts.write_zip(tmp_path / 'half' / IMAGES_ZIP, {})
+  with pytest.raises(InputError, match=f'neither {LABELS_ZIP} nor a folder gtFine/ found'):
+    prepare('cityscapes', tmp_path / 'half', str(tmp_path))
+
+
+def test_zips_in_the_manual_folder_of_tfds_are_found(tmp_path: pathlib.Path):
+  layouts.write_cityscapes_zips(tmp_path / 'downloads' / 'manual', COUNTS)
+  assert prepare('cityscapes', None, str(tmp_path), allow_partial=True)
+  assert len(open_split('cityscapes', 'train', str(tmp_path))) == 7
+
+
+def damaged_tree(tmp_path: pathlib.Path, name: str, data: bytes | None) -> pathlib.Path:
+  image_files, label_files = layouts.cityscapes_files(COUNTS)
+  files = image_files | label_files
+  if data is None:
+    del files[name]
+  else:
+    files[name] = data
+  layouts.write_tree(tmp_path / 'tree', files)
+  return tmp_path / 'tree'
+
+
+IMAGE = 'leftImg8bit/val/frankfurt/frankfurt_000001_000019_leftImg8bit.png'
+LABEL = 'gtFine/val/frankfurt/frankfurt_000001_000019_gtFine_labelIds.png'
+GOOD_LABEL = layouts.cityscapes_files(COUNTS)[1][LABEL]
+GOOD_IMAGE = layouts.cityscapes_files(COUNTS)[0][IMAGE]
+
+
+@pytest.mark.parametrize(
+  ('name', 'data', 'message'),
+  [
+    (LABEL, None, r'split validation: 1 images without label: .*frankfurt_000001_000019_leftImg8bit\.png'),
+    (IMAGE, None, r'1 labels without image: .*frankfurt_000001_000019_gtFine_labelIds\.png'),
+    (LABEL, encode_png(np.zeros((16, 31), np.uint8)), 'label of 31x16 pixels for an image of 32x16'),
+    (LABEL, encode_png(np.zeros((16, 32, 3), np.uint8)), '8-bit RGB PNG; expected label ids as 8-bit grey'),
+    (IMAGE, encode_png(np.zeros((16, 32), np.uint8)), '8-bit grey PNG; expected 8-bit RGB'),
+    (LABEL, encode_png(np.full((16, 32), 34, np.uint8)), r'unknown label ids 34 \(512 pixels\)'),
+    (LABEL, GOOD_LABEL[:-12], 'truncated PNG'),
+    (IMAGE, GOOD_IMAGE[:-12], 'truncated PNG'),
+    (IMAGE, GOOD_IMAGE[:300] + b'\xff\0' + GOOD_IMAGE[302:], 'damaged PNG, wrong checksum'),
+    (IMAGE, b'', 'not a PNG file'),
+    (LABEL, b'<html>' * 99, 'not a PNG file'),
+  ],
+  ids=[
+    'no label',
+    'no image',
+    'sizes differ',
+    'label in colours',
+    'grey image',
+    'unknown id',
+    'truncated label',
+    'truncated image',
+    'damaged image',
+    'empty image',
+    'web page as label',
+  ],
+)
+def test_bad_files_are_named_and_leave_nothing_behind(
+  tmp_path: pathlib.Path, name: str, data: bytes | None, message: str
+):
+  tree = damaged_tree(tmp_path, name, data)
+  with pytest.raises(InputError, match=message) as error:
+    prepare('cityscapes', tree, str(tmp_path / 'data'), allow_partial=True)
+  assert 'frankfurt_000001_000019' in str(error.value)
+  left = [p for p in tmp_path.glob('data/cityscapes/**/*') if p.is_file() and p.parent.name != '.config']
+  assert not left
+  assert not list(tmp_path.glob('data/cityscapes/semantic_segmentation/*'))
+  with pytest.raises(InputError, match='not prepared'):
+    open_split('cityscapes', 'train', str(tmp_path / 'data'))
+  layouts.write_tree(tree, {IMAGE: GOOD_IMAGE, LABEL: GOOD_LABEL})
+  prepare_partial(tree, tmp_path / 'data')  # after the repair it succeeds
+
+
+def test_bad_zip_member_is_named(tmp_path: pathlib.Path):
+  image_files, label_files = layouts.cityscapes_files(COUNTS)
+  layouts.write_zip(tmp_path / 'zips' / IMAGES_ZIP, image_files)
+  layouts.write_zip(
+    tmp_path / 'zips' / LABELS_ZIP, label_files | {LABEL: encode_png(np.full((16, 32), 77, np.uint8))}
+  )
+  with pytest.raises(InputError, match=f'{LABELS_ZIP}: {LABEL}: unknown label ids 77'):
+    prepare('cityscapes', tmp_path / 'zips', str(tmp_path / 'data'), allow_partial=True)
+
+
+def test_truncated_zip_is_refused(zips: pathlib.Path, tmp_path: pathlib.Path):
+  data = (zips / LABELS_ZIP).read_bytes()
+  (zips / LABELS_ZIP).write_bytes(data[: len(data) // 2])
+  with pytest.raises(InputError, match=f'{LABELS_ZIP}: not a readable zip archive'):
+    prepare('cityscapes', zips, str(tmp_path / 'data'), allow_partial=True)
+
+
+def test_large_split_is_sorted_on_disk(
+  zips: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+  prepare_partial(zips, tmp_path / 'in_memory')
+  monkeypatch.setattr(shuffle, 'MAX_MEM_BUFFER_SIZE', 3000)  # some examples in memory, then all on disk
+  opened = []
+  bucket_file = tensorflow_free._BucketFile
+  monkeypatch.setattr(
+    tensorflow_free._TENSORFLOW.io.gfile,
+    'GFile',
+    lambda path, mode: opened.append(path) or bucket_file(path, mode),
+  )
+  prepare_partial(zips, tmp_path / 'on_disk')
+  assert len(opened) >= 2 * COUNTS['train']  # each written and read
+  assert read(tmp_path / 'on_disk') == read(tmp_path / 'in_memory')
+  assert not list(tmp_path.rglob('*.tmp'))
+
+
+@pytest.mark.slow
+def test_split_over_1000_mib(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture):
+  size = (700, 1000)
+  image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)  # noise: 2 MiB of PNG
+  files = {'image': encode_png(image), 'label': encode_png(np.full(size, 7, np.uint8))}
+  count = (shuffle.MAX_MEM_BUFFER_SIZE // len(files['image'])) + 20
+  layouts.write_tree(tmp_path, files)
+  for i in range(count):  # the same file under all names: links take no space
+    for kind, name in (
+      ('image', 'leftImg8bit/train/aachen/aachen_{:06d}_000019_leftImg8bit.png'),
+      ('label', 'gtFine/train/aachen/aachen_{:06d}_000019_gtFine_labelIds.png'),
+    ):
+      path = tmp_path / 'tree' / name.format(i)
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.hardlink_to(tmp_path / kind)
+  prepare_partial(tmp_path / 'tree', tmp_path / 'data')
+  split = open_split('cityscapes', 'train', str(tmp_path / 'data'))
+  assert len(split) == count
+  ids = []
+  for example in split_examples(split):
+    ids.append(example.image_id)
+    assert (example.image, example.label) == (files['image'], files['label'])
+  assert sorted(ids) == [f'aachen_{i:06d}_000019' for i in range(count)]
+  assert ids != sorted(ids)  # in the order of hashed keys
+
+
+def test_tensorflow_and_torch_are_never_imported(zips: pathlib.Path, tmp_path: pathlib.Path):
+  program = (
+    'import sys\n'
+    'from tensorflow_datasets.core import shuffle\n'
+    'from dense_aspp_jax.datasets.prepare import prepare\n'
+    'from dense_aspp_jax.datasets.source import open_split\n'
+    'shuffle.MAX_MEM_BUFFER_SIZE = 3000\n'
+    f'prepare("cityscapes", {str(zips)!r}, {str(tmp_path / "data")!r}, allow_partial=True)\n'
+    f'assert len(open_split("cityscapes", "train", {str(tmp_path / "data")!r})[0].image) > 100\n'
+    'print([m for m in ("tensorflow", "torch", "cv2") if m in sys.modules])'
+  )
+  result = subprocess.run(
+    [sys.executable, '-W', 'error', '-c', program], capture_output=True, text=True, check=False
+  )
+  assert (result.returncode, result.stdout) == (0, '[]\n'), result.stderr

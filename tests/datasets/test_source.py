@@ -1,0 +1,113 @@
+"""Opening prepared datasets: examples, fingerprints, and messages for what cannot be opened."""
+
+import multiprocessing
+import pathlib
+import pickle
+import shutil
+
+import layouts
+import pytest
+import tensorflow_datasets as tfds
+
+from dense_aspp_jax.datasets.prepare import prepare
+from dense_aspp_jax.datasets.source import BUILDERS, TfdsSplit, open_split
+from dense_aspp_jax.errors import InputError
+
+FOLDER = 'camvid/1.0.0'
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+  path = tmp_path_factory.mktemp('source')
+  layouts.write_camvid(path / 'CamVid', {'train': 5, 'validation': 3})
+  prepare('camvid', path / 'CamVid', str(path / 'data'), allow_partial=True)
+  return str(path / 'data')
+
+
+def first_image_id(split: TfdsSplit) -> str:
+  return split[0].image_id
+
+
+def test_sequence(data_dir: str):
+  split = open_split('camvid', 'train', data_dir)
+  assert (split.name, len(split)) == ('camvid/train', 5)
+  assert {split[i].image_id for i in range(5)} == {f'0001TP_{6690 + 30 * i:06d}' for i in range(5)}
+  for index in (-1, 5):
+    with pytest.raises(IndexError):
+      split[index]
+
+
+def test_can_be_sent_to_a_spawned_worker(data_dir: str):
+  split = open_split('camvid', 'train', data_dir)
+  copy = pickle.loads(pickle.dumps(split))
+  assert (copy.name, copy.fingerprint, copy[4]) == (split.name, split.fingerprint, split[4])
+  with multiprocessing.get_context('spawn').Pool(1) as pool:
+    assert pool.apply(first_image_id, (split,)) == split[0].image_id
+
+
+def test_fingerprint_tells_splits_and_contents_apart_but_not_places(data_dir: str, tmp_path: pathlib.Path):
+  train = open_split('camvid', 'train', data_dir).fingerprint
+  assert open_split('camvid', 'train', data_dir).fingerprint == train
+  assert open_split('camvid', 'validation', data_dir).fingerprint != train
+  shutil.copytree(data_dir, tmp_path / 'copy')
+  assert open_split('camvid', 'train', str(tmp_path / 'copy')).fingerprint == train
+  layouts.write_camvid(tmp_path / 'CamVid', {'train': 4, 'validation': 3})
+  prepare('camvid', tmp_path / 'CamVid', str(tmp_path / 'other'), allow_partial=True)
+  assert open_split('camvid', 'train', str(tmp_path / 'other')).fingerprint != train
+
+
+def test_unknown_dataset():
+  with pytest.raises(InputError, match="unknown dataset 'kitti'; expected one of cityscapes, camvid, street"):
+    open_split('kitti', 'train')
+
+
+@pytest.mark.parametrize('dataset', BUILDERS)
+def test_not_prepared(dataset: str, tmp_path: pathlib.Path):
+  with pytest.raises(
+    InputError, match=f'not prepared in .*: dense-aspp prepare {dataset} --data-dir {tmp_path}'
+  ):
+    open_split(dataset, 'train', str(tmp_path))
+
+
+def test_unknown_split(data_dir: str):
+  with pytest.raises(
+    InputError, match="no split 'test'; dataset 'camvid' was prepared with train, validation"
+  ):
+    open_split('camvid', 'test', data_dir)
+
+
+def test_prepared_as_tfrecord(data_dir: str, tmp_path: pathlib.Path):
+  shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
+  info = tmp_path / FOLDER / 'dataset_info.json'
+  info.write_text(info.read_text().replace('array_record', 'tfrecord'))
+  with pytest.raises(InputError, match=r'prepared in the format tfrecord.*another data directory'):
+    open_split('camvid', 'train', str(tmp_path))
+  with pytest.raises(InputError, match='tfrecord'):  # nor is it prepared over
+    prepare('camvid', None, str(tmp_path), download=True)
+
+
+def test_missing_records(data_dir: str, tmp_path: pathlib.Path):
+  shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
+  (tmp_path / FOLDER / 'camvid-train.array_record-00000-of-00001').unlink()
+  with pytest.raises(InputError, match=r'00000-of-00001: missing; remove .* and prepare the dataset again'):
+    open_split('camvid', 'train', str(tmp_path))
+
+
+def test_empty_split(data_dir: str, tmp_path: pathlib.Path):
+  shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
+  info = tmp_path / FOLDER / 'dataset_info.json'
+  info.write_text(info.read_text().replace('"5"', '"0"'))
+  with pytest.raises(InputError, match="split 'train' has no examples"):
+    open_split('camvid', 'train', str(tmp_path))
+
+
+def test_home_directory_is_expanded(data_dir: str, monkeypatch: pytest.MonkeyPatch):
+  monkeypatch.setenv('HOME', str(pathlib.Path(data_dir).parent))
+  assert len(open_split('camvid', 'train', '~/data')) == 5
+
+
+def test_default_directory_is_the_one_of_tfds():
+  with pytest.raises(InputError) as error:
+    open_split('camvid', 'train', None)
+  assert f'not prepared in {pathlib.Path(tfds.core.constants.DATA_DIR).expanduser()}/' in str(error.value)
+  assert str(error.value).endswith('dense-aspp prepare camvid')

@@ -1,0 +1,226 @@
+import dataclasses
+import functools
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from dense_aspp_jax.datasets.images import decode_image, decode_label
+from dense_aspp_jax.datasets.scene_drawing.canvas import Camera, Canvas, Pose
+from dense_aspp_jax.datasets.scene_drawing.light import Light
+from dense_aspp_jax.datasets.scene_drawing.people import draw_bicycle
+from dense_aspp_jax.datasets.scene_drawing.vehicles import draw_bus, draw_car
+from dense_aspp_jax.datasets.street_scenes import SPLITS, StreetScenes, StreetScenesConfig, render_scene
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.evaluation.color_baseline import fit_color_classifier, predict_color_classifier
+from dense_aspp_jax.labels import CITYSCAPES, CITYSCAPES_20
+
+ID = {label.name: label.id for label in CITYSCAPES}
+SMALL = (128, 256)
+
+
+@functools.cache
+def scenes(seed: int, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+  return [render_scene(seed, index, SMALL) for index in range(count)]
+
+
+def rows_of(label: np.ndarray, name: str) -> np.ndarray:
+  return np.nonzero(label == ID[name])[0]
+
+
+def mean_iou(confusion: np.ndarray) -> float:
+  """Mean IoU over the first 19 of 20 classes; pixels whose label is void do not count."""
+  confusion = confusion[:19]
+  hits = np.diag(confusion[:, :19])
+  union = confusion.sum(1) + confusion.sum(0)[:19] - hits
+  assert (confusion.sum(1) > 0).all(), 'a class is missing from the scored scenes'
+  return float((hits / union).mean())
+
+
+def test_shapes_types_and_known_ids():
+  for size in ((256, 512), (64, 64), (100, 331), (240, 120)):
+    image, label = render_scene(3, 1, size)
+    assert (image.shape, image.dtype) == ((*size, 3), np.uint8)
+    assert (label.shape, label.dtype) == (size, np.uint8)
+    CITYSCAPES_20.encode(label, 'scene')  # raises if an id is unknown
+    assert len(np.unique(label)) >= 5
+    assert rows_of(label, 'sky').max() < 0.52 * size[0]  # the ground reaches the lower edge
+    assert image.std() > 15
+
+
+def test_too_small_is_an_error():
+  with pytest.raises(InputError, match='at least 64 pixels'):
+    render_scene(0, 0, (63, 128))
+
+
+def test_seed_and_index_determine_the_scene():
+  first, other = render_scene(1, 5, SMALL), render_scene(1, 6, SMALL)
+  again = render_scene(1, 5, SMALL)  # after another scene: nothing is carried over
+  reseeded = render_scene(2, 5, SMALL)
+  for k in range(2):
+    np.testing.assert_array_equal(first[k], again[k])
+    assert (first[k] != other[k]).mean() > 0.1
+    assert (first[k] != reseeded[k]).mean() > 0.1
+
+
+def test_another_process_draws_the_same():
+  code = (
+    'import zlib; from dense_aspp_jax.datasets.street_scenes import render_scene; '
+    'print([zlib.crc32(a.tobytes()) for a in render_scene(4, 2, (64, 128))])'
+  )
+  runs = {
+    subprocess.run(
+      [sys.executable, '-c', code],
+      capture_output=True,
+      text=True,
+      check=True,
+      env={'PYTHONHASHSEED': str(seed)},
+    ).stdout
+    for seed in (1, 2)
+  }
+  assert len(runs) == 1
+
+
+def test_all_classes_occur_often_enough():
+  labels = [CITYSCAPES_20.encode(label, 'scene') for _, label in scenes(0, 60)]
+  pixels = np.stack([np.bincount(label.ravel(), minlength=20) for label in labels])
+  shown = dict(zip(CITYSCAPES_20.class_names, (pixels >= 8).mean(0), strict=True))
+  rare = ('truck', 'bus', 'train')
+  assert {name: share for name, share in shown.items() if share < (0.12 if name in rare else 0.2)} == {}
+  assert all(shown[name] > 0.9 for name in ('road', 'sidewalk', 'building', 'sky', 'car', 'pole'))
+  share = dict(zip(CITYSCAPES_20.class_names, pixels.sum(0) / pixels.sum(), strict=True))
+  assert 0.2 < share['road'] < 0.5
+  assert max(share, key=share.get) == 'road'
+  assert min(share.values()) > 0.001
+
+
+def test_the_sky_is_above_and_the_road_below():
+  for _, label in scenes(0, 60):
+    sky, road = rows_of(label, 'sky'), rows_of(label, 'road')
+    assert len(road)
+    assert road.min() > 0.35 * SMALL[0]
+    if len(sky):
+      assert sky.max() < 0.52 * SMALL[0]
+      assert sky.mean() < road.mean() - 0.2 * SMALL[0]
+
+
+def test_things_stand_on_the_ground():
+  for name in ('person', 'car', 'bicycle', 'truck', 'bus', 'train'):
+    lowest = [rows.max() for _, label in scenes(0, 60) if len(rows := rows_of(label, name)) > 8]
+    # The highest horizon is at 0.40; of a few, only the upper part shows over what stands before them.
+    assert np.mean(np.array(lowest) > 0.40 * SMALL[0]) > 0.9, name
+
+
+def test_pixels_of_ground_lie_below_those_of_the_sky_in_every_column():
+  for _, label in scenes(0, 60):
+    rows = np.arange(SMALL[0])[:, None]
+    lowest_sky = np.where(label == ID['sky'], rows, -1).max(0)
+    highest_road = np.where(label == ID['road'], rows, SMALL[0]).min(0)
+    assert (lowest_sky < highest_road).all()
+
+
+def test_color_alone_does_not_solve_it():
+  train, held_out = scenes(0, 24), scenes(1, 24)
+  encode = functools.partial(CITYSCAPES_20.encode, where='scene')
+  table = fit_color_classifier([image for image, _ in train], [encode(label) for _, label in train], 20)
+  confusion = np.zeros((20, 20), np.int64)
+  for image, label in held_out:
+    np.add.at(confusion, (encode(label), predict_color_classifier(table, image)), 1)
+  assert 0.05 < mean_iou(confusion) < 0.13, mean_iou(confusion)
+
+
+def plain_canvas(size: tuple[int, int] = (128, 256)) -> Canvas:
+  """An empty straight street, evenly lit, with a focal length of 400 canvas pixels."""
+  grey = (0.8, 0.8, 0.8)
+  sky = (200.0, 200.0, 200.0)
+  light = Light(sky, sky, (0.0, 1.0, 0.0), (0.0, 0.0, 0.0), grey, sky, 1e6, 0.0, False)
+  return Canvas(size, Camera(400.0, 256.0, 100.0, 1.5, 0.0, 0.0), light)
+
+
+def test_objects_are_drawn_at_the_size_and_place_of_perspective():
+  for z in (10.0, 20.0):
+    canvas = plain_canvas()
+    draw_car(canvas, random.Random(0), Pose(1.0, z + 2.3))  # its rear end about z metres ahead
+    rows, columns = np.nonzero(np.asarray(canvas.labels) == ID['car'])
+    assert rows.max() == pytest.approx(100 + 400 * 1.5 / z, abs=4)  # the tyres touch the ground
+    assert columns.min() == pytest.approx(256 + 400 * (1.0 - 0.9) / z, abs=5)
+    assert columns.max() == pytest.approx(256 + 400 * (1.0 + 0.9) / z, abs=5)
+
+
+def test_nearer_objects_hide_farther_ones():
+  canvas = plain_canvas()
+  draw_bus(canvas, random.Random(1), Pose(0.0, 30.0))
+  bus = (np.asarray(canvas.labels) == ID['bus']).sum()
+  draw_car(canvas, random.Random(1), Pose(0.0, 12.0))
+  assert 0 < (np.asarray(canvas.labels) == ID['bus']).sum() < bus
+
+
+def test_a_ridden_bicycle_carries_a_rider_above_it():
+  canvas = plain_canvas()
+  draw_bicycle(canvas, random.Random(0), Pose(0.0, 8.0, 1.57), True)
+  label = np.asarray(canvas.labels)
+  assert rows_of(label, 'rider').mean() < rows_of(label, 'bicycle').mean()
+  assert rows_of(label, 'bicycle').max() == pytest.approx(100 + 400 * 1.5 / 8, abs=4)
+  assert not len(rows_of(label, 'person'))
+
+
+def test_image_and_label_share_their_outlines():
+  """A car on an empty canvas changes exactly the pixels it labels (shadows come later)."""
+  canvas = plain_canvas()
+  draw_car(canvas, random.Random(2), Pose(-1.0, 9.0, 0.4))
+  painted = np.asarray(canvas.image).any(-1)
+  labelled = np.asarray(canvas.labels) == ID['car']
+  assert labelled.sum() > 1000
+  assert (painted != labelled).mean() < 0.001
+
+
+def small_config(**changes) -> StreetScenesConfig:
+  config = StreetScenesConfig(name='small', size=(64, 128), splits={'train': 3, 'validation': 2, 'test': 1})
+  return dataclasses.replace(config, **changes)
+
+
+def test_builder_prepares_and_reads_back_without_tensorflow(tmp_path):
+  builder = StreetScenes(config=small_config(), data_dir=tmp_path, file_format='array_record')
+  builder.download_and_prepare()
+  assert 'tensorflow' not in sys.modules
+  builder = StreetScenes(config=small_config(), data_dir=tmp_path, file_format='array_record')
+  assert {k: v.num_examples for k, v in builder.info.splits.items()} == {
+    'train': 3,
+    'validation': 2,
+    'test': 1,
+  }
+  skip = {'image': tfds.decode.SkipDecoding(), 'segmentation_label': tfds.decode.SkipDecoding()}
+  seen = {}
+  for split in builder.info.splits:
+    for example in builder.as_data_source(split, decoders=skip):
+      image_id = example['image_id'].decode()
+      image = decode_image(example['image'], image_id)
+      label = decode_label(example['segmentation_label'], image_id)
+      seen[image_id] = (image, label)
+  assert sorted(seen) == sorted([
+    'train_00000', 'train_00001', 'train_00002', 'validation_00000', 'validation_00001', 'test_00000',
+  ])  # fmt: skip
+  image, label = render_scene(1, 1, (64, 128))  # split seeds: 0 train, 1 validation, 2 test
+  np.testing.assert_array_equal(seen['validation_00001'][0], image)
+  np.testing.assert_array_equal(seen['validation_00001'][1], label)
+  assert (seen['train_00000'][1] != seen['test_00000'][1]).mean() > 0.1
+
+
+def test_more_scenes_leave_the_first_ones_as_they_were(tmp_path):
+  sources = []
+  for count in (1, 2):
+    config = small_config(name=f'first_{count}', splits={'train': count})
+    builder = StreetScenes(config=config, data_dir=tmp_path, file_format='array_record')
+    builder.download_and_prepare()
+    skip = {'image': tfds.decode.SkipDecoding(), 'segmentation_label': tfds.decode.SkipDecoding()}
+    sources.append({e['image_id']: e['image'] for e in builder.as_data_source('train', decoders=skip)})
+  assert sources[0][b'train_00000'] == sources[1][b'train_00000']
+
+
+def test_default_config():
+  builder = StreetScenes.builder_configs['default']
+  assert (builder.size, builder.splits) == ((256, 512), SPLITS)
+  assert SPLITS == {'train': 512, 'validation': 64, 'test': 64}

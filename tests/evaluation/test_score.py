@@ -1,0 +1,194 @@
+"""Pairing of files and scoring of folders."""
+
+import json
+import pathlib
+import unicodedata
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.evaluation.score import find_score_input, score_files
+from dense_aspp_jax.labels import CAMVID_11, CITYSCAPES_19, CITYSCAPES_20, LabelClass, LabelSet
+
+
+def save(path: pathlib.Path, array) -> pathlib.Path:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.fromarray(np.asarray(array, np.uint8)).save(path)
+  return path
+
+
+@pytest.fixture
+def labels(tmp_path):
+  return tmp_path / 'gtFine' / 'val'
+
+
+@pytest.fixture
+def predictions(tmp_path):
+  folder = tmp_path / 'results'
+  folder.mkdir()
+  return folder
+
+
+def label_file(labels, name, array=((7, 8),)):
+  return save(labels / name.split('_')[0] / f'{name}_gtFine_labelIds.png', array)
+
+
+A, B = 'frankfurt_000000_000294', 'lindau_000001_000019'
+
+
+def test_cityscapes_files_are_paired_by_their_core_name(labels, predictions):
+  truth = [label_file(labels, A), label_file(labels, B)]
+  save(labels / 'frankfurt' / f'{A}_gtFine_color.png', np.zeros((1, 2, 3)))  # lies beside the ids officially
+  guess = [
+    save(predictions / 'x' / f'{A}_leftImg8bit.png', [[7, 8]]),
+    save(predictions / f'{B}.png', [[7, 8]]),
+  ]
+  save(predictions / 'ulm_000000_000019.png', [[7, 8]])  # without ground truth: left out
+  found = find_score_input(labels.parent, predictions)
+  assert found.pairs == list(zip(truth, guess, strict=True))
+  assert found.label_set == CITYSCAPES_20
+
+
+def test_missing_predictions_are_named(labels, predictions):
+  for index in range(6):
+    label_file(labels, f'ulm_000000_00000{index}')
+  save(predictions / 'ulm_000000_000004.png', [[7, 8]])
+  message = (
+    r'results: no prediction for 5 of 6 ground truths, expected ulm_000000_000000\*\.png, ulm_000000_000001\*'
+  )
+  with pytest.raises(InputError, match=message):
+    find_score_input(labels, predictions)
+
+
+def test_several_predictions_are_named(labels, predictions):
+  label_file(labels, A)
+  save(predictions / f'{A}_leftImg8bit.png', [[7, 8]])
+  save(predictions / 'color' / f'{A}_color.png', [[7, 8]])
+  with pytest.raises(
+    InputError, match=rf'{A}_gtFine_labelIds\.png: 2 predictions fit .*{A}_color\.png, .*_left'
+  ):
+    find_score_input(labels, predictions)
+
+
+def test_a_name_that_is_none_of_cityscapes_is_an_error(labels, predictions):
+  label_file(labels, 'frankfurt_000294')
+  with pytest.raises(InputError, match='not a Cityscapes name; expected <city>_<seq>_<frame>_gtFine'):
+    find_score_input(labels, predictions)
+
+
+def test_missing_folder_and_empty_folder(labels, predictions):
+  with pytest.raises(InputError, match=r'val: not a folder'):
+    find_score_input(labels, predictions)
+  labels.mkdir(parents=True)
+  with pytest.raises(InputError, match='no PNG files'):
+    find_score_input(labels, predictions)
+  with pytest.raises(InputError, match='nowhere: not a folder'):
+    find_score_input(labels, predictions / 'nowhere')
+
+
+def test_other_layouts_are_paired_by_relative_name(tmp_path, predictions):
+  labels = tmp_path / 'testannot'
+  truth = [save(labels / 'day' / 'x.1.PNG', [[1]]), save(labels / 'x.png', [[1]])]
+  guess = [save(predictions / 'day' / 'x.1.png', [[1]]), save(predictions / 'x.png', [[1]])]
+  save(labels / '._x.png', [[1]])  # hidden
+  found = find_score_input(labels, predictions, CAMVID_11)
+  assert found == (list(zip(truth, guess, strict=True)), CAMVID_11)
+  guess[1].unlink()
+  with pytest.raises(InputError, match=r'no prediction for 1 of 2 ground truths, expected x\.png;'):
+    find_score_input(labels, predictions, CAMVID_11)
+
+
+def test_names_spelled_differently_in_unicode_are_equal(tmp_path, predictions):
+  truth = save(tmp_path / 'labels' / (unicodedata.normalize('NFD', 'zürich') + '.png'), [[1]])
+  guess = save(predictions / (unicodedata.normalize('NFC', 'zürich') + '.png'), [[1]])
+  assert find_score_input(tmp_path / 'labels', predictions, CAMVID_11).pairs == [(truth, guess)]
+
+
+class TestLabelSet:
+  """Which label set is used."""
+
+  @pytest.fixture
+  def predicted(self, labels, tmp_path):
+    """What `dense-aspp predict` writes."""
+    label_file(labels, A)
+    for kind in ('label_ids', 'color', 'overlay'):
+      save(tmp_path / 'predicted' / kind / f'{A}_leftImg8bit.png', [[7, 8]])
+    self.note(tmp_path / 'predicted', {'label_set': CITYSCAPES_19.to_json(), 'num_classes': 19})
+    return tmp_path / 'predicted'
+
+  def note(self, folder, data):
+    (folder / 'predictions.json').write_text(json.dumps(data))
+
+  @pytest.mark.parametrize('folder', ['.', 'label_ids'])
+  def test_is_that_of_the_predictions(self, labels, predicted, folder):
+    found = find_score_input(labels, predicted / folder)
+    assert found.label_set == CITYSCAPES_19
+    assert found.pairs[0][1] == predicted / 'label_ids' / f'{A}_leftImg8bit.png'
+
+  def test_is_found_from_within_the_folder(self, labels, predicted, monkeypatch):
+    monkeypatch.chdir(predicted / 'label_ids')
+    assert find_score_input(labels, pathlib.Path('.')).label_set == CITYSCAPES_19
+
+  def test_given_goes_first(self, labels, predicted):
+    assert find_score_input(labels, predicted, CITYSCAPES_20).label_set == CITYSCAPES_20
+
+  def test_own_set_is_read_whole(self, labels, predicted):
+    own = LabelSet('own', (LabelClass('thing', (7, 8), (1, 2, 3)),), (0,))
+    self.note(predicted, {'label_set': own.to_json()})
+    found = find_score_input(labels, predicted)
+    assert found.label_set == own
+    assert score_files(found).scores().iou == {'thing': 1.0}
+
+  @pytest.mark.parametrize(('text', 'message'), [('{', 'cannot be read as JSON'), ('{}', 'has no label_set')])
+  def test_broken_note_is_an_error(self, labels, predicted, text, message):
+    (predicted / 'predictions.json').write_text(text)
+    with pytest.raises(InputError, match=rf'predictions\.json: {message}.*--label-set'):
+      find_score_input(labels, predicted)
+
+  def test_unknown_is_an_error(self, tmp_path, predictions):
+    save(tmp_path / 'labels' / 'x.png', [[1]])
+    save(predictions / 'x.png', [[1]])
+    with pytest.raises(InputError, match='meaning of the ids is unknown; name it with --label-set'):
+      find_score_input(tmp_path / 'labels', predictions)
+
+
+class TestScoreFiles:
+  def test_sums_over_the_split(self, labels, predictions):
+    label_file(labels, A, [[7, 7], [8, 0]])
+    save(predictions / f'{A}.png', [[7, 8], [8, 8]])
+    label_file(labels, B, [[0, 1, 2]])  # a single void image, of another size
+    save(predictions / f'{B}.png', [[7, 7, 7]])
+    scores = score_files(find_score_input(labels, predictions)).scores()
+    assert (scores.iou['road'], scores.iou['sidewalk'], scores.iou['void']) == (1 / 2, 1 / 2, 0.0)
+    assert scores.means == {'mean_iou_19': 1 / 2, 'mean_iou_20': (1 / 5 + 1 / 3 + 0) / 3}
+
+  def test_palette_images_hold_ids(self, labels, predictions):
+    label_file(labels, A)
+    image = Image.new('P', (2, 1))
+    image.putpalette([value for i in range(256) for value in (255 - i, i, 99)])
+    image.putdata([7, 8])
+    image.save(predictions / f'{A}.png')
+    assert score_files(find_score_input(labels, predictions)).scores().pixel_accuracy == 1.0
+
+  @pytest.mark.parametrize(
+    ('prediction', 'message'),
+    [
+      ([[7, 34]], r'results/frankfurt\S*png: unknown label ids 34 \(1 pixels\)'),
+      ([[7, 8, 8]], r'results/frankfurt\S*png: 3x1 pixels .* labelIds\.png has 2x1'),
+      ([[[7, 7, 7], [8, 8, 8]]], r'results/frankfurt\S*png: .*RGB'),
+    ],
+    ids=['id', 'size', 'channels'],
+  )
+  def test_bad_prediction_is_named(self, labels, predictions, prediction, message):
+    label_file(labels, A)
+    save(predictions / f'{A}.png', prediction)
+    with pytest.raises(InputError, match=message.replace('labelIds', r'\S*labelIds')):
+      score_files(find_score_input(labels, predictions))
+
+  def test_bad_ground_truth_is_named(self, labels, predictions):
+    label_file(labels, A, [[7, 255]])
+    save(predictions / f'{A}.png', [[7, 8]])
+    with pytest.raises(InputError, match=r'val/frankfurt/\S*labelIds\.png: unknown label ids 255'):
+      score_files(find_score_input(labels, predictions))

@@ -1,0 +1,108 @@
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.models.densenet import DENSENETS, DenseNet
+
+
+def init(name, **arguments):
+  net = DenseNet(**DENSENETS[name], **arguments)
+  return net, jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3))))
+
+
+def count(tree):
+  return sum(x.size for x in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(
+  ('name', 'parameters'),
+  # Sums over the shapes of torchvision's `features`; 121, 169 and 201 also stand in keras-hub's presets.
+  [
+    ('densenet121', 6_953_856),
+    ('densenet169', 12_484_480),
+    ('densenet201', 18_092_928),
+    ('densenet161', 26_472_000),
+  ],
+)
+def test_parameter_counts_are_torchvisions(name, parameters):
+  assert count(init(name)[1]['params']) == parameters
+
+
+def test_parameter_paths_are_torchvisions():
+  paths = set(flax.traverse_util.flatten_dict(init('densenet121')[1]['params'], sep='.'))
+  expected = {'conv0.kernel', 'norm0.scale', 'norm0.bias', 'norm5.scale', 'norm5.bias'}
+  for block, layers in enumerate((6, 12, 24, 16), start=1):
+    for layer in range(1, layers + 1):
+      prefix = f'denseblock{block}.denselayer{layer}'
+      expected |= {f'{prefix}.conv{i}.kernel' for i in (1, 2)}
+      expected |= {f'{prefix}.norm{i}.{p}' for i in (1, 2) for p in ('scale', 'bias')}
+    if block < 4:
+      expected |= {f'transition{block}.{p}' for p in ('conv.kernel', 'norm.scale', 'norm.bias')}
+  assert paths == expected
+
+
+@pytest.mark.parametrize('output_stride', [8, 16, 32])
+def test_output_stride_changes_the_size_and_no_parameter(output_stride):
+  net, variables = init('densenet_tiny', output_stride=output_stride)
+  assert net.stride == output_stride
+  features = jax.eval_shape(net.apply, variables, jnp.zeros((2, 64, 128, 3)))
+  assert features.shape[:3] == (2, 64 // output_stride, 128 // output_stride)
+  assert count(variables['params']) == count(init('densenet_tiny')[1]['params'])
+
+
+def test_sizes_that_are_no_multiple_are_taken_as_torchvision_takes_them():
+  net, variables = init('densenet_tiny', output_stride=32)
+  # conv0 and pool0 round up, the three average poolings down: 75 -> 38 -> 19 -> 9 -> 4 -> 2.
+  assert jax.eval_shape(net.apply, variables, jnp.zeros((1, 75, 64, 3))).shape[1:3] == (2, 2)
+
+
+def dilations(net, variables):
+  """Dilation of every 3x3 convolution, in order."""
+  jaxpr = jax.make_jaxpr(lambda v, x: net.apply(v, x))(variables, jnp.zeros((1, 64, 64, 3)))
+  return [
+    e.params['rhs_dilation'][0]
+    for e in jaxpr.jaxpr.eqns
+    if e.primitive.name == 'conv_general_dilated' and e.invars[1].aval.shape[0] == 3
+  ]
+
+
+@pytest.mark.parametrize(
+  ('output_stride', 'expected'), [(8, [1, 1, 2, 4]), (16, [1, 1, 1, 2]), (32, [1, 1, 1, 1])]
+)
+def test_lost_strides_become_dilation(output_stride, expected):
+  net, variables = init('densenet_tiny', output_stride=output_stride)
+  assert dilations(net, variables) == expected
+
+
+@pytest.mark.parametrize(
+  ('last_layer', 'channels', 'stride'),
+  [('transition3', 512, 8), ('denseblock3', 1024, 8), ('norm5', 1024, 8)],
+)
+def test_cut_extractors(last_layer, channels, stride):
+  net, variables = init('densenet121', last_layer=last_layer)
+  assert ('norm5' in variables['params']) == (last_layer == 'norm5')
+  features = jax.eval_shape(net.apply, variables, jnp.zeros((1, 64, 64, 3)))
+  assert features.shape == (1, 64 // stride, 64 // stride, channels)
+
+
+def test_features_are_not_rectified():
+  net = DenseNet(**DENSENETS['densenet_tiny'])
+  image = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+  features = jax.jit(net.init_with_output)(jax.random.key(0), image)[0]
+  assert (np.asarray(features) < 0).any()
+
+
+@pytest.mark.parametrize(('field', 'value'), [('output_stride', 4), ('last_layer', 'conv0')])
+def test_bad_values_are_named(field, value):
+  with pytest.raises(InputError, match=f'model.{field} = {value!r}'):
+    DenseNet(**DENSENETS['densenet_tiny'], **{field: value})
+
+
+def test_bfloat16_computes_in_bfloat16_with_float32_parameters_and_statistics():
+  net, variables = init('densenet_tiny', dtype=jnp.bfloat16)
+  assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
+  features = jax.eval_shape(net.apply, variables, jnp.zeros((1, 64, 64, 3)))
+  assert features.dtype == jnp.bfloat16

@@ -1,0 +1,127 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from dense_aspp_jax.models.layers import (
+  avg_pool_2x2,
+  batch_norm,
+  bilinear_matrix,
+  convolution,
+  max_pool_3x3,
+  pad_to_multiple,
+  upsample_bilinear,
+)
+
+
+def reference_convolution(x, kernel, stride, dilation):
+  """torch.nn.Conv2d(padding=dilation * (k - 1) // 2) in NumPy loops."""
+  size = kernel.shape[0]
+  padding = dilation * (size - 1) // 2
+  x = np.pad(x, ((padding, padding), (padding, padding), (0, 0)))
+  extent = dilation * (size - 1) + 1
+  height, width = ((n - extent) // stride + 1 for n in x.shape[:2])
+  out = np.zeros((height, width, kernel.shape[3]))
+  for i in range(height):
+    for j in range(width):
+      window = x[i * stride : i * stride + extent : dilation, j * stride : j * stride + extent : dilation]
+      out[i, j] = np.tensordot(window, kernel, axes=3)
+  return out
+
+
+@pytest.mark.parametrize('size', [(8, 10), (9, 11)])
+@pytest.mark.parametrize(('kernel_size', 'stride', 'dilation'), [(7, 2, 1), (3, 1, 1), (3, 1, 4), (1, 1, 1)])
+def test_convolution_pads_as_torch_for_even_and_odd_sizes(size, kernel_size, stride, dilation):
+  class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return convolution(5, kernel_size, stride=stride, dilation=dilation, name='conv', dtype=jnp.float32)(x)
+
+  x = np.random.default_rng(0).normal(size=(1, *size, 3)).astype(np.float32)
+  variables = Net().init(jax.random.key(0), x)
+  expected = reference_convolution(x[0], np.asarray(variables['params']['conv']['kernel']), stride, dilation)
+  np.testing.assert_allclose(Net().apply(variables, x)[0], expected, atol=1e-5)
+
+
+def test_batch_norm_normalises_with_the_batch_and_moves_running_statistics_by_a_tenth():
+  class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+      return batch_norm(train, name='norm', dtype=jnp.float32)(x)
+
+  x = np.random.default_rng(0).normal(5, 3, size=(4, 3, 3, 2)).astype(np.float32)
+  variables = Net().init(jax.random.key(0), x, False)
+  y, updates = Net().apply(variables, x, True, mutable=['batch_stats'])
+  mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+  np.testing.assert_allclose(y, (x - mean) / np.sqrt(variance + 1e-5), atol=1e-5)
+  np.testing.assert_allclose(updates['batch_stats']['norm']['mean'], 0.1 * mean, rtol=1e-5)
+  np.testing.assert_allclose(updates['batch_stats']['norm']['var'], 0.9 + 0.1 * variance, rtol=1e-5)
+
+
+def test_batch_norm_variance_does_not_cancel_at_a_large_mean():
+  class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return batch_norm(True, name='norm', dtype=jnp.float32)(x)
+
+  x = 1e4 + np.random.default_rng(0).normal(size=(64, 4, 4, 1)).astype(np.float32)
+  y = Net().init_with_output(jax.random.key(0), x, mutable=True)[0]
+  np.testing.assert_allclose(np.std(y), 1, atol=1e-2)
+
+
+@pytest.mark.parametrize('size', [(6, 8), (7, 9)])
+def test_max_pool_is_torchs_3_2_1(size):
+  x = -1 - np.random.default_rng(0).random((1, *size, 2)).astype(np.float32)  # zero padding would win
+  padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+  height, width = ((n - 1) // 2 + 1 for n in size)
+  expected = [
+    [padded[0, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max((0, 1)) for j in range(width)] for i in range(height)
+  ]
+  np.testing.assert_array_equal(max_pool_3x3(x)[0], expected)
+
+
+def test_avg_pool_drops_the_last_odd_row_and_column():
+  x = np.arange(15, dtype=np.float32).reshape(1, 3, 5, 1)
+  np.testing.assert_allclose(avg_pool_2x2(x)[0, ..., 0], [[3.0, 5.0]])
+
+
+def test_pad_to_multiple_pads_bottom_and_right():
+  x = np.ones((1, 5, 8, 1), np.float32)
+  padded = np.asarray(pad_to_multiple(x, 8))
+  assert padded.shape == (1, 8, 8, 1)
+  assert padded[0, :5].all()
+  assert not padded[0, 5:].any()
+
+
+def reference_bilinear(x, size, scale):
+  """torch.nn.functional.interpolate(mode='bilinear', align_corners=False), pixel by pixel, in float64."""
+  out = np.zeros((*size, x.shape[-1]))
+  for i in range(size[0]):
+    for j in range(size[1]):
+      y0 = min(max((i + 0.5) / scale[0] - 0.5, 0), x.shape[0] - 1)
+      x0 = min(max((j + 0.5) / scale[1] - 0.5, 0), x.shape[1] - 1)
+      yl, xl = int(y0), int(x0)
+      yh, xh = min(yl + 1, x.shape[0] - 1), min(xl + 1, x.shape[1] - 1)
+      fy, fx = y0 - yl, x0 - xl
+      top = x[yl, xl] * (1 - fx) + x[yl, xh] * fx
+      bottom = x[yh, xl] * (1 - fx) + x[yh, xh] * fx
+      out[i, j] = top * (1 - fy) + bottom * fy
+  return out
+
+
+@pytest.mark.parametrize(('size', 'scale'), [((32, 40), (8, 8)), ((27, 35), (8, 8)), ((64, 30), (16, 6))])
+def test_upsampling_is_bilinear_with_align_corners_false(size, scale):
+  x = np.random.default_rng(0).normal(size=(2, 4, 5, 3)).astype(np.float32)
+  y = upsample_bilinear(jnp.asarray(x), size, scale)
+  for one, expected in zip(np.asarray(y), x, strict=True):
+    np.testing.assert_allclose(one, reference_bilinear(expected, size, scale), atol=1e-6)
+
+
+# torch 2.13: interpolate(tensor([0., 1., 4.]).view(1, 1, 1, 3), scale_factor=(1, 4), mode='bilinear',
+# align_corners=False)
+TORCH_UPSAMPLED = [0.0, 0.0, 0.125, 0.375, 0.625, 0.875, 1.375, 2.125, 2.875, 3.625, 4.0, 4.0]
+
+
+def test_upsampling_golden_torch_values():
+  np.testing.assert_allclose(bilinear_matrix(3, 12, 4.0) @ [0, 1, 4], TORCH_UPSAMPLED)

@@ -1,0 +1,105 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.models.complexity import abstract_variables, count_parameters, parameter_table
+from dense_aspp_jax.models.segmentation import create_model
+
+NO_1X1 = dict(growth_rate=32, bottleneck_width=0)
+# The slides' table of the model search: structure -> parameters of DenseASPP and head.
+SLIDE_MODELS = {
+  1: (dict(last_layer='transition3', dilation_rates=(3, 6, 9, 12), num_classes=20, **NO_1X1), 662_420),
+  2: (dict(last_layer='denseblock3', dilation_rates=(3, 6, 9, 12), num_classes=20, **NO_1X1), 1_266_580),
+  3: (dict(dilation_rates=(6, 12, 18, 24), num_classes=20, **NO_1X1), 1_266_580),
+  4: (dict(num_classes=20), 2_252_820),
+  5: (
+    dict(dilation_rates=(3, 6, 9, 12, 18, 24), num_classes=19, first_norm=False, final_norm=True),
+    2_748_179,
+  ),
+}
+TINY = dict(
+  dilation_rates=(1, 2), extractor='densenet_tiny', num_classes=5, growth_rate=4, bottleneck_width=8
+)
+
+
+@pytest.mark.parametrize('number', SLIDE_MODELS)
+def test_parameter_counts_of_the_slides(number):
+  arguments, expected = SLIDE_MODELS[number]
+  counts = count_parameters(create_model(extractor='densenet121', **arguments), (64, 64))
+  assert counts['dense_aspp_and_head'] == expected
+  if number == 4:
+    assert counts['extractor'] == 6_953_856
+    assert counts['total'] == 9_206_676
+
+
+def test_multiply_adds_of_a_small_network_by_hand():
+  model = create_model(**{**TINY, 'dilation_rates': (3,)})
+  variables = abstract_variables(model)
+  sizes = {'conv0': 32 * 32, 'denseblock1': 16 * 16, 'transition1': 16 * 16}  # of a 64x64 image
+  expected = 0
+  for path, x in jax.tree_util.tree_leaves_with_path(variables['params']):
+    keys = [k.key for k in path]
+    if keys[-1] == 'kernel':
+      expected += x.size * sizes.get(keys[1], 8 * 8)
+  assert count_parameters(model, (64, 64))['gmac'] == expected / 1e9
+
+
+def test_parameter_table_ends_with_the_total():
+  assert 'Total: 9,206,676' in parameter_table(create_model(extractor='densenet121', num_classes=20))
+
+
+def apply(model, variables, image, output_size=None):
+  return jax.jit(lambda v, x: model.apply(v, x, output_size=output_size))(variables, image)
+
+
+@pytest.fixture(scope='module')
+def tiny():
+  model = create_model(**TINY)
+  variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+  return model, variables
+
+
+@pytest.mark.parametrize('size', [(64, 64), (61, 43), (33, 70)])
+def test_logits_have_the_images_size_and_are_float32(tiny, size):
+  model, variables = tiny
+  logits = jax.eval_shape(model.apply, variables, jnp.zeros((2, *size, 3)))
+  assert logits.shape == (2, *size, 5)
+  assert logits.dtype == jnp.float32
+
+
+def test_an_odd_size_equals_the_padded_image_cropped(tiny):
+  model, variables = tiny
+  image = np.random.default_rng(0).normal(size=(1, 29, 43, 3)).astype(np.float32)
+  padded = np.pad(image, ((0, 0), (0, 3), (0, 5), (0, 0)))
+  np.testing.assert_allclose(
+    apply(model, variables, image), apply(model, variables, padded)[:, :29, :43], atol=1e-5
+  )
+
+
+def test_output_size_upsamples_the_same_logits_once(tiny):
+  """At twice the size, with even scale 16, output pixel pairs average to the pixel at scale 8."""
+  model, variables = tiny
+  image = np.random.default_rng(0).normal(size=(1, 32, 64, 3)).astype(np.float32)
+  single = np.asarray(apply(model, variables, image))[0]
+  double = np.asarray(apply(model, variables, image, output_size=(64, 128)))[0]
+  means = double.reshape(32, 2, 64, 2, 5).mean((1, 3))
+  inner = slice(4, -4)  # linear between feature centres; clamped outside them
+  np.testing.assert_allclose(means[inner, inner], single[inner, inner], atol=1e-5)
+
+
+def test_bfloat16_model_returns_float32_logits_close_to_float32s(tiny):
+  model, variables = tiny
+  image = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype(np.float32)
+  half = apply(create_model(**TINY, compute_dtype='bfloat16'), variables, image)
+  assert half.dtype == jnp.float32
+  np.testing.assert_allclose(half, apply(model, variables, image), atol=0.1)
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'), [('extractor', 'resnet18'), ('compute_dtype', 'float16'), ('num_classes', 0)]
+)
+def test_bad_values_are_named(field, value):
+  with pytest.raises(InputError, match=f'model.{field} = {value!r}'):
+    create_model(**{**TINY, field: value})

@@ -1,0 +1,119 @@
+import json
+
+import numpy as np
+import pytest
+
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.labels import (
+  CAMVID_11,
+  CITYSCAPES,
+  CITYSCAPES_19,
+  CITYSCAPES_20,
+  IGNORE_LABEL,
+  LabelClass,
+  LabelSet,
+  compact_ranges,
+  load_label_set,
+)
+
+# Ids of the 19 trained classes in the order of their train ids (cityscapesScripts, helpers/labels.py).
+TRAINED_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
+
+
+def test_cityscapes_table_has_35_labels_19_of_them_trained():
+  assert [x.id for x in CITYSCAPES] == [*range(34), -1]
+  assert [x.id for x in sorted(CITYSCAPES, key=lambda x: x.train_id) if 0 <= x.train_id < 19] == TRAINED_IDS
+  # The official evaluation ignores exactly what is not trained.
+  assert all(x.ignore_in_evaluation == (not 0 <= x.train_id < 19) for x in CITYSCAPES)
+
+
+def test_35_labels_become_20_classes_with_void_last():
+  encoded = CITYSCAPES_20.encode(np.arange(34, dtype=np.uint8), 'x')
+  expected = np.full(34, 19)
+  expected[TRAINED_IDS] = np.arange(19)
+  np.testing.assert_array_equal(encoded, expected)
+  assert CITYSCAPES_20.class_names[19] == 'void'
+
+
+def test_35_labels_become_19_classes_and_ignore():
+  encoded = CITYSCAPES_19.encode(np.arange(34, dtype=np.uint8), 'x')
+  expected = np.full(34, IGNORE_LABEL)
+  expected[TRAINED_IDS] = np.arange(19)
+  np.testing.assert_array_equal(encoded, expected)
+
+
+def test_predictions_are_written_as_label_ids_and_void_as_0():
+  np.testing.assert_array_equal(CITYSCAPES_20.decode(np.arange(20, dtype=np.uint8)), [*TRAINED_IDS, 0])
+
+
+def test_camvid_ignores_void():
+  np.testing.assert_array_equal(
+    CAMVID_11.encode(np.arange(12, dtype=np.uint8), 'x'), [*range(11), IGNORE_LABEL]
+  )
+
+
+def test_unknown_ids_are_named_with_path_and_counts():
+  label = np.array([[7, 34, 34], [255, 0, 33]], np.uint8)
+  with pytest.raises(
+    InputError, match=r'a/b\.png: unknown label ids 34 \(2 pixels\), 255 \(1 pixels\).*0\.\.33'
+  ):
+    CITYSCAPES_20.encode(label, 'a/b.png')
+
+
+def test_label_ids_of_another_type_are_refused():
+  with pytest.raises(InputError, match=r'x: label ids of type int64; expected uint8'):
+    CITYSCAPES_20.encode(np.array([[7]]), 'x')
+
+
+def test_colors_are_those_of_the_classes_and_black_elsewhere():
+  np.testing.assert_array_equal(
+    CITYSCAPES_20.colors[[0, 10, 18]], [(128, 64, 128), (70, 130, 180), (119, 11, 32)]
+  )
+  assert not CITYSCAPES_20.colors[19:].any()
+
+
+@pytest.mark.parametrize('label_set', [CITYSCAPES_20, CITYSCAPES_19, CAMVID_11])
+def test_json_round_trip(label_set):
+  assert LabelSet.from_json(json.loads(json.dumps(label_set.to_json())), 'x') == label_set
+
+
+def test_label_set_is_read_from_a_file(tmp_path):
+  path = tmp_path / 'labels.json'
+  path.write_text('{"name": "mine", "classes": [{"name": "a", "ids": [3, 4]}], "ignore_ids": [9]}')
+  label_set = load_label_set(str(path))
+  np.testing.assert_array_equal(label_set.encode(np.array([3, 4, 9], np.uint8), 'x'), [0, 0, IGNORE_LABEL])
+  assert load_label_set('camvid11') is CAMVID_11
+
+
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('{', 'cannot be read as JSON'),
+    ('{"name": "x"}', 'not a label set'),
+    ('{"name": "x", "classes": []}', 'at least one class'),
+    ('{"name": "x", "classes": [{"name": "a", "ids": [1, 1]}]}', r'id \[1\] used more than once'),
+    ('{"name": "x", "classes": [{"name": "a", "ids": [256]}]}', r'\[256\] are outside 0\.\.255'),
+  ],
+)
+def test_bad_label_files_are_refused_by_name(tmp_path, text, message):
+  path = tmp_path / 'labels.json'
+  path.write_text(text)
+  with pytest.raises(InputError, match=message) as error:
+    load_label_set(str(path))
+  assert str(path) in str(error.value)
+
+
+def test_unknown_name_lists_the_known_ones():
+  with pytest.raises(
+    InputError, match=r"'nothing': neither one of cityscapes20, cityscapes19, camvid11 nor a file"
+  ):
+    load_label_set('nothing')
+
+
+def test_class_names_are_unique():
+  with pytest.raises(InputError, match=r"class name \['a'\]"):
+    LabelSet('x', (LabelClass('a', (1,), (0, 0, 0)), LabelClass('a', (2,), (0, 0, 0))))
+
+
+def test_compact_ranges():
+  assert compact_ranges(np.array([0, 1, 2, 5, 7, 8])) == '0..2, 5, 7..8'

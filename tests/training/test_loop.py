@@ -1,0 +1,208 @@
+"""Whole small runs, in process, on eight fake devices."""
+
+import json
+import pathlib
+import warnings
+
+import jax
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as ocp
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from configs import default
+from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.training.loop import train_and_evaluate
+from dense_aspp_jax.training.workdir import load_run
+
+
+def make_config(folder, **overrides):
+  """Batches of 8 out of 16 images: two steps an epoch."""
+  config = default.get_config()
+  with config.unlocked():
+    config.model.update(
+      extractor='densenet_tiny',
+      dilation_rates=(1, 2),
+      growth_rate=4,
+      bottleneck_width=8,
+      compute_dtype='float32',
+    )
+    config.data.update(
+      dataset=f'folder:{folder}', label_set='cityscapes20', data_dir=str(folder.parent / 'data')
+    )
+    config.data.image_size = (32, 64)
+    config.augmentation.flip_probability = 0.5
+    config.training.update(num_epochs=2.0, batch_size=8, log_every_steps=1)
+    config.optimizer.learning_rate = 1e-2
+  config.update_from_flattened_dict(overrides)
+  return config
+
+
+def state_of(workdir, step):
+  path = pathlib.Path(workdir) / 'checkpoints' / 'latest' / str(step)
+  with warnings.catch_warnings():
+    warnings.filterwarnings('ignore', 'Sharding info not provided')  # right: same devices
+    return ocp.load_checkpointables(path)
+
+
+def assert_equal_bits(first, second):
+  assert jax.tree.structure(first) == jax.tree.structure(second)
+  for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+    np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.fixture(scope='module')
+def finished(scene_folder, tmp_path_factory):
+  """A run of four steps."""
+  workdir = tmp_path_factory.mktemp('run') / 'work'
+  scores = train_and_evaluate(make_config(scene_folder), workdir)
+  return workdir, scores
+
+
+def test_a_run_leaves_all_its_files(finished):
+  workdir, scores = finished
+  config = json.loads((workdir / 'config.json').read_text())
+  assert config['data']['image_size'] == [32, 64]
+  assert json.loads((workdir / 'labels.json').read_text())['name'] == 'cityscapes20'
+  provenance = json.loads((workdir / 'provenance.json').read_text())
+  assert provenance['libraries']['jax'] == jax.__version__
+  written = json.loads((workdir / 'scores.json').read_text())
+  assert written['mean_iou_19'] == scores.mean_iou
+  assert {p.name for p in (workdir / 'checkpoints' / 'latest').iterdir()} == {'2', '4'}
+  assert len(list((workdir / 'checkpoints' / 'best').iterdir())) == 1
+  assert {p.name for p in (workdir / 'pictures').iterdir()} == {
+    'validation_step_0000002.png',
+    'validation_step_0000004.png',
+  }
+
+
+def test_json_lines_and_events_hold_the_same_figures(finished):
+  workdir, scores = finished
+  lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+  train = [line for line in lines if line['kind'] == 'train']
+  validation = [line for line in lines if line['kind'] == 'validation']
+  assert [line['step'] for line in train] == [1, 2, 3, 4]
+  assert [line['step'] for line in validation] == [2, 4]
+  assert all(line['learning_rate'] == pytest.approx(1e-2) and line['images_per_second'] > 0 for line in train)
+  assert validation[-1]['mean_iou_19'] == scores.mean_iou
+  assert validation[-1]['iou/road'] == scores.iou['road']
+  events = EventAccumulator(str(workdir / 'tensorboard'))
+  events.Reload()
+  losses = [(e.step, e.value) for e in events.Scalars('train/loss')]
+  assert losses == [(line['step'], pytest.approx(line['loss'], rel=1e-6)) for line in train]
+  assert [e.step for e in events.Images('validation')] == [2, 4]
+
+
+def test_four_steps_equal_two_and_a_resume_and_two_bit_for_bit(finished, scene_folder, tmp_path):
+  workdir, scores = finished
+  train_and_evaluate(make_config(scene_folder, **{'training.num_epochs': 1.0}), tmp_path)
+  resumed = train_and_evaluate(make_config(scene_folder), tmp_path)
+  assert_equal_bits(state_of(tmp_path, 4), state_of(workdir, 4))
+  assert resumed == scores
+  lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+  assert [line['step'] for line in lines if line['kind'] == 'train'] == [1, 2, 3, 4]
+
+
+def test_the_split_on_the_device_and_other_periods_change_no_bit(finished, scene_folder, tmp_path):
+  workdir, _ = finished
+  config = make_config(
+    scene_folder, **{'data.on_device': True, 'evaluation.batch_size': 3, 'evaluation.every_epochs': 2.0}
+  )
+  train_and_evaluate(config, tmp_path)
+  assert_equal_bits(state_of(tmp_path, 4), state_of(workdir, 4))
+
+
+def test_a_finished_run_is_said_so_and_left_alone(finished, scene_folder, capsys):
+  workdir, _ = finished
+  before = {p: p.stat().st_mtime_ns for p in workdir.rglob('*') if p.is_file()}
+  assert train_and_evaluate(make_config(scene_folder), workdir) is None
+  assert 'this run is finished, at step 4 of 4' in capsys.readouterr().err
+  assert {p: p.stat().st_mtime_ns for p in workdir.rglob('*') if p.is_file()} == before
+
+
+def test_another_configuration_is_refused_by_field_and_values(finished, scene_folder):
+  workdir, _ = finished
+  config = make_config(scene_folder, **{'optimizer.learning_rate': 0.5, 'model.growth_rate': 8})
+  message = (
+    r'config\.model\.growth_rate: 4 there, 8 given; config\.optimizer\.learning_rate: 0\.01 there, 0\.5 given'
+  )
+  with pytest.raises(InputError, match=message):
+    train_and_evaluate(config, workdir)
+
+
+def test_a_foreign_directory_is_refused_and_untouched(scene_folder, tmp_path):
+  (tmp_path / 'thesis.tex').write_text('x')
+  with pytest.raises(InputError, match=r'holds thesis\.tex but no config\.json'):
+    train_and_evaluate(make_config(scene_folder), tmp_path)
+  assert [p.name for p in tmp_path.iterdir()] == ['thesis.tex']
+
+
+def test_a_workdir_that_cannot_be_made_is_refused(scene_folder, tmp_path):
+  (tmp_path / 'file').write_text('x')
+  with pytest.raises(InputError, match='file is not a directory that can be written'):
+    train_and_evaluate(make_config(scene_folder), tmp_path / 'file' / 'work')
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_the_step_and_keeps_the_last_good(
+  scene_folder, tmp_path
+):
+  config = make_config(
+    scene_folder,
+    **{
+      'optimizer.name': 'sgd',
+      'optimizer.learning_rate': 1e30,
+      'checkpoint.every_epochs': 0.5,
+      'training.num_epochs': 4.0,
+    },
+  )
+  with pytest.raises(RunError, match=r'step 2: (loss|gradient_norm) is (nan|inf).*learning_rate'):
+    train_and_evaluate(config, tmp_path)
+  assert [p.name for p in (tmp_path / 'checkpoints' / 'latest').iterdir()] == ['1']
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(state_of(tmp_path, 1)))
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'message'),
+  [
+    ('training.batch_size', 12, r'training\.batch_size = 12: expected a multiple of 8 \(8 devices'),
+    ('model.num_classes', 19, r"model\.num_classes = 19, but label set 'cityscapes20' has 20 classes"),
+    ('loss.class_weights', (1.0, 2.0), r'loss\.class_weights has 2 values; expected 20'),
+    ('model.extractor', 'vgg', r"model\.extractor = 'vgg'"),
+    ('augmentation.flip_probability', 2.0, r'augmentation\.flip_probability'),
+    ('optimizer.name', 'lion', r"optimizer\.name = 'lion'"),
+    ('data.dataset', 'imagenet', 'imagenet'),
+  ],
+)
+def test_bad_configuration_is_refused_by_field_before_anything_is_written(
+  scene_folder, tmp_path, field, value, message
+):
+  with pytest.raises(InputError, match=message):
+    train_and_evaluate(make_config(scene_folder, **{field: value}), tmp_path / 'work')
+  assert not (tmp_path / 'work').exists()
+
+
+def test_the_best_checkpoint_has_the_highest_validation_score(finished):
+  workdir, _ = finished
+  lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+  scores = {line['step']: line['mean_iou_19'] for line in lines if line['kind'] == 'validation'}
+  assert load_run(workdir, 'best').step == max(scores, key=scores.get)
+
+
+def test_a_loaded_run_predicts_an_array_of_any_size(finished):
+  run = load_run(finished[0], '4')
+  assert run.step == 4
+  image = np.random.default_rng(0).integers(0, 256, (50, 90, 3)).astype(np.uint8)
+  prediction = run.predictor.predict(image)
+  assert prediction.shape == (50, 90)
+  assert prediction.dtype == np.uint8
+  assert prediction.max() < run.label_set.num_classes
+
+
+def test_a_missing_checkpoint_lists_those_that_exist(finished):
+  with pytest.raises(InputError, match=r"no checkpoint '7'; existing: latest: \[2, 4\]; best: \[[24]\]"):
+    load_run(finished[0], '7')
+
+
+def test_a_directory_of_no_run_is_refused(tmp_path):
+  with pytest.raises(InputError, match=r'no config\.json there'):
+    load_run(tmp_path)

@@ -1,0 +1,92 @@
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.training.optimizer import create_optimizer, create_schedule
+
+
+def run(optimizer, parameter, gradients):
+  """Parameter after each update."""
+  params, state, values = {'w': jnp.float32(parameter)}, None, []
+  state = optimizer.init(params)
+  for gradient in gradients:
+    updates, state = optimizer.update({'w': jnp.float32(gradient)}, state, params)
+    params = optax.apply_updates(params, updates)
+    values.append(float(params['w']))
+  return values
+
+
+def torch_adam(parameter, gradients, lr, decay, decoupled):
+  """torch.optim.Adam and AdamW, from their documentation, in float64."""
+  m = v = 0.0
+  values = []
+  for t, gradient in enumerate(gradients, start=1):
+    if decoupled:
+      parameter -= lr * decay * parameter
+    else:
+      gradient += decay * parameter
+    m = 0.9 * m + 0.1 * gradient
+    v = 0.999 * v + 0.001 * gradient**2
+    parameter -= lr * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+    values.append(parameter)
+  return values
+
+
+def torch_sgd(parameter, gradients, lr, decay, momentum):
+  """torch.optim.SGD, from its documentation."""
+  buffer, values = None, []
+  for gradient in gradients:
+    gradient += decay * parameter
+    buffer = gradient if buffer is None else momentum * buffer + gradient
+    parameter -= lr * buffer
+    values.append(parameter)
+  return values
+
+
+GRADIENTS = [0.3, -0.1, 0.05, 0.8]
+
+
+@pytest.mark.parametrize('name', ['adam', 'adamw'])
+def test_adam_and_adamw_are_torchs(name):
+  optimizer = create_optimizer(optax.constant_schedule(0.01), name=name, weight_decay=0.5)
+  expected = torch_adam(2.0, GRADIENTS, 0.01, 0.5, name == 'adamw')
+  np.testing.assert_allclose(run(optimizer, 2.0, GRADIENTS), expected, rtol=1e-5)
+
+
+def test_sgd_is_torchs():
+  optimizer = create_optimizer(optax.constant_schedule(0.01), name='sgd', weight_decay=0.5, momentum=0.8)
+  np.testing.assert_allclose(
+    run(optimizer, 2.0, GRADIENTS), torch_sgd(2.0, GRADIENTS, 0.01, 0.5, 0.8), rtol=1e-5
+  )
+
+
+@pytest.mark.parametrize(
+  ('schedule', 'expected'),
+  [
+    ('constant', [0.1, 0.1, 0.1]),
+    ('poly', [0.1, 0.1 * 0.5**0.9, 0.0]),
+    ('cosine', [0.1, 0.05, 0.0]),
+  ],
+)
+def test_schedules(schedule, expected):
+  rate = create_schedule(schedule=schedule, learning_rate=0.1, num_steps=100)
+  np.testing.assert_allclose([rate(0), rate(50), rate(100)], expected, atol=1e-8)
+
+
+def test_warmup_grows_linearly_and_then_the_schedule_starts():
+  rate = create_schedule(schedule='poly', learning_rate=1.0, num_steps=14, warmup_steps=4)
+  np.testing.assert_allclose([rate(i) for i in range(5)], [0.2, 0.4, 0.6, 0.8, 1.0], rtol=1e-6)
+  np.testing.assert_allclose(rate(9), 0.5**0.9, rtol=1e-6)
+
+
+def test_bad_names_and_values_are_named():
+  with pytest.raises(InputError, match=r"optimizer\.name = 'lion': expected one of adam, adamw, sgd"):
+    create_optimizer(optax.constant_schedule(1.0), name='lion')
+  with pytest.raises(InputError, match=r'optimizer\.weight_decay = -1'):
+    create_optimizer(optax.constant_schedule(1.0), name='adam', weight_decay=-1)
+  with pytest.raises(InputError, match=r"optimizer\.schedule = 'step'"):
+    create_schedule(schedule='step', learning_rate=1.0, num_steps=10)
+  with pytest.raises(InputError, match=r'optimizer\.warmup_steps = 10'):
+    create_schedule(schedule='constant', learning_rate=1.0, num_steps=10, warmup_steps=10)

@@ -1,0 +1,165 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from dense_aspp_jax.datasets.augmentation import Augmentation
+from dense_aspp_jax.labels import IGNORE_LABEL
+from dense_aspp_jax.models.layers import batch_norm
+from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.training.train_step import create_state, create_train_step
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
+class PixelClassifier(nn.Module):
+  """Logits from each pixel's colour alone: small enough for NumPy."""
+
+  num_classes: int = 3
+  norm: bool = False
+
+  @nn.compact
+  def __call__(self, image, train=False):
+    if self.norm:
+      image = batch_norm(train, name='norm', dtype=jnp.float32)(image)
+    return nn.Conv(self.num_classes, (1, 1), name='head')(image)
+
+
+def make_batch(size=8, seed=0):
+  rng = np.random.default_rng(seed)
+  label = rng.integers(0, 3, (size, 4, 6)).astype(np.uint8)
+  label[rng.random(label.shape) < 0.3] = IGNORE_LABEL
+  return {'image': rng.integers(0, 256, (size, 4, 6, 3)).astype(np.uint8), 'label': label}
+
+
+def make_step(model, optimizer=None, **arguments):
+  rate = optax.constant_schedule(0.1)
+  optimizer = optimizer or optax.sgd(rate)
+  step = create_train_step(
+    model, optimizer, rate, seed=0, mean=MEAN, std=STD, augmentation=Augmentation(), **arguments
+  )
+  return step, create_state(model, optimizer, 0)
+
+
+def test_loss_accuracy_and_update_against_numpy():
+  batch = make_batch()
+  step, state = make_step(PixelClassifier(), class_weights=(1.0, 2.0, 0.5))
+  kernel = np.asarray(state.params['head']['kernel'])[0, 0].astype(np.float64)
+  new_state, metrics = jax.jit(step)(state, batch)
+
+  pixels = ((batch['image'] / 255 - MEAN) / STD).reshape(-1, 3)
+  labels = batch['label'].ravel()
+  pixels, labels = pixels[labels < 3], labels[labels < 3]
+  weights = np.array([1.0, 2.0, 0.5])[labels]
+  logits = pixels @ kernel
+  probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+  loss = -(weights * np.log(probabilities[np.arange(len(labels)), labels])).sum() / weights.sum()
+  gradient = pixels.T @ ((probabilities - np.eye(3)[labels]) * weights[:, None]) / weights.sum()
+
+  values = metrics.compute()
+  np.testing.assert_allclose(values['loss'], loss, rtol=1e-5)
+  np.testing.assert_allclose(values['pixel_accuracy'], np.mean(logits.argmax(1) == labels), rtol=1e-5)
+  np.testing.assert_allclose(values['learning_rate'], 0.1, rtol=1e-6)
+  np.testing.assert_allclose(
+    new_state.params['head']['kernel'][0, 0], kernel - 0.1 * gradient, rtol=1e-4, atol=1e-6
+  )
+  assert new_state.step == 1
+
+
+def test_metrics_of_steps_merge_to_their_means():
+  step, state = make_step(PixelClassifier())
+  step = jax.jit(step)
+  state, first = step(state, make_batch(seed=0))
+  state, second = step(state, make_batch(seed=1))
+  merged = first.merge(second).compute()['loss']
+  np.testing.assert_allclose(merged, (first.compute()['loss'] + second.compute()['loss']) / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize('parts', [2, 4])
+def test_accumulated_gradients_are_those_of_the_whole_batch(parts):
+  batch = make_batch()  # parts have different numbers of counted pixels
+  whole, state = make_step(PixelClassifier())
+  accumulated, _ = make_step(PixelClassifier(), gradient_accumulation=parts)
+  expected, expected_metrics = jax.jit(whole)(state, batch)
+  result, metrics = jax.jit(accumulated)(state, batch)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), result.params, expected.params
+  )
+  for name, value in expected_metrics.compute().items():
+    np.testing.assert_allclose(metrics.compute()[name], value, rtol=1e-5)
+
+
+def test_running_statistics_follow_each_part():
+  batch = make_batch()
+  step, state = make_step(PixelClassifier(norm=True), gradient_accumulation=2)
+  new_state, _ = jax.jit(step)(state, batch)
+  expected = np.zeros(3)
+  for part in range(2):
+    pixels = ((batch['image'][part::2] / 255 - MEAN) / STD).reshape(-1, 3)
+    expected = 0.9 * expected + 0.1 * pixels.mean(0)
+  np.testing.assert_allclose(new_state.batch_stats['norm']['mean'], expected, rtol=1e-4)
+
+
+def test_eight_devices_compute_what_one_computes():
+  assert jax.device_count() == 8
+  batch = make_batch(16)
+  batch['image'] = (batch['image'] * np.linspace(0.1, 1, 16)[:, None, None, None]).astype(
+    np.uint8
+  )  # unequal shards
+  step, state = make_step(PixelClassifier(norm=True), optax.adam(0.1))
+  one, one_metrics = jax.jit(step)(state, batch)
+  mesh = Mesh(np.array(jax.devices()), ('data',))
+  replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P('data'))
+  parallel = jax.jit(step, in_shardings=(replicated, sharded), out_shardings=(replicated, replicated))
+  eight, eight_metrics = parallel(jax.device_put(state, replicated), jax.device_put(batch, sharded))
+  np.testing.assert_allclose(eight_metrics.compute()['loss'], one_metrics.compute()['loss'], rtol=1e-6)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+    (eight.params, eight.batch_stats),
+    (one.params, one.batch_stats),
+  )
+
+
+@pytest.mark.parametrize('platform', ['cuda', 'tpu'])
+def test_the_steps_are_lowered_for_gpu_and_tpu(platform):
+  from dense_aspp_jax.evaluation.inference import predict_image
+
+  model = create_model(
+    extractor='densenet_tiny',
+    num_classes=20,
+    dilation_rates=(3,),
+    growth_rate=4,
+    bottleneck_width=8,
+    compute_dtype='bfloat16',
+  )
+  rate = optax.constant_schedule(0.1)
+  optimizer = optax.adam(rate)
+  augmentation = Augmentation(
+    scale_range=(0.5, 2.0), crop_size=(32, 64), flip_probability=0.5, brightness=0.2
+  )
+  step = create_train_step(model, optimizer, rate, seed=0, mean=MEAN, std=STD, augmentation=augmentation)
+  state = jax.eval_shape(lambda: create_state(model, optimizer, 0))
+  batch = {
+    'image': jax.ShapeDtypeStruct((2, 64, 128, 3), jnp.uint8),
+    'label': jax.ShapeDtypeStruct((2, 64, 128), jnp.uint8),
+  }
+
+  # StepMetrics is no type that jax.export knows, so its values are exported.
+  def train_step(state, batch):
+    state, metrics = step(state, batch)
+    return jax.tree.leaves((state, metrics))
+
+  def predict(variables, image):
+    return predict_image(model, variables, image, output_size=(128, 256), mean=MEAN, std=STD)
+
+  exported = jax.export.export(jax.jit(train_step), platforms=[platform])(state, batch)
+  assert exported.platforms == (platform,)
+  image = jax.ShapeDtypeStruct((64, 128, 3), jnp.uint8)
+  exported = jax.export.export(jax.jit(predict), platforms=[platform])(state.variables, image)
+  assert exported.out_avals[0].shape == (128, 256)
