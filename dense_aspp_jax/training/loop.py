@@ -20,8 +20,9 @@ from dense_aspp_jax.datasets.pipeline import train_batches
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.evaluation.inference import Predictor
-from dense_aspp_jax.evaluation.metrics import Scores, format_table
+from dense_aspp_jax.evaluation.metrics import Scores, format_table, protocol
 from dense_aspp_jax.labels import load_label_set
+from dense_aspp_jax.models.complexity import count_parameters
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.progress import progress_bar, say
 from dense_aspp_jax.provenance import provenance, write_json
@@ -121,6 +122,11 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | No
         'Evaluate it, choose another --workdir, or raise config.training.num_epochs to go on'
       )
       return None
+    counts = count_parameters(model, data.image_size)
+    say(
+      f'network: {config.model.extractor} {counts["extractor"]:,} + DenseASPP {counts["dense_aspp"]:,} + '
+      f'head {counts["head"]:,} = {counts["total"]:,} parameters, {counts["gmac"]:.2f} GMAC an image'
+    )
     say(
       f'{len(train_split)} training and {len(validation_split)} validation images, {num_steps} steps of '
       f'{training.batch_size} images at {data.image_size[0]}x{data.image_size[1]} on {mesh.size} x '
@@ -175,11 +181,15 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | No
         'checkpoint': 'latest',
         'dataset': data.dataset,
         'split': data.validation_split,
+        'images': len(validation_split),
+        'protocol': protocol(label_set),
+        'config': config.to_dict(),
         'seed': config.seed,
         'provenance': provenance(),
       },
     )
     print(format_table(scores))
+    print(f'checkpoints {workdir}/checkpoints, pictures {workdir}/pictures, scores {workdir}/scores.json')
   return scores
 
 

@@ -78,17 +78,17 @@ def test_max_pool_is_torchs_3_2_1(size):
   expected = [
     [padded[0, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max((0, 1)) for j in range(width)] for i in range(height)
   ]
-  np.testing.assert_array_equal(max_pool_3x3(x)[0], expected)
+  np.testing.assert_array_equal(max_pool_3x3(jnp.asarray(x))[0], expected)
 
 
 def test_avg_pool_drops_the_last_odd_row_and_column():
   x = np.arange(15, dtype=np.float32).reshape(1, 3, 5, 1)
-  np.testing.assert_allclose(avg_pool_2x2(x)[0, ..., 0], [[3.0, 5.0]])
+  np.testing.assert_allclose(avg_pool_2x2(jnp.asarray(x))[0, ..., 0], [[3.0, 5.0]])
 
 
 def test_pad_to_multiple_pads_bottom_and_right():
   x = np.ones((1, 5, 8, 1), np.float32)
-  padded = np.asarray(pad_to_multiple(x, 8))
+  padded = np.asarray(pad_to_multiple(jnp.asarray(x), 8))
   assert padded.shape == (1, 8, 8, 1)
   assert padded[0, :5].all()
   assert not padded[0, 5:].any()
@@ -110,7 +110,9 @@ def reference_bilinear(x, size, scale):
   return out
 
 
-@pytest.mark.parametrize(('size', 'scale'), [((32, 40), (8, 8)), ((27, 35), (8, 8)), ((64, 30), (16, 6))])
+@pytest.mark.parametrize(
+  ('size', 'scale'), [((32, 40), (8.0, 8.0)), ((27, 35), (8.0, 8.0)), ((64, 30), (16.0, 6.0))]
+)
 def test_upsampling_is_bilinear_with_align_corners_false(size, scale):
   x = np.random.default_rng(0).normal(size=(2, 4, 5, 3)).astype(np.float32)
   y = upsample_bilinear(jnp.asarray(x), size, scale)

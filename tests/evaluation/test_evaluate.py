@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from dense_aspp_jax.datasets.cache import CachedExample
+from dense_aspp_jax.evaluation import evaluate as evaluate_module
+from dense_aspp_jax.evaluation.evaluate import evaluate, sum_over_processes
+from dense_aspp_jax.evaluation.pictures import comparison
+from dense_aspp_jax.labels import CAMVID_11
+
+
+class ColorPredictor:
+  """Predicts the class that the red channel names, at the output size by repetition."""
+
+  def predict_batch(self, images, output_size):
+    factor = output_size[0] // images.shape[1]
+    return images[..., 0].repeat(factor, 1).repeat(factor, 2)
+
+
+def make_split(count):
+  """Images of 4x6 with labels of 8x12, and one of another shape in the middle."""
+  rng = np.random.default_rng(0)
+  split = []
+  for index in range(count):
+    height = 2 if index == 2 else 4
+    image = rng.integers(0, 11, (height, 6, 3)).astype(np.uint8)
+    label = rng.integers(0, 12, (2 * height, 12)).astype(np.uint8)
+    split.append(CachedExample(str(index), image, label))
+  return split
+
+
+@pytest.mark.parametrize('batch_size', [1, 2, 4, 9])
+def test_every_pixel_is_counted_once_whatever_the_batch(batch_size):
+  split = make_split(7)
+  confusion, picture = evaluate(ColorPredictor(), split, CAMVID_11, batch_size=batch_size)
+  expected = np.zeros((12, 12), np.int64)
+  for example in split:
+    prediction = example.image[..., 0].repeat(2, 0).repeat(2, 1)
+    np.add.at(expected, (example.label, prediction), 1)  # id 11, void, has the last row
+  np.testing.assert_array_equal(confusion.counts, expected)
+  assert picture is None
+
+
+def test_pictures_are_of_the_first_examples():
+  split = make_split(3)
+  _, one = evaluate(ColorPredictor(), split, CAMVID_11, batch_size=2, num_pictures=1)
+  _, three = evaluate(ColorPredictor(), split, CAMVID_11, batch_size=2, num_pictures=5)
+  first = split[0]
+  prediction = ColorPredictor().predict_batch(first.image[None], (8, 12))[0]
+  expected = comparison(first.image, CAMVID_11.encode(first.label, '0'), prediction, CAMVID_11)
+  height, width = expected.shape[:2]
+  np.testing.assert_array_equal(one[:height, :width], expected)
+  np.testing.assert_array_equal(three[:height, :width], expected)
+  assert three.shape[0] > one.shape[0]
+
+
+def test_counts_above_32_bits_are_summed_over_processes_exactly(monkeypatch):
+  first = np.array([[2**40 + 1, 3], [0, 2**33]], np.int64)
+  second = np.array([[5, 2**32 - 1], [7, 2**33]], np.int64)
+
+  def allgather(halves):
+    assert halves.dtype == np.uint32  # what JAX does not cut down
+    return np.stack([halves, second.view(np.uint32)])
+
+  monkeypatch.setattr(evaluate_module.multihost_utils, 'process_allgather', allgather)
+  np.testing.assert_array_equal(sum_over_processes(first), first + second)
