@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
-import math
+import itertools
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
+import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
@@ -21,7 +24,7 @@ from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.evaluation.inference import Predictor
 from dense_aspp_jax.evaluation.metrics import Scores, format_table, protocol
-from dense_aspp_jax.labels import load_label_set
+from dense_aspp_jax.labels import LabelSet, load_label_set
 from dense_aspp_jax.models.complexity import count_parameters
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.progress import progress_bar, say
@@ -30,12 +33,18 @@ from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.checkpoints import Checkpoints
 from dense_aspp_jax.training.optimizer import create_optimizer, create_schedule
 from dense_aspp_jax.training.run_log import RunLog, StepMonitor
-from dense_aspp_jax.training.train_step import TrainState, create_state, create_train_step
+from dense_aspp_jax.training.train_step import Batch, TrainState, create_state, create_train_step
 
-
-def steps_in(epochs: float, num_examples: int, batch_size: int) -> int:
-  """Updates in so many passes over the training split, at least 1; batches run across epoch ends."""
-  return max(1, int(epochs * num_examples / batch_size))
+_POSITIVE = (
+  'training.num_epochs',
+  'training.batch_size',
+  'training.gradient_accumulation',
+  'training.log_every_steps',
+  'evaluation.every_epochs',
+  'evaluation.batch_size',
+  'checkpoint.every_epochs',
+  'checkpoint.keep',
+)
 
 
 def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | None:
@@ -49,29 +58,14 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | No
     The scores of the last evaluation; None if the run had been finished before.
 
   Raises:
-    InputError: Bad configuration, data or workdir; found before anything is trained.
-    RunError: Loss or gradient not finite, or a checkpoint could not be written.
+    InputError: Bad configuration, data or workdir; found before anything is written into the workdir.
+    RunError: Loss or gradient not finite, or something could not be written.
   """
-  data, training = config.data, config.training
-  label_set = load_label_set(data.label_set)
-  if label_set.num_classes != config.model.num_classes:
-    raise InputError(
-      f'config.model.num_classes = {config.model.num_classes}, but label set {data.label_set!r} has '
-      f'{label_set.num_classes} classes; set them alike'
-    )
-  if config.loss.class_weights and len(config.loss.class_weights) != label_set.num_classes:
-    raise InputError(
-      f'config.loss.class_weights has {len(config.loss.class_weights)} values; '
-      f'expected {label_set.num_classes}, one a class, or none'
-    )
+  data = config.data
   mesh = Mesh(np.array(jax.devices()), ('data',))
   replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P('data'))
-  parts = mesh.size * training.gradient_accumulation
-  if training.batch_size < 1 or training.gradient_accumulation < 1 or training.batch_size % parts:
-    raise InputError(
-      f'config.training.batch_size = {training.batch_size}: expected a multiple of {parts} '
-      f'({mesh.size} devices x gradient_accumulation {training.gradient_accumulation})'
-    )
+  label_set = load_label_set(data.label_set)
+  _check_config(config, label_set, mesh.size)
   model = create_model(**config.model)
   augmentation = Augmentation(**config.augmentation)
   resumed = workdirs.check(workdir, config.to_dict(), label_set)
@@ -82,28 +76,13 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | No
   validation_split = load(data.validation_split, native_labels=True)
 
   def steps(epochs: float) -> int:
-    return steps_in(epochs, len(train_split), training.batch_size)
+    """Updates in so many passes over the training split, at least 1; batches run across epoch ends."""
+    return max(1, int(epochs * len(train_split) / config.training.batch_size))
 
-  num_steps = steps(training.num_epochs)
-  learning_rate = create_schedule(
-    num_steps=num_steps,
-    **{k: config.optimizer[k] for k in ('schedule', 'learning_rate', 'warmup_steps', 'poly_power')},
-  )
-  optimizer = create_optimizer(
-    learning_rate, **{k: config.optimizer[k] for k in ('name', 'weight_decay', 'momentum')}
-  )
+  num_steps = steps(config.training.num_epochs)
+  optimizer, train_step = _create_update(config, model, augmentation, num_steps)
   train_step = jax.jit(
-    create_train_step(
-      model,
-      optimizer,
-      learning_rate,
-      seed=config.seed,
-      mean=data.mean,
-      std=data.std,
-      augmentation=augmentation,
-      gradient_accumulation=training.gradient_accumulation,
-      **config.loss,
-    ),
+    train_step,
     in_shardings=(replicated, sharded),
     out_shardings=(replicated, replicated),
     donate_argnums=0,
@@ -116,24 +95,25 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | No
     if resumed and checkpoints.latest_step is not None:
       state = checkpoints.restore_latest(state, replicated)
       say(f'{workdir}: resuming at step {int(state.step)} of {num_steps}')
-    if int(state.step) >= num_steps:
+    first_step = int(state.step)
+    if first_step >= num_steps:
       say(
-        f'{workdir}: this run is finished, at step {int(state.step)} of {num_steps}; nothing was done. '
+        f'{workdir}: this run is finished, at step {first_step} of {num_steps}; nothing was done. '
         'Evaluate it, choose another --workdir, or raise config.training.num_epochs to go on'
       )
       return None
-    counts = count_parameters(model, data.image_size)
-    say(
-      f'network: {config.model.extractor} {counts["extractor"]:,} + DenseASPP {counts["dense_aspp"]:,} + '
-      f'head {counts["head"]:,} = {counts["total"]:,} parameters, {counts["gmac"]:.2f} GMAC an image'
-    )
-    say(
-      f'{len(train_split)} training and {len(validation_split)} validation images, {num_steps} steps of '
-      f'{training.batch_size} images at {data.image_size[0]}x{data.image_size[1]} on {mesh.size} x '
-      f'{jax.devices()[0].device_kind}; compiling ...'
-    )
+    _say_sizes(config, model, len(train_split), len(validation_split), num_steps, mesh)
     predictor = Predictor(model, state.variables, image_size=data.image_size, mean=data.mean, std=data.std)
-    log = RunLog(workdir)
+    batches = train_batches(
+      train_split,
+      batch_size=config.training.batch_size,
+      seed=config.seed,
+      start_step=first_step,
+      sharding=sharded,
+      on_device=data.on_device,
+      num_workers=data.num_workers,
+    )
+    log = RunLog(workdir, first_step)
 
     def evaluate_state(state: TrainState) -> Scores:
       predictor.update(state.variables)
@@ -144,17 +124,10 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | No
         batch_size=config.evaluation.batch_size,
         num_pictures=config.evaluation.num_pictures,
       )
-      return _report(int(state.step), confusion.scores(), picture, log)
+      scores = confusion.scores()
+      _report(int(state.step), scores, picture, log)
+      return scores
 
-    batches = train_batches(
-      train_split,
-      batch_size=training.batch_size,
-      seed=config.seed,
-      start_step=int(state.step),
-      sharding=sharded,
-      on_device=data.on_device,
-      num_workers=data.num_workers,
-    )
     try:
       scores = _run_steps(
         state,
@@ -162,10 +135,8 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | No
         batches,
         evaluate_state,
         checkpoints,
-        log,
+        StepMonitor(log, config.training.log_every_steps, config.training.batch_size),
         num_steps=num_steps,
-        batch_size=training.batch_size,
-        log_every=training.log_every_steps,
         evaluate_every=steps(config.evaluation.every_epochs),
         checkpoint_every=steps(config.checkpoint.every_epochs),
       )
@@ -173,74 +144,138 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | No
       batches.close()
       log.close()
   if jax.process_index() == 0:
-    write_json(
-      workdir / 'scores.json',
-      {
-        **scores.to_json(),
-        'step': num_steps,
-        'checkpoint': 'latest',
-        'dataset': data.dataset,
-        'split': data.validation_split,
-        'images': len(validation_split),
-        'protocol': protocol(label_set),
-        'config': config.to_dict(),
-        'seed': config.seed,
-        'provenance': provenance(),
-      },
-    )
+    result = {
+      **scores.to_json(),
+      'step': num_steps,
+      'checkpoint': 'latest',
+      'dataset': data.dataset,
+      'split': data.validation_split,
+      'images': len(validation_split),
+      'protocol': protocol(label_set),
+      'seed': config.seed,
+      'config': config.to_dict(),
+      'provenance': provenance(),
+    }
+    write_json(workdir / 'scores.json', result)
     print(format_table(scores))
     print(f'checkpoints {workdir}/checkpoints, pictures {workdir}/pictures, scores {workdir}/scores.json')
   return scores
 
 
+def _check_config(config: ConfigDict, label_set: LabelSet, num_devices: int) -> None:
+  """Checks what no section can check alone; raises InputError with the field's name."""
+  for field in _POSITIVE:
+    section, name = field.split('.')
+    if not config[section][name] > 0:
+      raise InputError(f'config.{field} = {config[section][name]}: expected more than 0')
+  size = config.data.image_size
+  if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
+    raise InputError(f'config.data.image_size = {size}: expected (height, width) in pixels')
+  if label_set.num_classes != config.model.num_classes:
+    raise InputError(
+      f'config.model.num_classes = {config.model.num_classes}, but label set {config.data.label_set!r} has '
+      f'{label_set.num_classes} classes; set them alike'
+    )
+  if config.loss.class_weights and len(config.loss.class_weights) != label_set.num_classes:
+    raise InputError(
+      f'config.loss.class_weights has {len(config.loss.class_weights)} values; '
+      f'expected {label_set.num_classes}, one a class, or none'
+    )
+  parts = num_devices * config.training.gradient_accumulation
+  if config.training.batch_size % parts:
+    raise InputError(
+      f'config.training.batch_size = {config.training.batch_size}: expected a multiple of {parts} '
+      f'({num_devices} devices x gradient_accumulation {config.training.gradient_accumulation})'
+    )
+
+
+def _create_update(
+  config: ConfigDict, model: nn.Module, augmentation: Augmentation, num_steps: int
+) -> tuple[optax.GradientTransformation, Callable]:
+  """The optimizer and the train step of a configuration."""
+  options = config.optimizer
+  learning_rate = create_schedule(
+    schedule=options.schedule,
+    learning_rate=options.learning_rate,
+    num_steps=num_steps,
+    warmup_steps=options.warmup_steps,
+    poly_power=options.poly_power,
+  )
+  optimizer = create_optimizer(
+    learning_rate, name=options.name, weight_decay=options.weight_decay, momentum=options.momentum
+  )
+  train_step = create_train_step(
+    model,
+    optimizer,
+    learning_rate,
+    seed=config.seed,
+    mean=config.data.mean,
+    std=config.data.std,
+    augmentation=augmentation,
+    gradient_accumulation=config.training.gradient_accumulation,
+    **config.loss,
+  )
+  return optimizer, train_step
+
+
 def _run_steps(
   state: TrainState,
-  train_step: Callable,
-  batches,
+  train_step: jax.stages.Wrapped,
+  batches: Iterator[Batch],
   evaluate_state: Callable[[TrainState], Scores],
   checkpoints: Checkpoints,
-  log: RunLog,
+  monitor: StepMonitor,
   *,
   num_steps: int,
-  batch_size: int,
-  log_every: int,
   evaluate_every: int,
   checkpoint_every: int,
 ) -> Scores:
-  """Runs the steps that remain; evaluates, logs and saves in between and at the end."""
-  monitor = StepMonitor()
+  """Runs the steps that remain; evaluates and saves in between and at the end."""
   first_step = int(state.step)
-  interval_start, interval_steps = time.perf_counter(), 0
+  first_batch = next(batches)
+  start = time.perf_counter()
+  train_step = train_step.lower(state, first_batch).compile()
+  say(f'compiled in {time.perf_counter() - start:.0f} s')
+  batches = itertools.chain([first_batch], batches)
   with progress_bar(num_steps, 'training', 'step', initial=first_step) as bar:
+    monitor.start()
     for step in range(first_step + 1, num_steps + 1):
       state, metrics = train_step(state, next(batches))
       monitor.add(step, metrics)
-      interval_steps += 1
-      if not math.isnan(monitor.loss):
-        bar.set_postfix(loss=f'{monitor.loss:.3f}', refresh=False)
+      bar.set_postfix(monitor.latest, refresh=False)
       bar.update()
-      last = step == num_steps
-      if step % log_every == 0 or last:
-        values = monitor.interval()
-        seconds = time.perf_counter() - interval_start
-        log.scalars(step, 'train', {**values, 'images_per_second': interval_steps * batch_size / seconds})
-        interval_start, interval_steps = time.perf_counter(), 0
-      pause = time.perf_counter()
-      if step % checkpoint_every == 0 or last:
-        monitor.drain()
-        checkpoints.save_latest(state)
-      if step % evaluate_every == 0 or last:
-        monitor.drain()
-        scores = evaluate_state(state)
-        checkpoints.save_best(state, scores.mean_iou)
-      interval_start += time.perf_counter() - pause
+      save = step % checkpoint_every == 0 or step == num_steps
+      score = step % evaluate_every == 0 or step == num_steps
+      if save or score:
+        with monitor.paused():  # a state is saved or scored once its loss is known to be finite
+          if save:
+            checkpoints.save_latest(state)
+          if score:
+            scores = evaluate_state(state)
+            checkpoints.save_best(state, scores.mean_iou)
+  monitor.finish()
   return scores
 
 
-def _report(step: int, scores: Scores, picture: np.ndarray | None, log: RunLog) -> Scores:
-  """Logs an evaluation."""
-  values = {
-    **{k: v for k, v in scores.to_json().items() if k != 'iou'},
+def _say_sizes(
+  config: ConfigDict, model: nn.Module, num_train: int, num_validation: int, num_steps: int, mesh: Mesh
+) -> None:
+  counts = count_parameters(model, config.data.image_size)
+  height, width = config.data.image_size
+  say(
+    f'network: {config.model.extractor} {counts["extractor"]:,} + DenseASPP {counts["dense_aspp"]:,} + '
+    f'head {counts["head"]:,} = {counts["total"]:,} parameters, {counts["gmac"]:.2f} GMAC an image'
+  )
+  say(
+    f'{num_train} training and {num_validation} validation images, {num_steps} steps of '
+    f'{config.training.batch_size} images at {height}x{width} on {mesh.size} x '
+    f'{jax.devices()[0].device_kind}; compiling ...'
+  )
+
+
+def _report(step: int, scores: Scores, picture: np.ndarray | None, log: RunLog) -> None:
+  values: dict[str, Any] = {
+    **{name: value for name, value in scores.to_json().items() if name != 'iou'},
     **{f'iou/{name}': value for name, value in scores.iou.items()},
   }
   log.scalars(step, 'validation', values)
@@ -249,4 +284,3 @@ def _report(step: int, scores: Scores, picture: np.ndarray | None, log: RunLog) 
   say(
     f'step {step}: mean IoU {100 * scores.mean_iou:.1f} %, pixel accuracy {100 * scores.pixel_accuracy:.1f} %'
   )
-  return scores

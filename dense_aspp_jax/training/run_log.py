@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
+import os
 import pathlib
+import time
 from collections import deque
-from typing import Any
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -22,12 +24,22 @@ _STEPS_IN_FLIGHT = 2  # steps dispatched before the result of the first is waite
 class RunLog:
   """Writes `WORKDIR/metrics.jsonl`, `WORKDIR/tensorboard/` and `WORKDIR/pictures/`; process 0 only."""
 
-  def __init__(self, workdir: pathlib.Path):
+  def __init__(self, workdir: pathlib.Path, first_step: int):
+    """Opens the files.
+
+    Args:
+      workdir: Directory of the run.
+      first_step: Updates made when the run starts or resumes. What an interrupted run wrote of later
+        steps is taken out: they will be made, and written, again.
+    """
     self._enabled = jax.process_index() == 0
     if self._enabled:
       self._pictures = workdir / 'pictures'
-      self._lines = (workdir / 'metrics.jsonl').open('a', encoding='utf-8')
-      self._events = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'))
+      lines = workdir / 'metrics.jsonl'
+      if lines.exists():
+        _keep_lines_until(lines, first_step)
+      self._lines = lines.open('a', encoding='utf-8')
+      self._events = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=first_step + 1)
 
   def scalars(self, step: int, kind: str, values: dict[str, float | None]) -> None:
     """Writes one JSON line and one event per value; None is null there and absent here.
@@ -58,45 +70,91 @@ class RunLog:
       self._events.close()
 
 
-class StepMonitor:
-  """Fetches the metrics of each step a little later, so that the device never waits, and checks them."""
+def _keep_lines_until(path: pathlib.Path, last_step: int) -> None:
+  """Drops the JSON lines of steps after `last_step`, and a line that a killed run left unfinished."""
+  kept = []
+  for line in path.read_text(encoding='utf-8').splitlines():
+    with contextlib.suppress(ValueError):
+      if json.loads(line)['step'] <= last_step:
+        kept.append(line + '\n')
+  temporary = path.with_name(f'.{path.name}.tmp')
+  temporary.write_text(''.join(kept), encoding='utf-8')
+  os.replace(temporary, path)
 
-  def __init__(self):
+
+class StepMonitor:
+  """Checks and logs the metrics of each step a little later, so that the device never waits.
+
+  Attributes:
+    latest: Loss of the last step known and images per second, as text for the progress bar.
+  """
+
+  def __init__(self, log: RunLog, log_every: int, batch_size: int):
+    """Makes a monitor.
+
+    Args:
+      log: Gets the means over every `log_every` steps.
+      log_every: Steps.
+      batch_size: Images per step.
+    """
+    self._log, self._log_every, self._batch_size = log, log_every, batch_size
     self._in_flight: deque[tuple[int, StepMetrics]] = deque()
-    self._interval: StepMetrics | None = None
-    self.loss = math.nan
+    self._interval: list[StepMetrics] = []
+    self._last_step = 0
+    self._interval_start = 0.0
+    self.latest: dict[str, str] = {}
+
+  def start(self) -> None:
+    """Starts the clock of the first interval."""
+    self._interval_start = time.perf_counter()
 
   def add(self, step: int, metrics: StepMetrics) -> None:
     """Takes the metrics of the update that made `step`.
 
     Raises:
-      RunError: An earlier step's loss or gradient was not finite.
+      RunError: The loss or the gradient of this or an earlier step is not finite.
     """
     self._in_flight.append((step, metrics))
     while len(self._in_flight) > _STEPS_IN_FLIGHT:
       self._fetch()
 
-  def drain(self) -> None:
-    """Waits for all steps added, and checks them; raises as `add`."""
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """Waits for all steps added, raising as `add` does; time inside counts for no rate."""
     while self._in_flight:
       self._fetch()
+    start = time.perf_counter()
+    yield
+    self._interval_start += time.perf_counter() - start
 
-  def interval(self) -> dict[str, float]:
-    """Means over the steps since the last call."""
-    self.drain()
-    values: dict[str, Any] = self._interval.compute() if self._interval is not None else {}
-    self._interval = None
-    return {name: float(value) for name, value in values.items()}
+  def finish(self) -> None:
+    """Logs the steps since the last full interval; call it after the last step's `paused`."""
+    if self._interval:
+      self._log_interval()
 
   def _fetch(self) -> None:
     step, metrics = self._in_flight.popleft()
-    metrics = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), metrics)
+    metrics = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), metrics)  # waits for the step
     values = metrics.compute()
-    self.loss = float(values['loss'])
     for name in ('loss', 'gradient_norm'):
       if not np.isfinite(values[name]):
         raise RunError(
           f'step {step}: {name} is {float(values[name])}. The run is stopped and no checkpoint of this '
           'or a later step is written. Try a lower optimizer.learning_rate, or optimizer.warmup_steps'
         )
-    self._interval = metrics if self._interval is None else self._interval.merge(metrics)
+    self.latest['loss'] = f'{float(values["loss"]):.3f}'
+    self._interval.append(metrics)
+    self._last_step = step
+    if step % self._log_every == 0:
+      self._log_interval()
+
+  def _log_interval(self) -> None:
+    now = time.perf_counter()
+    rate = len(self._interval) * self._batch_size / (now - self._interval_start)
+    merged = self._interval[0]
+    for metrics in self._interval[1:]:
+      merged = merged.merge(metrics)
+    values = {name: float(value) for name, value in merged.compute().items()}
+    self._log.scalars(self._last_step, 'train', {**values, 'images_per_second': rate})
+    self.latest['images/s'] = f'{rate:.1f}'
+    self._interval, self._interval_start = [], now

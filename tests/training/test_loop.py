@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import warnings
 
 import jax
@@ -97,10 +98,27 @@ def test_four_steps_equal_two_and_a_resume_and_two_bit_for_bit(finished, scene_f
   workdir, scores = finished
   train_and_evaluate(make_config(scene_folder, **{'training.num_epochs': 1.0}), tmp_path)
   resumed = train_and_evaluate(make_config(scene_folder), tmp_path)
+  # Step 2 was saved by one run in the middle, while it went on, and by the other at its end.
+  assert_equal_bits(state_of(tmp_path, 2), state_of(workdir, 2))
   assert_equal_bits(state_of(tmp_path, 4), state_of(workdir, 4))
   assert resumed == scores
   lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
   assert [line['step'] for line in lines if line['kind'] == 'train'] == [1, 2, 3, 4]
+
+
+def test_lines_of_steps_that_are_made_again_are_not_kept_twice(finished, scene_folder, tmp_path):
+  workdir, _ = finished
+  interrupted = tmp_path / 'work'
+  shutil.copytree(workdir, interrupted)
+  shutil.rmtree(interrupted / 'checkpoints' / 'latest' / '4')  # as if killed after step 4, before its save
+  with (interrupted / 'metrics.jsonl').open('a') as lines:
+    lines.write('{"step": 4, "ki')
+  train_and_evaluate(make_config(scene_folder), interrupted)
+  assert_equal_bits(state_of(interrupted, 4), state_of(workdir, 4))
+  lines = [json.loads(line) for line in (interrupted / 'metrics.jsonl').read_text().splitlines()]
+  assert [(line['step'], line['kind']) for line in lines] == [
+    (1, 'train'), (2, 'train'), (2, 'validation'), (3, 'train'), (4, 'train'), (4, 'validation')
+  ]  # fmt: skip
 
 
 def test_the_split_on_the_device_and_other_periods_change_no_bit(finished, scene_folder, tmp_path):
@@ -166,6 +184,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_step_and_keeps_the_las
   [
     ('training.batch_size', 12, r'training\.batch_size = 12: expected a multiple of 8 \(8 devices'),
     ('model.num_classes', 19, r"model\.num_classes = 19, but label set 'cityscapes20' has 20 classes"),
+    ('training.log_every_steps', 0, r'training\.log_every_steps = 0: expected more than 0'),
+    ('checkpoint.every_epochs', -1.0, r'checkpoint\.every_epochs = -1\.0: expected more than 0'),
+    ('data.image_size', (32,), r'data\.image_size = \(32,\): expected \(height, width\)'),
     ('loss.class_weights', (1.0, 2.0), r'loss\.class_weights has 2 values; expected 20'),
     ('model.extractor', 'vgg', r"model\.extractor = 'vgg'"),
     ('augmentation.flip_probability', 2.0, r'augmentation\.flip_probability'),
