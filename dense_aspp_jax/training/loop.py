@@ -94,7 +94,6 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | No
     state = jax.device_put(create_state(model, optimizer, config.seed), replicated)
     if resumed and checkpoints.latest_step is not None:
       state = checkpoints.restore_latest(state, replicated)
-      say(f'{workdir}: resuming at step {int(state.step)} of {num_steps}')
     first_step = int(state.step)
     if first_step >= num_steps:
       say(
@@ -102,6 +101,8 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | No
         'Evaluate it, choose another --workdir, or raise config.training.num_epochs to go on'
       )
       return None
+    if first_step:
+      say(f'{workdir}: resuming at step {first_step} of {num_steps}')
     _say_sizes(config, model, len(train_split), len(validation_split), num_steps, mesh)
     predictor = Predictor(model, state.variables, image_size=data.image_size, mean=data.mean, std=data.std)
     batches = train_batches(
