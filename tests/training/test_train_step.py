@@ -9,10 +9,13 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from configs import default
 from dense_aspp_jax.datasets.augmentation import Augmentation
-from dense_aspp_jax.labels import IGNORE_LABEL
+from dense_aspp_jax.datasets.street_scenes import render_scene
+from dense_aspp_jax.labels import CITYSCAPES_20, IGNORE_LABEL
 from dense_aspp_jax.models.layers import batch_norm
 from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.training.optimizer import create_optimizer
 from dense_aspp_jax.training.train_step import create_state, create_train_step
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -163,3 +166,24 @@ def test_the_steps_are_lowered_for_gpu_and_tpu(platform):
   image = jax.ShapeDtypeStruct((64, 128, 3), jnp.uint8)
   exported = jax.export.export(jax.jit(predict), platforms=[platform])(state.variables, image)
   assert exported.out_avals[0].shape == (128, 256)
+
+
+@pytest.mark.slow
+def test_the_slides_best_model_learns_one_batch_in_bfloat16():
+  """All of DenseASPP-121 as configs/default.py has it, at a small size."""
+  config = default.get_config()
+  model = create_model(**config.model)
+  rate = optax.constant_schedule(config.optimizer.learning_rate)
+  optimizer = create_optimizer(rate, name='adam', weight_decay=config.optimizer.weight_decay)
+  step = create_train_step(model, optimizer, rate, seed=0, mean=MEAN, std=STD, augmentation=Augmentation())
+  state = create_state(model, optimizer, 0)
+  image, label = (np.stack(x) for x in zip(*(render_scene(0, i, (64, 128)) for i in range(2)), strict=True))
+  batch = {'image': image, 'label': CITYSCAPES_20.encode(label, 'generated')}
+  step = jax.jit(step, donate_argnums=0)
+  losses = []
+  for _ in range(12):
+    state, metrics = step(state, batch)
+    losses.append(float(metrics.compute()['loss']))
+  assert 2 < losses[0] < 6  # ln 20 = 3.0 for even chances
+  assert losses[-1] < 0.5 * losses[0]
+  assert {x.dtype for x in jax.tree.leaves((state.params, state.batch_stats))} == {jnp.dtype('float32')}
