@@ -98,7 +98,7 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | No
     if first_step >= num_steps:
       say(
         f'{workdir}: this run is finished, at step {first_step} of {num_steps}; nothing was done. '
-        'Evaluate it, choose another --workdir, or raise config.training.num_epochs to go on'
+        'Evaluate it, or choose another --workdir'
       )
       return None
     if first_step:

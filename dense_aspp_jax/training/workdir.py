@@ -23,12 +23,12 @@ CONFIG = 'config.json'
 LABELS = 'labels.json'
 PROVENANCE = 'provenance.json'
 
-# Fields that a resumed run may change: none of them alters what a given step computes.
+# Fields that a resumed run may change: none of them alters what a given step computes. Nor does
+# training.num_epochs where the learning rate is constant; a schedule ends with the run.
 _FREE_FIELDS = (
   'data.data_dir',
   'data.num_workers',
   'data.on_device',
-  'training.num_epochs',
   'training.log_every_steps',
   'evaluation.',
   'checkpoint.',
@@ -83,10 +83,13 @@ def begin(workdir: pathlib.Path, config: dict[str, Any], label_set: LabelSet) ->
 def _check_same(workdir: pathlib.Path, config: dict[str, Any], label_set: LabelSet) -> None:
   stored = dict(_flat(read_config(workdir)))
   given = dict(_flat(config))
+  free = _FREE_FIELDS
+  if given.get('optimizer.schedule') == 'constant':
+    free += ('training.num_epochs',)
   different = [
     f'config.{name}: {stored.get(name)!r} there, {given.get(name)!r} given'
     for name in sorted(stored.keys() | given.keys())
-    if stored.get(name) != given.get(name) and not name.startswith(_FREE_FIELDS)
+    if stored.get(name) != given.get(name) and not name.startswith(free)
   ]
   if read_label_set(workdir) != label_set:
     different.append(f'the content of label set {label_set.name!r}')

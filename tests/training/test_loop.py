@@ -13,6 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from configs import default
 from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.labels import CITYSCAPES_20
+from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.loop import train_and_evaluate
 from dense_aspp_jax.training.workdir import load_run
 
@@ -146,6 +148,14 @@ def test_another_configuration_is_refused_by_field_and_values(finished, scene_fo
   )
   with pytest.raises(InputError, match=message):
     train_and_evaluate(config, workdir)
+
+
+def test_more_epochs_are_refused_where_the_schedule_would_change(scene_folder, tmp_path):
+  poly = {'optimizer.schedule': 'poly', 'training.num_epochs': 0.5}
+  workdirs.begin(tmp_path, make_config(scene_folder, **poly).to_dict(), CITYSCAPES_20)
+  longer = make_config(scene_folder, **{**poly, 'training.num_epochs': 2.0})
+  with pytest.raises(InputError, match=r'config\.training\.num_epochs: 0\.5 there, 2\.0 given'):
+    train_and_evaluate(longer, tmp_path)
 
 
 def test_a_foreign_directory_is_refused_and_untouched(scene_folder, tmp_path):
