@@ -67,7 +67,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.training.num_epochs = 60.0  # passes over the training split; slides
   config.training.batch_size = 8  # images per update, over all devices; ours
   config.training.gradient_accumulation = 1  # parts a batch is computed in, to save memory
-  config.training.log_every_steps = 10
+  config.training.log_every_steps = 1  # steps whose means make a line in metrics.jsonl and an event
 
   config.evaluation = ml_collections.ConfigDict()
   config.evaluation.every_epochs = 1.0

@@ -195,20 +195,33 @@ class LabelSet:
   def from_json(cls, data: Any, where: str) -> LabelSet:
     """Reads what `to_json` writes; `where` names the source in errors (InputError)."""
     try:
-      classes = tuple(
-        LabelClass(
-          str(c['name']), tuple(int(i) for i in c['ids']), tuple(int(v) for v in c.get('color', (0, 0, 0)))
-        )
-        for c in data['classes']
-      )
-      return cls(str(data['name']), classes, tuple(int(i) for i in data.get('ignore_ids', ())))
+      _refuse_unknown(data, ('name', 'classes', 'ignore_ids'))
+      classes = []
+      for entry in data['classes']:
+        _refuse_unknown(entry, ('name', 'ids', 'color'))
+        color = _integers(entry.get('color', (0, 0, 0)))
+        if len(color) != 3 or not all(0 <= v <= 255 for v in color):
+          raise ValueError(f'color {color} of class {entry["name"]!r} is not three values 0..255')
+        classes.append(LabelClass(str(entry['name']), _integers(entry['ids']), color))
+      return cls(str(data['name']), tuple(classes), _integers(data.get('ignore_ids', ())))
     except InputError as error:
       raise InputError(f'{where}: {error}') from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
       raise InputError(
-        f'{where}: not a label set ({error!r}); expected {{"name": ..., "classes": [{{"name": ..., '
-        '"ids": [...], "color": [r, g, b]}], "ignore_ids": [...]}'
+        f'{where}: not a label set ({type(error).__name__}: {error}); expected {{"name": ..., '
+        '"classes": [{"name": ..., "ids": [...], "color": [r, g, b]}], "ignore_ids": [...]}'
       ) from error
+
+
+def _integers(values: Any) -> tuple[int, ...]:
+  if isinstance(values, str) or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+    raise ValueError(f'{values!r} is not a list of integers')
+  return tuple(values)
+
+
+def _refuse_unknown(entry: dict[str, Any], known: tuple[str, ...]) -> None:
+  if unknown := sorted(set(entry) - set(known)):
+    raise ValueError(f'unknown entry {", ".join(unknown)}')
 
 
 def compact_ranges(values: np.ndarray) -> str:

@@ -175,6 +175,18 @@ def test_predict_goes_on_past_a_bad_file_and_names_it(cityscapes, tmp_path, caps
   assert len(list((tmp_path / 'out' / 'label_ids').rglob('*.png'))) == 5
 
 
+def test_predict_passes_over_hidden_files_and_its_own_output(cityscapes, tmp_path):
+  root, _ = cityscapes
+  folder = tmp_path / 'in'
+  shutil.copytree(root / 'tree' / 'leftImg8bit' / 'val', folder)
+  (folder / '._a.png').write_bytes(b'')
+  (folder / '.cache').mkdir()
+  (folder / '.cache' / 'b.png').write_bytes(b'')
+  for _ in range(2):
+    run('predict', '--workdir', root / 'work', '--output', folder / 'out', folder)
+  assert len(list((folder / 'out' / 'label_ids').rglob('*.png'))) == 5
+
+
 @pytest.mark.parametrize(
   ('make', 'message'),
   [

@@ -92,6 +92,16 @@ def test_label_set_is_read_from_a_file(tmp_path):
     ('{"name": "x"}', 'not a label set'),
     ('{"name": "x", "classes": []}', 'at least one class'),
     ('{"name": "x", "classes": [{"name": "a", "ids": [1, 1]}]}', r'id \[1\] used more than once'),
+    ('{"name": "x", "classes": [{"name": "a", "ids": ["1"]}]}', 'not a list of integers'),
+    ('{"name": "x", "classes": [{"name": "a", "ids": "12"}]}', 'not a list of integers'),
+    (
+      '{"name": "x", "classes": [{"name": "a", "ids": [1], "color": [1, 2, 300]}]}',
+      r'not three values 0\.\.255',
+    ),
+    (
+      '{"name": "x", "classes": [{"name": "a", "ids": [1]}], "ignored_ids": [2]}',
+      'unknown entry ignored_ids',
+    ),
     ('{"name": "x", "classes": [{"name": "a", "ids": [256]}]}', r'\[256\] are outside 0\.\.255'),
   ],
 )

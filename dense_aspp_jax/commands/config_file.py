@@ -44,11 +44,15 @@ def read_config_file(args: argparse.Namespace) -> ConfigDict:
   try:
     with _importable_beside(pathlib.Path(args.config)):
       values(arguments)
-    return values.config
+    config = values.config
   except Exception as error:  # the file is code: it may raise anything
+    text = ' '.join(str(error.args[0] if error.args else '').split())
+    raise InputError(f'--config={args.config}: {type(error).__name__}: {text}') from error
+  if not isinstance(config, ConfigDict):
     raise InputError(
-      f'--config={args.config}: {type(error).__name__}: {" ".join(str(error).split())}'
-    ) from error
+      f'--config={args.config}: get_config() gave {type(config).__name__}; expected a ConfigDict'
+    )
+  return config
 
 
 @contextlib.contextmanager

@@ -31,6 +31,8 @@ def run(args: argparse.Namespace) -> int:
   from dense_aspp_jax.provenance import provenance, write_json
   from dense_aspp_jax.training.workdir import load_run
 
+  if args.output and args.output.is_dir():
+    raise InputError(f'{args.output}: a folder; --output expects the name of a JSON file')
   if args.batch_size is not None and args.batch_size < 1:
     raise InputError(f'--batch-size {args.batch_size}: expected at least 1')
   run = load_run(args.workdir, args.checkpoint)
@@ -64,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
   print(format_table(scores))
   if args.output:
     write_json(args.output, result)
+    print(f'{len(split)} images; report in {args.output}')
   else:
     print(json.dumps(result))
   return 0

@@ -19,7 +19,9 @@ def run(args: argparse.Namespace) -> int:
   config = read_config_file(args)
   from dense_aspp_jax.models.complexity import count_parameters, parameter_table
   from dense_aspp_jax.models.segmentation import create_model
+  from dense_aspp_jax.training.config_check import check_fields
 
+  check_fields(config)
   model = create_model(**config.model)
   counts = count_parameters(model, tuple(config.data.image_size))
   if args.json:

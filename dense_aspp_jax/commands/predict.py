@@ -27,7 +27,9 @@ def run(args: argparse.Namespace) -> int:
   from dense_aspp_jax.provenance import provenance, write_json
   from dense_aspp_jax.training.workdir import load_run
 
-  images = find_images(args.images)
+  if args.output.exists() and not args.output.is_dir():
+    raise InputError(f'{args.output}: a file; --output expects a folder')
+  images = find_images(args.images, args.output)
   run = load_run(args.workdir, args.checkpoint)
   refused = []
   for name, path in progress(images.items(), 'predicting', unit='image'):
@@ -59,11 +61,13 @@ def run(args: argparse.Namespace) -> int:
   return 0
 
 
-def find_images(paths: list[pathlib.Path]) -> dict[str, pathlib.Path]:
+def find_images(paths: list[pathlib.Path], output: pathlib.Path) -> dict[str, pathlib.Path]:
   """Finds the images among files and folders.
 
   Args:
-    paths: Files, and folders that are searched recursively for PNG and JPEG files.
+    paths: Files, and folders that are searched recursively for PNG and JPEG files; what is hidden, or in
+      `output`, is passed over.
+    output: Where predictions go.
 
   Returns:
     Path by output name: the file's stem; below a folder, its path relative to the folder.
@@ -76,7 +80,14 @@ def find_images(paths: list[pathlib.Path]) -> dict[str, pathlib.Path]:
   images: dict[str, pathlib.Path] = {}
   for path in paths:
     if path.is_dir():
-      found = sorted(p for p in path.rglob('*') if p.suffix.lower() in _EXTENSIONS and p.is_file())
+      found = sorted(
+        p
+        for p in path.rglob('*')
+        if p.suffix.lower() in _EXTENSIONS
+        and not any(part.startswith('.') for part in p.relative_to(path).parts)
+        and not p.resolve().is_relative_to(output.resolve())
+        and p.is_file()
+      )
       if not found:
         raise InputError(f'{path}: holds no image; expected files ending in {", ".join(_EXTENSIONS)}')
       named = [(p.relative_to(path).with_suffix('').as_posix(), p) for p in found]

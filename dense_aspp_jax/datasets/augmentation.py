@@ -60,6 +60,8 @@ class Augmentation:
     for field in ('scale_range', 'crop_size'):  # JSON has lists; jit needs what can be hashed
       value = getattr(self, field)
       object.__setattr__(self, field, tuple(value) if isinstance(value, list) else value)
+    if self.crop_size in ((), (None,)):  # what a command line makes of None where a tuple is expected
+      object.__setattr__(self, 'crop_size', None)
     _check('scale_range', self.scale_range, _is_range(self.scale_range), 'two numbers, 0 < lowest <= highest')
     _check('crop_size', self.crop_size, _is_size(self.crop_size), 'None or two integers (height, width) >= 1')
     for field, highest in (

@@ -141,10 +141,11 @@ class CacheSplit:
   It can be pickled and read from several threads; each process opens its own reader.
   """
 
-  def __init__(self, name: str, path: pathlib.Path, count: int):
-    """Takes the split's name for messages, the record file and the number of records."""
+  def __init__(self, name: str, path: pathlib.Path, count: int, fingerprint: str):
+    """Takes the split's name, the record file, the number of records, the source's fingerprint."""
     self.name = name
     self.path = path
+    self.fingerprint = fingerprint
     self._count = count
     self._reader: ArrayRecordReader | None = None
 
@@ -206,7 +207,7 @@ def open_cache(
   if (folder / _MANIFEST).exists():
     reason = _why_stale(folder, made_from)
     if reason is None:
-      return CacheSplit(source.name, folder / file_name, len(source))
+      return CacheSplit(source.name, folder / file_name, len(source), source.fingerprint)
     print(f'{folder}: the cache is built again: {reason}', file=sys.stderr)
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -227,7 +228,7 @@ def open_cache(
   for path in folder.glob('*.array_record'):
     if path.name != file_name:
       path.unlink(missing_ok=True)
-  return CacheSplit(source.name, folder / file_name, len(source))
+  return CacheSplit(source.name, folder / file_name, len(source), source.fingerprint)
 
 
 def _made_from(split: DecodedSplit) -> dict[str, Any]:
@@ -252,7 +253,9 @@ def _why_stale(folder: pathlib.Path, made_from: dict[str, Any]) -> str | None:
     manifest = json.loads((folder / _MANIFEST).read_text(encoding='utf-8'))
     for key, value in made_from.items():
       if manifest[key] != value:
-        return f'{key} was {manifest[key]}, is {value}'
+        return (
+          'the stored data have changed' if key == 'fingerprint' else f'{key} was {manifest[key]}, is {value}'
+        )
     size = (folder / manifest['file']).stat().st_size
     if size != manifest['file_size']:
       return f'{manifest["file"]} has {size} bytes, expected {manifest["file_size"]}'

@@ -74,6 +74,8 @@ def prepare(
       stack.enter_context(without_tensorflow())
       builder.download_and_prepare()
   except OSError as error:
+    if split_source.prepared_builder(name, data_dir) is not None:
+      return False  # another process was quicker
     raise RunError(
       f'{root}: {name} cannot be written ({error}); check the space and the permissions'
     ) from error

@@ -43,7 +43,7 @@ def files_of_folder(folder: pathlib.Path) -> dict[str, StoredFile]:
   """Lists a folder with its subfolders.
 
   Returns:
-    Path relative to `folder`, with forward slashes -> file; sorted; hidden files left out.
+    Path relative to `folder`, with forward slashes -> file; sorted; hidden files and folders left out.
 
   Raises:
     InputError: The folder cannot be listed.
@@ -53,7 +53,8 @@ def files_of_folder(folder: pathlib.Path) -> dict[str, StoredFile]:
     raise InputError(f'{error.filename}: cannot be listed ({error.strerror})') from error
 
   files = {}
-  for parent, _, names in os.walk(folder, onerror=refuse):
+  for parent, folders, names in os.walk(folder, onerror=refuse):
+    folders[:] = [name for name in folders if not name.startswith('.')]
     for name in names:
       if not name.startswith('.'):
         path = pathlib.Path(parent, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dense_aspp_jax.datasets.images import encode_png, resize_label
+from dense_aspp_jax.errors import RunError
 from dense_aspp_jax.labels import LabelSet
 
 _GAP = 4  # pixels between panels
@@ -140,14 +142,21 @@ def legend(label_set: LabelSet, width: int) -> np.ndarray:
 
 
 def save_png(path: pathlib.Path, array: np.ndarray) -> None:
-  """Writes uint8 `[h, w]` or `[h, w, 3]` as a PNG, whole or not at all; makes the folder."""
-  path.parent.mkdir(parents=True, exist_ok=True)
+  """Writes uint8 `[h, w]` or `[h, w, 3]` as a PNG, whole or not at all; makes the folder.
+
+  Raises:
+    RunError: It cannot be written.
+  """
+  data = encode_png(array)
   temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
   try:
-    temporary.write_bytes(encode_png(array))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary.write_bytes(data)
     os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  except OSError as error:
+    with contextlib.suppress(OSError):
+      temporary.unlink()
+    raise RunError(f'{path}: cannot be written ({error.strerror})') from error
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import pathlib
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -43,11 +46,12 @@ def _state_items(state: TrainState) -> dict[str, Any]:
 class Checkpoints:
   """Writes `WORKDIR/checkpoints/latest/STEP` and `WORKDIR/checkpoints/best/STEP`.
 
-  Saves are asynchronous: they return when the arrays are copied to the host. Closing (leaving the
-  `with` block) waits until all are on disk. Every process must call every method.
+  Saving the newest is asynchronous: it returns when the arrays are copied to the host. Closing (leaving
+  the `with` block) waits until all is on disk. Every process must call every method.
 
   Attributes:
     best_score: Validation mIoU of the best checkpoint, None if there is none.
+    best_step: Its step.
   """
 
   def __init__(self, workdir: pathlib.Path, keep: int):
@@ -56,6 +60,7 @@ class Checkpoints:
     self._best = _checkpointer(root / BEST, 1)
     best = self._best.latest
     self.best_score: float | None = best.metrics['mean_iou'] if best else None
+    self.best_step: int | None = best.step if best else None
 
   def __enter__(self) -> Checkpoints:
     return self
@@ -76,9 +81,8 @@ class Checkpoints:
       except Exception as error:  # whatever the background thread met
         errors.append(error)
     if errors:
-      raise RunError(
-        f'a checkpoint could not be written ({errors[0]}); the older ones are intact'
-      ) from errors[0]
+      with _failing_as_run_error():
+        raise errors[0]
 
   @property
   def latest_step(self) -> int | None:
@@ -86,23 +90,67 @@ class Checkpoints:
     return self._latest.latest.step if self._latest.latest else None
 
   def save_latest(self, state: TrainState) -> None:
-    """Saves everything that a resume needs; a step already saved is left as it is."""
+    """Saves everything that a resume needs; a step already saved is left as it is.
+
+    Raises:
+      RunError: This save, or the one before, failed.
+    """
     if self.latest_step != int(state.step):
-      self._latest.save_checkpointables_async(int(state.step), _state_items(state))
+      with _failing_as_run_error():
+        self._latest.save_checkpointables_async(int(state.step), _state_items(state))
 
   def save_best(self, state: TrainState, mean_iou: float) -> None:
-    """Saves params and batch_stats as the best, if `mean_iou` is above that of the best so far."""
+    """Saves params and batch_stats as the best, if `mean_iou` is above that of the best so far.
+
+    Returns when they are on disk. Raises RunError if that fails.
+    """
     if self.best_score is None or mean_iou > self.best_score:
-      self.best_score = mean_iou
-      self._best.save_checkpointables_async(
-        int(state.step), _variables_items(state), metrics={'mean_iou': float(mean_iou)}
-      )
+      self.best_score, self.best_step = mean_iou, int(state.step)
+      with _failing_as_run_error():
+        self._best.save_checkpointables(
+          int(state.step), _variables_items(state), metrics={'mean_iou': float(mean_iou)}
+        )
 
   def restore_latest(self, state: TrainState, sharding: jax.sharding.Sharding) -> TrainState:
-    """Restores the newest checkpoint into the shape of `state`, under `sharding`."""
+    """Restores the newest checkpoint into the shape of `state`, under `sharding`.
+
+    Raises:
+      InputError: It cannot be read.
+    """
     items = {name: abstract_tree(tree, sharding) for name, tree in _state_items(state).items()}
-    restored = self._latest.load_checkpointables(self._latest.latest, items)
+    step = self._latest.latest
+    path = pathlib.Path(self._latest.directory) / str(step.step)
+    restored = _load(lambda: self._latest.load_checkpointables(step, items), path)
     return TrainState(params=restored['params'], batch_stats=restored['batch_stats'], **restored['optimizer'])
+
+
+@contextlib.contextmanager
+def _failing_as_run_error() -> Iterator[None]:
+  try:
+    yield
+  except Exception as error:  # Orbax raises what the file system, TensorStore or a thread raised
+    raise RunError(
+      f'a checkpoint could not be written ({_first_line(error)}); the older ones are intact'
+    ) from error
+
+
+def _load(load: Callable[[], Any], path: pathlib.Path) -> Any:
+  """Calls `load`; whatever it raises becomes an InputError that names `path`."""
+  try:
+    return load()
+  except Exception as error:  # likewise
+    failure = _first_line(error)
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # of coroutines that Orbax leaves behind when a restore fails
+    gc.collect()
+  raise InputError(
+    f'{path}: this checkpoint cannot be read, or is not of the configured network ({failure}). '
+    'Choose another one, or remove it'
+  )
+
+
+def _first_line(error: Exception) -> str:
+  return f'{type(error).__name__}: {error}'.splitlines()[0][:200]
 
 
 def checkpoints_directory(workdir: pathlib.Path) -> pathlib.Path:
@@ -124,7 +172,7 @@ def restore_variables(
     The checkpoint's step and the variables.
 
   Raises:
-    InputError: There is no such checkpoint; the message lists those that exist.
+    InputError: There is no such checkpoint, and the message lists those that exist; or it cannot be read.
   """
   root = checkpoints_directory(workdir)
   steps = {kind: _steps(root / kind) for kind in (LATEST, BEST)}
@@ -139,7 +187,8 @@ def restore_variables(
     )
   sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   items = {name: abstract_tree(tree, sharding) for name, tree in abstract_variables.items()}
-  return step, ocp.load_checkpointables(epath.Path((root / kind / str(step)).absolute()), items)
+  path = (root / kind / str(step)).absolute()
+  return step, _load(lambda: ocp.load_checkpointables(epath.Path(path), items), path)
 
 
 def _steps(directory: pathlib.Path) -> set[int]:

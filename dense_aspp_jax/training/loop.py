@@ -20,31 +20,20 @@ from ml_collections import ConfigDict
 from dense_aspp_jax.datasets.augmentation import Augmentation
 from dense_aspp_jax.datasets.load import load_split
 from dense_aspp_jax.datasets.pipeline import train_batches
-from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.evaluation.inference import Predictor
 from dense_aspp_jax.evaluation.metrics import Scores, format_table, protocol
-from dense_aspp_jax.labels import LabelSet, load_label_set
+from dense_aspp_jax.labels import load_label_set
 from dense_aspp_jax.models.complexity import count_parameters
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.progress import progress_bar, say
 from dense_aspp_jax.provenance import provenance, write_json
 from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.checkpoints import Checkpoints
+from dense_aspp_jax.training.config_check import check_consistency, check_fields
 from dense_aspp_jax.training.optimizer import create_optimizer, create_schedule
 from dense_aspp_jax.training.run_log import RunLog, StepMonitor
 from dense_aspp_jax.training.train_step import Batch, TrainState, create_state, create_train_step
-
-_POSITIVE = (
-  'training.num_epochs',
-  'training.batch_size',
-  'training.gradient_accumulation',
-  'training.log_every_steps',
-  'evaluation.every_epochs',
-  'evaluation.batch_size',
-  'checkpoint.every_epochs',
-  'checkpoint.keep',
-)
 
 
 def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | None:
@@ -61,14 +50,15 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | No
     InputError: Bad configuration, data or workdir; found before anything is written into the workdir.
     RunError: Loss or gradient not finite, or something could not be written.
   """
+  check_fields(config)
   data = config.data
   mesh = Mesh(np.array(jax.devices()), ('data',))
   replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P('data'))
   label_set = load_label_set(data.label_set)
-  _check_config(config, label_set, mesh.size)
+  check_consistency(config, label_set, mesh.size)
   model = create_model(**config.model)
   augmentation = Augmentation(**config.augmentation)
-  resumed = workdirs.check(workdir, config.to_dict(), label_set)
+  workdirs.check(workdir, config.to_dict(), label_set)
   load = functools.partial(
     load_split, data.dataset, data_dir=data.data_dir, label_set=label_set, image_size=data.image_size
   )
@@ -87,12 +77,13 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | No
     out_shardings=(replicated, replicated),
     donate_argnums=0,
   )
-  if not resumed:
-    workdirs.begin(workdir, config.to_dict(), label_set)
-
-  with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
+  splits = {data.train_split: train_split, data.validation_split: validation_split}
+  with (
+    workdirs.begin(workdir, config.to_dict(), label_set, splits),
+    Checkpoints(workdir, config.checkpoint.keep) as checkpoints,
+  ):
     state = jax.device_put(create_state(model, optimizer, config.seed), replicated)
-    if resumed and checkpoints.latest_step is not None:
+    if checkpoints.latest_step is not None:
       state = checkpoints.restore_latest(state, replicated)
     first_step = int(state.step)
     if first_step >= num_steps:
@@ -101,6 +92,7 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | No
         'Evaluate it, or choose another --workdir'
       )
       return None
+    workdirs.record_start(workdir, config.to_dict(), first_step)
     if first_step:
       say(f'{workdir}: resuming at step {first_step} of {num_steps}')
     _say_sizes(config, model, len(train_split), len(validation_split), num_steps, mesh)
@@ -127,6 +119,19 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | No
       )
       scores = confusion.scores()
       _report(int(state.step), scores, picture, log)
+      if jax.process_index() == 0:
+        result = {
+          **scores.to_json(),
+          'step': int(state.step),
+          'dataset': data.dataset,
+          'split': data.validation_split,
+          'images': len(validation_split),
+          'protocol': protocol(label_set),
+          'seed': config.seed,
+          'config': config.to_dict(),
+          'provenance': provenance(),
+        }
+        write_json(workdir / 'scores.json', result)
       return scores
 
     try:
@@ -145,49 +150,11 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | No
       batches.close()
       log.close()
   if jax.process_index() == 0:
-    result = {
-      **scores.to_json(),
-      'step': num_steps,
-      'checkpoint': 'latest',
-      'dataset': data.dataset,
-      'split': data.validation_split,
-      'images': len(validation_split),
-      'protocol': protocol(label_set),
-      'seed': config.seed,
-      'config': config.to_dict(),
-      'provenance': provenance(),
-    }
-    write_json(workdir / 'scores.json', result)
+    best = f'{100 * checkpoints.best_score:.2f} % at step {checkpoints.best_step}'
     print(format_table(scores))
+    print(f'these are the scores of step {num_steps}; best mean IoU: {best}')
     print(f'checkpoints {workdir}/checkpoints, pictures {workdir}/pictures, scores {workdir}/scores.json')
   return scores
-
-
-def _check_config(config: ConfigDict, label_set: LabelSet, num_devices: int) -> None:
-  """Checks what no section can check alone; raises InputError with the field's name."""
-  for field in _POSITIVE:
-    section, name = field.split('.')
-    if not config[section][name] > 0:
-      raise InputError(f'config.{field} = {config[section][name]}: expected more than 0')
-  size = config.data.image_size
-  if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
-    raise InputError(f'config.data.image_size = {size}: expected (height, width) in pixels')
-  if label_set.num_classes != config.model.num_classes:
-    raise InputError(
-      f'config.model.num_classes = {config.model.num_classes}, but label set {config.data.label_set!r} has '
-      f'{label_set.num_classes} classes; set them alike'
-    )
-  if config.loss.class_weights and len(config.loss.class_weights) != label_set.num_classes:
-    raise InputError(
-      f'config.loss.class_weights has {len(config.loss.class_weights)} values; '
-      f'expected {label_set.num_classes}, one a class, or none'
-    )
-  parts = num_devices * config.training.gradient_accumulation
-  if config.training.batch_size % parts:
-    raise InputError(
-      f'config.training.batch_size = {config.training.batch_size}: expected a multiple of {parts} '
-      f'({num_devices} devices x gradient_accumulation {config.training.gradient_accumulation})'
-    )
 
 
 def _create_update(
@@ -249,11 +216,12 @@ def _run_steps(
       score = step % evaluate_every == 0 or step == num_steps
       if save or score:
         with monitor.paused():  # a state is saved or scored once its loss is known to be finite
-          if save:
-            checkpoints.save_latest(state)
+          # The newest checkpoint comes last: a run killed before it makes this evaluation again.
           if score:
             scores = evaluate_state(state)
             checkpoints.save_best(state, scores.mean_iou)
+          if save:
+            checkpoints.save_latest(state)
   monitor.finish()
   return scores
 

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import pathlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.datasets.cache import CacheSplit
+from dense_aspp_jax.datasets.source import FOLDER_PREFIX
+from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.evaluation.inference import Predictor
-from dense_aspp_jax.labels import LabelSet
+from dense_aspp_jax.labels import LABEL_SETS, LabelSet
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.provenance import provenance, write_json
 from dense_aspp_jax.training.checkpoints import restore_variables
 
 CONFIG = 'config.json'
 LABELS = 'labels.json'
-PROVENANCE = 'provenance.json'
+DATA = 'data.json'
+PROVENANCE = 'provenance.json'  # one entry for each time the run was started
 
 # Fields that a resumed run may change: none of them alters what a given step computes. Nor does
 # training.num_epochs where the learning rate is constant; a schedule ends with the run.
@@ -35,16 +41,13 @@ _FREE_FIELDS = (
 )
 
 
-def check(workdir: pathlib.Path, config: dict[str, Any], label_set: LabelSet) -> bool:
+def check(workdir: pathlib.Path, config: dict[str, Any], label_set: LabelSet) -> None:
   """Checks that a run may be started or resumed in a directory; writes nothing.
 
   Args:
     workdir: The directory, which may be missing.
     config: The whole configuration as plain data.
     label_set: What the class indices mean.
-
-  Returns:
-    Whether the directory holds this run already, which then is to be resumed.
 
   Raises:
     InputError: The directory holds something else, a run of another configuration, or is not writable.
@@ -55,29 +58,84 @@ def check(workdir: pathlib.Path, config: dict[str, Any], label_set: LabelSet) ->
       f'{workdir}: {existing} is not a directory that can be written; choose another --workdir'
     )
   if (workdir / CONFIG).exists():
-    _check_same(workdir, _plain(config), label_set)
-    return True
-  found = sorted(p.name for p in workdir.iterdir()) if workdir.exists() else []
+    _check_same(workdir, _stored_form(config), label_set)
+    return
+  ours = {'.lock', LABELS, DATA, PROVENANCE}  # a start that was cut off before CONFIG
+  found = sorted({p.name for p in workdir.iterdir()} - ours) if workdir.exists() else []
   if found:
     raise InputError(
       f'{workdir}: holds {", ".join(found[:3])}{", ..." if len(found) > 3 else ""} but no {CONFIG}, so it '
       'is not the directory of a run; nothing was written. Choose another --workdir'
     )
-  return False
 
 
-def begin(workdir: pathlib.Path, config: dict[str, Any], label_set: LabelSet) -> None:
-  """Makes a directory that `check` found new the directory of a run.
+@contextlib.contextmanager
+def begin(
+  workdir: pathlib.Path, config: dict[str, Any], label_set: LabelSet, splits: Mapping[str, CacheSplit]
+) -> Iterator[None]:
+  """Makes a directory that `check` let pass a run's, and this process's own inside the `with` block.
 
   Args:
     workdir: Created if missing.
-    config: The whole configuration as plain data.
+    config: The whole configuration as plain data; paths in it are stored as absolute ones.
     label_set: What the class indices mean.
+    splits: The data the run uses, by split.
+
+  Raises:
+    InputError: Another process is training there, or the data are not those the run began with.
+    RunError: It cannot be written.
   """
+  if jax.process_index() != 0:
+    yield
+    return
+  data = {
+    split: {'name': s.name, 'examples': len(s), 'fingerprint': s.fingerprint} for split, s in splits.items()
+  }
+  with _lock(workdir):
+    if (workdir / CONFIG).exists():
+      _check_same_data(workdir, data)
+    else:
+      write_json(workdir / LABELS, label_set.to_json())
+      write_json(workdir / DATA, data)
+      write_json(workdir / PROVENANCE, [])
+      write_json(workdir / CONFIG, _stored_form(config))  # last: it makes the directory a run's
+    yield
+
+
+def record_start(workdir: pathlib.Path, config: dict[str, Any], step: int) -> None:
+  """Notes that a run starts or resumes at `step`, and with which configuration."""
   if jax.process_index() == 0:
-    write_json(workdir / LABELS, label_set.to_json())
-    write_json(workdir / PROVENANCE, provenance())
-    write_json(workdir / CONFIG, _plain(config))  # last: it makes the directory a run's
+    starts = _read_json(workdir, PROVENANCE)
+    write_json(workdir / PROVENANCE, [*starts, {'step': step, **provenance()}])
+    write_json(workdir / CONFIG, _stored_form(config))
+
+
+@contextlib.contextmanager
+def _lock(workdir: pathlib.Path) -> Iterator[None]:
+  """Keeps a second training out of the directory; the lock ends with the process, however it ends."""
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    file = (workdir / '.lock').open('a')
+  except OSError as error:
+    raise RunError(f'{workdir}: cannot be written ({error.strerror})') from error
+  with file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      raise InputError(f'{workdir}: another process is training there; wait, or choose another') from error
+    yield
+
+
+def _check_same_data(workdir: pathlib.Path, data: dict[str, Any]) -> None:
+  stored = _read_json(workdir, DATA)
+  for split, found in data.items():
+    before = stored.get(split, {})
+    if (before.get('examples'), before.get('fingerprint')) != (found['examples'], found['fingerprint']):
+      raise InputError(
+        f'{workdir}: the data of split {split!r} have changed since this run began ({before.get("examples")} '
+        f'examples of {before.get("name")}, now {found["examples"]} of {found["name"]}). Restore them, or '
+        'choose another --workdir'
+      )
 
 
 def _check_same(workdir: pathlib.Path, config: dict[str, Any], label_set: LabelSet) -> None:
@@ -98,6 +156,23 @@ def _check_same(workdir: pathlib.Path, config: dict[str, Any], label_set: LabelS
       f'{workdir}: holds a run of another configuration ({"; ".join(different)}). '
       'Give its configuration to resume it, or choose another --workdir'
     )
+
+
+def _stored_form(config: dict[str, Any]) -> dict[str, Any]:
+  """Plain JSON data with absolute paths, so that a run can be used from any directory."""
+  config = _plain(config)
+  data = config['data']
+  if data['data_dir'] is not None:
+    data['data_dir'] = _absolute(data['data_dir'])
+  if data['dataset'].startswith(FOLDER_PREFIX):
+    data['dataset'] = FOLDER_PREFIX + _absolute(data['dataset'].removeprefix(FOLDER_PREFIX))
+  if data['label_set'] not in LABEL_SETS:
+    data['label_set'] = _absolute(data['label_set'])
+  return config
+
+
+def _absolute(path: str) -> str:
+  return str(pathlib.Path(path).expanduser().absolute())
 
 
 def _plain(value: Any) -> Any:
@@ -178,9 +253,13 @@ def load_run(workdir: str | os.PathLike, checkpoint: str = 'best') -> Run:
   workdir = pathlib.Path(workdir)
   config = read_config(workdir)
   label_set = read_label_set(workdir)
-  model = create_model(**config['model'])
+  try:
+    model = create_model(**config['model'])
+    data = config['data']
+    preprocessing = {name: data[name] for name in ('image_size', 'mean', 'std')}
+  except (KeyError, TypeError) as error:
+    raise InputError(f'{workdir / CONFIG}: not the configuration of a run ({error})') from error
   abstract = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3))))
   step, variables = restore_variables(workdir, checkpoint, abstract)
-  data = config['data']
-  predictor = Predictor(model, variables, image_size=data['image_size'], mean=data['mean'], std=data['std'])
+  predictor = Predictor(model, variables, **preprocessing)
   return Run(config, label_set, model, variables, step, predictor)

@@ -1,5 +1,6 @@
 """Whole small runs, in process, on eight fake devices."""
 
+import fcntl
 import json
 import pathlib
 import shutil
@@ -68,7 +69,7 @@ def test_a_run_leaves_all_its_files(finished):
   assert config['data']['image_size'] == [32, 64]
   assert json.loads((workdir / 'labels.json').read_text())['name'] == 'cityscapes20'
   provenance = json.loads((workdir / 'provenance.json').read_text())
-  assert provenance['libraries']['jax'] == jax.__version__
+  assert [(start['step'], start['libraries']['jax']) for start in provenance] == [(0, jax.__version__)]
   written = json.loads((workdir / 'scores.json').read_text())
   assert written['mean_iou_19'] == scores.mean_iou
   assert {p.name for p in (workdir / 'checkpoints' / 'latest').iterdir()} == {'2', '4'}
@@ -100,6 +101,9 @@ def test_four_steps_equal_two_and_a_resume_and_two_bit_for_bit(finished, scene_f
   workdir, scores = finished
   train_and_evaluate(make_config(scene_folder, **{'training.num_epochs': 1.0}), tmp_path)
   resumed = train_and_evaluate(make_config(scene_folder), tmp_path)
+  starts = json.loads((tmp_path / 'provenance.json').read_text())
+  assert [start['step'] for start in starts] == [0, 2]
+  assert load_run(tmp_path, '4').config['training']['num_epochs'] == 2.0
   # Step 2 was saved by one run in the middle, while it went on, and by the other at its end.
   assert_equal_bits(state_of(tmp_path, 2), state_of(workdir, 2))
   assert_equal_bits(state_of(tmp_path, 4), state_of(workdir, 4))
@@ -150,9 +154,87 @@ def test_another_configuration_is_refused_by_field_and_values(finished, scene_fo
     train_and_evaluate(config, workdir)
 
 
+def test_a_run_killed_before_its_last_checkpoint_makes_its_last_evaluation_again(
+  finished, scene_folder, tmp_path
+):
+  workdir, scores = finished
+  killed = tmp_path / 'work'
+  shutil.copytree(workdir, killed)
+  shutil.rmtree(killed / 'checkpoints' / 'latest' / '4')
+  (killed / 'scores.json').unlink()
+  train_and_evaluate(make_config(scene_folder), killed)
+  assert json.loads((killed / 'scores.json').read_text())['mean_iou_19'] == scores.mean_iou
+  best = [next((d / 'checkpoints' / 'best').iterdir()).name for d in (workdir, killed)]
+  assert best[0] == best[1]
+
+
+def test_scores_and_the_best_are_on_disk_before_the_newest_checkpoint(finished):
+  workdir, _ = finished
+  newest = (workdir / 'checkpoints' / 'latest' / '4').stat().st_mtime_ns
+  best = next((workdir / 'checkpoints' / 'best').iterdir())
+  assert best.stat().st_mtime_ns < newest
+  assert (workdir / 'scores.json').stat().st_mtime_ns < newest
+
+
+def test_changed_data_are_noticed_on_resume(scene_folder, tmp_path):
+  folder = tmp_path / 'scenes'
+  shutil.copytree(scene_folder, folder)
+  config = make_config(folder, **{'training.num_epochs': 0.5})
+  train_and_evaluate(config, tmp_path / 'work')
+  next((folder / 'train' / 'images').iterdir()).touch()
+  with pytest.raises(
+    InputError, match=r"the data of split 'train' have changed since this run began \(16 examples"
+  ):
+    train_and_evaluate(config, tmp_path / 'work')
+
+
+def test_a_second_training_in_the_same_directory_is_refused(finished, scene_folder):
+  workdir, _ = finished
+  with (workdir / '.lock').open('w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with pytest.raises(InputError, match='another process is training there'):
+      train_and_evaluate(make_config(scene_folder), workdir)
+
+
+def test_paths_are_stored_as_absolute_ones(scene_folder, tmp_path, monkeypatch):
+  monkeypatch.chdir(scene_folder.parent)
+  config = make_config(scene_folder, **{'data.dataset': 'folder:scenes', 'data.data_dir': 'data'})
+  config.data.label_set = 'scenes/labels.json'
+  with workdirs.begin(tmp_path, config.to_dict(), CITYSCAPES_20, {}):
+    pass
+  data = workdirs.read_config(tmp_path)['data']
+  assert data['dataset'] == f'folder:{scene_folder}'
+  assert data['data_dir'] == str(scene_folder.parent / 'data')
+  assert data['label_set'] == str(scene_folder / 'labels.json')
+
+
+@pytest.mark.parametrize('damage', ['missing item', 'empty', 'truncated', 'other network'])
+def test_a_checkpoint_that_cannot_be_read_is_one_message(finished, tmp_path, damage):
+  workdir = tmp_path / 'work'
+  shutil.copytree(finished[0], workdir)
+  step = workdir / 'checkpoints' / 'latest' / '4'
+  if damage == 'missing item':
+    shutil.rmtree(step / 'batch_stats')
+  elif damage == 'empty':
+    shutil.rmtree(step)
+    step.mkdir()
+  elif damage == 'truncated':
+    for path in (step / 'params' / 'd').iterdir():
+      path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+  else:
+    config = json.loads((workdir / 'config.json').read_text())
+    config['model']['growth_rate'] = 5
+    (workdir / 'config.json').write_text(json.dumps(config))
+  with pytest.raises(
+    InputError, match=r'4: this checkpoint cannot be read, or is not of the configured network'
+  ):
+    load_run(workdir, 'latest')
+
+
 def test_more_epochs_are_refused_where_the_schedule_would_change(scene_folder, tmp_path):
   poly = {'optimizer.schedule': 'poly', 'training.num_epochs': 0.5}
-  workdirs.begin(tmp_path, make_config(scene_folder, **poly).to_dict(), CITYSCAPES_20)
+  with workdirs.begin(tmp_path, make_config(scene_folder, **poly).to_dict(), CITYSCAPES_20, {}):
+    pass
   longer = make_config(scene_folder, **{**poly, 'training.num_epochs': 2.0})
   with pytest.raises(InputError, match=r'config\.training\.num_epochs: 0\.5 there, 2\.0 given'):
     train_and_evaluate(longer, tmp_path)
@@ -194,8 +276,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_step_and_keeps_the_las
   [
     ('training.batch_size', 12, r'training\.batch_size = 12: expected a multiple of 8 \(8 devices'),
     ('model.num_classes', 19, r"model\.num_classes = 19, but label set 'cityscapes20' has 20 classes"),
-    ('training.log_every_steps', 0, r'training\.log_every_steps = 0: expected more than 0'),
-    ('checkpoint.every_epochs', -1.0, r'checkpoint\.every_epochs = -1\.0: expected more than 0'),
+    ('training.log_every_steps', 0, r'training\.log_every_steps = 0: expected an integer of at least 1'),
+    ('checkpoint.every_epochs', -1.0, r'checkpoint\.every_epochs = -1\.0: expected a number above 0'),
+    ('optimizer.learning_rate', float('nan'), r'optimizer\.learning_rate = nan: expected a number above 0'),
+    ('training.num_epochs', float('inf'), r'training\.num_epochs = inf: expected a number above 0'),
+    ('data.std', (0.5, 0.0, 0.5), r'data\.std = .*: expected three numbers above 0'),
+    ('data.num_workers', -1, r'data\.num_workers = -1: expected an integer of at least 0'),
+    ('loss.ignore_label', 300, r'loss\.ignore_label = 300: expected a class index, or 255'),
+    ('seed', -1, r'config\.seed = -1: expected an integer'),
     ('data.image_size', (32,), r'data\.image_size = \(32,\): expected \(height, width\)'),
     ('loss.class_weights', (1.0, 2.0), r'loss\.class_weights has 2 values; expected 20'),
     ('model.extractor', 'vgg', r"model\.extractor = 'vgg'"),
