@@ -86,7 +86,7 @@ class StepMonitor:
   """Checks and logs the metrics of each step a little later, so that the device never waits.
 
   Attributes:
-    latest: Loss of the last step known and images per second, as text for the progress bar.
+    latest: Loss and learning rate of the last step known, and images per second, as text for the progress bar.
   """
 
   def __init__(self, log: RunLog, log_every: int, batch_size: int):
@@ -143,6 +143,7 @@ class StepMonitor:
           'or a later step is written. Try a lower optimizer.learning_rate, or optimizer.warmup_steps'
         )
     self.latest['loss'] = f'{float(values["loss"]):.3f}'
+    self.latest['lr'] = f'{float(values["learning_rate"]):.1e}'
     self._interval.append(metrics)
     self._last_step = step
     if step % self._log_every == 0:
