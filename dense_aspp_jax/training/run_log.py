@@ -86,7 +86,7 @@ class StepMonitor:
   """Checks and logs the metrics of each step a little later, so that the device never waits.
 
   Attributes:
-    latest: Loss and learning rate of the last step known, and images per second, as text for the progress bar.
+    latest: Loss and learning rate of the last step known, and images/s, as text for the progress bar.
   """
 
   def __init__(self, log: RunLog, log_every: int, batch_size: int):
