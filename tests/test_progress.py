@@ -22,6 +22,14 @@ def test_items_pass_through_and_lines_are_plain_where_there_is_no_terminal(monke
   assert 'sheep/s' in lines[-1]
 
 
+def test_a_resumed_run_goes_on_counting_where_there_is_no_terminal(monkeypatch):
+  stream = io.StringIO()
+  monkeypatch.setattr(sys, 'stderr', stream)
+  with progress_bar(4, 'training', 'step', initial=3) as bar:
+    bar.update()
+  assert stream.getvalue().splitlines()[-1].startswith('training: 4/4 [')
+
+
 def test_lines_come_at_most_every_ten_seconds(monkeypatch):
   stream = io.StringIO()
   monkeypatch.setattr(sys, 'stderr', stream)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import pathlib
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -140,13 +142,23 @@ def _load(load: Callable[[], Any], path: pathlib.Path) -> Any:
     return load()
   except Exception as error:  # likewise
     failure = _first_line(error)
-  with warnings.catch_warnings():
-    warnings.simplefilter('ignore')  # of coroutines that Orbax leaves behind when a restore fails
-    gc.collect()
+  _discard_unfinished_tasks()
   raise InputError(
     f'{path}: this checkpoint cannot be read, or is not of the configured network ({failure}). '
     'Choose another one, or remove it'
   )
+
+
+def _discard_unfinished_tasks() -> None:
+  """Keeps what Orbax leaves behind when a restore fails from complaining on the screen."""
+  logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+  hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')
+      gc.collect()
+  finally:
+    sys.unraisablehook = hook
 
 
 def _first_line(error: Exception) -> str:

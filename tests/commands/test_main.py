@@ -45,6 +45,58 @@ def test_fields_are_overridden_on_the_command_line(capsys):
   assert json.loads(capsys.readouterr().out)['dense_aspp_and_head'] == 662_420
 
 
+def test_the_table_of_parameters_ends_with_the_counts_of_the_parts(capsys):
+  arguments = [f'--config={DEFAULT}', '--config.model.extractor=densenet_tiny']
+  arguments += ['--config.data.image_size=(64, 128)']
+  assert main(['parameters', *arguments]) == 0
+  table = capsys.readouterr().out
+  assert main(['parameters', *arguments, '--json']) == 0
+  counts = json.loads(capsys.readouterr().out)
+  *rows, gmac = [line.split() for line in table.splitlines()[-6:]]
+  assert rows == [
+    [part, f'{counts[part]:,}']
+    for part in ('extractor', 'dense_aspp', 'head', 'dense_aspp_and_head', 'total')
+  ]
+  assert gmac[:2] == ['gmac', f'{counts["gmac"]:.2f}']
+  assert '64x128' in gmac
+  assert main(['parameters', *arguments[:2], '--config.data.image_size=(64, 64)', '--json']) == 0
+  assert json.loads(capsys.readouterr().out)['gmac'] == pytest.approx(counts['gmac'] / 2)
+
+
+@pytest.mark.parametrize('command', ['evaluate', 'predict'])
+@pytest.mark.parametrize(
+  ('options', 'checkpoint'), [([], 'best'), (['--checkpoint=latest'], 'latest'), (['--checkpoint=7'], '7')]
+)
+def test_the_checkpoint_asked_for_is_loaded(command, options, checkpoint, monkeypatch, tmp_path, capsys):
+  def load_run(workdir, checkpoint):
+    raise InputError(f'{workdir} {checkpoint}')
+
+  monkeypatch.setattr('dense_aspp_jax.training.workdir.load_run', load_run)
+  (tmp_path / 'a.png').touch()
+  others = ['--output', str(tmp_path / 'out')] + ([str(tmp_path / 'a.png')] if command == 'predict' else [])
+  assert main([command, '--workdir=runs/x', *options, *others]) == 2
+  assert capsys.readouterr().err == f'dense-aspp {command}: runs/x {checkpoint}\n'
+
+
+def test_a_batch_size_below_one_is_refused(capsys):
+  assert main(['evaluate', '--workdir=x', '--batch-size=0']) == 2
+  assert '--batch-size 0: expected at least 1' in capsys.readouterr().err
+
+
+def test_a_configuration_imports_the_one_beside_it_from_anywhere(tmp_path, monkeypatch, capsys):
+  folder = tmp_path / 'my_configs'
+  folder.mkdir()
+  (folder / 'base.py').write_text('from configs.default import get_config')
+  (folder / 'mine.py').write_text('from my_configs.base import get_config')
+  (tmp_path / 'elsewhere').mkdir()
+  monkeypatch.chdir(tmp_path / 'elsewhere')
+  before = list(sys.path)
+  arguments = [f'--config={folder / "mine.py"}', '--config.model.extractor=densenet_tiny', '--json']
+  assert main(['parameters', *arguments]) == 0
+  assert json.loads(capsys.readouterr().out)['total'] > 0
+  assert sys.path == before
+
+
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [

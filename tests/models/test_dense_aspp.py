@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference_network as reference
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models.dense_aspp import DenseASPP
@@ -36,6 +37,27 @@ def test_one_layer_against_numpy():
   expected = np.tensordot(hidden[1:6:2, 1:6:2], np.asarray(layer['conv2']['kernel']), axes=3)
   out = jax.jit(net.apply)({'params': variables['params'], 'batch_stats': stats}, features)
   np.testing.assert_allclose(out[0, 3, 3, 5:], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('first_norm', 'final_norm', 'bottleneck_width'), [(True, False, 4), (False, True, 4), (True, False, 0)]
+)
+def test_the_cascade_against_numpy(first_norm, final_norm, bottleneck_width):
+  """As the slides' models #4, #5 and #1."""
+  net = DenseASPP((1, 3), 3, bottleneck_width, first_norm=first_norm, final_norm=final_norm)
+  features = np.random.default_rng(1).normal(size=(7, 9, 5)).astype(np.float32)
+  variables = reference.random_variables(net, features[None])
+  params, stats = variables['params'], variables['batch_stats']
+  x = features
+  for index, dilation in ((1, 1), (2, 3)):
+    p, s = params[f'layer{index}'], stats.get(f'layer{index}', {})
+    y = reference.norm_relu(x, p['norm1'], s['norm1']) if first_norm or index > 1 else np.maximum(x, 0)
+    if bottleneck_width:
+      y = reference.norm_relu(reference.convolution(y, p['conv1']['kernel']), p['norm2'], s['norm2'])
+    x = np.concatenate([x, reference.convolution(y, p['conv2']['kernel'], dilation=dilation)], axis=-1)
+  if final_norm:
+    x = reference.norm(x, params['norm'], stats['norm'])
+  np.testing.assert_allclose(jax.jit(net.apply)(variables, features[None])[0], x, atol=1e-4)
 
 
 def test_norms_that_model_5_moves():

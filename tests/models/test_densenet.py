@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference_network as reference
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models.densenet import DENSENETS, DenseNet
@@ -88,11 +89,46 @@ def test_cut_extractors(last_layer, channels, stride):
   assert features.shape == (1, 64 // stride, 64 // stride, channels)
 
 
+@pytest.mark.parametrize('last_layer', ['transition3', 'denseblock3'])
+@pytest.mark.parametrize('output_stride', [8, 16, 32])
+def test_the_stride_of_a_cut_extractor_is_that_of_its_features(last_layer, output_stride):
+  net, variables = init('densenet_tiny', last_layer=last_layer, output_stride=output_stride)
+  features = jax.eval_shape(net.apply, variables, jnp.zeros((1, 64, 64, 3)))
+  assert features.shape[1] * net.stride == 64
+
+
 def test_features_are_not_rectified():
   net = DenseNet(**DENSENETS['densenet_tiny'])
   image = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
   features = jax.jit(net.init_with_output)(jax.random.key(0), image)[0]
   assert (np.asarray(features) < 0).any()
+
+
+def test_features_against_numpy():
+  """All of the network at output stride 8, two layers a block, from torchvision's definition."""
+  net = DenseNet(growth_rate=3, block_config=(2, 2, 2, 2), num_init_features=6)
+  image = np.random.default_rng(1).normal(size=(48, 40, 3)).astype(np.float32)
+  variables = reference.random_variables(net, image[None])
+  params, stats = variables['params'], variables['batch_stats']
+
+  x = reference.convolution(image, params['conv0']['kernel'], stride=2)
+  x = reference.norm_relu(x, params['norm0'], stats['norm0'])
+  padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))  # rectified: zeros do not win
+  windows = [padded[i : i + 24 : 2, j : j + 20 : 2] for i in range(3) for j in range(3)]
+  x = np.max(windows, axis=0)
+  for block, (dilation, pool) in enumerate(((1, True), (1, False), (2, False), (4, False)), start=1):
+    for layer in (1, 2):
+      p, s = (tree[f'denseblock{block}'][f'denselayer{layer}'] for tree in (params, stats))
+      y = reference.convolution(reference.norm_relu(x, p['norm1'], s['norm1']), p['conv1']['kernel'])
+      y = reference.norm_relu(y, p['norm2'], s['norm2'])
+      x = np.concatenate([x, reference.convolution(y, p['conv2']['kernel'], dilation=dilation)], axis=-1)
+    if block < 4:
+      p, s = (tree[f'transition{block}'] for tree in (params, stats))
+      x = reference.convolution(reference.norm_relu(x, p['norm'], s['norm']), p['conv']['kernel'])
+    if pool:
+      x = x.reshape(6, 2, 5, 2, -1).mean((1, 3))
+  expected = reference.norm(x, params['norm5'], stats['norm5'])
+  np.testing.assert_allclose(jax.jit(net.apply)(variables, image[None])[0], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(('field', 'value'), [('output_stride', 4), ('last_layer', 'conv0')])

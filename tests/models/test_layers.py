@@ -44,13 +44,29 @@ def test_convolution_pads_as_torch_for_even_and_odd_sizes(size, kernel_size, str
   np.testing.assert_allclose(Net().apply(variables, x)[0], expected, atol=1e-5)
 
 
-def test_batch_norm_normalises_with_the_batch_and_moves_running_statistics_by_a_tenth():
+def test_kernels_are_drawn_as_torchvisions():
+  """kaiming_normal_: variance 2 / fan in, normal, not truncated."""
+
+  class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return convolution(64, 3, name='conv', dtype=jnp.float32)(x)
+
+  kernel = np.asarray(Net().init(jax.random.key(0), jnp.zeros((1, 3, 3, 16)))['params']['conv']['kernel'])
+  deviation = np.sqrt(2 / (3 * 3 * 16))
+  np.testing.assert_allclose(kernel.std(), deviation, rtol=0.03)
+  np.testing.assert_allclose(kernel.mean(), 0, atol=0.05 * deviation)
+  assert np.abs(kernel).max() > 3 * deviation
+
+
+@pytest.mark.parametrize('deviation', [3, 0.01])  # at 0.01 epsilon is a tenth of the variance
+def test_batch_norm_normalises_with_the_batch_and_moves_running_statistics_by_a_tenth(deviation):
   class Net(nn.Module):
     @nn.compact
     def __call__(self, x, train):
       return batch_norm(train, name='norm', dtype=jnp.float32)(x)
 
-  x = np.random.default_rng(0).normal(5, 3, size=(4, 3, 3, 2)).astype(np.float32)
+  x = np.random.default_rng(0).normal(0.5, deviation, size=(4, 3, 3, 2)).astype(np.float32)
   variables = Net().init(jax.random.key(0), x, False)
   y, updates = Net().apply(variables, x, True, mutable=['batch_stats'])
   mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))

@@ -89,6 +89,37 @@ def test_output_size_upsamples_the_same_logits_once(tiny):
   np.testing.assert_allclose(means[inner, inner], single[inner, inner], atol=1e-5)
 
 
+def test_training_moves_every_running_statistic(tiny):
+  model, variables = tiny
+  image = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
+  train = jax.jit(lambda v, x: model.apply(v, x, train=True, mutable=['batch_stats'])[1])
+  before = jax.tree_util.tree_leaves_with_path(variables['batch_stats'])
+  after = jax.tree.leaves(train(variables, image)['batch_stats'])
+  for (path, old), new in zip(before, after, strict=True):
+    assert not np.array_equal(old, new), jax.tree_util.keystr(path)
+
+
+def test_bfloat16_computes_all_but_the_head_in_bfloat16(tiny):
+  model = create_model(**TINY, compute_dtype='bfloat16')
+  jaxpr = jax.make_jaxpr(lambda v, x: model.apply(v, x))(tiny[1], jnp.zeros((1, 32, 32, 3))).jaxpr
+  *others, head = [
+    {str(x.aval.dtype) for x in (*e.invars, *e.outvars)}
+    for e in jaxpr.eqns
+    if e.primitive.name == 'conv_general_dilated'
+  ]
+  assert others == [{'bfloat16'}] * (1 + 4 * 2 + 3 + 2 * 2)  # stem, blocks, transitions, DenseASPP
+  assert head == {'float32'}
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'), [('output_stride', 16), ('last_layer', 'transition3'), ('dtype', jnp.bfloat16)]
+)
+def test_the_extractor_takes_its_fields(field, value):
+  name = 'compute_dtype' if field == 'dtype' else field
+  model = create_model(**TINY, **{name: 'bfloat16' if field == 'dtype' else value})
+  assert getattr(model.extractor, field) == value
+
+
 def test_bfloat16_model_returns_float32_logits_close_to_float32s(tiny):
   model, variables = tiny
   image = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype(np.float32)

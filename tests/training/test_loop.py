@@ -1,10 +1,11 @@
 """Whole small runs, in process, on eight fake devices."""
 
 import fcntl
-import gc
 import json
 import pathlib
 import shutil
+import subprocess
+import sys
 import warnings
 
 import jax
@@ -14,9 +15,14 @@ from orbax.checkpoint import v1 as ocp
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from configs import default
+from dense_aspp_jax.datasets.augmentation import Augmentation
+from dense_aspp_jax.datasets.load import load_split
 from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.labels import CITYSCAPES_20
+from dense_aspp_jax.training import loop
 from dense_aspp_jax.training import workdir as workdirs
+from dense_aspp_jax.training.checkpoints import Checkpoints
 from dense_aspp_jax.training.loop import train_and_evaluate
 from dense_aspp_jax.training.workdir import load_run
 
@@ -41,6 +47,16 @@ def make_config(folder, **overrides):
     config.optimizer.learning_rate = 1e-2
   config.update_from_flattened_dict(overrides)
   return config
+
+
+def lines_of(workdir):
+  return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def losses_in_events(workdir):
+  events = EventAccumulator(str(workdir / 'tensorboard'))
+  events.Reload()
+  return [(e.step, e.value) for e in events.Scalars('train/loss')]
 
 
 def state_of(workdir, step):
@@ -73,6 +89,9 @@ def test_a_run_leaves_all_its_files(finished):
   assert [(start['step'], start['libraries']['jax']) for start in provenance] == [(0, jax.__version__)]
   written = json.loads((workdir / 'scores.json').read_text())
   assert written['mean_iou_19'] == scores.mean_iou
+  assert (written['step'], written['images'], written['split']) == (4, 5, 'validation')
+  assert written['config'] == config
+  assert written['provenance']['libraries'] == provenance[0]['libraries']
   assert {p.name for p in (workdir / 'checkpoints' / 'latest').iterdir()} == {'2', '4'}
   assert len(list((workdir / 'checkpoints' / 'best').iterdir())) == 1
   assert {p.name for p in (workdir / 'pictures').iterdir()} == {
@@ -111,13 +130,16 @@ def test_four_steps_equal_two_and_a_resume_and_two_bit_for_bit(finished, scene_f
   assert resumed == scores
   lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
   assert [line['step'] for line in lines if line['kind'] == 'train'] == [1, 2, 3, 4]
+  assert losses_in_events(tmp_path) == losses_in_events(workdir)
 
 
-def test_lines_of_steps_that_are_made_again_are_not_kept_twice(finished, scene_folder, tmp_path):
+@pytest.mark.parametrize('lost', [('4',), ('2', '4')], ids=['last', 'all'])
+def test_lines_of_steps_that_are_made_again_are_not_kept_twice(finished, scene_folder, tmp_path, lost):
   workdir, _ = finished
   interrupted = tmp_path / 'work'
   shutil.copytree(workdir, interrupted)
-  shutil.rmtree(interrupted / 'checkpoints' / 'latest' / '4')  # as if killed after step 4, before its save
+  for step in lost:  # as if killed after step 4, before it was saved, or before any was
+    shutil.rmtree(interrupted / 'checkpoints' / 'latest' / step)
   with (interrupted / 'metrics.jsonl').open('a') as lines:
     lines.write('{"step": 4, "ki')
   train_and_evaluate(make_config(scene_folder), interrupted)
@@ -126,15 +148,114 @@ def test_lines_of_steps_that_are_made_again_are_not_kept_twice(finished, scene_f
   assert [(line['step'], line['kind']) for line in lines] == [
     (1, 'train'), (2, 'train'), (2, 'validation'), (3, 'train'), (4, 'train'), (4, 'validation')
   ]  # fmt: skip
+  assert losses_in_events(interrupted) == losses_in_events(workdir)
 
 
 def test_the_split_on_the_device_and_other_periods_change_no_bit(finished, scene_folder, tmp_path):
-  workdir, _ = finished
+  workdir, scores = finished
   config = make_config(
-    scene_folder, **{'data.on_device': True, 'evaluation.batch_size': 3, 'evaluation.every_epochs': 2.0}
+    scene_folder,
+    **{
+      'data.on_device': True,
+      'training.log_every_steps': 3,
+      'evaluation.batch_size': 3,
+      'evaluation.every_epochs': 1.75,  # 3.5 steps: every third
+      'checkpoint.every_epochs': 9.0,
+    },
   )
-  train_and_evaluate(config, tmp_path)
+  assert train_and_evaluate(config, tmp_path) == scores
   assert_equal_bits(state_of(tmp_path, 4), state_of(workdir, 4))
+  # Scored every third step, saved never; and both at the end.
+  assert [line['step'] for line in lines_of(tmp_path) if line['kind'] == 'validation'] == [3, 4]
+  assert [p.name for p in (tmp_path / 'checkpoints' / 'latest').iterdir()] == ['4']
+  losses = [line['loss'] for line in lines_of(workdir) if line['kind'] == 'train']
+  logged = [(line['step'], line['loss']) for line in lines_of(tmp_path) if line['kind'] == 'train']
+  assert logged == [(3, pytest.approx(np.mean(losses[:3]), rel=1e-6)), (4, losses[3])]
+
+
+def test_the_last_scores_are_those_of_the_latest_checkpoint_at_native_size(finished, scene_folder):
+  workdir, scores = finished
+  run = load_run(workdir, 'latest')
+  assert run.step == 4
+  split = load_split(
+    f'folder:{scene_folder}',
+    'validation',
+    data_dir=str(scene_folder.parent / 'data'),
+    label_set=run.label_set,
+    image_size=(32, 64),
+    native_labels=True,
+    cached=False,
+  )
+  confusion, _ = evaluate(run.predictor, split, run.label_set, batch_size=2)
+  assert confusion.counts.sum() == 5 * 64 * 128
+  assert confusion.scores() == scores
+
+
+def test_seed_data_and_update_are_those_of_the_configuration(scene_folder, tmp_path, monkeypatch):
+  class Stop(Exception):
+    pass
+
+  seen = {}
+
+  def record(name, function):
+    def call(*args, **arguments):
+      seen[name] = (args, arguments)
+      return function(*args, **arguments)
+
+    monkeypatch.setattr(loop, name, call)
+
+  def stop(*args, **arguments):
+    raise Stop
+
+  for name in ('create_train_step', 'create_state', 'Predictor'):
+    record(name, getattr(loop, name))
+  record('train_batches', stop)
+  weights = tuple(float(i) for i in range(20))
+  config = make_config(
+    scene_folder,
+    **{
+      'seed': 7,
+      'data.mean': (0.1, 0.2, 0.3),
+      'data.std': (0.4, 0.5, 0.6),
+      'augmentation.brightness': 0.25,
+      'loss.class_weights': weights,
+      'loss.ignore_label': 19,
+      'optimizer.name': 'sgd',
+      'optimizer.learning_rate': 1.0,
+      'optimizer.momentum': 0.5,
+      'optimizer.weight_decay': 0.25,
+      'optimizer.schedule': 'poly',
+      'optimizer.poly_power': 2.0,
+      'optimizer.warmup_steps': 2,
+      'training.batch_size': 16,
+      'training.gradient_accumulation': 2,
+      'training.num_epochs': 10.0,
+    },
+  )
+  with pytest.raises(Stop):
+    train_and_evaluate(config, tmp_path)
+
+  (_, optimizer, rate), arguments = seen['create_train_step']
+  assert arguments == dict(
+    seed=7,
+    mean=(0.1, 0.2, 0.3),
+    std=(0.4, 0.5, 0.6),
+    augmentation=Augmentation(flip_probability=0.5, brightness=0.25),
+    gradient_accumulation=2,
+    class_weights=weights,
+    ignore_label=19,
+  )
+  np.testing.assert_allclose([rate(i) for i in range(4)], [1 / 3, 2 / 3, 1, (7 / 8) ** 2], rtol=1e-6)
+  params = {'w': np.float32(2)}
+  state = optimizer.init(params)
+  for expected in (2 - (1 + 0.5) / 3, 1.5 - (0.5 * 1.5 + 1 + 0.375) * 2 / 3):
+    updates, state = optimizer.update({'w': np.float32(1)}, state, params)
+    params = {'w': params['w'] + updates['w']}
+    np.testing.assert_allclose(params['w'], expected, rtol=1e-5)
+  assert seen['create_state'][0][2] == 7
+  assert seen['Predictor'][1] == dict(image_size=(32, 64), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+  batches = seen['train_batches'][1]
+  assert (batches['seed'], batches['batch_size'], batches['start_step']) == (7, 16, 0)
 
 
 def test_a_finished_run_is_said_so_and_left_alone(finished, scene_folder, capsys):
@@ -209,11 +330,8 @@ def test_paths_are_stored_as_absolute_ones(scene_folder, tmp_path, monkeypatch):
   assert data['label_set'] == str(scene_folder / 'labels.json')
 
 
-# Orbax leaves coroutines behind in threads of its own when data are missing.
-@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
-@pytest.mark.filterwarnings('ignore:coroutine:RuntimeWarning')
 @pytest.mark.parametrize('damage', ['missing item', 'empty', 'truncated', 'other network'])
-def test_a_checkpoint_that_cannot_be_read_is_one_message(finished, tmp_path, damage):
+def test_a_checkpoint_that_cannot_be_read_is_one_message(finished, scene_folder, tmp_path, damage):
   workdir = tmp_path / 'work'
   shutil.copytree(finished[0], workdir)
   step = workdir / 'checkpoints' / 'latest' / '4'
@@ -229,11 +347,13 @@ def test_a_checkpoint_that_cannot_be_read_is_one_message(finished, tmp_path, dam
     config = json.loads((workdir / 'config.json').read_text())
     config['model']['growth_rate'] = 5
     (workdir / 'config.json').write_text(json.dumps(config))
-  with pytest.raises(
-    InputError, match=r'4: this checkpoint cannot be read, or is not of the configured network'
-  ):
-    load_run(workdir, 'latest')
-  gc.collect()
+  # In a process of its own: Orbax leaves threads and coroutines behind that would disturb other tests.
+  command = [sys.executable, '-m', 'dense_aspp_jax.commands.main', 'predict', f'--workdir={workdir}']
+  command += ['--checkpoint=latest', f'--output={tmp_path / "out"}', str(scene_folder)]
+  process = subprocess.run(command, capture_output=True, text=True, check=False)
+  assert process.returncode == 2
+  (line,) = (line for line in process.stderr.splitlines() if line.startswith('dense-aspp predict: '))
+  assert '4: this checkpoint cannot be read, or is not of the configured network' in line
 
 
 def test_more_epochs_are_refused_where_the_schedule_would_change(scene_folder, tmp_path):
@@ -310,6 +430,8 @@ def test_the_best_checkpoint_has_the_highest_validation_score(finished):
   lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
   scores = {line['step']: line['mean_iou_19'] for line in lines if line['kind'] == 'validation'}
   assert load_run(workdir, 'best').step == max(scores, key=scores.get)
+  with Checkpoints(workdir, keep=2) as checkpoints:
+    assert checkpoints.best_score == max(scores.values())
 
 
 def test_a_loaded_run_predicts_an_array_of_any_size(finished):

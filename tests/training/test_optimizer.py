@@ -55,6 +55,12 @@ def test_adam_and_adamw_are_torchs(name):
   np.testing.assert_allclose(run(optimizer, 2.0, GRADIENTS), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize('name', ['adam', 'adamw'])
+def test_epsilon_is_torchs(name):
+  optimizer = create_optimizer(optax.constant_schedule(0.01), name=name)
+  np.testing.assert_allclose(run(optimizer, 0.0, [1e-8]), [-0.01 / 2], rtol=1e-3)  # gradient = epsilon
+
+
 def test_sgd_is_torchs():
   optimizer = create_optimizer(optax.constant_schedule(0.01), name='sgd', weight_decay=0.5, momentum=0.8)
   np.testing.assert_allclose(

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from configs import default
-from dense_aspp_jax.datasets.augmentation import Augmentation
+from dense_aspp_jax.datasets.augmentation import Augmentation, augment
 from dense_aspp_jax.datasets.street_scenes import render_scene
 from dense_aspp_jax.labels import CITYSCAPES_20, IGNORE_LABEL
 from dense_aspp_jax.models.layers import batch_norm
@@ -63,16 +63,68 @@ def test_loss_accuracy_and_update_against_numpy():
   logits = pixels @ kernel
   probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
   loss = -(weights * np.log(probabilities[np.arange(len(labels)), labels])).sum() / weights.sum()
-  gradient = pixels.T @ ((probabilities - np.eye(3)[labels]) * weights[:, None]) / weights.sum()
+  logit_gradient = (probabilities - np.eye(3)[labels]) * weights[:, None] / weights.sum()
+  gradient, bias_gradient = pixels.T @ logit_gradient, logit_gradient.sum(0)
 
   values = metrics.compute()
   np.testing.assert_allclose(values['loss'], loss, rtol=1e-5)
   np.testing.assert_allclose(values['pixel_accuracy'], np.mean(logits.argmax(1) == labels), rtol=1e-5)
+  np.testing.assert_allclose(
+    values['gradient_norm'], np.sqrt((gradient**2).sum() + (bias_gradient**2).sum()), rtol=1e-4
+  )
   np.testing.assert_allclose(values['learning_rate'], 0.1, rtol=1e-6)
   np.testing.assert_allclose(
     new_state.params['head']['kernel'][0, 0], kernel - 0.1 * gradient, rtol=1e-4, atol=1e-6
   )
   assert new_state.step == 1
+
+
+def test_augmentation_is_drawn_from_seed_and_step_and_padded_with_the_mean_color():
+  """Step 5 with seed 3 has the batch statistics of the batch that `augment` makes of these."""
+  batch = make_batch()
+  augmentation = Augmentation(crop_size=(6, 8), brightness=0.5)
+  optimizer, rate = optax.sgd(0.1), optax.linear_schedule(0.0, 1.0, 10)
+  model = PixelClassifier(norm=True)
+  step = create_train_step(model, optimizer, rate, seed=3, mean=MEAN, std=STD, augmentation=augmentation)
+  state = create_state(model, optimizer, 0).replace(step=jnp.int32(5))
+  new_state, metrics = jax.jit(step)(state, batch)
+
+  key = jax.random.fold_in(jax.random.key(3), 5)
+  padding = tuple(255 * m for m in MEAN)
+  image = jax.jit(lambda batch: augment(batch, key, augmentation, padding)['image'])(batch)
+  expected = 0.1 * ((np.asarray(image) / 255 - MEAN) / STD).mean((0, 1, 2))
+  np.testing.assert_allclose(new_state.batch_stats['norm']['mean'], expected, rtol=1e-4)
+  np.testing.assert_allclose(metrics.compute()['learning_rate'], 0.5, rtol=1e-6)  # of the step made
+  assert new_state.step == 6
+
+
+@pytest.mark.parametrize('parts', [1, 2])
+def test_a_batch_of_ignored_pixels_changes_no_parameter_and_gives_no_nan(parts):
+  batch = make_batch()
+  batch['label'][:] = IGNORE_LABEL
+  step, state = make_step(PixelClassifier(), gradient_accumulation=parts)
+  new_state, metrics = jax.jit(step)(state, batch)
+  jax.tree.map(np.testing.assert_array_equal, new_state.params, state.params)
+  values = metrics.compute()
+  assert (values['loss'], values['pixel_accuracy'], values['gradient_norm']) == (0, 0, 0)
+
+
+def test_accuracy_is_over_the_pixels_that_the_loss_counts():
+  batch = make_batch()
+  step, state = make_step(PixelClassifier(), ignore_label=2)
+  _, metrics = jax.jit(step)(state, batch)
+  pixels = (batch['image'] / 255 - MEAN) / STD
+  predictions = (pixels @ np.asarray(state.params['head']['kernel'])[0, 0]).argmax(-1)
+  expected = np.mean((predictions == batch['label'])[batch['label'] < 2])
+  np.testing.assert_allclose(metrics.compute()['pixel_accuracy'], expected, rtol=1e-6)
+
+
+def test_initial_parameters_follow_from_the_seed():
+  first, again, other = (
+    create_state(PixelClassifier(), optax.sgd(0.1), seed).params['head']['kernel'] for seed in (1, 1, 2)
+  )
+  np.testing.assert_array_equal(first, again)
+  assert (first != other).all()
 
 
 def test_metrics_of_steps_merge_to_their_means():

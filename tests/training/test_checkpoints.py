@@ -1,0 +1,57 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dense_aspp_jax.training.checkpoints import Checkpoints, checkpoints_directory, restore_variables
+from dense_aspp_jax.training.train_step import TrainState
+
+SHARDING = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+
+def make_state(step):
+  return TrainState(
+    step=jnp.int32(step),
+    params={'w': jnp.full(3, 10.0 + step)},
+    batch_stats={'mean': jnp.full(2, 20.0 + step)},
+    opt_state={'trace': jnp.full(3, 30.0 + step)},
+  )
+
+
+def assert_same(first, second):
+  jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def test_the_best_gives_way_to_a_better_one_alone_in_this_run_and_the_next(tmp_path):
+  with Checkpoints(tmp_path, keep=1) as checkpoints:
+    assert checkpoints.best_score is None
+    for step, score in ((1, 0.3), (2, 0.5), (3, 0.4)):
+      checkpoints.save_best(make_state(step), score)
+  with Checkpoints(tmp_path, keep=1) as checkpoints:
+    assert checkpoints.best_score == 0.5
+    checkpoints.save_best(make_state(4), 0.45)
+  step, variables = restore_variables(tmp_path, 'best', make_state(0).variables)
+  assert step == 2
+  assert_same(variables, make_state(2).variables)
+  assert [p.name for p in (checkpoints_directory(tmp_path) / 'best').iterdir()] == ['2']
+
+
+def test_as_many_of_the_newest_are_kept_as_asked_for_and_the_last_is_restored_whole(tmp_path):
+  with Checkpoints(tmp_path, keep=3) as checkpoints:
+    assert checkpoints.latest_step is None
+    for step in range(1, 6):  # without waiting: none is left out while another one is written
+      checkpoints.save_latest(make_state(step))
+  with Checkpoints(tmp_path, keep=3) as checkpoints:
+    assert checkpoints.latest_step == 5
+    assert_same(checkpoints.restore_latest(make_state(0), SHARDING), make_state(5))
+  assert {p.name for p in (checkpoints_directory(tmp_path) / 'latest').iterdir()} == {'3', '4', '5'}
+
+
+@pytest.mark.parametrize(('checkpoint', 'expected'), [('latest', 2), ('1', 1)])
+def test_variables_are_those_of_the_checkpoint_asked_for(tmp_path, checkpoint, expected):
+  with Checkpoints(tmp_path, keep=2) as checkpoints:
+    for step in (1, 2):
+      checkpoints.save_latest(make_state(step))
+  step, variables = restore_variables(tmp_path, checkpoint, make_state(0).variables)
+  assert step == expected
+  assert_same(variables, make_state(expected).variables)

@@ -1,0 +1,96 @@
+import json
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dense_aspp_jax.errors import RunError
+from dense_aspp_jax.training import run_log
+from dense_aspp_jax.training.run_log import RunLog, StepMonitor
+from dense_aspp_jax.training.train_step import StepMetrics
+
+
+class Rows:
+  """Stands for a RunLog."""
+
+  def __init__(self):
+    self.rows = []
+
+  def scalars(self, step, kind, values):
+    assert kind == 'train'
+    self.rows.append((step, values))
+
+
+def make_metrics(loss=1.0, gradient_norm=1.0, rate=0.1):
+  return StepMetrics.single_from_model_output(
+    loss=jnp.float32(loss),
+    pixel_accuracy=jnp.float32(0.5),
+    gradient_norm=jnp.float32(gradient_norm),
+    learning_rate=jnp.float32(rate),
+  )
+
+
+def test_means_are_of_all_steps_of_an_interval_and_the_last_one_may_be_short():
+  log = Rows()
+  monitor = StepMonitor(log, log_every=3, batch_size=4)
+  monitor.start()
+  for step, loss in enumerate((1, 2, 6, 4, 8), start=1):
+    monitor.add(step, make_metrics(loss, 2 * loss, rate=step))
+  with monitor.paused():
+    assert monitor.latest['loss'] == '8.000'
+  monitor.finish()
+  names = ('loss', 'gradient_norm', 'pixel_accuracy', 'learning_rate')
+  assert [step for step, _ in log.rows] == [3, 5]
+  np.testing.assert_allclose([[v[n] for n in names] for _, v in log.rows], [[3, 6, 0.5, 3], [6, 12, 0.5, 5]])
+
+
+def test_the_rate_counts_images_over_the_time_between_pauses(monkeypatch):
+  clock = types.SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+  monkeypatch.setattr(run_log, 'time', clock)
+  log = Rows()
+  monitor = StepMonitor(log, log_every=2, batch_size=4)
+  monitor.start()
+  monitor.add(1, make_metrics())
+  clock.now += 1
+  with monitor.paused():
+    clock.now += 100
+  clock.now += 3
+  monitor.add(2, make_metrics())
+  with monitor.paused():
+    pass
+  monitor.add(3, make_metrics())
+  monitor.add(4, make_metrics())
+  clock.now += 1
+  with monitor.paused():
+    pass
+  assert [(step, v['images_per_second']) for step, v in log.rows] == [(2, 8 / 4), (4, 8 / 1)]
+
+
+@pytest.mark.parametrize(('name', 'value'), [('loss', 'nan'), ('loss', 'inf'), ('gradient_norm', 'nan')])
+def test_what_is_not_finite_is_noticed_two_steps_later_or_at_a_pause(name, value):
+  monitor = StepMonitor(Rows(), log_every=10, batch_size=4)
+  monitor.start()
+  monitor.add(1, make_metrics(**{name: float(value)}))
+  monitor.add(2, make_metrics())
+  with pytest.raises(RunError, match=rf'step 1: {name} is {value}'):
+    monitor.add(3, make_metrics())
+  monitor.add(4, make_metrics(**{name: float(value)}))
+  with pytest.raises(RunError, match=rf'step 4: {name} is {value}'), monitor.paused():
+    pytest.fail('entered a pause')
+
+
+def test_null_is_no_event_and_zero_is_one(tmp_path):
+  log = RunLog(tmp_path, 0)
+  log.scalars(1, 'validation', {'present': 0.0, 'absent': None})
+  log.close()
+  assert json.loads((tmp_path / 'metrics.jsonl').read_text()) == {
+    'step': 1,
+    'kind': 'validation',
+    'present': 0.0,
+    'absent': None,
+  }
+  events = EventAccumulator(str(tmp_path / 'tensorboard'))
+  events.Reload()
+  assert events.Tags()['scalars'] == ['validation/present']

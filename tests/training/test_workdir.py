@@ -1,0 +1,87 @@
+import contextlib
+import copy
+import dataclasses
+
+import pytest
+
+from configs import default
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.labels import CITYSCAPES_20
+from dense_aspp_jax.training import workdir as workdirs
+
+# What a given step computes depends on none of these.
+FREE = {
+  'data.data_dir',
+  'data.num_workers',
+  'data.on_device',
+  'training.num_epochs',
+  'training.log_every_steps',
+  'evaluation.every_epochs',
+  'evaluation.batch_size',
+  'evaluation.num_pictures',
+  'checkpoint.every_epochs',
+  'checkpoint.keep',
+}
+
+
+def start(workdir, config):
+  with workdirs.begin(workdir, config, CITYSCAPES_20, {}):
+    pass
+
+
+def test_a_resume_may_change_these_fields_and_no_other(tmp_path):
+  config = default.get_config().to_dict()
+  workdirs.check(tmp_path / 'work', config, CITYSCAPES_20)
+  assert not (tmp_path / 'work').exists()
+  start(tmp_path / 'work', config)
+  workdirs.check(tmp_path / 'work', config, CITYSCAPES_20)
+  allowed = set()
+  for section, fields in [('', {'seed': 0}), *((s, fields) for s, fields in config.items() if s != 'seed')]:
+    for field in fields:
+      changed = copy.deepcopy(config)
+      (changed[section] if section else changed)[field] = 'changed'
+      with contextlib.suppress(InputError):
+        workdirs.check(tmp_path / 'work', changed, CITYSCAPES_20)
+        allowed.add(f'{section}.{field}')
+  assert allowed == FREE
+
+
+def test_another_content_of_the_label_set_is_refused(tmp_path):
+  config = default.get_config().to_dict()
+  start(tmp_path, config)
+  first, *others = CITYSCAPES_20.classes
+  other = dataclasses.replace(CITYSCAPES_20, classes=(dataclasses.replace(first, name='street'), *others))
+  with pytest.raises(InputError, match="the content of label set 'cityscapes20'"):
+    workdirs.check(tmp_path, config, other)
+
+
+def test_the_configuration_is_written_last_and_a_start_cut_off_before_can_be_made_again(
+  tmp_path, monkeypatch
+):
+  config = default.get_config().to_dict()
+  with monkeypatch.context() as patch:
+
+    def fail(config):
+      raise RuntimeError
+
+    patch.setattr(workdirs, '_stored_form', fail)
+    with pytest.raises(RuntimeError):
+      start(tmp_path, config)
+  assert not (tmp_path / 'config.json').exists()
+  workdirs.check(tmp_path, config, CITYSCAPES_20)
+  start(tmp_path, config)
+  assert (tmp_path / 'config.json').exists()
+
+
+def test_a_run_is_loaded_at_its_best_unless_told_otherwise(tmp_path, monkeypatch):
+  def restore(workdir, checkpoint, abstract_variables):
+    raise InputError(f'asked for {checkpoint}')
+
+  monkeypatch.setattr(workdirs, 'restore_variables', restore)
+  config = default.get_config().to_dict()
+  config['model']['extractor'] = 'densenet_tiny'
+  start(tmp_path, config)
+  with pytest.raises(InputError, match='asked for best'):
+    workdirs.load_run(tmp_path)
+  with pytest.raises(InputError, match='asked for 12'):
+    workdirs.load_run(tmp_path, '12')
