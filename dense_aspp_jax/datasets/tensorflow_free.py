@@ -24,7 +24,7 @@ class _BucketFile:
 
   def __init__(self, path: os.PathLike[str] | str, mode: str):
     self._path = os.fspath(path)
-    self._file = open(self._path, mode)  # noqa: SIM115
+    self._file = open(self._path, mode)  # noqa: SIM115 (closed by close())
     if mode == 'wb':
       self._file.close()
 
