@@ -102,7 +102,7 @@ def test_label_set_is_read_from_a_file(tmp_path):
     ('{"name": "x", "classes": [{"name": "a", "ids": ["1"]}]}', 'not a list of integers'),
     ('{"name": "x", "classes": [{"name": "a", "ids": "12"}]}', 'not a list of integers'),
     (
-      '{"name": "x", "classes": [{"name": "a", "ids": [1], "color": [1, 2, 300]}]}',
+      '{"name": "x", "classes": [{"name": "a", "ids": [1], "color": [1, 2, 256]}]}',
       r'not three values 0\.\.255',
     ),
     (

@@ -1,3 +1,4 @@
+import argparse
 import json
 import pathlib
 import subprocess
@@ -5,6 +6,7 @@ import sys
 
 import pytest
 
+from dense_aspp_jax.commands.config_file import read_config_file
 from dense_aspp_jax.commands.main import COMMANDS, main
 from dense_aspp_jax.errors import InputError, RunError
 
@@ -103,6 +105,10 @@ def test_a_configuration_imports_the_one_beside_it_from_anywhere(tmp_path, monke
     (['--config=nowhere.py'], 'no such file'),
     ([f'--config={DEFAULT}', '--config.model.growth_rat=3'], 'growth_rat'),
     ([f'--config={DEFAULT}', '--config.model.growth_rate=many'], 'growth_rate'),
+    (
+      [f'--config={DEFAULT}', '--config.data.mean=(0.5,)'],
+      'config.data.mean = (0.5,): expected three numbers',
+    ),
     ([f'--config={DEFAULT}', '--growth-rate=3'], 'unknown arguments: --growth-rate=3'),
     ([f'--config={DEFAULT}', '--config.model.extractor=vgg'], "model.extractor = 'vgg'"),
   ],
@@ -112,6 +118,11 @@ def test_bad_configuration_ends_with_2_and_names_the_field(arguments, message, c
   error = capsys.readouterr().err
   assert message in error
   assert error.count('\n') == 1
+
+
+def test_a_configuration_is_locked():
+  config = read_config_file(argparse.Namespace(config=DEFAULT, config_arguments=['--config.seed=3']))
+  assert (config.seed, config.is_locked, config.model.is_locked) == (3, True, True)
 
 
 def test_an_error_in_a_configuration_file_is_bad_input(tmp_path, capsys):

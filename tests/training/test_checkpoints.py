@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dense_aspp_jax.errors import RunError
 from dense_aspp_jax.training.checkpoints import Checkpoints, checkpoints_directory, restore_variables
 from dense_aspp_jax.training.train_step import TrainState
 
@@ -28,7 +29,7 @@ def test_the_best_gives_way_to_a_better_one_alone_in_this_run_and_the_next(tmp_p
     for step, score in ((1, 0.3), (2, 0.5), (3, 0.4)):
       checkpoints.save_best(make_state(step), score)
   with Checkpoints(tmp_path, keep=1) as checkpoints:
-    assert checkpoints.best_score == 0.5
+    assert (checkpoints.best_score, checkpoints.best_step) == (0.5, 2)
     checkpoints.save_best(make_state(4), 0.45)
   step, variables = restore_variables(tmp_path, 'best', make_state(0).variables)
   assert step == 2
@@ -55,3 +56,21 @@ def test_variables_are_those_of_the_checkpoint_asked_for(tmp_path, checkpoint, e
   step, variables = restore_variables(tmp_path, checkpoint, make_state(0).variables)
   assert step == expected
   assert_same(variables, make_state(expected).variables)
+
+
+@pytest.mark.parametrize(
+  ('which', 'method', 'act'),
+  [
+    ('_latest', 'save_checkpointables_async', lambda c: c.save_latest(make_state(1))),
+    ('_best', 'save_checkpointables', lambda c: c.save_best(make_state(1), 0.5)),
+    ('_latest', 'close', lambda c: c.close()),  # what a save in the background met
+  ],
+)
+def test_a_save_that_fails_is_a_failed_run(tmp_path, monkeypatch, which, method, act):
+  def fail(*args, **arguments):
+    raise OSError(28, 'No space left on device')
+
+  with Checkpoints(tmp_path, keep=1) as checkpoints, monkeypatch.context() as patch:
+    patch.setattr(getattr(checkpoints, which), method, fail)
+    with pytest.raises(RunError, match=r'could not be written.*No space left on device'):
+      act(checkpoints)

@@ -3,7 +3,7 @@ import pytest
 
 from configs import default
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.training.config_check import check_fields
+from dense_aspp_jax.training.config_check import RULES, check_fields
 
 
 def test_the_default_configuration_is_right():
@@ -30,3 +30,51 @@ def test_what_is_wrong_is_named(change, message):
   change(config)
   with pytest.raises(InputError, match=message):
     check_fields(config)
+
+
+EDGES = {
+  'seed': ([0, 2**32 - 1], [-1, 2**32, 1.0, True]),
+  'data.dataset': (['x'], ['', None]),
+  'data.data_dir': ([None, 'x'], ['']),
+  'data.label_set': (['x'], ['']),
+  'data.train_split': (['x'], ['']),
+  'data.validation_split': (['x'], ['']),
+  'data.image_size': ([(1, 1)], [(0, 1), (1,), (1, 1, 1), (1.0, 1)]),
+  'data.mean': ([(-0.5, 0.0, 0.5)], [(0.5, 0.5), (0.5, 0.5, float('nan'))]),
+  'data.std': ([(0.1, 0.1, 0.1)], [(0.0, 0.1, 0.1), (0.1, 0.1)]),
+  'data.on_device': ([True], [1]),
+  'data.num_workers': ([0], [-1, 0.5]),
+  'loss.class_weights': ([(), (0.0, 1.0)], [(0.0, 0.0), (1.0, -0.1)]),
+  'loss.ignore_label': ([0, 255], [-1, 256]),
+  'optimizer.name': (['x'], ['']),
+  'optimizer.learning_rate': ([1e-9], [0.0, float('inf')]),
+  'optimizer.weight_decay': ([0.0], [-1e-9]),
+  'optimizer.momentum': ([0.0, 0.99], [1.0, -0.1]),
+  'optimizer.schedule': (['x'], ['']),
+  'optimizer.poly_power': ([0.1], [0.0]),
+  'optimizer.warmup_steps': ([0], [-1]),
+  'training.num_epochs': ([0.1], [0.0]),
+  'training.batch_size': ([1], [0]),
+  'training.gradient_accumulation': ([1], [0]),
+  'training.log_every_steps': ([1], [0]),
+  'evaluation.every_epochs': ([0.1], [0.0]),
+  'evaluation.batch_size': ([1], [0]),
+  'evaluation.num_pictures': ([0], [-1]),
+  'checkpoint.every_epochs': ([0.1], [0.0]),
+  'checkpoint.keep': ([1], [0]),
+}
+
+
+def test_the_edges_of_every_range():
+  assert EDGES.keys() == {'seed', *(f'{section}.{name}' for section in RULES for name in RULES[section])}
+  for field, (right, wrong) in EDGES.items():
+    config = ml_collections.ConfigDict(default.get_config().to_dict(), type_safe=False)
+    section, _, name = field.rpartition('.')
+    target = config[section] if section else config
+    for value in right:
+      target[name] = value
+      check_fields(config)
+    for value in wrong:
+      target[name] = value
+      with pytest.raises(InputError, match=rf'config\.{field} = '):
+        check_fields(config)

@@ -85,3 +85,31 @@ def test_a_run_is_loaded_at_its_best_unless_told_otherwise(tmp_path, monkeypatch
     workdirs.load_run(tmp_path)
   with pytest.raises(InputError, match='asked for 12'):
     workdirs.load_run(tmp_path, '12')
+
+
+def test_the_files_of_a_new_run_are_written_with_the_configuration_last(tmp_path, monkeypatch):
+  written = []
+  monkeypatch.setattr(workdirs, 'write_json', lambda path, data: written.append(path.name))
+  start(tmp_path, default.get_config().to_dict())
+  assert written == ['labels.json', 'data.json', 'provenance.json', 'config.json']
+
+
+@pytest.mark.parametrize(('schedule', 'allowed'), [('constant', True), ('poly', False), ('cosine', False)])
+def test_more_epochs_are_allowed_where_the_schedule_does_not_end_with_the_run(tmp_path, schedule, allowed):
+  config = default.get_config()
+  config.optimizer.schedule = schedule
+  start(tmp_path, config.to_dict())
+  config.training.num_epochs += 1
+  if allowed:
+    workdirs.check(tmp_path, config.to_dict(), CITYSCAPES_20)
+  else:
+    with pytest.raises(InputError, match=r'config\.training\.num_epochs: 60\.0 there, 61\.0 given'):
+      workdirs.check(tmp_path, config.to_dict(), CITYSCAPES_20)
+
+
+def test_the_home_folder_is_stored_by_name(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+  config = default.get_config().to_dict()
+  config['data']['data_dir'] = '~/data'
+  start(tmp_path / 'work', config)
+  assert workdirs.read_config(tmp_path / 'work')['data']['data_dir'] == str(tmp_path / 'home' / 'data')
