@@ -179,7 +179,7 @@ class StreetScenes(tfds.core.GeneratorBasedBuilder):
 
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First version.'}  # noqa: RUF012 (tfds reads a class attribute)
-  BUILDER_CONFIGS = [StreetScenesConfig(name='default', description='256 x 512 pixels')]  # noqa: RUF012
+  BUILDER_CONFIGS = [StreetScenesConfig(name='default', description='256 x 512 pixels')]  # noqa: RUF012 (likewise)
 
   def _info(self) -> tfds.core.DatasetInfo:
     return tfds.core.DatasetInfo(

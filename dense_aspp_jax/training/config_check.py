@@ -43,7 +43,7 @@ def _is_text(value: Any) -> bool:
 _POSITIVE = (lambda v: _is_number(v) and v > 0, 'a number above 0')
 _NOT_NEGATIVE = (lambda v: _is_number(v) and v >= 0, 'a number of at least 0')
 _COUNT = (lambda v: _is_integer(v, 1), 'an integer of at least 1')
-_COUNT_OR_NONE = (lambda v: _is_integer(v, 0), 'an integer of at least 0')
+_COUNT_OR_ZERO = (lambda v: _is_integer(v, 0), 'an integer of at least 0')
 _TEXT = (_is_text, 'a text')
 
 # Section -> field -> (whether a value is right, what is expected). configs/default.py says what each means.
@@ -61,7 +61,7 @@ RULES: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     'mean': (_numbers(3, -math.inf), 'three numbers'),
     'std': (_numbers(3, 0, above=True), 'three numbers above 0'),
     'on_device': (lambda v: isinstance(v, bool), 'True or False'),
-    'num_workers': _COUNT_OR_NONE,
+    'num_workers': _COUNT_OR_ZERO,
   },
   'loss': {
     'class_weights': (
@@ -77,7 +77,7 @@ RULES: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     'momentum': (lambda v: _is_number(v) and 0 <= v < 1, 'a number of at least 0, below 1'),
     'schedule': _TEXT,
     'poly_power': _POSITIVE,
-    'warmup_steps': _COUNT_OR_NONE,
+    'warmup_steps': _COUNT_OR_ZERO,
   },
   'training': {
     'num_epochs': _POSITIVE,
@@ -85,7 +85,7 @@ RULES: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     'gradient_accumulation': _COUNT,
     'log_every_steps': _COUNT,
   },
-  'evaluation': {'every_epochs': _POSITIVE, 'batch_size': _COUNT, 'num_pictures': _COUNT_OR_NONE},
+  'evaluation': {'every_epochs': _POSITIVE, 'batch_size': _COUNT, 'num_pictures': _COUNT_OR_ZERO},
   'checkpoint': {'every_epochs': _POSITIVE, 'keep': _COUNT},
 }
 

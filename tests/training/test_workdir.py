@@ -55,9 +55,7 @@ def test_another_content_of_the_label_set_is_refused(tmp_path):
     workdirs.check(tmp_path, config, other)
 
 
-def test_the_configuration_is_written_last_and_a_start_cut_off_before_can_be_made_again(
-  tmp_path, monkeypatch
-):
+def test_a_start_cut_off_before_the_configuration_can_be_made_again(tmp_path, monkeypatch):
   config = default.get_config().to_dict()
   with monkeypatch.context() as patch:
 
