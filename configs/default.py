@@ -18,16 +18,23 @@ def get_config() -> ml_collections.ConfigDict:
   config.seed = 0  # order of the data, augmentation and initial parameters follow from it
 
   config.model = ml_collections.ConfigDict()
-  config.model.extractor = 'densenet121'  # a key of models.densenet.DENSENETS
+  config.model.extractor = 'densenet121'  # a key of models.extractors.EXTRACTORS
   config.model.output_stride = 8  # input pixels per feature pixel: 8, 16 or 32
-  config.model.last_layer = 'norm5'  # or 'transition3' (slides, #1), 'denseblock3' (#2)
+  config.model.last_layer = config_dict.placeholder(str)  # where it is cut: 'transition3' (slides, #1), ...
+  config.model.fourth_transition = False  # DenseNet as in the paper's code
   config.model.dilation_rates = (3, 6, 12, 18, 24)
   config.model.growth_rate = 64  # channels each atrous layer adds
   config.model.bottleneck_width = 256  # channels of its 1x1 convolution; 0: none (#1 to #3)
   config.model.first_norm = True  # BN in front of the first atrous layer (not in #5)
   config.model.final_norm = False  # BN behind the last concatenation (#5)
+  config.model.use_bias = False  # biases in the atrous layers (paper's code)
+  config.model.rectify_features = False  # ReLU on the features that are concatenated (paper's code)
+  config.model.dropout_rate = 0.0  # of channels, in DenseASPP and in front of the head (paper: 0.1)
   config.model.num_classes = 20  # must be that of data.label_set
   config.model.compute_dtype = 'bfloat16'  # or 'float32'; ours. Parameters, BN statistics, loss: float32
+
+  config.init = ml_collections.ConfigDict()  # what a run starts from
+  config.init.extractor_weights = config_dict.placeholder(str)  # what `dense-aspp convert` wrote; or random
 
   config.data = ml_collections.ConfigDict()
   config.data.dataset = 'cityscapes'  # 'camvid', 'street_scenes', or 'folder:PATH'
@@ -36,6 +43,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.train_split = 'train'
   config.data.validation_split = 'validation'
   config.data.image_size = (512, 1024)  # height, width the network sees; slides
+  config.data.keep_aspect = True  # evaluation: images of another aspect ratio are not stretched to image_size
   config.data.mean = (0.485, 0.456, 0.406)  # of RGB in 0..1; slides
   config.data.std = (0.229, 0.224, 0.225)
   config.data.on_device = False  # keep the training split in device memory

@@ -12,7 +12,9 @@ T = TypeVar('T')
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-def progress_bar(total: int | None, description: str, unit: str = 'it', initial: int = 0) -> tqdm.tqdm:
+def progress_bar(
+  total: int | None, description: str, unit: str = 'it', initial: int = 0, hidden: bool = False
+) -> tqdm.tqdm:
   """A tqdm bar on stderr; where stderr is no terminal, one plain line at most every 10 seconds.
 
   Args:
@@ -20,14 +22,13 @@ def progress_bar(total: int | None, description: str, unit: str = 'it', initial:
     description: What is being done.
     unit: What one item is called.
     initial: Items already done, for a resumed run.
+    hidden: Shows nothing: the work is part of other work that has a bar.
   """
+  options = dict(total=total, desc=description, unit=unit, initial=initial, disable=hidden)
   if sys.stderr.isatty():
-    return tqdm.tqdm(total=total, desc=description, unit=unit, initial=initial, dynamic_ncols=True)
+    return tqdm.tqdm(**options, dynamic_ncols=True)
   return tqdm.tqdm(
-    total=total,
-    desc=description,
-    unit=unit,
-    initial=initial,
+    **options,
     file=_Lines(sys.stderr),
     mininterval=_SECONDS_BETWEEN_LINES,
     miniters=1,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import importlib.metadata
 import json
-import os
 import pathlib
 import platform
 import subprocess
@@ -14,7 +12,7 @@ import sys
 from typing import Any
 
 import dense_aspp_jax
-from dense_aspp_jax.errors import RunError
+from dense_aspp_jax.whole_files import write_file
 
 _LIBRARIES = (
   'jax',
@@ -72,18 +70,9 @@ def _git(checkout: pathlib.Path, *arguments: str) -> str:
 
 
 def write_json(path: pathlib.Path, data: Any) -> None:
-  """Writes JSON under a temporary name and renames it, so that `path` is never half-written.
+  """Writes JSON, whole or not at all.
 
   Raises:
     RunError: It cannot be written.
   """
-  text = json.dumps(data, indent=2, allow_nan=False) + '\n'
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_text(text, encoding='utf-8')
-    os.replace(temporary, path)
-  except OSError as error:
-    with contextlib.suppress(OSError):
-      temporary.unlink()
-    raise RunError(f'{path}: cannot be written ({error.strerror})') from error
+  write_file(path, (json.dumps(data, indent=2, allow_nan=False) + '\n').encode())

@@ -1,5 +1,7 @@
 """The networks' operations in NumPy, on one image `[h, w, c]`, for the tests of models."""
 
+import functools
+
 import jax
 import numpy as np
 
@@ -27,8 +29,8 @@ def norm_relu(x, params, stats):
   return np.maximum(norm(x, params, stats), 0)
 
 
-def random_variables(model, *inputs):
-  """Variables of a model with no parameter or statistic at its initial value."""
+def random_variables(model, *inputs, **options):
+  """Variables of a model, called so, with no parameter or statistic at its initial value."""
   rng = np.random.default_rng(0)
 
   def draw(path, x):
@@ -37,4 +39,5 @@ def random_variables(model, *inputs):
     low = 0.5 if path[-1].key in ('scale', 'var') else -0.5
     return rng.uniform(low, low + 1, x.shape).astype(np.float32)
 
-  return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(model.init, jax.random.key(0), *inputs))
+  init = functools.partial(model.init, **options)
+  return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(init, jax.random.key(0), *inputs))

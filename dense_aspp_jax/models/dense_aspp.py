@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.models.layers import DType, batch_norm, convolution
+from dense_aspp_jax.models.layers import DType, batch_norm, channel_dropout, convolution
 
 
 class AtrousLayer(nn.Module):
@@ -22,6 +22,8 @@ class AtrousLayer(nn.Module):
     bottleneck_width: Channels between 1x1 and 3x3; 0 leaves the 1x1 out (slides, models #1 to #3).
     dilation: Dilation rate of the 3x3 convolution.
     leading_norm: Whether a BN stands in front.
+    use_bias: Whether the convolutions have biases.
+    dropout_rate: Probability that a new channel is dropped in training.
     dtype: Compute type.
   """
 
@@ -29,6 +31,8 @@ class AtrousLayer(nn.Module):
   bottleneck_width: int
   dilation: int
   leading_norm: bool
+  use_bias: bool
+  dropout_rate: float
   dtype: DType
 
   @nn.compact
@@ -38,16 +42,28 @@ class AtrousLayer(nn.Module):
       x = batch_norm(train, name='norm1', dtype=self.dtype)(x)
     x = nn.relu(x)
     if self.bottleneck_width:
-      x = convolution(self.bottleneck_width, 1, name='conv1', dtype=self.dtype)(x)
-      x = nn.relu(batch_norm(train, name='norm2', dtype=self.dtype)(x))
-    return convolution(self.growth_rate, 3, dilation=self.dilation, name='conv2', dtype=self.dtype)(x)
+      conv1 = convolution(self.bottleneck_width, 1, use_bias=self.use_bias, name='conv1', dtype=self.dtype)
+      x = nn.relu(batch_norm(train, name='norm2', dtype=self.dtype)(conv1(x)))
+    conv2 = convolution(
+      self.growth_rate,
+      3,
+      dilation=self.dilation,
+      use_bias=self.use_bias,
+      name='conv2',
+      dtype=self.dtype,
+    )
+    return channel_dropout(self.dropout_rate)(conv2(x), deterministic=not train)
 
 
 class DenseASPP(nn.Module):
   """The cascade: layer i reads the features and the output of every earlier layer.
 
-  Channels are concatenated old before new, and the features enter the concatenation as they are.
-  Differs from the paper: no dropout, no biases, no fourth transition; widths 256/64, not 128/64.
+  Channels are concatenated old before new. The defaults are the slides'. The paper's network, as
+  published (DeepMotionAIResearch/DenseASPP, models/DenseASPP.py), has `use_bias`, `rectify_features`, no
+  `first_norm`, dropout 0.1 and other widths.
+
+  Differs from the paper: BN has momentum 0.9 here; the published code has 0.9997 in these layers, which
+  all but freezes the running statistics. Its order of channels, new before old, is undone on conversion.
 
   Attributes:
     dilation_rates: One atrous layer each, in this order.
@@ -56,6 +72,10 @@ class DenseASPP(nn.Module):
     first_norm: Whether the first layer has a leading BN.
     final_norm: Whether the final concatenation gets a BN (no ReLU behind it; derived from the
       parameter count of the slides' model #5).
+    use_bias: Whether the convolutions have biases.
+    rectify_features: Whether the concatenation carries the features' positive part, as the published
+      code does, whose first ReLU works in place. Off: the features as they are.
+    dropout_rate: Probability that a layer's new channel is dropped in training.
     dtype: Compute type.
   """
 
@@ -64,6 +84,9 @@ class DenseASPP(nn.Module):
   bottleneck_width: int
   first_norm: bool = True
   final_norm: bool = False
+  use_bias: bool = False
+  rectify_features: bool = False
+  dropout_rate: float = 0.0
   dtype: DType = jnp.float32
 
   def __post_init__(self):
@@ -76,18 +99,22 @@ class DenseASPP(nn.Module):
         f'model.growth_rate = {self.growth_rate}, model.bottleneck_width = {self.bottleneck_width}: '
         'expected at least 1 and at least 0'
       )
+    if not 0 <= self.dropout_rate < 1:
+      raise InputError(f'model.dropout_rate = {self.dropout_rate}: expected at least 0, below 1')
     super().__post_init__()
 
   @nn.compact
   def __call__(self, features: Float[Array, 'b h w c'], train: bool = False) -> Float[Array, 'b h w c2']:
     """Appends len(dilation_rates) x growth_rate channels to `features`."""
-    x = features
+    x = nn.relu(features) if self.rectify_features else features
     for index, dilation in enumerate(self.dilation_rates, start=1):
       layer = AtrousLayer(
         self.growth_rate,
         self.bottleneck_width,
         dilation,
         leading_norm=self.first_norm or index > 1,
+        use_bias=self.use_bias,
+        dropout_rate=self.dropout_rate,
         dtype=self.dtype,
         name=f'layer{index}',
       )

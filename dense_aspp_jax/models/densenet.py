@@ -11,9 +11,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.models.layers import DType, avg_pool_2x2, batch_norm, convolution, max_pool_3x3
+from dense_aspp_jax.models.layers import (
+  DType,
+  avg_pool_2x2,
+  batch_norm,
+  check_output_stride,
+  convolution,
+  max_pool_3x3,
+  strides_and_dilations,
+)
 
-LAST_LAYERS = ('norm5', 'transition3', 'denseblock3')
+LAST_LAYERS = ('denseblock2', 'transition2', 'denseblock3', 'transition3', 'norm5')
 
 # Growth rate, layers per block, stem channels. The first four are Huang et al. 2017, table 1, as in
 # torchvision; small and tiny are ours, with all four blocks, for CPUs and tests.
@@ -98,8 +106,11 @@ class DenseNet(nn.Module):
     block_config: Dense layers in each of the four blocks.
     num_init_features: Channels of the stem.
     output_stride: Input pixels per feature-map pixel: 8, 16 or 32.
-    last_layer: Where the features are taken: 'norm5' (all of DenseNet), 'transition3' (no dense block
-      4; slides, model #1) or 'denseblock3' (no transition 3 either; model #2).
+    last_layer: Where the features are taken: one of `LAST_LAYERS`; None means 'norm5', all of DenseNet.
+      The slides' model #1 has 'transition3' (no dense block 4), #2 'denseblock3'. 'denseblock2' has as
+      many channels as 'transition3'.
+    fourth_transition: Whether a transition without pooling halves the channels in front of norm5
+      (DeepMotionAIResearch/DenseASPP, models/DenseASPP.py).
     bottleneck_factor: Bottleneck channels in growth rates (torchvision's bn_size).
     dtype: Compute type; parameters and statistics are float32.
   """
@@ -108,21 +119,29 @@ class DenseNet(nn.Module):
   block_config: tuple[int, ...]
   num_init_features: int
   output_stride: int = 8
-  last_layer: str = 'norm5'
+  last_layer: str | None = None
+  fourth_transition: bool = False
   bottleneck_factor: int = 4
   dtype: DType = jnp.float32
 
   def __post_init__(self):
-    if self.output_stride not in (8, 16, 32):
-      raise InputError(f'model.output_stride = {self.output_stride}: expected 8, 16 or 32')
-    if self.last_layer not in LAST_LAYERS:
-      raise InputError(f'model.last_layer = {self.last_layer!r}: expected one of {", ".join(LAST_LAYERS)}')
+    check_output_stride(self.output_stride)
+    if self.last_layer not in (None, *LAST_LAYERS):
+      raise InputError(
+        f'model.last_layer = {self.last_layer!r}: expected None or one of {", ".join(LAST_LAYERS)}'
+      )
+    if self.fourth_transition and self.last_layer not in (None, 'norm5'):
+      raise InputError(
+        f'model.fourth_transition = True, model.last_layer = {self.last_layer!r}: a network that is cut has '
+        'no fourth transition; set one of them only'
+      )
     super().__post_init__()
 
   @property
   def stride(self) -> int:
     """Input pixels per pixel of the features returned; `output_stride` unless a pooling is cut off."""
-    return min(self.output_stride, 16) if self.last_layer == 'denseblock3' else self.output_stride
+    poolings = {'denseblock2': 1, 'transition2': 2, 'denseblock3': 2}.get(self.last_layer, 3)
+    return min(self.output_stride, 4 * 2**poolings)
 
   @nn.compact
   def __call__(self, image: Float[Array, 'b h w 3'], train: bool = False) -> Float[Array, 'b fh fw c']:
@@ -136,8 +155,10 @@ class DenseNet(nn.Module):
     x = convolution(self.num_init_features, 7, stride=2, name='conv0', dtype=self.dtype)(x)
     x = nn.relu(batch_norm(train, name='norm0', dtype=self.dtype)(x))
     x = max_pool_3x3(x)
-    stride, dilation = 4, 1
+    # Conv and pooling of the stem, then per block 1 and its transition's pooling; the last has none.
+    layers = strides_and_dilations([4, 1, 2, 1, 2, 1, 2, 1, 1], self.output_stride)[1:]
     for index, num_layers in enumerate(self.block_config, start=1):
+      (_, dilation), (pool_stride, _) = layers[2 * index - 2 : 2 * index]
       x = DenseBlock(
         num_layers,
         self.growth_rate,
@@ -148,11 +169,8 @@ class DenseNet(nn.Module):
       )(x, train)
       if self.last_layer == f'denseblock{index}':
         return x
-      if index == len(self.block_config):
-        break
-      pool = stride < self.output_stride
-      stride, dilation = (stride * 2, dilation) if pool else (stride, dilation * 2)
-      x = Transition(pool, self.dtype, name=f'transition{index}')(x, train)
+      if index < len(self.block_config) or self.fourth_transition:
+        x = Transition(pool_stride == 2, self.dtype, name=f'transition{index}')(x, train)
       if self.last_layer == f'transition{index}':
         return x
     return batch_norm(train, name='norm5', dtype=self.dtype)(x)

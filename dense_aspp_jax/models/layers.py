@@ -1,14 +1,17 @@
-"""Layers that all networks share: convolution, batch normalisation, pooling, bilinear upsampling."""
+"""What all networks share: convolution, normalisation, pooling, bilinear upsampling, the output stride."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from dense_aspp_jax.errors import InputError
 
 DType = jnp.dtype | type
 
@@ -24,35 +27,44 @@ def convolution(
   dtype: DType,
   stride: int = 1,
   dilation: int = 1,
+  groups: int = 1,
+  use_bias: bool = False,
+  padding: str | None = None,
 ) -> nn.Conv:
-  """A square convolution without bias, padded as torch pads it: `dilation * (kernel_size - 1) // 2`.
+  """A square convolution, by default padded as torch pads it: `dilation * (kernel_size - 1) // 2`.
 
   flax's 'SAME' pads stride-2 convolutions on even sizes differently from torch, so padding is explicit.
 
   Args:
     features: Output channels.
-    kernel_size: Side of the kernel, odd.
+    kernel_size: Side of the kernel.
     name: Name in the parameter tree.
     dtype: Compute type; the kernel is kept in float32.
     stride: Stride in both directions.
     dilation: Dilation rate in both directions.
+    groups: Groups of channels; as many as channels for a depthwise convolution.
+    use_bias: Whether a bias is added.
+    padding: 'SAME' for TensorFlow's padding, which follows the input size; 'VALID' for none.
   """
-  padding = dilation * (kernel_size - 1) // 2
+  pad = dilation * (kernel_size - 1) // 2
   return nn.Conv(
     features,
     (kernel_size, kernel_size),
     strides=(stride, stride),
-    padding=[(padding, padding), (padding, padding)],
+    padding=padding or [(pad, pad), (pad, pad)],
     kernel_dilation=(dilation, dilation),
-    use_bias=False,
+    feature_group_count=groups,
+    use_bias=use_bias,
     dtype=dtype,
     kernel_init=kaiming_normal,
     name=name,
   )
 
 
-def batch_norm(train: bool, *, name: str, dtype: DType) -> nn.BatchNorm:
-  """Batch normalisation with torch's defaults (momentum 0.1 there is 0.9 here, epsilon 1e-5).
+def batch_norm(
+  train: bool, *, name: str, dtype: DType, momentum: float = 0.9, epsilon: float = 1e-5
+) -> nn.BatchNorm:
+  """Batch normalisation, by default with torch's constants (momentum 0.1 there is 0.9 here).
 
   Statistics are computed and kept in float32 whatever `dtype` is; under jit with a batch sharded over
   devices they are those of the whole batch.
@@ -62,13 +74,45 @@ def batch_norm(train: bool, *, name: str, dtype: DType) -> nn.BatchNorm:
   """
   return nn.BatchNorm(
     use_running_average=not train,
-    momentum=0.9,
-    epsilon=1e-5,
+    momentum=momentum,
+    epsilon=epsilon,
     dtype=dtype,
     # E[x^2] - E[x]^2 cancels: at mean 1e4 it gives variance 0 in float32.
     use_fast_variance=False,
     name=name,
   )
+
+
+def channel_dropout(rate: float) -> nn.Dropout:
+  """Drops whole channels of `[b, h, w, c]`, as torch's Dropout2d; draws from 'dropout'."""
+  return nn.Dropout(rate, broadcast_dims=(1, 2))
+
+
+def strides_and_dilations(strides: Iterable[int], output_stride: int) -> list[tuple[int, int]]:
+  """Turns the strides that would exceed `output_stride` into dilation.
+
+  A layer that loses its stride keeps the dilation before it; all later layers multiply theirs by it, so
+  that every kernel reads the pixels it would have read.
+
+  Args:
+    strides: Stride of each layer, in order.
+    output_stride: Input pixels per pixel of the last layer's output.
+
+  Returns:
+    Stride and dilation of each layer.
+  """
+  total, dilation, result = 1, 1, []
+  for stride in strides:
+    kept = total * stride <= output_stride
+    result.append((stride if kept else 1, dilation))
+    total, dilation = (total * stride, dilation) if kept else (total, dilation * stride)
+  return result
+
+
+def check_output_stride(output_stride: int) -> None:
+  """Raises InputError unless `output_stride` is 8, 16 or 32."""
+  if output_stride not in (8, 16, 32):
+    raise InputError(f'model.output_stride = {output_stride}: expected 8, 16 or 32')
 
 
 def max_pool_3x3(x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 c']:

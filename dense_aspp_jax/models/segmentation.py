@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models.dense_aspp import DenseASPP
-from dense_aspp_jax.models.densenet import DENSENETS, DenseNet
-from dense_aspp_jax.models.layers import pad_to_multiple, upsample_bilinear
+from dense_aspp_jax.models.extractors import create_extractor
+from dense_aspp_jax.models.layers import channel_dropout, pad_to_multiple, upsample_bilinear
 
 COMPUTE_DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+
+# The published DenseASPP networks (Yang et al., CVPR 2018; facts from DeepMotionAIResearch/DenseASPP,
+# models/DenseASPP.py and cfgs/): what differs from `create_model`'s defaults. 19 classes.
+_PAPER = dict(
+  num_classes=19,
+  fourth_transition=True,
+  first_norm=False,
+  use_bias=True,
+  rectify_features=True,
+  dropout_rate=0.1,
+)
+PAPER_MODELS: dict[str, dict[str, Any]] = {
+  'denseaspp121': dict(_PAPER, extractor='densenet121', growth_rate=64, bottleneck_width=128),
+  'denseaspp161': dict(_PAPER, extractor='densenet161', growth_rate=128, bottleneck_width=512),
+  'denseaspp169': dict(_PAPER, extractor='densenet169', growth_rate=168, bottleneck_width=336),
+  'denseaspp201': dict(_PAPER, extractor='densenet201', growth_rate=240, bottleneck_width=480),
+}
 
 
 class SegmentationModel(nn.Module):
@@ -24,14 +43,17 @@ class SegmentationModel(nn.Module):
     extractor: Maps `[b, h, w, 3]` to features; its `stride` is input pixels per feature pixel.
     dense_aspp: The cascade on top.
     num_classes: Channels of the logits.
+    dropout_rate: Probability that a channel is dropped in front of the head, in training.
   """
 
   extractor: nn.Module
   dense_aspp: nn.Module
   num_classes: int
+  dropout_rate: float = 0.0
 
   def setup(self):
     """Makes the head."""
+    self.dropout = channel_dropout(self.dropout_rate)
     # In float32 whatever the compute type: logits decide the arg max.
     self.head = nn.Conv(self.num_classes, (1, 1))
 
@@ -45,7 +67,8 @@ class SegmentationModel(nn.Module):
 
     Args:
       image: RGB with the mean and standard deviation of its preprocessing taken out.
-      train: Whether BN uses and updates batch statistics.
+      train: Whether BN uses and updates batch statistics; dropout and stochastic depth, where the network
+        has them, draw from the random numbers 'dropout'.
       output_size: Height and width of the logits; by default the image's. Another size (the label's
         native one) is reached by the same single upsampling.
 
@@ -55,7 +78,8 @@ class SegmentationModel(nn.Module):
     size = image.shape[1:3]
     output_size = output_size or size
     features = self.extractor(pad_to_multiple(image, self.extractor.stride), train)
-    logits = self.head(self.dense_aspp(features, train).astype(jnp.float32))
+    features = self.dropout(self.dense_aspp(features, train), deterministic=not train)
+    logits = self.head(features.astype(jnp.float32))
     scale = tuple(self.extractor.stride * out / n for out, n in zip(output_size, size, strict=True))
     return upsample_bilinear(logits, output_size, scale)
 
@@ -65,41 +89,51 @@ def create_model(
   extractor: str,
   num_classes: int,
   output_stride: int = 8,
-  last_layer: str = 'norm5',
+  last_layer: str | None = None,
+  fourth_transition: bool = False,
   dilation_rates: tuple[int, ...] = (3, 6, 12, 18, 24),
   growth_rate: int = 64,
   bottleneck_width: int = 256,
   first_norm: bool = True,
   final_norm: bool = False,
+  use_bias: bool = False,
+  rectify_features: bool = False,
+  dropout_rate: float = 0.0,
   compute_dtype: str = 'float32',
 ) -> SegmentationModel:
   """Makes a DenseASPP network; the arguments are the fields of `config.model`.
 
   Args:
-    extractor: A key of `DENSENETS`.
+    extractor: A key of `EXTRACTORS`.
     num_classes: Number of classes.
-    output_stride: 8, 16 or 32, see `DenseNet`.
-    last_layer: Where the extractor ends, see `DenseNet`.
+    output_stride: 8, 16 or 32, see `create_extractor`.
+    last_layer: Where the extractor is cut, see `create_extractor`.
+    fourth_transition: See `DenseNet`.
     dilation_rates: See `DenseASPP`.
     growth_rate: See `DenseASPP`.
     bottleneck_width: See `DenseASPP`.
     first_norm: See `DenseASPP`.
     final_norm: See `DenseASPP`.
+    use_bias: See `DenseASPP`.
+    rectify_features: See `DenseASPP`.
+    dropout_rate: In training, of the new channels of each atrous layer and in front of the head.
     compute_dtype: 'float32' or 'bfloat16', for activations. Parameters, BN statistics and logits are float32.
 
   Raises:
     InputError: A value outside its range, with the field's name.
   """
-  if extractor not in DENSENETS:
-    raise InputError(f'model.extractor = {extractor!r}: expected one of {", ".join(DENSENETS)}')
   if compute_dtype not in COMPUTE_DTYPES:
     raise InputError(f'model.compute_dtype = {compute_dtype!r}: expected one of {", ".join(COMPUTE_DTYPES)}')
   if num_classes < 1:
     raise InputError(f'model.num_classes = {num_classes}: expected at least 1')
   dtype = COMPUTE_DTYPES[compute_dtype]
   return SegmentationModel(
-    extractor=DenseNet(
-      **DENSENETS[extractor], output_stride=output_stride, last_layer=last_layer, dtype=dtype
+    extractor=create_extractor(
+      extractor,
+      output_stride=output_stride,
+      last_layer=last_layer,
+      fourth_transition=fourth_transition,
+      dtype=dtype,
     ),
     dense_aspp=DenseASPP(
       dilation_rates=tuple(dilation_rates),
@@ -107,7 +141,11 @@ def create_model(
       bottleneck_width=bottleneck_width,
       first_norm=first_norm,
       final_norm=final_norm,
+      use_bias=use_bias,
+      rectify_features=rectify_features,
+      dropout_rate=dropout_rate,
       dtype=dtype,
     ),
     num_classes=num_classes,
+    dropout_rate=dropout_rate,
   )

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import gc
-import logging
 import pathlib
-import sys
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -16,6 +12,7 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.orbax_reading import abstract_tree, first_line, read_orbax
 from dense_aspp_jax.training.train_step import TrainState
 
 LATEST = 'latest'
@@ -30,11 +27,6 @@ def _checkpointer(directory: pathlib.Path, keep: int) -> ocp.training.Checkpoint
     preservation_policy=ocp.training.preservation_policies.LatestN(keep),
     cleanup_tmp_directories=True,
   )
-
-
-def abstract_tree(tree: Any, sharding: jax.sharding.Sharding) -> Any:
-  """Shapes and types of `tree`, to be restored under `sharding`."""
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
 def _variables_items(state: TrainState) -> dict[str, Any]:
@@ -122,7 +114,7 @@ class Checkpoints:
     items = {name: abstract_tree(tree, sharding) for name, tree in _state_items(state).items()}
     step = self._latest.latest
     path = pathlib.Path(self._latest.directory) / str(step.step)
-    restored = _load(lambda: self._latest.load_checkpointables(step, items), path)
+    restored = read_orbax(lambda: self._latest.load_checkpointables(step, items), path)
     return TrainState(params=restored['params'], batch_stats=restored['batch_stats'], **restored['optimizer'])
 
 
@@ -132,42 +124,25 @@ def _failing_as_run_error() -> Iterator[None]:
     yield
   except Exception as error:  # Orbax raises what the file system, TensorStore or a thread raised
     raise RunError(
-      f'a checkpoint could not be written ({_first_line(error)}); the older ones are intact'
+      f'a checkpoint could not be written ({first_line(error)}); the older ones are intact'
     ) from error
-
-
-def _load(load: Callable[[], Any], path: pathlib.Path) -> Any:
-  """Calls `load`; whatever it raises becomes an InputError that names `path`."""
-  try:
-    return load()
-  except Exception as error:  # likewise
-    failure = _first_line(error)
-  _discard_unfinished_tasks()
-  raise InputError(
-    f'{path}: this checkpoint cannot be read, or is not of the configured network ({failure}). '
-    'Choose another one, or remove it'
-  )
-
-
-def _discard_unfinished_tasks() -> None:
-  """Keeps what Orbax leaves behind when a restore fails from complaining on the screen."""
-  logging.getLogger('asyncio').setLevel(logging.CRITICAL)
-  hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')
-      gc.collect()
-  finally:
-    sys.unraisablehook = hook
-
-
-def _first_line(error: Exception) -> str:
-  return f'{type(error).__name__}: {error}'.splitlines()[0][:200]
 
 
 def checkpoints_directory(workdir: pathlib.Path) -> pathlib.Path:
   """Where a workdir keeps its checkpoints."""
   return workdir / 'checkpoints'
+
+
+def has_latest(workdir: pathlib.Path) -> bool:
+  """Whether there is a checkpoint to resume from."""
+  return bool(_steps(checkpoints_directory(workdir) / LATEST))
+
+
+def save_variables(workdir: pathlib.Path, variables: Mapping[str, Any]) -> None:
+  """Writes params and batch_stats as the best checkpoint, of step 0, of a workdir that has none."""
+  path = epath.Path((checkpoints_directory(workdir) / BEST / '0').absolute())
+  path.parent.mkdir(parents=True)
+  ocp.save_checkpointables(path, dict(variables))
 
 
 def restore_variables(
@@ -200,7 +175,7 @@ def restore_variables(
   sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   items = {name: abstract_tree(tree, sharding) for name, tree in abstract_variables.items()}
   path = (root / kind / str(step)).absolute()
-  return step, _load(lambda: ocp.load_checkpointables(epath.Path(path), items), path)
+  return step, read_orbax(lambda: ocp.load_checkpointables(epath.Path(path), items), path)
 
 
 def _steps(directory: pathlib.Path) -> set[int]:

@@ -7,12 +7,14 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from dense_aspp_jax.datasets.augmentation import Augmentation
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.weights.store import ExtractorWeights
 
 
 def _is_integer(value: Any, low: float, high: float = math.inf) -> bool:
@@ -48,6 +50,9 @@ _TEXT = (_is_text, 'a text')
 
 # Section -> field -> (whether a value is right, what is expected). configs/default.py says what each means.
 RULES: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
+  'init': {
+    'extractor_weights': (lambda v: v is None or _is_text(v), 'a directory that `dense-aspp convert` wrote'),
+  },
   'data': {
     'dataset': _TEXT,
     'data_dir': (lambda v: v is None or _is_text(v), 'a folder'),
@@ -58,6 +63,7 @@ RULES: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
       lambda v: isinstance(v, tuple | list) and len(v) == 2 and all(_is_integer(n, 1) for n in v),
       '(height, width) in pixels',
     ),
+    'keep_aspect': (lambda v: isinstance(v, bool), 'True or False'),
     'mean': (_numbers(3, -math.inf), 'three numbers'),
     'std': (_numbers(3, 0, above=True), 'three numbers above 0'),
     'on_device': (lambda v: isinstance(v, bool), 'True or False'),
@@ -111,6 +117,26 @@ def check_fields(config: ConfigDict) -> None:
       value = config[section][field]
       if not holds(value):
         raise InputError(f'config.{section}.{field} = {value!r}: expected {text}')
+
+
+def check_extractor_weights(config: ConfigDict, weights: ExtractorWeights) -> None:
+  """Checks that converted weights are of the configured extractor and see the images they are used to.
+
+  Raises:
+    InputError: Names the fields and both values.
+  """
+  where = f'config.init.extractor_weights = {config.init.extractor_weights!r}'
+  if weights.architecture != config.model.extractor:
+    raise InputError(
+      f'{where} are of {weights.architecture}, but config.model.extractor = {config.model.extractor!r}; '
+      'set them alike'
+    )
+  for name in ('mean', 'std'):
+    if not np.allclose(config.data[name], getattr(weights, name), rtol=0, atol=1e-4):
+      raise InputError(
+        f'{where} need config.data.{name} = {getattr(weights, name)}, but it is {tuple(config.data[name])}; '
+        'set it so'
+      )
 
 
 def check_consistency(config: ConfigDict, label_set: LabelSet, num_devices: int) -> None:

@@ -29,11 +29,12 @@ from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.progress import progress_bar, say
 from dense_aspp_jax.provenance import provenance, write_json
 from dense_aspp_jax.training import workdir as workdirs
-from dense_aspp_jax.training.checkpoints import Checkpoints
-from dense_aspp_jax.training.config_check import check_consistency, check_fields
+from dense_aspp_jax.training.checkpoints import Checkpoints, has_latest
+from dense_aspp_jax.training.config_check import check_consistency, check_extractor_weights, check_fields
 from dense_aspp_jax.training.optimizer import create_optimizer, create_schedule
 from dense_aspp_jax.training.run_log import RunLog, StepMonitor
 from dense_aspp_jax.training.train_step import Batch, TrainState, create_state, create_train_step
+from dense_aspp_jax.weights.store import ExtractorWeights, load_extractor_weights
 
 
 def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | None:
@@ -58,12 +59,13 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | No
   check_consistency(config, label_set, mesh.size)
   model = create_model(**config.model)
   augmentation = Augmentation(**config.augmentation)
+  weights = None if has_latest(workdir) else _load_weights(config)
   workdirs.check(workdir, config.to_dict(), label_set)
   load = functools.partial(
     load_split, data.dataset, data_dir=data.data_dir, label_set=label_set, image_size=data.image_size
   )
   train_split = load(data.train_split, native_labels=False)
-  validation_split = load(data.validation_split, native_labels=True)
+  validation_split = load(data.validation_split, native_labels=True, keep_aspect=data.keep_aspect)
 
   def steps(epochs: float) -> int:
     """Updates in so many passes over the training split, at least 1; batches run across epoch ends."""
@@ -82,7 +84,7 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | No
     workdirs.begin(workdir, config.to_dict(), label_set, splits),
     Checkpoints(workdir, config.checkpoint.keep) as checkpoints,
   ):
-    state = jax.device_put(create_state(model, optimizer, config.seed), replicated)
+    state = jax.device_put(create_state(model, optimizer, config.seed, weights), replicated)
     if checkpoints.latest_step is not None:
       state = checkpoints.restore_latest(state, replicated)
     first_step = int(state.step)
@@ -92,11 +94,20 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | No
         'Evaluate it, or choose another --workdir'
       )
       return None
-    workdirs.record_start(workdir, config.to_dict(), first_step)
+    if weights:
+      say(f'extractor weights: {weights.description["source"]}, {weights.description["file"]}')
+    workdirs.record_start(workdir, config.to_dict(), first_step, weights.description if weights else None)
     if first_step:
       say(f'{workdir}: resuming at step {first_step} of {num_steps}')
     _say_sizes(config, model, len(train_split), len(validation_split), num_steps, mesh)
-    predictor = Predictor(model, state.variables, image_size=data.image_size, mean=data.mean, std=data.std)
+    predictor = Predictor(
+      model,
+      state.variables,
+      image_size=data.image_size,
+      mean=data.mean,
+      std=data.std,
+      keep_aspect=data.keep_aspect,
+    )
     batches = train_batches(
       train_split,
       batch_size=config.training.batch_size,
@@ -155,6 +166,15 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | No
     print(f'these are the scores of step {num_steps}; best mean IoU: {best}')
     print(f'checkpoints {workdir}/checkpoints, pictures {workdir}/pictures, scores {workdir}/scores.json')
   return scores
+
+
+def _load_weights(config: ConfigDict) -> ExtractorWeights | None:
+  """The weights the extractor starts from, None if it starts from random ones."""
+  if config.init.extractor_weights is None:
+    return None
+  weights = load_extractor_weights(pathlib.Path(config.init.extractor_weights).expanduser())
+  check_extractor_weights(config, weights)
+  return weights
 
 
 def _create_update(

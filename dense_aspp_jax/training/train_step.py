@@ -15,8 +15,11 @@ from flax import linen as nn
 from dense_aspp_jax.datasets.augmentation import Augmentation, augment, normalize
 from dense_aspp_jax.labels import IGNORE_LABEL
 from dense_aspp_jax.training.losses import cross_entropy, pixel_weights
+from dense_aspp_jax.weights.store import ExtractorWeights, merge_extractor
 
 Batch = dict[str, jax.Array]
+
+_DROPOUT = 2**31 - 1  # folded into the step's key; the augmentation folds in an image's row of the batch
 
 
 @flax.struct.dataclass
@@ -51,9 +54,26 @@ class StepMetrics(metrics.Collection):
   learning_rate: metrics.LastValue.from_output('learning_rate')
 
 
-def create_state(model: nn.Module, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-  """Draws the initial parameters from `seed`; they do not depend on the image size."""
+def create_state(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  seed: int,
+  extractor_weights: ExtractorWeights | None = None,
+) -> TrainState:
+  """Draws the initial parameters from `seed`; they do not depend on the image size.
+
+  Args:
+    model: The segmentation model.
+    optimizer: From `create_optimizer`.
+    seed: Of the parameters.
+    extractor_weights: What the extractor starts from, instead.
+
+  Raises:
+    InputError: The weights do not fit the model's extractor.
+  """
   variables = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, 64, 64, 3)))
+  if extractor_weights is not None:
+    variables = merge_extractor(variables, model.extractor, extractor_weights)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=variables['params'],
@@ -78,8 +98,9 @@ def create_train_step(
   """Makes `train_step(state, batch) -> (state, metrics)`, a pure function to be jitted.
 
   A batch is `{'image': uint8 [b, h, w, 3], 'label': uint8 [b, h, w]}`, labels as class indices. Its
-  augmentation is drawn from fold_in(seed, step), so a run is a function of config, seed and step. Under
-  jit with the batch sharded over devices, loss, gradients and BN statistics are those of the whole batch.
+  augmentation and dropout are drawn from fold_in(seed, step), so a run is a function of config, seed and
+  step. Under jit with the batch sharded over devices, loss, gradients and BN statistics are those of the
+  whole batch.
 
   Args:
     model: Maps normalised images to logits.
@@ -96,9 +117,13 @@ def create_train_step(
   """
   padding = tuple(255.0 * m for m in mean)
 
-  def loss_of_part(params, batch_stats, part, total_weight):
+  def loss_of_part(params, batch_stats, part, key, total_weight):
     logits, updates = model.apply(
-      {'params': params, 'batch_stats': batch_stats}, part['image'], train=True, mutable=['batch_stats']
+      {'params': params, 'batch_stats': batch_stats},
+      part['image'],
+      train=True,
+      mutable=['batch_stats'],
+      rngs={'dropout': key},
     )
     correct = jnp.sum((jnp.argmax(logits, axis=-1) == part['label']) & (part['weight'] > 0))
     loss = cross_entropy(logits, part['label'], part['weight']) / total_weight
@@ -107,29 +132,30 @@ def create_train_step(
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     batch = augment(batch, key, augmentation, padding)
+    dropout_keys = jax.random.split(jax.random.fold_in(key, _DROPOUT), gradient_accumulation)
     batch['image'] = normalize(batch['image'], mean, std)
     batch['weight'] = pixel_weights(batch['label'], model.num_classes, class_weights, ignore_label)
     # A batch without any counted pixel has loss and gradient 0, not 0 / 0.
     total_weight = jnp.maximum(jnp.sum(batch['weight']), jnp.finfo(jnp.float32).tiny)
     value_and_grad = jax.value_and_grad(loss_of_part, has_aux=True)
 
-    def add_part(carry, part):
+    def add_part(carry, part_and_key):
       gradients, batch_stats, loss, correct = carry
       (part_loss, (batch_stats, part_correct)), part_gradients = value_and_grad(
-        state.params, batch_stats, part, total_weight
+        state.params, batch_stats, *part_and_key, total_weight
       )
       gradients = jax.tree.map(jnp.add, gradients, part_gradients)
       return (gradients, batch_stats, loss + part_loss, correct + part_correct), None
 
     if gradient_accumulation == 1:
       (loss, (batch_stats, correct)), gradients = value_and_grad(
-        state.params, state.batch_stats, batch, total_weight
+        state.params, state.batch_stats, batch, dropout_keys[0], total_weight
       )
     else:
       zeros = jax.tree.map(jnp.zeros_like, state.params)
       start = (zeros, state.batch_stats, jnp.zeros(()), jnp.zeros((), jnp.int32))
       parts = jax.tree.map(functools.partial(_split, parts=gradient_accumulation), batch)
-      (gradients, batch_stats, loss, correct), _ = jax.lax.scan(add_part, start, parts)
+      (gradients, batch_stats, loss, correct), _ = jax.lax.scan(add_part, start, (parts, dropout_keys))
 
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     step_metrics = StepMetrics.single_from_model_output(

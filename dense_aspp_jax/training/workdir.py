@@ -15,14 +15,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dense_aspp_jax.datasets.cache import CacheSplit
+from dense_aspp_jax.datasets.cache import CacheSplit, DecodedSplit
+from dense_aspp_jax.datasets.load import load_split
 from dense_aspp_jax.datasets.source import FOLDER_PREFIX
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.evaluation.inference import Predictor
 from dense_aspp_jax.labels import LABEL_SETS, LabelSet
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.provenance import provenance, write_json
-from dense_aspp_jax.training.checkpoints import restore_variables
+from dense_aspp_jax.training.checkpoints import restore_variables, save_variables
+from dense_aspp_jax.whole_files import new_directory
 
 CONFIG = 'config.json'
 LABELS = 'labels.json'
@@ -102,12 +104,47 @@ def begin(
     yield
 
 
-def record_start(workdir: pathlib.Path, config: dict[str, Any], step: int) -> None:
-  """Notes that a run starts or resumes at `step`, and with which configuration."""
+def record_start(
+  workdir: pathlib.Path,
+  config: dict[str, Any],
+  step: int,
+  extractor_weights: dict[str, Any] | None = None,
+) -> None:
+  """Notes that a run starts or resumes at `step`, with which configuration and which weights."""
   if jax.process_index() == 0:
     starts = _read_json(workdir, PROVENANCE)
-    write_json(workdir / PROVENANCE, [*starts, {'step': step, **provenance()}])
+    start = {'step': step, **provenance()}
+    if extractor_weights is not None:
+      start['extractor_weights'] = extractor_weights
+    write_json(workdir / PROVENANCE, [*starts, start])
     write_json(workdir / CONFIG, _stored_form(config))
+
+
+def write_foreign_run(
+  workdir: pathlib.Path,
+  config: dict[str, Any],
+  label_set: LabelSet,
+  variables: dict[str, Any],
+  description: dict[str, Any],
+) -> None:
+  """Writes converted weights of a whole network as a run, so that it can be evaluated like one.
+
+  Args:
+    workdir: A new directory.
+    config: What `load_run` and `evaluate` need of a configuration.
+    label_set: What the class indices mean.
+    variables: 'params' and 'batch_stats'.
+    description: Where the weights come from.
+
+  Raises:
+    InputError: The directory holds something already.
+    RunError: It cannot be written.
+  """
+  with new_directory(workdir) as folder:
+    save_variables(folder, variables)
+    write_json(folder / LABELS, label_set.to_json())
+    write_json(folder / PROVENANCE, [{'step': 0, 'converted': description, **provenance()}])
+    write_json(folder / CONFIG, _plain(config))
 
 
 @contextlib.contextmanager
@@ -168,6 +205,8 @@ def _stored_form(config: dict[str, Any]) -> dict[str, Any]:
     data['dataset'] = FOLDER_PREFIX + _absolute(data['dataset'].removeprefix(FOLDER_PREFIX))
   if data['label_set'] not in LABEL_SETS:
     data['label_set'] = _absolute(data['label_set'])
+  if config['init']['extractor_weights'] is not None:
+    config['init']['extractor_weights'] = _absolute(config['init']['extractor_weights'])
   return config
 
 
@@ -239,6 +278,28 @@ class Run:
   step: int
   predictor: Predictor
 
+  def load_split(
+    self, split: str, data_dir: str | None = None, cached: bool = False
+  ) -> CacheSplit | DecodedSplit:
+    """Opens a split of the run's data set as this network takes it, with labels at their native size.
+
+    Args:
+      split: 'train' (not augmented), 'validation' or 'test'.
+      data_dir: Where the prepared data are; None: where the run's configuration says.
+      cached: See `datasets.load.load_split`.
+    """
+    data = self.config['data']
+    return load_split(
+      data['dataset'],
+      split,
+      data_dir=data_dir or data['data_dir'],
+      label_set=self.label_set,
+      image_size=data['image_size'],
+      native_labels=True,
+      keep_aspect=data['keep_aspect'],
+      cached=cached,
+    )
+
 
 def load_run(workdir: str | os.PathLike, checkpoint: str = 'best') -> Run:
   """Loads a run: `load_run('runs/x').predictor.predict(image)` gives class indices.
@@ -256,7 +317,7 @@ def load_run(workdir: str | os.PathLike, checkpoint: str = 'best') -> Run:
   try:
     model = create_model(**config['model'])
     data = config['data']
-    preprocessing = {name: data[name] for name in ('image_size', 'mean', 'std')}
+    preprocessing = {name: data[name] for name in ('image_size', 'mean', 'std', 'keep_aspect')}
   except (KeyError, TypeError) as error:
     raise InputError(f'{workdir / CONFIG}: not the configuration of a run ({error})') from error
   abstract = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3))))

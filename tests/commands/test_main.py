@@ -16,7 +16,7 @@ DEFAULT = str(ROOT / 'configs' / 'default.py')
 
 def test_every_command_is_described_by_its_modules_first_line():
   for name, text in COMMANDS.items():
-    module = __import__(f'dense_aspp_jax.commands.{name}', fromlist=['run'])
+    module = __import__(f'dense_aspp_jax.commands.{name.replace("-", "_")}', fromlist=['run'])
     assert module.__doc__.splitlines()[0] == text
 
 

@@ -75,6 +75,17 @@ def test_evaluation_records_hold_native_label_ids(tmp_path):
     np.testing.assert_array_equal(example.label, source.labels[index])
 
 
+def test_stretched_evaluation_examples_have_a_cache_of_their_own(tmp_path):
+  source = FakeSource(sizes=((20, 20), (16, 24)))
+  kept = open_cache(source, CITYSCAPES_19, IMAGE_SIZE, True, tmp_path)
+  stretched = open_cache(source, CITYSCAPES_19, IMAGE_SIZE, True, tmp_path, keep_aspect=False)
+  assert kept.path.parent != stretched.path.parent
+  assert kept[0].image.shape[:2] != IMAGE_SIZE
+  for example, original in zip(stretched, kept, strict=True):
+    assert example.image.shape[:2] == IMAGE_SIZE
+    np.testing.assert_array_equal(example.label, original.label)
+
+
 @pytest.mark.parametrize('native_labels', [False, True])
 def test_cached_and_decoded_examples_are_the_same(native_labels, tmp_path):
   source = FakeSource([(32, 48), (20, 20), (7, 60)])
@@ -316,6 +327,7 @@ def test_damage_inside_a_record_is_an_error(source, tmp_path):
   ],
 )
 def test_network_size(native, expected):
-  assert network_size(native, (256, 512)) == expected
+  assert network_size(native, (256, 512), keep_aspect=True) == expected
+  assert network_size(native, (256, 512), keep_aspect=False) == (256, 512)
   height, width = expected
   assert height * width == pytest.approx(256 * 512, rel=0.12)

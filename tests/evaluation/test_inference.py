@@ -61,6 +61,14 @@ def test_predict_resizes_to_the_networks_size_and_answers_at_the_images_own(pred
   np.testing.assert_array_equal(prediction, expected)
 
 
+def test_an_image_of_another_aspect_ratio_is_stretched_where_the_network_was_trained_so(network):
+  model, variables = network
+  predictor = Predictor(model, variables, image_size=(32, 64), mean=MEAN, std=STD, keep_aspect=False)
+  image = make_images(1, (50, 40))[0]
+  expected = predictor.predict_batch(resize_image(image, (32, 64))[None], (50, 40))[0]
+  np.testing.assert_array_equal(predictor.predict(image), expected)
+
+
 def test_update_takes_other_variables(network):
   model, variables = network
   predictor = Predictor(model, variables, image_size=(32, 64), mean=MEAN, std=STD)

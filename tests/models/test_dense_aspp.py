@@ -79,3 +79,41 @@ def test_without_1x1_the_3x3_reads_everything():
 def test_bad_rates_are_named(rates):
   with pytest.raises(InputError, match=r'model\.dilation_rates'):
     DenseASPP(dilation_rates=rates, growth_rate=4, bottleneck_width=6)
+
+
+def test_the_published_cascade_against_numpy():
+  """Biases, no first BN, and the features rectified where they are read again."""
+  net = DenseASPP((1, 3), 3, 4, first_norm=False, use_bias=True, rectify_features=True)
+  features = np.random.default_rng(1).normal(size=(7, 9, 5)).astype(np.float32)
+  variables = reference.random_variables(net, features[None])
+  params, stats = variables['params'], variables['batch_stats']
+  x = np.maximum(features, 0)
+  for index, dilation in ((1, 1), (2, 3)):
+    p, s = params[f'layer{index}'], stats[f'layer{index}']
+    y = reference.norm_relu(x, p['norm1'], s['norm1']) if index > 1 else x
+    y = reference.convolution(y, p['conv1']['kernel']) + p['conv1']['bias']
+    y = reference.convolution(
+      reference.norm_relu(y, p['norm2'], s['norm2']), p['conv2']['kernel'], dilation=dilation
+    )
+    x = np.concatenate([x, y + p['conv2']['bias']], axis=-1)
+  np.testing.assert_allclose(jax.jit(net.apply)(variables, features[None])[0], x, atol=1e-4)
+
+
+def test_dropout_drops_whole_new_channels_in_training_and_scales_the_others():
+  net = DenseASPP((1,), 64, 0, dropout_rate=0.25)
+  features = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype(np.float32)
+  variables = reference.random_variables(net, features)
+  train = jax.jit(lambda v, x, key: net.apply(v, x, True, rngs={'dropout': key}, mutable=['batch_stats'])[0])
+  of_batch = {'mean': features.mean((0, 1, 2)), 'var': features.var((0, 1, 2))}
+  evaluated = {**variables, 'batch_stats': {'layer1': {'norm1': of_batch}}}  # dropout is all that differs
+  new = np.asarray(jax.jit(net.apply)(evaluated, features))[..., 3:]
+  drawn = np.asarray(train(variables, features, jax.random.key(0)))
+  np.testing.assert_array_equal(drawn[..., :3], features)
+  kept = np.abs(drawn[..., 3:]).max((1, 2)) > 0
+  assert 0.6 < kept.mean() < 0.9
+  np.testing.assert_allclose(drawn[..., 3:], new / 0.75 * kept[:, None, None], atol=1e-4)
+
+
+def test_a_dropout_rate_of_1_is_refused():
+  with pytest.raises(InputError, match=r'model\.dropout_rate = 1'):
+    DenseASPP((1,), 4, 0, dropout_rate=1.0)

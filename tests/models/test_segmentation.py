@@ -7,31 +7,9 @@ from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models.complexity import abstract_variables, count_parameters, parameter_table
 from dense_aspp_jax.models.segmentation import create_model
 
-NO_1X1 = dict(growth_rate=32, bottleneck_width=0)
-# The slides' table of the model search: structure -> parameters of DenseASPP and head.
-SLIDE_MODELS = {
-  1: (dict(last_layer='transition3', dilation_rates=(3, 6, 9, 12), num_classes=20, **NO_1X1), 662_420),
-  2: (dict(last_layer='denseblock3', dilation_rates=(3, 6, 9, 12), num_classes=20, **NO_1X1), 1_266_580),
-  3: (dict(dilation_rates=(6, 12, 18, 24), num_classes=20, **NO_1X1), 1_266_580),
-  4: (dict(num_classes=20), 2_252_820),
-  5: (
-    dict(dilation_rates=(3, 6, 9, 12, 18, 24), num_classes=19, first_norm=False, final_norm=True),
-    2_748_179,
-  ),
-}
 TINY = dict(
   dilation_rates=(1, 2), extractor='densenet_tiny', num_classes=5, growth_rate=4, bottleneck_width=8
 )
-
-
-@pytest.mark.parametrize('number', SLIDE_MODELS)
-def test_parameter_counts_of_the_slides(number):
-  arguments, expected = SLIDE_MODELS[number]
-  counts = count_parameters(create_model(extractor='densenet121', **arguments), (64, 64))
-  assert counts['dense_aspp_and_head'] == expected
-  if number == 4:
-    assert counts['extractor'] == 6_953_856
-    assert counts['total'] == 9_206_676
 
 
 def test_multiply_adds_of_a_small_network_by_hand():

@@ -34,12 +34,14 @@ def test_what_is_wrong_is_named(change, message):
 
 EDGES = {
   'seed': ([0, 2**32 - 1], [-1, 2**32, 1.0, True]),
+  'init.extractor_weights': ([None, 'x'], ['', 1]),
   'data.dataset': (['x'], ['', None]),
   'data.data_dir': ([None, 'x'], ['']),
   'data.label_set': (['x'], ['']),
   'data.train_split': (['x'], ['']),
   'data.validation_split': (['x'], ['']),
   'data.image_size': ([(1, 1)], [(0, 1), (1,), (1, 1, 1), (1.0, 1)]),
+  'data.keep_aspect': ([True, False], [0]),
   'data.mean': ([(-0.5, 0.0, 0.5)], [(0.5, 0.5), (0.5, 0.5, float('nan'))]),
   'data.std': ([(0.1, 0.1, 0.1)], [(0.0, 0.1, 0.1), (0.1, 0.1)]),
   'data.on_device': ([True], [1]),

@@ -217,6 +217,7 @@ def test_seed_data_and_update_are_those_of_the_configuration(scene_folder, tmp_p
       'seed': 7,
       'data.mean': (0.1, 0.2, 0.3),
       'data.std': (0.4, 0.5, 0.6),
+      'data.keep_aspect': False,
       'augmentation.brightness': 0.25,
       'loss.class_weights': weights,
       'loss.ignore_label': 19,
@@ -253,7 +254,9 @@ def test_seed_data_and_update_are_those_of_the_configuration(scene_folder, tmp_p
     params = {'w': params['w'] + updates['w']}
     np.testing.assert_allclose(params['w'], expected, rtol=1e-5)
   assert seen['create_state'][0][2] == 7
-  assert seen['Predictor'][1] == dict(image_size=(32, 64), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+  assert seen['Predictor'][1] == dict(
+    image_size=(32, 64), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), keep_aspect=False
+  )
   batches = seen['train_batches'][1]
   assert (batches['seed'], batches['batch_size'], batches['start_step']) == (7, 16, 0)
 

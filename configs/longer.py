@@ -1,0 +1,16 @@
+r"""The slides' best model with longer training, 80 epochs: an improvement they name.
+
+  python train.py --config=configs/longer.py --workdir=runs/longer
+
+Cost: 29,750 steps of 8 images at 512x1024; a GPU (not measured yet).
+"""
+
+import ml_collections
+
+from configs import default
+
+
+def get_config() -> ml_collections.ConfigDict:
+  config = default.get_config()
+  config.training.num_epochs = 80.0
+  return config

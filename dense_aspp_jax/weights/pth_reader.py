@@ -1,0 +1,229 @@
+"""Reads torch checkpoints (.pth, .pt) without torch: the zip format and the legacy stream.
+
+Both are a pickle of tensors that refer to storages by key, and the bytes of the storages:
+
+- zip (torch 1.6 and later): members `NAME/data.pkl`, `NAME/byteorder`, `NAME/data/KEY`, all uncompressed.
+- legacy (before; torchvision's DenseNet files are of it): pickles of a magic number, the protocol, facts
+  about the system, the object and the list of keys; then each storage, its number of elements in front.
+
+Source of the layouts: torch/serialization.py. Everything in a file is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+import pathlib
+import struct
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from dense_aspp_jax.weights.restricted_pickle import Global, RefusedError, ordered_dict, unpickle
+
+ZIP_START = b'PK\x03\x04'
+_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+_PROTOCOL = 1001
+_WRAPPERS = ('state_dict', 'model')  # keys under which training scripts keep the state dict
+# Tensors may share storages (tied weights), but a small file must not become a large one in memory.
+_MAX_EXPANSION = 4
+_MAX_DIMENSIONS = 64  # NumPy's
+
+_DTYPES = {
+  'torch.DoubleStorage': np.dtype('<f8'),
+  'torch.FloatStorage': np.dtype('<f4'),
+  'torch.HalfStorage': np.dtype('<f2'),
+  'torch.BFloat16Storage': np.dtype(ml_dtypes.bfloat16),
+  'torch.LongStorage': np.dtype('<i8'),
+  'torch.IntStorage': np.dtype('<i4'),
+  'torch.ShortStorage': np.dtype('<i2'),
+  'torch.CharStorage': np.dtype('i1'),
+  'torch.ByteStorage': np.dtype('u1'),
+  'torch.BoolStorage': np.dtype('?'),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Storage:
+  key: str
+  dtype: np.dtype
+  count: int  # elements
+
+  @property
+  def num_bytes(self) -> int:
+    return self.count * self.dtype.itemsize
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+  """A view of a storage; offset and strides in elements."""
+
+  storage: _Storage
+  offset: int
+  shape: tuple[int, ...]
+  strides: tuple[int, ...]
+
+  def __post_init__(self):
+    if len(self.shape) != len(self.strides) or len(self.shape) > _MAX_DIMENSIONS:
+      raise RefusedError(f'a tensor has {len(self.shape)} dimensions and {len(self.strides)} strides')
+    if not all(type(n) is int and n >= 0 for n in (self.offset, *self.shape, *self.strides)):
+      raise RefusedError('the offset, shape or strides of a tensor are not integers of at least 0')
+    count = math.prod(self.shape)
+    last = self.offset + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
+    if count and last >= self.storage.count:
+      raise RefusedError(f'a tensor of {self} reaches outside its storage')
+    if count > self.storage.count:
+      raise RefusedError(f'a tensor of {self} has more elements than its storage')
+
+  def __str__(self) -> str:
+    return (
+      f'shape {self.shape}, strides {self.strides} and offset {self.offset} in a storage of '
+      f'{self.storage.count}'
+    )
+
+  @property
+  def num_bytes(self) -> int:
+    return math.prod(self.shape) * self.storage.dtype.itemsize
+
+  def read(self, data: bytes | memoryview) -> np.ndarray:
+    """The values, given the bytes of the storage."""
+    flat = np.frombuffer(data, self.storage.dtype)
+    strides = [stride * flat.itemsize for stride in self.strides]
+    start = flat[self.offset :] if math.prod(self.shape) else flat[:0]
+    return np.lib.stride_tricks.as_strided(start, self.shape, strides, writeable=False).copy(order='C')
+
+
+def read_zip(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Reads a checkpoint in the zip format; see `readers.read_tensors`.
+
+  Raises:
+    Exception: Of any type, if it holds anything but tensors or is malformed.
+  """
+  size = path.stat().st_size
+  with zipfile.ZipFile(path) as archive:
+    members = {info.filename: info for info in archive.infolist()}
+    if len(members) < len(archive.infolist()):
+      raise RefusedError('two members of the archive have one name')
+    for name, info in members.items():
+      if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+        raise RefusedError(f'member {name[:200]!r} of the archive is compressed, which torch never writes')
+    if sum(info.file_size for info in members.values()) > size:
+      raise RefusedError('the members of the archive overlap: together they are larger than the file')
+    pickles = [name for name in members if name.rpartition('/')[2] == 'data.pkl']
+    if len(pickles) != 1:
+      raise RefusedError(f'the archive has {len(pickles)} members data.pkl; expected one')
+    root = pickles[0].removesuffix('data.pkl')
+    if f'{root}byteorder' in members and archive.read(f'{root}byteorder') != b'little':
+      raise RefusedError('the byte order is not little endian; save it again on a common machine')
+    stream = io.BytesIO(archive.read(pickles[0]))
+    content = unpickle(stream, _FUNCTIONS, lambda pid: _storage(pid, num_fields=5))
+    return _read_state(content, lambda key: archive.read(f'{root}data/{key}'), size)
+
+
+def read_legacy(data: bytes) -> dict[str, np.ndarray]:
+  """Reads the content of a checkpoint in the legacy format; see `readers.read_tensors`.
+
+  Raises:
+    Exception: Of any type, if it holds anything but tensors or is malformed.
+  """
+  stream = io.BytesIO(data)
+  magic_number, protocol, system = (unpickle(stream, _FUNCTIONS) for _ in range(3))
+  if magic_number != _MAGIC_NUMBER or protocol != _PROTOCOL or not isinstance(system, dict):
+    raise RefusedError('the stream does not begin with the magic number and protocol of torch')
+  if system.get('little_endian') is not True:
+    raise RefusedError('the byte order is not little endian; save it again on a common machine')
+  storages: dict[str, _Storage] = {}
+
+  def load(pid):
+    storage = _storage(pid, num_fields=6)
+    if pid[5] is not None:
+      raise RefusedError('a storage is a view of another one')
+    return storages.setdefault(storage.key, storage)
+
+  content = unpickle(stream, _FUNCTIONS, load)
+  keys = unpickle(stream, _FUNCTIONS)
+  if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+    raise RefusedError('no list of storages follows the tensors')
+  if set(keys) != set(storages):
+    raise RefusedError('the storages in the file are not those of its tensors')
+  start, parts = stream.tell(), {}
+  for key in keys:
+    (count,) = struct.unpack_from('<q', data, start)
+    storage = storages[key]
+    if count != storage.count:
+      raise RefusedError(f'a storage has {count} elements; the pickle says {storage.count}')
+    end = start + 8 + storage.num_bytes
+    if end > len(data):
+      raise RefusedError(f'cut off: it should have at least {end} bytes and has {len(data)}')
+    parts[key] = memoryview(data)[start + 8 : end]
+    start = end
+  return _read_state(content, parts.__getitem__, len(data))
+
+
+def _read_state(
+  content: Any, read_storage: Callable[[str], bytes | memoryview], file_size: int
+) -> dict[str, np.ndarray]:
+  """Makes arrays of an unpickled state dict, or of the one in a wrapper."""
+  tensors = _state_dict(content)
+  if sum(tensor.num_bytes for tensor in tensors.values()) > _MAX_EXPANSION * file_size:
+    raise RefusedError(f'its tensors overlap so much that they are over {_MAX_EXPANSION} times the file')
+  parts: dict[str, bytes | memoryview] = {}
+  arrays = {}
+  for name, tensor in tensors.items():
+    storage = tensor.storage
+    if storage.key not in parts:
+      parts[storage.key] = read_storage(storage.key)
+    if len(parts[storage.key]) != storage.num_bytes:
+      raise RefusedError(
+        f'the storage of {name!r} has {len(parts[storage.key])} bytes; expected {storage.num_bytes}'
+      )
+    arrays[name] = tensor.read(parts[storage.key])
+  return arrays
+
+
+def _state_dict(content: Any) -> Mapping[str, _Tensor]:
+  if isinstance(content, dict):
+    content = next((content[w] for w in _WRAPPERS if isinstance(content.get(w), dict)), content)
+  if not isinstance(content, dict):
+    raise RefusedError(f'it holds an object of type {type(content).__name__}; expected a dict of tensors')
+  for name, value in content.items():
+    if not isinstance(name, str) or not isinstance(value, _Tensor):
+      raise RefusedError(
+        f'{str(name)[:200]!r} is an object of type {type(value).__name__}; expected names and tensors alone'
+      )
+  return content
+
+
+def _storage(pid: Any, num_fields: int) -> _Storage:
+  if not isinstance(pid, tuple) or len(pid) != num_fields or pid[0] != 'storage':
+    raise RefusedError('a persistent id is not that of a storage')
+  _, kind, key, _, count = pid[:5]
+  if not isinstance(kind, Global) or not isinstance(key, str) or type(count) is not int or count < 0:
+    raise RefusedError('a persistent id is not that of a storage')
+  if kind.name not in _DTYPES:
+    raise RefusedError(f'{kind.name!r} is no type of storage')
+  return _Storage(key, _DTYPES[kind.name], count)
+
+
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
+  """What `torch._utils._rebuild_tensor` and `_v2` stand for; what follows are flags and hooks."""
+  if not isinstance(storage, _Storage) or not isinstance(shape, tuple) or not isinstance(strides, tuple):
+    raise RefusedError('a tensor is not made of a storage, a shape and strides')
+  return _Tensor(storage, offset, shape, strides)
+
+
+def _rebuild_parameter(tensor: Any, *_: Any) -> Any:
+  return tensor
+
+
+_FUNCTIONS = {
+  **dict.fromkeys(_DTYPES),
+  'collections.OrderedDict': ordered_dict,
+  'torch._utils._rebuild_tensor': _rebuild_tensor,
+  'torch._utils._rebuild_tensor_v2': _rebuild_tensor,
+  'torch._utils._rebuild_parameter': _rebuild_parameter,
+}

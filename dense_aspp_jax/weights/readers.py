@@ -1,0 +1,109 @@
+"""Reads files of foreign weights into NumPy arrays, without torch and without executing anything."""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+import re
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.weights.pth_reader import ZIP_START, read_legacy, read_zip
+from dense_aspp_jax.weights.restricted_pickle import RefusedError
+
+_SAFETENSORS_DTYPES = {
+  'F64': np.dtype('<f8'),
+  'F32': np.dtype('<f4'),
+  'F16': np.dtype('<f2'),
+  'BF16': np.dtype(ml_dtypes.bfloat16),
+  'I64': np.dtype('<i8'),
+  'I32': np.dtype('<i4'),
+  'I16': np.dtype('<i2'),
+  'I8': np.dtype('i1'),
+  'U8': np.dtype('u1'),
+  'BOOL': np.dtype('?'),
+}
+# As torch.hub names files: densenet121-a639ec97.pth.
+_SHA256_PREFIX = re.compile(r'-([0-9a-f]{8,64})\.[^.]+$')
+
+
+def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Reads a torch checkpoint (.pth, .pt; zip or legacy format) or a .safetensors file.
+
+  The content decides which of them it is, not the name. Nothing in the file is executed, and whatever is
+  not a tensor is refused. A state dict under the key 'state_dict' or 'model' is taken out of its wrapper.
+
+  Args:
+    path: The file.
+
+  Returns:
+    Array by name, in the order of the file, of the shape and type stored: float64, 32 or 16, bfloat16
+    (of ml_dtypes), int64, 32, 16 or 8, uint8, bool. Each array is a copy of its own.
+
+  Raises:
+    InputError: It cannot be read, is damaged or of another kind, or holds something else, which is named.
+  """
+  try:
+    return _read(path)
+  except RefusedError as error:
+    raise InputError(f'{path}: refused: {_one_line(error)}') from error
+  except OSError as error:
+    raise InputError(f'{path}: cannot be read ({_one_line(error.strerror or error)})') from error
+  except Exception as error:  # damage shows in as many ways as there are lines that read
+    raise InputError(
+      f'{path}: damaged, or no torch checkpoint or .safetensors file '
+      f'({type(error).__name__}: {_one_line(error)}); get it again'
+    ) from error
+
+
+def check_sha256_prefix(path: pathlib.Path) -> str:
+  """Compares a file with the start of its SHA-256 in its name, where there is one.
+
+  torchvision and torch.hub name files so: `densenet121-a639ec97.pth`, 8 or more hexadecimal digits between
+  the last '-' and the suffix.
+
+  Returns:
+    The whole SHA-256, hexadecimal.
+
+  Raises:
+    InputError: They differ, or the file cannot be read.
+  """
+  try:
+    with path.open('rb') as file:
+      digest = hashlib.file_digest(file, 'sha256').hexdigest()
+  except OSError as error:
+    raise InputError(f'{path}: cannot be read ({error.strerror})') from error
+  prefix = _SHA256_PREFIX.search(path.name)
+  if prefix and not digest.startswith(prefix[1]):
+    raise InputError(
+      f'{path}: its SHA-256 is {digest}, its name says {prefix[1]}...; get it again, or rename it if that '
+      'part of the name is no checksum'
+    )
+  return digest
+
+
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+  with path.open('rb') as file:
+    start = file.read(9)
+  if start.startswith(ZIP_START):
+    return read_zip(path)
+  if start[8:] == b'{':  # behind the length of the header
+    return _read_safetensors(path.read_bytes())
+  return read_legacy(path.read_bytes())
+
+
+def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
+  arrays = {}
+  for name, tensor in safetensors.deserialize(data):  # checks the header
+    if tensor['dtype'] not in _SAFETENSORS_DTYPES:
+      raise RefusedError(f'{name[:200]!r} is of type {tensor["dtype"]}, which is not supported')
+    values = np.frombuffer(tensor['data'], _SAFETENSORS_DTYPES[tensor['dtype']])
+    arrays[name] = values.reshape(tensor['shape']).copy()
+  return arrays
+
+
+def _one_line(error: object) -> str:
+  return ' '.join(str(error).split())[:400]

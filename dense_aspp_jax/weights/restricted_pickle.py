@@ -1,0 +1,185 @@
+"""Reads pickles that hold plain data, and executes nothing.
+
+The standard library's `Unpickler` with a `find_class` of one's own still lets BUILD change what was allowed
+(such as the defaults of a function), hashes any key (nested tuples take exponential time) and allocates as
+many memo slots as the file says. Here `pickletools` splits the stream into opcodes, which executes nothing,
+and the few that state dicts consist of are carried out on lists, tuples and dicts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pickletools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, BinaryIO
+
+
+class RefusedError(ValueError):
+  """The pickle asks for something that is not allowed; the message names it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Global:
+  """A name that a pickle refers to, such as 'torch.FloatStorage'; nothing is imported for it."""
+
+  name: str
+
+
+_CONSTANTS = {'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False}
+# Their argument in the stream is the value.
+_NUMBERS = frozenset({'BININT', 'BININT1', 'BININT2', 'LONG1', 'BINFLOAT'})
+_STRINGS = frozenset({'BINUNICODE', 'SHORT_BINUNICODE', 'BINSTRING', 'SHORT_BINSTRING'})
+_TUPLES = {'EMPTY_TUPLE': 0, 'TUPLE1': 1, 'TUPLE2': 2, 'TUPLE3': 3}
+
+
+def unpickle(
+  stream: BinaryIO,
+  functions: Mapping[str, Callable[..., Any] | None],
+  persistent_load: Callable[[Any], Any] | None = None,
+) -> Any:
+  """Reads one pickle, to its end.
+
+  Args:
+    stream: At the start of the pickle; left behind its end.
+    functions: What the names in it stand for; None for a name that may be mentioned, not called.
+      Attributes that the pickle sets on an object (`_metadata` on a state dict) are dropped.
+    persistent_load: Turns a persistent id into an object; None refuses them.
+
+  Returns:
+    None, bool, int, float, str, `Global`, a result of `functions` or `persistent_load`, or a list, tuple or
+    dict of these; keys are str or int. It may be nested deeply or contain itself: don't recurse into it.
+
+  Raises:
+    RefusedError: It holds a name that is not in `functions`, or an opcode that no state dict needs.
+    Exception: Of any type, if it is malformed.
+  """
+  machine = _Machine(functions, persistent_load)
+  for opcode, argument, _ in pickletools.genops(stream):
+    if opcode.name == 'STOP':
+      break
+    machine.execute(opcode.name, argument)
+  return machine.result()
+
+
+def ordered_dict(pairs: Iterable[tuple[Any, Any]] = ()) -> dict[Any, Any]:
+  """What `collections.OrderedDict` stands for; Python 2 pickled it with its items."""
+  return {_key(key): value for key, value in pairs}
+
+
+class _Machine:
+  """A stack, the stacks below each open mark, and a memo."""
+
+  def __init__(self, functions, persistent_load):
+    self._functions = functions
+    self._persistent_load = persistent_load
+    self._stack: list[Any] = []
+    self._below_marks: list[list[Any]] = []
+    self._memo: dict[int, Any] = {}
+
+  def result(self) -> Any:
+    if self._below_marks:
+      raise ValueError('the pickle ends within a mark')
+    (value,) = self._stack
+    return value
+
+  def execute(self, name: str, argument: Any) -> None:
+    if name in _NUMBERS or name in _STRINGS:
+      self._stack.append(argument)
+    elif name in _CONSTANTS:
+      self._stack.append(_CONSTANTS[name])
+    elif name in _TUPLES:
+      items = self._pop(_TUPLES[name])
+      self._stack.append(tuple(items))
+    else:
+      self._execute_structure(name, argument)
+
+  def _execute_structure(self, name: str, argument: Any) -> None:
+    match name:
+      case 'PROTO' | 'FRAME':
+        pass
+      case 'MARK':
+        self._below_marks.append(self._stack)
+        self._stack = []
+      case 'BINPUT' | 'LONG_BINPUT':
+        self._memo[argument] = self._stack[-1]
+      case 'MEMOIZE':
+        self._memo[len(self._memo)] = self._stack[-1]
+      case 'BINGET' | 'LONG_BINGET':
+        self._stack.append(self._memo[argument])
+      case 'TUPLE':
+        items = self._pop_to_mark()
+        self._stack.append(tuple(items))
+      case 'EMPTY_LIST':
+        self._stack.append([])
+      case 'APPEND':
+        items = self._pop(1)
+        _as(list, self._stack[-1]).extend(items)
+      case 'APPENDS':
+        items = self._pop_to_mark()
+        _as(list, self._stack[-1]).extend(items)
+      case 'EMPTY_DICT':
+        self._stack.append({})
+      case 'SETITEM':
+        pair = self._pop(2)
+        _set_items(self._stack[-1], pair)
+      case 'SETITEMS':
+        items = self._pop_to_mark()
+        _set_items(self._stack[-1], items)
+      case 'GLOBAL':
+        self._stack.append(self._global(*argument.split(' ', 1)))
+      case 'STACK_GLOBAL':
+        module, attribute = self._pop(2)
+        self._stack.append(self._global(module, attribute))
+      case 'REDUCE':
+        function, arguments = self._pop(2)
+        self._stack.append(self._call(function, arguments))
+      case 'BUILD':
+        self._pop(1)
+        _as(dict, self._stack[-1])
+      case 'BINPERSID' if self._persistent_load:
+        (persistent_id,) = self._pop(1)
+        self._stack.append(self._persistent_load(persistent_id))
+      case _:
+        what = f'{name} {argument[:200]!r}' if isinstance(argument, str) else name
+        raise RefusedError(f'the pickle has the opcode {what}, which no state dict needs')
+
+  def _global(self, module: Any, attribute: Any) -> Global:
+    name = f'{_as(str, module)}.{_as(str, attribute)}'
+    if name not in self._functions:
+      raise RefusedError(f'the pickle refers to {name[:200]!r}, which is no part of a state dict')
+    return Global(name)
+
+  def _call(self, function: Any, arguments: Any) -> Any:
+    call = self._functions[_as(Global, function).name]
+    if call is None:
+      raise RefusedError(f'the pickle calls {function.name!r}')
+    return call(*_as(tuple, arguments))
+
+  def _pop(self, count: int) -> list[Any]:
+    first = len(self._stack) - count
+    if first < 0:
+      raise IndexError('the stack is too short')
+    items = self._stack[first:]
+    del self._stack[first:]
+    return items
+
+  def _pop_to_mark(self) -> list[Any]:
+    items, self._stack = self._stack, self._below_marks.pop()
+    return items
+
+
+def _as(kind: type, value: Any) -> Any:
+  if not isinstance(value, kind):
+    raise TypeError(f'a {type(value).__name__} stands where a {kind.__name__} is expected')
+  return value
+
+
+def _key(value: Any) -> str | int:
+  if not isinstance(value, str | int):  # hashing nested tuples can take exponential time
+    raise TypeError(f'a {type(value).__name__} is the key of a dict; expected a str or an int')
+  return value
+
+
+def _set_items(target: Any, items: list[Any]) -> None:
+  for key, value in zip(items[::2], items[1::2], strict=True):
+    _as(dict, target)[_key(key)] = value

@@ -1,0 +1,130 @@
+"""Converted extractor weights on disk: an Orbax checkpoint and what must be known of it.
+
+DIRECTORY/weights.json   architecture, preprocessing, where the weights come from; written last
+DIRECTORY/checkpoint/    Orbax: 'params', 'batch_stats' of the extractor, 'classifier' (ImageNet head)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import numpy as np
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.models.complexity import abstract_variables
+from dense_aspp_jax.models.extractors import create_extractor
+from dense_aspp_jax.orbax_reading import abstract_tree, read_orbax
+from dense_aspp_jax.provenance import provenance, write_json
+from dense_aspp_jax.weights.convert import ForeignWeights
+from dense_aspp_jax.whole_files import new_directory
+
+WEIGHTS = 'weights.json'
+CHECKPOINT = 'checkpoint'
+# What DenseNet's fourth transition adds in front of norm5, whose width it changes: drawn at random.
+_NEW_WITH_FOURTH_TRANSITION = ('transition4', 'norm5')
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtractorWeights:
+  """Weights of an uncut extractor.
+
+  Attributes:
+    architecture: A key of `EXTRACTORS`.
+    variables: 'params' and 'batch_stats' (which may be empty).
+    mean: RGB in 0..1 that the images must have taken out.
+    std: RGB in 0..1 that they must be divided by.
+    description: All of weights.json, for a run's provenance.
+  """
+
+  architecture: str
+  variables: dict[str, Any]
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+  description: dict[str, Any]
+
+
+def save_extractor_weights(directory: pathlib.Path, weights: ForeignWeights) -> None:
+  """Writes the extractor of a converted classifier, and its head beside it; whole or not at all.
+
+  Raises:
+    InputError: The directory holds something already.
+    RunError: It cannot be written.
+  """
+  items = {name: tree['extractor'] for name, tree in weights.variables.items() if 'extractor' in tree}
+  items['classifier'] = weights.variables['params']['head']
+  with new_directory(directory) as folder:
+    ocp.save_checkpointables(epath.Path(folder / CHECKPOINT), items)
+    write_json(folder / WEIGHTS, {**weights.description, 'provenance': provenance()})
+
+
+def load_extractor_weights(directory: pathlib.Path) -> ExtractorWeights:
+  """Reads what `save_extractor_weights` wrote, checked against its architecture.
+
+  Raises:
+    InputError: Not such a directory, damaged, or not exactly the architecture's arrays.
+  """
+  try:
+    description = json.loads((directory / WEIGHTS).read_text(encoding='utf-8'))
+    architecture = description['architecture']
+    mean, std = (tuple(float(v) for v in description[name]) for name in ('mean', 'std'))
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise InputError(
+      f'{directory}: not converted weights ({type(error).__name__}: {error}); expected a directory that '
+      '`dense-aspp convert` wrote'
+    ) from error
+  sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  items = abstract_tree(dict(abstract_variables(create_extractor(architecture))), sharding)
+  path = (directory / CHECKPOINT).absolute()
+  restored = read_orbax(lambda: ocp.load_checkpointables(epath.Path(path), items), path)
+  variables = {name: jax.tree.map(np.asarray, tree) for name, tree in restored.items()}
+  return ExtractorWeights(architecture, variables, mean, std, description)
+
+
+def merge_extractor(
+  variables: dict[str, Any], extractor: nn.Module, weights: ExtractorWeights
+) -> dict[str, Any]:
+  """Puts an extractor's weights in place of a segmentation model's initial ones.
+
+  Every array of the model's extractor must be in the weights with its shape; of the weights, what lies
+  behind the layer where the extractor is cut stays unused. Transition 4 and norm5 of a network with
+  `fourth_transition`, which no ImageNet classifier has, stay as they are.
+
+  Args:
+    variables: 'params' and 'batch_stats' of a `SegmentationModel`.
+    extractor: Its extractor.
+    weights: Of the same architecture.
+
+  Returns:
+    New variables.
+
+  Raises:
+    InputError: An array is missing or of another shape.
+  """
+  new_modules = _NEW_WITH_FOURTH_TRANSITION if getattr(extractor, 'fourth_transition', False) else ()
+  initial = flax.traverse_util.flatten_dict(variables)
+  given = flax.traverse_util.flatten_dict(weights.variables)
+  merged, problems = {}, []
+  for path, array in initial.items():
+    collection, part, *rest = path
+    if part != 'extractor' or rest[0] in new_modules:
+      merged[path] = array
+      continue
+    found = given.get((collection, *rest))
+    if found is None or found.shape != array.shape:
+      problems.append(f'{"/".join(path)} {array.shape}: {"missing" if found is None else found.shape}')
+    else:
+      merged[path] = found
+  if problems:
+    raise InputError(
+      f'the weights of {weights.architecture} do not fit the extractor of the configuration: '
+      f'{"; ".join(problems[:5])}{"; ..." if len(problems) > 5 else ""}'
+    )
+  return flax.traverse_util.unflatten_dict(merged)

@@ -1,0 +1,56 @@
+"""Files and directories that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+from dense_aspp_jax.errors import InputError, RunError
+
+
+def write_file(path: pathlib.Path, data: bytes) -> None:
+  """Writes under a temporary name and renames, so that `path` is never half-written; makes the folder.
+
+  Raises:
+    RunError: It cannot be written.
+  """
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+  except OSError as error:
+    with contextlib.suppress(OSError):
+      temporary.unlink()
+    raise RunError(f'{path}: cannot be written ({error.strerror})') from error
+
+
+def check_new_directory(directory: pathlib.Path) -> None:
+  """Raises InputError unless `directory` is missing or an empty folder."""
+  if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    raise InputError(f'{directory}: exists and is not empty; nothing was written. Choose another --output')
+
+
+@contextlib.contextmanager
+def new_directory(directory: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields a temporary folder that becomes `directory` when the `with` block ends without an error.
+
+  Raises:
+    InputError: The directory holds something already.
+    RunError: It cannot be written.
+  """
+  check_new_directory(directory)
+  temporary = directory.absolute().with_name(f'.{directory.name}.{os.getpid()}.tmp')
+  try:
+    temporary.mkdir(parents=True)
+    yield temporary
+    if directory.is_dir():
+      directory.rmdir()  # empty, as checked
+    os.replace(temporary, directory)
+  except OSError as error:
+    raise RunError(f'{directory}: cannot be written ({error})') from error
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,203 @@
+"""`dense-aspp convert` as a user calls it, and training from what it writes."""
+
+import json
+import sys
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from torch_files import write_pth
+
+from configs import default
+from dense_aspp_jax.commands.main import main
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.models import segmentation
+from dense_aspp_jax.models.densenet import DenseNet
+from dense_aspp_jax.models.extractors import create_classifier, create_extractor
+from dense_aspp_jax.training.loop import train_and_evaluate
+from dense_aspp_jax.training.workdir import load_run
+from dense_aspp_jax.weights import download, parity
+from dense_aspp_jax.weights.convert import source_shapes
+from dense_aspp_jax.weights.name_maps import SOURCES, dense_aspp_source
+from tools.drawn_weights import draw_weights
+
+
+def run(*arguments):
+  return main(['convert', *(str(a) for a in arguments)])
+
+
+@pytest.fixture(scope='module')
+def tensors():
+  classifier = create_classifier(create_extractor('densenet_tiny'))
+  return draw_weights(source_shapes(classifier, SOURCES[DenseNet][0]))
+
+
+@pytest.fixture
+def file(tensors, tmp_path):
+  write_pth(tmp_path / 'tiny.pth', tensors)
+  return tmp_path / 'tiny.pth'
+
+
+@pytest.fixture
+def converted(file, tmp_path):
+  assert run('--architecture', 'densenet_tiny', '--input', file, '--output', tmp_path / 'weights') == 0
+  return tmp_path / 'weights'
+
+
+def test_convert_says_how_to_train_with_what_it_wrote(file, tmp_path, capsys):
+  output = tmp_path / 'out'
+  assert run('--architecture', 'densenet_tiny', '--input', file, '--output', output) == 0
+  printed = capsys.readouterr().out
+  assert f'--config.init.extractor_weights={output}' in printed
+  assert "--config.data.mean='(0.485, 0.456, 0.406)'" in printed
+  assert json.loads((output / 'weights.json').read_text())['file'] == 'tiny.pth'
+
+
+def test_check_prints_the_difference_of_every_stage_from_the_stored_reference(file, capsys):
+  assert run('--architecture', 'densenet_tiny', '--input', file, '--check') == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert 'compared with stored reference densenet_tiny.drawn' in lines
+  stages = [line.split()[0] for line in lines if line.startswith('  ')]
+  assert len(stages) == 4 * 9  # denseblock1 ... norm5, logits; two sizes, two strides
+  assert 'all stages agree within 0.0001' in lines[-1]
+
+
+def test_check_fails_where_a_stage_differs(file, capsys, monkeypatch):
+  stage_activations = parity.stage_activations
+
+  def wrong(classifier, variables, case):
+    activations = stage_activations(classifier, variables, case)
+    return {**activations, 'transition2': activations['transition2'] + 0.1}
+
+  monkeypatch.setattr(parity, 'stage_activations', wrong)
+  assert run('--architecture', 'densenet_tiny', '--input', file, '--check') == 1
+  captured = capsys.readouterr()
+  assert sum('differs' in line for line in captured.out.splitlines()) == 4
+  assert 'a stage differs by' in captured.err
+
+
+def test_check_without_anything_to_compare_with_says_so_and_fails(tensors, tmp_path, capsys, monkeypatch):
+  for name in ('torch', 'torchvision', 'timm'):
+    monkeypatch.setitem(sys.modules, name, None)
+  write_pth(tmp_path / 'other.pth', {k: v + 0.01 for k, v in tensors.items()})
+  assert run('--architecture', 'densenet_tiny', '--input', tmp_path / 'other.pth', '--check') == 1
+  error = capsys.readouterr().err
+  assert 'no stored reference for these weights' in error
+  assert 'install the extra [torch]' in error
+
+
+def test_bad_input_ends_with_2_and_writes_nothing(file, tmp_path, capsys):
+  output = ('--output', tmp_path / 'out')
+  (tmp_path / 'text.pth').write_text('no weights')
+  assert run('--architecture', 'densenet_small', '--input', file, *output) == 2
+  assert 'mismatched' in capsys.readouterr().err
+  assert run('--architecture', 'densenet_tiny', '--input', tmp_path / 'text.pth', *output) == 2
+  assert 'text.pth' in capsys.readouterr().err
+  assert run('--architecture', 'densenet_tiny', '--input', tmp_path / 'none.pth', *output) == 2
+  assert run('--architecture', 'vgg16', '--input', file, *output) == 2
+  assert 'expected one of' in capsys.readouterr().err
+  assert run('--architecture', 'densenet_tiny', '--input', file) == 2
+  assert '--output DIR, --check, or both' in capsys.readouterr().err
+  assert not (tmp_path / 'out').exists()
+
+
+def test_download_fetches_the_official_file(file, tmp_path, monkeypatch):
+  monkeypatch.setitem(download.WEIGHT_URLS, 'densenet_tiny', file.as_uri())
+  assert run('--architecture', 'densenet_tiny', '--download', '--output', tmp_path / 'out') == 0
+  assert json.loads((tmp_path / 'out' / 'weights.json').read_text())['file'] == 'tiny.pth'
+
+
+def test_download_without_a_network_says_what_to_do(tmp_path, monkeypatch, capsys):
+  monkeypatch.setitem(download.WEIGHT_URLS, 'densenet_tiny', 'file:///nowhere/tiny.pth')
+  assert run('--architecture', 'densenet_tiny', '--download', '--output', tmp_path / 'out') == 1
+  assert 'where there is a network, get that file' in capsys.readouterr().err
+  assert not (tmp_path / 'out').exists()
+  assert run('--architecture', 'densenet_small', '--download', '--output', tmp_path / 'out') == 2
+  assert 'no official file' in capsys.readouterr().err
+
+
+def tiny_config(scene_folder, tmp_path):
+  config = default.get_config()
+  config.model.update(
+    extractor='densenet_tiny',
+    dilation_rates=(1, 2),
+    growth_rate=4,
+    bottleneck_width=8,
+    compute_dtype='float32',
+  )
+  config.data.update(
+    dataset=f'folder:{scene_folder}',
+    data_dir=str(tmp_path / 'data'),
+    label_set=str(scene_folder / 'labels.json'),
+    image_size=(32, 64),
+  )
+  config.training.update(batch_size=8, num_epochs=1.0)
+  config.evaluation.num_pictures = 0
+  return config
+
+
+def test_training_starts_from_converted_weights(converted, tensors, scene_folder, tmp_path, capsys):
+  config = tiny_config(scene_folder, tmp_path)
+  config.init.extractor_weights = str(converted)
+  config.optimizer.learning_rate = 1e-12  # so that the checkpoint still shows what it started from
+  train_and_evaluate(config, tmp_path / 'run')
+  assert 'extractor weights: torchvision, tiny.pth' in capsys.readouterr().err
+  params = load_run(tmp_path / 'run', 'latest').variables['params']
+  np.testing.assert_allclose(
+    params['extractor']['conv0']['kernel'], tensors['features.conv0.weight'].transpose(2, 3, 1, 0), atol=1e-9
+  )
+  (start,) = json.loads((tmp_path / 'run' / 'provenance.json').read_text())
+  assert start['extractor_weights']['sha256']
+  # A resume reads its own checkpoint: the weights may be gone by then.
+  (converted / 'weights.json').unlink()
+  config.training.num_epochs = 2.0
+  train_and_evaluate(config, tmp_path / 'run')
+  assert load_run(tmp_path / 'run', 'latest').step == 4
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (
+      lambda c: c.model.update(extractor='densenet_small'),
+      r'are of densenet_tiny, but config\.model\.extractor',
+    ),
+    (lambda c: c.data.update(mean=(0.5, 0.5, 0.5)), r'need config\.data\.mean = \(0\.485, 0\.456, 0\.406\)'),
+    (lambda c: c.data.update(std=(0.5, 0.5, 0.5)), r'need config\.data\.std = '),
+    (lambda c: c.init.update(extractor_weights='nowhere'), 'nowhere: not converted weights'),
+  ],
+)
+def test_weights_that_do_not_go_with_the_configuration_are_refused(
+  converted, scene_folder, tmp_path, change, message
+):
+  config = tiny_config(scene_folder, tmp_path)
+  config.init.extractor_weights = str(converted)
+  change(config)
+  with pytest.raises(InputError, match=message):
+    train_and_evaluate(config, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_published_network_becomes_a_run_that_predicts(tmp_path, monkeypatch, capsys):
+  fields = {**segmentation.PAPER_MODELS['denseaspp121'], 'extractor': 'densenet_tiny', 'growth_rate': 4}
+  fields['bottleneck_width'] = 6
+  monkeypatch.setitem(segmentation.PAPER_MODELS, 'denseaspp121', fields)
+  model = segmentation.create_model(**fields)
+  tensors = draw_weights(source_shapes(model, dense_aspp_source((3, 6, 12, 18, 24))))
+  write_pth(tmp_path / 'authors.pth', {f'module.{k}': v for k, v in tensors.items()})
+  arguments = ('--architecture', 'denseaspp121', '--input', tmp_path / 'authors.pth')
+  assert run(*arguments, '--output', tmp_path / 'run') == 0
+  loaded = load_run(tmp_path / 'run')
+  assert (loaded.step, loaded.label_set.name) == (0, 'cityscapes19')
+  stored = flax.traverse_util.flatten_dict(loaded.variables)
+  image = jax.random.normal(jax.random.key(0), (1, 32, 32, 3))
+  logits = jax.jit(lambda v, x: model.apply(v, x))(loaded.variables, image)
+  assert logits.shape == (1, 32, 32, 19)
+  np.testing.assert_array_equal(stored['params', 'head', 'bias'], tensors['classification.1.bias'])
+  assert jnp.unique(jnp.argmax(logits, -1)).size > 1
+  (start,) = json.loads((tmp_path / 'run' / 'provenance.json').read_text())
+  assert start['converted']['file'] == 'authors.pth'
+  assert run(*arguments, '--check') == 1
+  assert 'nothing to compare with' in capsys.readouterr().err

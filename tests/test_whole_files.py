@@ -1,0 +1,50 @@
+import pytest
+
+from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.whole_files import new_directory, write_file
+
+
+def test_a_file_is_written_into_a_folder_that_is_made(tmp_path):
+  path = tmp_path / 'new' / 'report.html'
+  write_file(path, b'page')
+  assert path.read_bytes() == b'page'
+  assert [p.name for p in path.parent.iterdir()] == ['report.html']
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+  path = tmp_path / 'report.html'
+  write_file(path, b'old')
+
+  def fail(*_):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr('os.replace', fail)
+  with pytest.raises(RunError, match=rf'{path}: cannot be written \(No space left on device\)'):
+    write_file(path, b'new')
+  assert path.read_bytes() == b'old'
+  assert [p.name for p in tmp_path.iterdir()] == ['report.html']
+
+
+@pytest.mark.parametrize('exists', [False, True])
+def test_a_directory_appears_when_all_is_written(tmp_path, exists):
+  directory = tmp_path / 'deep' / 'out'
+  if exists:
+    directory.mkdir(parents=True)
+  with new_directory(directory) as folder:
+    (folder / 'a.txt').write_text('a')
+    assert not list(directory.glob('*'))
+  assert (directory / 'a.txt').read_text() == 'a'
+  assert [p.name for p in directory.parent.iterdir()] == ['out']
+
+
+def test_a_directory_does_not_appear_after_an_error(tmp_path):
+  with pytest.raises(RunError, match='out: cannot be written'), new_directory(tmp_path / 'out') as folder:
+    (folder / 'none' / 'a.txt').write_text('a')
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_that_holds_something_is_left_alone(tmp_path):
+  (tmp_path / 'mine.txt').write_text('precious')
+  with pytest.raises(InputError, match='not empty; nothing was written'), new_directory(tmp_path):
+    pytest.fail('entered')
+  assert [p.name for p in tmp_path.iterdir()] == ['mine.txt']

@@ -1,0 +1,218 @@
+"""Every extractor computes what its source does: torchvision's, timm's, at strides 32 and 8.
+
+The references were made with torch by tools/make_golden.py; here weights are drawn again from the names.
+"""
+
+import itertools
+
+import flax.linen as nn
+import numpy as np
+import pytest
+
+from dense_aspp_jax.models import (
+  convnext,
+  densenet,
+  efficientnet_lite,
+  inverted_residual,
+  layers,
+  mobilenet_v3,
+)
+from dense_aspp_jax.models.extractors import EXTRACTORS, create_classifier, create_extractor
+from dense_aspp_jax.weights import parity
+from dense_aspp_jax.weights.convert import convert_tensors, source_shapes, tensors_digest
+from dense_aspp_jax.weights.name_maps import SOURCES
+from tools.drawn_weights import draw_weights
+from tools.small_extractors import SMALL_EXTRACTORS
+
+REFERENCES = {name for name, _ in parity._references()}
+EVEN, ODD = (64, 96), (65, 97)
+
+
+def load(extractor, source):
+  """A classifier, the tensors drawn for it, and the stored reference for them."""
+  classifier = create_classifier(extractor)
+  tensors = draw_weights(source_shapes(classifier, source))
+  name, reference = parity.find_reference(tensors_digest(tensors))
+  return classifier, tensors, name, reference
+
+
+def differences(classifier, tensors, source, reference, case):
+  variables = convert_tensors(tensors, classifier, source, 'drawn')
+  return parity.differences(parity.stage_activations(classifier, variables, case), reference, case)
+
+
+@pytest.fixture(scope='module', params=SMALL_EXTRACTORS)
+def small(request):
+  extractor = SMALL_EXTRACTORS[request.param]
+  source = SOURCES[type(extractor)][0]
+  classifier, tensors, name, reference = load(extractor, source)
+  assert name == f'{request.param}.drawn'
+  return classifier, tensors, source, reference
+
+
+def test_cases_are_even_and_odd_sizes_at_both_strides():
+  assert {c[:2] for c in parity.CASES} == {EVEN, ODD}
+  assert {c.output_stride for c in parity.CASES} == {8, 32}
+
+
+@pytest.mark.parametrize('case', parity.CASES, ids=lambda c: c.name)
+def test_parity_of_a_small_member_of_each_family(small, case):
+  classifier, tensors, source, reference = small
+  found = differences(classifier, tensors, source, reference, case)
+  assert len(found) >= 7
+  assert 'logits' in found
+  assert max(found.values()) <= parity.TOLERANCE, found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+  ('name', 'source'),
+  [
+    pytest.param(name, source, id=f'{name}-{source.name}')
+    for name, (family, _) in EXTRACTORS.items()
+    for source in SOURCES[family]
+    if f'{name}.drawn{"" if source is SOURCES[family][0] else "_" + source.name}' in REFERENCES
+  ],
+)
+def test_parity_of_every_architecture(name, source):
+  classifier, tensors, _, reference = load(create_extractor(name, output_stride=32), source)
+  for case in parity.CASES:
+    found = differences(classifier, tensors, source, reference, case)
+    assert max(found.values()) <= parity.TOLERANCE, (case.name, found)
+  parity._capture.clear_cache()
+
+
+def equal_shaped_pairs(tensors):
+  """Each key with the next one of the same shape and kind."""
+  by_shape = {}
+  for key, array in tensors.items():
+    by_shape.setdefault((key.rpartition('.')[2], array.shape), []).append(key)
+  return [pair for keys in by_shape.values() for pair in itertools.pairwise(keys)]
+
+
+def test_exchanged_keys_break_the_parity(small):
+  classifier, tensors, source, reference = small
+  pairs = equal_shaped_pairs(tensors)
+  assert len(pairs) > 10
+  case = parity.CASES[0]
+  for first, second in pairs:
+    exchanged = {**tensors, first: tensors[second], second: tensors[first]}
+    found = differences(classifier, exchanged, source, reference, case)
+    assert max(found.values()) > parity.TOLERANCE, (first, second)
+
+
+def _with(function, **arguments):
+  return lambda *args, **kwargs: function(*args, **{**kwargs, **arguments})
+
+
+def _layer_norm_like(name):
+  """A ConvNeXt whose layer normalisation `name` alone has torch's default epsilon."""
+
+  def layer_norm(given, dtype):
+    epsilon = 1e-5 if given == name else convnext.EPSILON
+    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=given)
+
+  return layer_norm
+
+
+class _PaddedInFront:
+  """flax.linen with a Conv that pads top and left where ConvNeXt pads bottom and right."""
+
+  def __getattr__(self, name):
+    return getattr(nn, name)
+
+  def Conv(self, *args, padding, **kwargs):
+    if not isinstance(padding, str):
+      padding = [(after, before) for before, after in padding]
+    return nn.Conv(*args, padding=padding, **kwargs)
+
+
+# What is done wrong -> the network, the module and its attribute, the wrong value.
+MISTAKES = {
+  'densenet: epsilon': ('small_densenet', densenet, 'batch_norm', _with(layers.batch_norm, epsilon=1e-3)),
+  'densenet: padding of the stem': (
+    'small_densenet',
+    densenet,
+    'convolution',
+    _with(layers.convolution, padding='SAME'),
+  ),
+  'densenet: zeros around the pooling, not -inf': (
+    'small_densenet',
+    densenet,
+    'max_pool_3x3',
+    lambda x: nn.max_pool(x, (3, 3), (2, 2), 'SAME'),
+  ),
+  'mobilenet_v3: epsilon': ('small_mobilenet_v3', inverted_residual, 'EPSILON', 1e-5),
+  'mobilenet_v3: padding': (
+    'small_mobilenet_v3',
+    inverted_residual,
+    'convolution',
+    _with(layers.convolution, padding='SAME'),
+  ),
+  'mobilenet_v3: sigmoid, not hard': ('small_mobilenet_v3', mobilenet_v3.nn, 'hard_sigmoid', nn.sigmoid),
+  'convnext: epsilon of the stem': ('small_convnext', convnext, '_layer_norm', _layer_norm_like('stem_norm')),
+  'convnext: epsilon of blocks': ('small_convnext', convnext, '_layer_norm', _layer_norm_like('norm')),
+  'convnext: epsilon of the classifier': ('small_convnext', convnext, 'EPSILON', 1e-5),
+  'convnext: tanh GELU': ('small_convnext', convnext.nn, 'gelu', _with(nn.gelu, approximate=True)),
+  'convnext: padding of the downsampling': ('small_convnext', convnext, 'nn', _PaddedInFront()),
+  'efficientnet_lite: epsilon': ('small_efficientnet_lite', inverted_residual, 'EPSILON', 1e-5),
+  'efficientnet_lite: padding': (
+    'small_efficientnet_lite',
+    inverted_residual,
+    'convolution',
+    _with(layers.convolution, padding=None),
+  ),
+  'efficientnet_lite: ReLU': ('small_efficientnet_lite', efficientnet_lite.nn, 'relu6', nn.relu),
+}
+
+
+@pytest.mark.parametrize('mistake', MISTAKES)
+def test_mistakes_break_the_parity(mistake, monkeypatch):
+  name, module, attribute, wrong = MISTAKES[mistake]
+  source = SOURCES[type(SMALL_EXTRACTORS[name])][0]
+  classifier, tensors, _, reference = load(SMALL_EXTRACTORS[name], source)
+  monkeypatch.setattr(module, attribute, wrong)
+  parity._capture.clear_cache()
+  case = parity.CASES[1] if 'downsampling' in mistake else parity.CASES[0]  # stride 8, or 32
+  found = differences(classifier, tensors, source, reference, case)
+  parity._capture.clear_cache()
+  assert max(found.values()) > parity.TOLERANCE, found
+
+
+def test_stages_come_in_the_order_of_the_network():
+  case = parity.CASES[0]
+  orders = {}
+  for name in ('small_densenet', 'small_mobilenet_v3', 'small_convnext'):
+    extractor = SMALL_EXTRACTORS[name]
+    classifier, tensors, _, _ = load(extractor, SOURCES[type(extractor)][0])
+    variables = convert_tensors(tensors, classifier, SOURCES[type(extractor)][0], name)
+    orders[name] = list(parity.stage_activations(classifier, variables, case))
+  assert orders['small_densenet'][:3] == ['denseblock1', 'transition1', 'denseblock2']
+  assert orders['small_densenet'][-2:] == ['norm5', 'logits']
+  assert orders['small_mobilenet_v3'] == ['stem', *(f'block{i}' for i in range(1, 9)), 'last', 'logits']
+  assert orders['small_convnext'][:3] == ['stem_norm', 'stage1_block1', 'downsample1']
+
+
+def test_differences_are_relative_to_the_largest_value_and_infinite_for_another_shape():
+  case = parity.CASES[0]
+  array = np.linspace(-4, 2, 200).reshape(1, 10, 10, 2)
+  reference = parity.reference_entries(case, {'a': array, 'b': array})
+  found = parity.differences({'a': array + 0.01, 'b': array[:, :5]}, reference, case)
+  assert found['a'] == pytest.approx(0.01 / 4)
+  assert found['b'] == float('inf')
+
+
+def test_every_architecture_has_a_reference():
+  assert {f'{name}.drawn' for name in EXTRACTORS} - REFERENCES == {'densenet_small.drawn'}
+  assert 'convnext_tiny.drawn_timm' in REFERENCES
+  assert {f'efficientnet_lite{i}.released' for i in range(3)} <= REFERENCES
+
+
+def test_references_hold_no_dead_stage():
+  for name, reference in parity._references():
+    scales = {k: v for k, v in reference.items() if k.endswith('/scale')}
+    assert len(scales) >= 4 * 7, name
+    for key, scale in scales.items():
+      assert 1e-4 < scale < 1e4, (name, key)
+      assert np.unique(reference[key.replace('scale', 'samples')]).size > 5, (name, key)

@@ -1,0 +1,62 @@
+"""Weights drawn from the names of arrays, the same on every machine: for comparing networks without files.
+
+Only uniform numbers of NumPy's frozen RandomState and correctly rounded arithmetic are used, so that not
+a bit depends on platform or version. Every key has numbers of its own, so that two exchanged keys show;
+running variances and what layer normalisations read are small in part, so that every epsilon shows; and
+the scales are such that no activation dies out or overflows.
+"""
+
+import math
+import re
+import zlib
+
+import numpy as np
+
+
+def draw_weights(shapes):
+  """Draws an array for every key of a torch state dict.
+
+  Args:
+    shapes: Shape by key (without num_batches_tracked).
+
+  Returns:
+    float32 arrays by key.
+  """
+  has_layer_scale = any(key.endswith(('layer_scale', 'gamma')) for key in shapes)
+  return {key: _draw(key, shape, shapes, has_layer_scale).astype(np.float32) for key, shape in shapes.items()}
+
+
+def _uniform(key, shape, low, high):
+  return low + (high - low) * np.random.RandomState(zlib.crc32(key.encode())).random_sample(shape)
+
+
+def _draw(key, shape, shapes, is_convnext):
+  module, _, leaf = key.rpartition('.')
+  if leaf == 'running_mean':
+    return _uniform(key, shape, -0.5, 0.5)
+  if leaf == 'running_var':
+    return 0.01 + 4 * _uniform(key, shape, 0, 1) ** 4  # a quarter below 0.03
+  if f'{module}.running_var' in shapes:  # BN: scale x / sqrt(var) stays about 1
+    if leaf == 'bias':
+      return _uniform(key, shape, -0.3, 0.3)
+    variance = _draw(f'{module}.running_var', shape, shapes, is_convnext)
+    return np.sqrt(variance) * _uniform(key, shape, 0.6, 1.4)
+  # ConvNeXt's stream is kept small: at variance 1 its epsilon of 1e-6 would not show.
+  small = 0.003 if is_convnext and _is_small(key, shape) else 1.0
+  if leaf in ('layer_scale', 'gamma') or (leaf == 'weight' and len(shape) == 1):
+    return small * _uniform(key, shape, 0.5, 1.5)
+  if leaf == 'bias':
+    return small * _uniform(key, shape, -0.2, 0.2)
+  bound = math.sqrt(6 / math.prod(shape[1:]))  # He et al. 2015: keeps the variance through ReLUs
+  return small * _uniform(key, shape, -bound, bound)
+
+
+def _is_small(key, shape):
+  """Of ConvNeXt: stem, downsampling and layer scale, which set the stream's scale, and added biases."""
+  if len(shape) == 4:
+    return shape[1] > 1  # not the depthwise convolutions
+  return re.search(
+    r'(layer_scale|gamma|\.block\.0\.bias|conv_dw\.bias|downsample\.1\.bias|stem\.[01]\.\w+'
+    r'|features\.0\.[01]\.\w+|features\.[246]\.1\.bias)$',
+    key,
+  )
