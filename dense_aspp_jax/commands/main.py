@@ -19,6 +19,10 @@ COMMANDS = {
   'score': 'Score a folder of prediction PNGs against label PNGs.',
   'parameters': 'Count the parameters of a network, exactly.',
   'convert': 'Convert foreign weights into a checkpoint, strictly and without torch.',
+  'similarity': 'Show which classes a network sees alike: cosine similarity with class means.',
+  'remove-layers': 'Score a network with layers of DenseASPP removed.',
+  'receptive-field': 'Show what a network sees: receptive field, coverage, and the measured one.',
+  'report': 'Write one HTML file about a run.',
 }
 
 

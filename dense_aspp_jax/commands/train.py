@@ -20,9 +20,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  """Trains, evaluates and saves until the configured number of epochs; then prints the scores."""
+  """Trains, evaluates and saves until the configured number of epochs; prints scores, writes a report."""
   config = read_config_file(args)
   from dense_aspp_jax.training.loop import train_and_evaluate
 
-  train_and_evaluate(config, args.workdir)
+  if train_and_evaluate(config, args.workdir) is not None:
+    _report(args.workdir, config.data.validation_split)
   return 0
+
+
+def _report(workdir: pathlib.Path, split: str) -> None:
+  """Writes the report of a run that has reached its end; whatever happens here, the run is complete."""
+  import jax
+
+  from dense_aspp_jax.commands.report import report_run
+  from dense_aspp_jax.progress import say
+
+  command = f'dense-aspp report --workdir {workdir} --split {split}'
+  if jax.process_count() > 1:
+    if jax.process_index() == 0:
+      print(f'no report is written by several processes: {command}')
+    return
+  say('making the report of the run ...')
+  try:
+    print(f'report {report_run(workdir, split_name=split)}')
+  except Exception as error:  # a finished training does not fail for what only shows it
+    reason = f'{type(error).__name__}: {error}'.splitlines()[0]
+    say(f'no report was written ({reason}); the run is complete, and {command} writes it')

@@ -1,0 +1,1 @@
+"""What a trained network does: similarity, layer removal, receptive field, the report."""

@@ -1,0 +1,158 @@
+"""Layer removal: what a trained network still sees without some layers of DenseASPP.
+
+Slides, "Layers removal": the top 1, 2, ... all atrous layers are taken out of the trained network. Removed
+means that no later layer and no head reads a layer's channels: the rows of their kernels that do are set to
+zero. That is exact, for normalisation acts on each channel alone; and the shapes stay, so one compilation
+serves all.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from dense_aspp_jax.analysis.figures import render
+from dense_aspp_jax.analysis.removal_pictures import curves_figure, draw_predictions
+from dense_aspp_jax.analysis.removal_summary import (
+  LOST_FIRST_RULE,
+  SIZE_RULE,
+  large_and_small,
+  lost_first,
+  mean_shares,
+)
+from dense_aspp_jax.datasets.cache import CachedExample
+from dense_aspp_jax.datasets.pipeline import padded_batches
+from dense_aspp_jax.evaluation.evaluate import evaluate
+from dense_aspp_jax.evaluation.inference import Predictor
+from dense_aspp_jax.evaluation.metrics import Scores, protocol
+from dense_aspp_jax.evaluation.pictures import save_png
+from dense_aspp_jax.labels import LabelSet
+from dense_aspp_jax.progress import progress
+
+PROTOCOL = (
+  'One trained network, not trained again. A removed layer of DenseASPP is read by no later layer and not by '
+  'the head: the rows of their kernels that read its channels are zero.'
+)
+_CURVES_PICTURE = 'curves.png'
+
+
+def remove_layers(variables: Mapping[str, Any], removed: Collection[int]) -> dict[str, Any]:
+  """Keeps all that comes later from reading some layers of DenseASPP.
+
+  Args:
+    variables: Variables of a `SegmentationModel`.
+    removed: Numbers of the layers, from 1.
+
+  Returns:
+    Variables of the same shapes; those given are not changed.
+  """
+  params = variables['params']
+  cascade = dict(params['dense_aspp'])
+  num_layers = sum(name.startswith('layer') for name in cascade)
+  if not set(removed) <= set(range(1, num_layers + 1)):
+    raise ValueError(f'layers {sorted(removed)} to remove; expected some of 1..{num_layers}')
+  channels = {}  # of each layer: in the concatenation they follow all that the layer reads
+  for number in range(1, num_layers + 1):
+    layer = cascade[f'layer{number}']
+    reader = 'conv1' if 'conv1' in layer else 'conv2'  # where there is no 1x1 the 3x3 reads
+    start = layer[reader]['kernel'].shape[2]
+    channels[number] = slice(start, start + layer['conv2']['kernel'].shape[3])
+    unread = [channels[i] for i in removed if i < number]
+    cascade[f'layer{number}'] = {**layer, reader: _without_rows(layer[reader], unread)}
+  head = _without_rows(params['head'], [channels[i] for i in removed])
+  return {**variables, 'params': {**params, 'dense_aspp': cascade, 'head': head}}
+
+
+def _without_rows(convolution: Mapping[str, Any], channels: Sequence[slice]) -> dict[str, Any]:
+  """The parameters of a convolution that does not read some of its input channels."""
+  kernel = jnp.asarray(convolution['kernel'])
+  for rows in channels:
+    kernel = kernel.at[:, :, rows].set(0)
+  return {**convolution, 'kernel': kernel}
+
+
+def removal_settings(num_layers: int) -> list[tuple[str, tuple[int, ...]]]:
+  """What is removed: nothing ('none'), the top 1 to all layers ('top'), each alone ('single')."""
+  top = [tuple(range(num_layers - count + 1, num_layers + 1)) for count in range(1, num_layers + 1)]
+  return [('none', ()), *(('top', t) for t in top), *(('single', (i,)) for i in range(1, num_layers + 1))]
+
+
+def analyse_layer_removal(
+  predictor: Predictor,
+  variables: Mapping[str, Any],
+  split: Sequence[CachedExample],
+  label_set: LabelSet,
+  *,
+  dilation_rates: Sequence[int],
+  batch_size: int,
+  num_pictures: int,
+  output: pathlib.Path,
+) -> dict[str, Any]:
+  """Scores a network with its top layers and with each single layer of DenseASPP removed.
+
+  Args:
+    predictor: The network; in the end it has its own variables again.
+    variables: Those variables.
+    split: Images at the network's input size with native label ids; read once per setting.
+    label_set: What the network's class indices mean.
+    dilation_rates: Of the atrous layers.
+    batch_size: Images per call; no result depends on it.
+    num_pictures: How many of the first images to draw.
+    output: Folder for the pictures.
+
+  Returns:
+    JSON data: layers, settings with their scores, lost_first, large and small with their rules, images,
+    protocol, and the names of the pictures in `output`.
+  """
+  drawn = [split[index] for index in range(min(num_pictures, len(split)))]
+  predictions: list[list[np.ndarray]] = []  # by number of removed top layers, then by image
+  scored: dict[tuple[int, ...], Scores] = {}
+  settings = removal_settings(len(dilation_rates))
+  try:
+    for kind, removed in progress(settings, 'removing layers', unit='setting'):
+      if removed in scored:
+        continue  # the last layer alone is the top layer
+      predictor.update(remove_layers(variables, removed))
+      confusion, _ = evaluate(predictor, split, label_set, batch_size=batch_size, show_progress=False)
+      scored[removed] = confusion.scores()
+      if kind != 'single':
+        predictions.append(_predict(predictor, drawn, batch_size))
+  finally:
+    predictor.update(variables)
+  top = [scored[removed] for kind, removed in settings if kind != 'single']
+  large, small = large_and_small(mean_shares(split, label_set))
+  save_png(output / _CURVES_PICTURE, render(curves_figure(top, {'large': large, 'small': small})))
+  pictures = []
+  for example, *of_image in zip(drawn, *predictions, strict=True):
+    pictures.append(f'removal_{example.image_id.replace("/", "_")}.png')
+    labels = label_set.encode(example.label, example.image_id)
+    save_png(output / pictures[-1], draw_predictions(example.image, labels, of_image, label_set))
+  return {
+    'layers': [{'name': f'layer{i}', 'dilation': rate} for i, rate in enumerate(dilation_rates, start=1)],
+    'settings': [
+      {'removed': list(removed), 'kind': kind, 'scores': scored[removed].to_json()}
+      for kind, removed in settings
+    ],
+    'lost_first': lost_first([scores.iou for scores in top]),
+    'lost_first_rule': LOST_FIRST_RULE,
+    'large': large,
+    'small': small,
+    'size_rule': SIZE_RULE,
+    'images': len(split),
+    'curves_picture': _CURVES_PICTURE,
+    'pictures': pictures,
+    'protocol': f'{PROTOCOL} {protocol(label_set)}',
+  }
+
+
+def _predict(predictor: Predictor, examples: list[CachedExample], batch_size: int) -> list[np.ndarray]:
+  """Class indices of each example, in batches of the shape that `evaluate` has compiled."""
+  predictions = []
+  for batch in padded_batches(examples, batch_size):
+    padded = predictor.predict_batch(batch.image, batch.labels[0].shape)
+    predictions.extend(padded[: len(batch.image_ids)])
+  return predictions

@@ -1,0 +1,196 @@
+"""The report's plots: training curves, IoU per class, confusion matrix. Matplotlib, drawn as SVG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from dense_aspp_jax.analysis.figures import literal
+from dense_aspp_jax.labels import LabelSet
+
+_INK, _GRID, _TRAIN, _VALIDATION, _SECOND = '#1f2933', '#e3e8ee', '#0f766e', '#c2410c', '#6d5bd0'
+_SHADES = LinearSegmentedColormap.from_list('shades', ['#ffffff', '#9fd3cb', '#0f766e', '#083d3a'])
+_PANEL = (4.0, 2.4)  # inches; small, so that text stays readable on a phone
+_MOST_ANNOTATED = 40  # classes; beyond, numbers in the cells would touch
+_POINTS_OF_MEAN = 60
+MEAN_NAMES = {
+  'mean_iou': 'Mean IoU',
+  'mean_iou_19': 'Mean IoU, 19 classes',
+  'mean_iou_20': 'Mean IoU, with void',
+}
+
+
+def training_figures(lines: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
+  """Draws what a run logged, by step.
+
+  Args:
+    lines: Entries of metrics.jsonl: 'step', 'kind' ('train' or 'validation') and values by name.
+
+  Returns:
+    Figure by title: loss, pixel accuracy, mean IoU, learning rate. Those that nothing was logged of are
+    left out.
+  """
+  means = dict.fromkeys(k for line in lines for k in line if k.startswith('mean_iou'))
+  panels = {
+    'Loss': [('loss', 'train', 'training', _TRAIN)],
+    'Mean IoU on the validation split': [
+      (name, 'validation', MEAN_NAMES.get(name, name), color)
+      for name, color in zip(means, (_VALIDATION, _SECOND), strict=False)
+    ],
+    'Pixel accuracy': [
+      ('pixel_accuracy', 'train', 'training', _TRAIN),
+      ('pixel_accuracy', 'validation', 'validation', _VALIDATION),
+    ],
+    'Learning rate': [('learning_rate', 'train', 'learning rate', _TRAIN)],
+  }
+  figures = {}
+  for title, series in panels.items():
+    figure, axes = _figure(title, _PANEL)
+    for name, kind, label, color in series:
+      points = [
+        (line['step'], line[name]) for line in lines if line['kind'] == kind and line.get(name) is not None
+      ]
+      if points:
+        _draw_series(axes, np.array(points, float).T, label, color, noisy=name != 'learning_rate')
+    if not axes.lines:
+      continue
+    axes.set_xlabel('step')
+    axes.set_xlim(0, 1.03 * max(line['step'] for line in lines))
+    axes.set_ylim(0, 1.05 * axes.dataLim.ymax)
+    axes.ticklabel_format(axis='y', scilimits=(-2, 3), useMathText=True)
+    if 'IoU' in title or 'accuracy' in title:
+      axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    if len(axes.get_legend_handles_labels()[0]) > 1:
+      axes.legend(frameon=False, fontsize=8)
+    figures[title] = figure
+  return figures
+
+
+def _draw_series(axes: Axes, points: np.ndarray, label: str, color: str, noisy: bool) -> None:
+  """Draws values (`[2, n]`: steps, values); many noisy ones faintly, under their running mean."""
+  steps, values = points
+  window = len(steps) // _POINTS_OF_MEAN if noisy else 1
+  if window < 2:
+    axes.plot(steps, values, color=color, linewidth=1.6, marker='o' if len(steps) < 20 else '', label=label)
+    axes.lines[-1].set_markersize(4)
+    return
+  axes.plot(steps, values, color=color, linewidth=0.6, alpha=0.35)
+  kernel = np.full(window, 1 / window)
+  axes.plot(
+    np.convolve(steps, kernel, 'valid'),
+    np.convolve(values, kernel, 'valid'),
+    color=color,
+    linewidth=1.8,
+    label=f'{label}, mean of {window}',
+  )
+
+
+def iou_figure(iou: Mapping[str, float | None], mean_iou: float, label_set: LabelSet) -> Figure:
+  """Draws a bar per class in the class's colour, best first, and a line at the mean.
+
+  Args:
+    iou: IoU, 0..1, by class name; classes without one (None) get no bar.
+    mean_iou: 0..1.
+    label_set: Has the colours.
+  """
+  colors = {c.name: np.array(c.color) / 255 for c in label_set.classes}
+  bars = sorted_iou(iou)
+  figure, axes = _figure('IoU per class', (4.0, 1.0 + 0.21 * len(bars)))
+  positions = np.arange(len(bars))
+  values = [100 * value for _, value in bars]
+  drawn = axes.barh(
+    positions, values, color=[colors[name] for name, _ in bars], edgecolor=_INK, linewidth=0.4, height=0.72
+  )
+  axes.bar_label(drawn, labels=[f'{value:.1f}' for value in values], padding=3, fontsize=8, color=_INK)
+  axes.axvline(100 * mean_iou, color=_VALIDATION, linewidth=1.2, linestyle=(0, (4, 3)), zorder=0.9)
+  axes.annotate(
+    f'mean {100 * mean_iou:.1f}',
+    (100 * mean_iou, len(bars) - 0.5),
+    (4, 0),
+    textcoords='offset points',
+    color=_VALIDATION,
+    fontsize=8,
+    va='bottom',
+  )
+  axes.set_yticks(positions, literal([name for name, _ in bars]))
+  axes.set_ylim(len(bars) - 0.4, -0.6)
+  axes.set_xlim(0, 108)
+  axes.set_xticks(range(0, 101, 20))
+  axes.set_xlabel('IoU in %')
+  axes.grid(False, axis='y')
+  axes.tick_params(axis='y', length=0)
+  return figure
+
+
+def sorted_iou(iou: Mapping[str, float | None]) -> list[tuple[str, float]]:
+  """Classes that have an IoU, best first; of equal ones the first stays first."""
+  return sorted(((name, v) for name, v in iou.items() if v is not None), key=lambda pair: -pair[1])
+
+
+def confusion_figure(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
+  """Draws where the pixels of each class went.
+
+  Args:
+    counts: Pixels, int64 `[C, C]`, row = ground truth, column = prediction.
+    class_names: By class index.
+
+  Returns:
+    A matrix whose rows add up to 100 %; the row of a class without pixels is empty.
+  """
+  shares = 100 * row_shares(counts)
+  num_classes = len(class_names)
+  cell = 0.34 if num_classes <= _MOST_ANNOTATED else 0.15  # inches
+  size = 1.9 + cell * max(num_classes, 6)
+  figure, axes = _figure('Confusion matrix: pixels of each class (row), in %', (size, size))
+  axes.imshow(shares, cmap=_SHADES, vmin=0, vmax=100, interpolation='none')
+  ticks, font = range(num_classes), 8 if num_classes <= _MOST_ANNOTATED else 6
+  axes.set_xticks(ticks, literal(class_names), rotation=90, fontsize=font)
+  axes.set_yticks(ticks, literal(class_names), fontsize=font)
+  axes.set_xlabel('predicted as')
+  axes.set_ylabel('ground truth')
+  axes.grid(False)
+  axes.set_xticks(np.arange(num_classes + 1) - 0.5, minor=True)
+  axes.set_yticks(np.arange(num_classes + 1) - 0.5, minor=True)
+  axes.grid(which='minor', color=_GRID, linewidth=0.6)
+  axes.tick_params(which='both', length=0)
+  if num_classes <= _MOST_ANNOTATED:
+    for row, column in zip(*np.nonzero(shares >= 0.5), strict=True):  # below, they would be written as 0
+      value = shares[row, column]
+      color = 'white' if value > 45 else _INK
+      axes.text(column, row, f'{value:.0f}', ha='center', va='center', fontsize=7, color=color)
+  return figure
+
+
+def row_shares(counts: np.ndarray) -> np.ndarray:
+  """Divides each row (int64 `[C, C]`) by its sum; rows without a count stay 0."""
+  return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+
+
+def svg(figure: Figure) -> bytes:
+  """A figure as an SVG file, the same bytes for the same figure; letters are drawn, no font is needed."""
+  buffer = io.BytesIO()
+  with matplotlib.rc_context({'svg.fonttype': 'path', 'svg.hashsalt': 'report'}):
+    figure.savefig(buffer, format='svg', metadata={'Date': None})
+  return buffer.getvalue()
+
+
+def _figure(title: str, size: tuple[float, float]) -> tuple[Figure, Axes]:
+  figure = Figure(size, layout='constrained', facecolor='white')
+  axes = figure.subplots()
+  axes.set_title(title, fontsize=10, fontweight='bold', color=_INK, loc='left')
+  axes.spines[['top', 'right']].set_visible(False)
+  axes.spines[['left', 'bottom']].set_color('#9aa5b1')
+  axes.tick_params(labelsize=8, labelcolor=_INK, color='#9aa5b1')
+  axes.xaxis.label.set(color=_INK, size=8)
+  axes.yaxis.label.set(color=_INK, size=8)
+  axes.grid(True, color=_GRID, linewidth=0.8)
+  axes.set_axisbelow(True)
+  return figure, axes

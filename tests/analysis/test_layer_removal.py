@@ -1,0 +1,273 @@
+"""Zeroed rows against networks really built without the layers."""
+
+import functools
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference_network as reference
+from patch_network import MEAN, STD, PatchExtractor, make_split, patch_model
+from PIL import Image
+
+from dense_aspp_jax.analysis.layer_removal import analyse_layer_removal, removal_settings, remove_layers
+from dense_aspp_jax.analysis.removal_pictures import curves_figure, draw_predictions
+from dense_aspp_jax.analysis.removal_summary import (
+  format_removal_table,
+  large_and_small,
+  lost_first,
+  mean_shares,
+)
+from dense_aspp_jax.datasets.cache import CachedExample
+from dense_aspp_jax.evaluation.evaluate import evaluate
+from dense_aspp_jax.evaluation.inference import Predictor
+from dense_aspp_jax.evaluation.metrics import Scores
+from dense_aspp_jax.labels import CAMVID_11
+from dense_aspp_jax.models.dense_aspp import AtrousLayer, DenseASPP
+from dense_aspp_jax.models.layers import batch_norm
+
+RATES, GROWTH, FEATURES = (1, 2, 3, 1), 3, 6
+IMAGE = np.random.default_rng(1).normal(size=(2, 32, 48, 3)).astype(np.float32)
+
+
+MODELS = {
+  '1x1': dict(bottleneck_width=4),
+  'no 1x1': dict(bottleneck_width=0),
+  'as model 5': dict(bottleneck_width=4, first_norm=False, final_norm=True),
+  'as the paper': dict(bottleneck_width=4, first_norm=False, use_bias=True, rectify_features=True),
+}
+
+
+class WithoutTheFirst(nn.Module):
+  """A cascade whose first layer is gone: every layer left has the leading norm that it was trained with."""
+
+  dilation_rates: tuple[int, ...]
+  fields: dict[str, int | bool]
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    if self.fields.get('rectify_features'):
+      x = nn.relu(x)
+    for index, dilation in enumerate(self.dilation_rates, start=1):
+      layer = AtrousLayer(
+        growth_rate=GROWTH,
+        bottleneck_width=self.fields['bottleneck_width'],
+        dilation=dilation,
+        leading_norm=True,
+        use_bias=self.fields.get('use_bias', False),
+        dropout_rate=0.0,
+        dtype=jnp.float32,
+        name=f'layer{index}',
+      )
+      x = jnp.concatenate([x, layer(x, train)], axis=-1)
+    return batch_norm(train, name='norm', dtype=jnp.float32)(x) if self.fields.get('final_norm') else x
+
+
+@functools.cache
+def build(name):
+  """A network of `MODELS` with its variables."""
+  model = patch_model(DenseASPP(RATES, GROWTH, **MODELS[name]), CAMVID_11.num_classes)
+  return model, reference.random_variables(model, IMAGE)
+
+
+def really_without(name, removed):
+  """The network built without some layers, and its variables: what read their channels is cut out."""
+  _, variables = build(name)
+  left = [number for number in range(1, len(RATES) + 1) if number not in removed]
+  rates = tuple(RATES[number - 1] for number in left)
+  cascade = WithoutTheFirst(rates, MODELS[name]) if 1 in removed else DenseASPP(rates, GROWTH, **MODELS[name])
+  # The layer that each channel of the concatenation comes from; 0: the features.
+  origin = np.array([0] * FEATURES + [n for n in range(1, len(RATES) + 1) for _ in range(GROWTH)])
+  kept = np.flatnonzero(~np.isin(origin, removed))
+
+  def cut(entries, axis):
+    """Takes the removed channels out of the parameters of a norm (axis 0) or a kernel (axis 2)."""
+    return {
+      key: np.take(x, kept[kept < x.shape[axis]], axis) if x.ndim > axis else x for key, x in entries.items()
+    }
+
+  axes = {'norm1': 0, 'conv1' if MODELS[name]['bottleneck_width'] else 'conv2': 2}
+  trees = {}
+  for collection, tree in variables.items():
+    old, new = tree['dense_aspp'], {}
+    for index, number in enumerate(left, start=1):
+      if layer := old.get(f'layer{number}'):
+        new[f'layer{index}'] = {k: cut(v, axes[k]) if k in axes else v for k, v in layer.items()}
+    if 'norm' in old:
+      new['norm'] = cut(old['norm'], 0)
+    trees[collection] = {**tree, 'dense_aspp': new}
+  trees['params']['head'] = cut(variables['params']['head'], 2)
+  return patch_model(cascade, CAMVID_11.num_classes), trees
+
+
+@pytest.mark.parametrize('removed', [(4,), (2,), (1,), (2, 3, 4), (1, 3), (1, 2, 3, 4)], ids=str)
+@pytest.mark.parametrize('name', MODELS)
+def test_logits_equal_those_of_a_network_built_without_the_layers(name, removed):
+  model, variables = build(name)
+  smaller, smaller_variables = really_without(name, removed)
+  full = jax.jit(model.apply)(variables, IMAGE)
+  logits = jax.jit(model.apply)(remove_layers(variables, removed), IMAGE)
+  np.testing.assert_allclose(logits, jax.jit(smaller.apply)(smaller_variables, IMAGE), rtol=1e-4, atol=1e-5)
+  assert np.abs(logits - full).max() > 0.1
+
+
+def test_the_variables_given_stay_as_they_are():
+  _, variables = build('1x1')
+  copy = jax.tree.map(np.copy, variables)
+  removed = remove_layers(variables, (2,))
+  same = jax.tree.map(np.array_equal, remove_layers(variables, ()), dict(variables))
+  assert all(jax.tree.leaves(same))
+  assert all(jax.tree.leaves(jax.tree.map(np.array_equal, variables, copy)))
+  assert not all(jax.tree.leaves(jax.tree.map(np.array_equal, removed, copy)))
+
+
+def test_layers_that_do_not_exist_are_refused():
+  with pytest.raises(ValueError, match=r'layers \[0, 5\] to remove; expected some of 1\.\.4'):
+    remove_layers(build('1x1')[1], (5, 0))
+
+
+def test_settings():
+  assert removal_settings(3) == [
+    ('none', ()),
+    ('top', (3,)),
+    ('top', (2, 3)),
+    ('top', (1, 2, 3)),
+    ('single', (1,)),
+    ('single', (2,)),
+    ('single', (3,)),
+  ]
+
+
+@pytest.fixture(scope='module')
+def analysis(tmp_path_factory):
+  output = tmp_path_factory.mktemp('removal')
+  model, variables = build('1x1')
+  split = make_split([(32, 48)] * 5, 9)
+  for example in split:
+    example.label[example.label == 8] = 11  # ignored; classes 8, 9 and 10 are absent
+  predictor = Predictor(model, variables, image_size=(32, 48), mean=MEAN, std=STD)
+  arguments = dict(dilation_rates=RATES, batch_size=9, num_pictures=2, output=output)
+  PatchExtractor.traces.clear()
+  evaluate(predictor, split, CAMVID_11, batch_size=9)
+  traces_of_one_compilation = list(PatchExtractor.traces)
+  result = analyse_layer_removal(predictor, variables, split, CAMVID_11, **arguments)
+  assert traces_of_one_compilation
+  assert traces_of_one_compilation == PatchExtractor.traces  # all settings are that one program
+  return result, split, output, predictor
+
+
+@pytest.mark.parametrize('removed', [(), (4,), (2, 3, 4), (2,)], ids=str)
+def test_scores_are_those_of_the_network_built_without_the_layers(analysis, removed):
+  result, split, _, _ = analysis
+  model, variables = really_without('1x1', removed)
+  predictor = Predictor(model, variables, image_size=(32, 48), mean=MEAN, std=STD)
+  expected = evaluate(predictor, split, CAMVID_11, batch_size=3)[0].scores().to_json()
+  found = [s['scores'] for s in result['settings'] if s['removed'] == list(removed)]
+  assert len(found) == (2 if removed == (4,) else 1)  # the last layer: as a top one and alone
+  for scores in found:
+    assert scores['mean_iou'] == pytest.approx(expected['mean_iou'], abs=1e-3)
+    assert scores['iou'] == pytest.approx(expected['iou'], abs=1e-3)
+
+
+def test_what_is_written_and_reported(analysis):
+  result, split, output, predictor = analysis
+  assert json.loads(json.dumps(result, allow_nan=False)) == result
+  assert [layer['name'] for layer in result['layers']] == ['layer1', 'layer2', 'layer3', 'layer4']
+  assert [layer['dilation'] for layer in result['layers']] == list(RATES)
+  assert [(s['kind'], tuple(s['removed'])) for s in result['settings']] == removal_settings(4)
+  assert len({s['scores']['mean_iou'] for s in result['settings']}) == 8
+  occurring = list(CAMVID_11.class_names[:8])
+  assert sorted(result['large'] + result['small']) == sorted(occurring)
+  assert result['images'] == 5
+  assert result['pictures'] == ['removal_town_0.png', 'removal_town_1.png']
+  assert sorted(p.name for p in output.iterdir()) == ['curves.png', *result['pictures']]
+  # The predictor is again that of the whole network.
+  whole = evaluate(predictor, split, CAMVID_11, batch_size=3)[0].scores()
+  assert whole.to_json() == result['settings'][0]['scores']
+
+
+def test_the_picture_shows_image_truth_and_each_count(analysis):
+  _, split, output, predictor = analysis
+  _, variables = build('1x1')
+  predictions = []
+  for removed in ((), (4,), (3, 4), (2, 3, 4), (1, 2, 3, 4)):
+    predictor.update(remove_layers(variables, removed))
+    predictions.append(predictor.predict_batch(split[1].image[None], split[1].label.shape)[0])
+  predictor.update(variables)
+  labels = CAMVID_11.encode(split[1].label, '')
+  with Image.open(output / 'removal_town_1.png') as picture:
+    found = np.asarray(picture)
+  np.testing.assert_array_equal(found, draw_predictions(split[1].image, labels, predictions, CAMVID_11))
+  # Seven panels of 480x320 in rows of three, 4 pixels apart, each row below a line of text.
+  height = 24 + 320 + 4
+  for index, shown in enumerate((labels, *predictions), start=1):
+    row, column = divmod(index, 3)
+    top, left = row * height + 24, column * 484
+    centers = found[top + 2 : top + 320 : 5, left + 2 : left + 480 : 5]  # of the label's pixels
+    np.testing.assert_array_equal(centers, CAMVID_11.colors[shown])
+
+
+def scores(mean, **iou):
+  return Scores({'mean_iou': mean}, 0.75, iou)
+
+
+def test_curves_have_a_line_a_class_and_the_mean():
+  top = [scores(0.5, sky=0.9, car=0.1), scores(0.4, sky=0.8, car=0.0), scores(0.1, sky=0.2, car=None)]
+  large, small = curves_figure(top, {'large': ['sky'], 'small': ['car']}).axes
+  for axes, name, values in ((large, 'sky', [90, 80, 20]), (small, 'car', [10, 0, 0])):
+    assert [line.get_label() for line in axes.lines] == [name, 'mean IoU']
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), values)
+    np.testing.assert_allclose(axes.lines[1].get_ydata(), [50, 40, 10])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ['none', '1', 'all']
+  assert [axes.get_title() for axes in (large, small)] == ['large objects', 'small objects']
+
+
+def test_lines_stay_apart_when_colours_repeat():
+  names = [f'class {index}' for index in range(25)]
+  axes, _ = curves_figure([scores(0.5, **dict.fromkeys(names, 0.5))] * 2, {'large': names, 'small': []}).axes
+  looks = {(line.get_color(), line.get_linestyle()) for line in axes.lines}
+  assert len(looks) == 26
+
+
+def test_shares_are_means_over_the_images_with_the_class():
+  labels = [[0, 0, 0, 1], [11, 11, 1, 1], [2, 2, 2, 2]]
+  split = [
+    CachedExample(str(i), np.zeros((1, 4, 3), np.uint8), np.array([row], np.uint8))
+    for i, row in enumerate(labels)
+  ]
+  shares = mean_shares(split, CAMVID_11)
+  assert shares == {'sky': 0.75, 'building': (0.25 + 0.5) / 2, 'pole': 1.0}
+  assert large_and_small(shares) == (['pole'], ['sky', 'building'])
+  assert large_and_small({'a': 0.1, 'b': 0.4, 'c': 0.3, 'd': 0.2}) == (['b', 'c'], ['a', 'd'])
+  assert large_and_small({'a': 0.1}) == ([], ['a'])
+
+
+def test_classes_are_ordered_by_when_and_how_much_they_lose():
+  top_iou = [
+    {'holds': 0.8, 'late': 0.6, 'early': 0.9, 'half': 0.4, 'earlier': 0.2, 'never': 0.0, 'absent': None},
+    {'holds': 0.7, 'late': 0.4, 'early': 0.4, 'half': 0.2, 'earlier': 0.0, 'never': 0.1, 'absent': None},
+    {'holds': 0.5, 'late': 0.2, 'early': 0.8, 'half': 0.3, 'earlier': None, 'never': 0.0, 'absent': None},
+  ]
+  # At one removed: early keeps 4/9, earlier 0. At two: late keeps 1/3. half keeps 3/4, holds 5/8.
+  assert lost_first(top_iou) == ['earlier', 'early', 'late', 'holds', 'half']
+
+
+def test_table():
+  settings = [
+    {'kind': 'none', 'removed': [], 'scores': scores(0.5, sky=0.9, car=0.1).to_json()},
+    {'kind': 'top', 'removed': [2, 3], 'scores': scores(0.4, sky=0.8, car=None).to_json()},
+    {'kind': 'single', 'removed': [2], 'scores': scores(0.3, sky=1.0, car=0.05).to_json()},
+  ]
+  assert format_removal_table(settings).splitlines() == [
+    'IoU in %           full  top 2   no 2',
+    '-------------------------------------',
+    'sky                90.0   80.0  100.0',
+    'car                10.0      -    5.0',
+    '-------------------------------------',
+    'mean_iou           50.0   40.0   30.0',
+    'pixel_accuracy     75.0   75.0   75.0',
+    '-------------------------------------',
+    'top N: the last N layers removed; no N: layer N alone removed',
+  ]

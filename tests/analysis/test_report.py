@@ -1,0 +1,317 @@
+import base64
+import io
+import re
+
+import numpy as np
+import pytest
+import report_example
+from html_page import Page
+from PIL import Image
+from report_example import report_content
+
+from dense_aspp_jax.analysis.report import class_counts, class_rows, fields, render_report
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.evaluation.metrics import ConfusionMatrix
+from dense_aspp_jax.labels import CITYSCAPES_19, CITYSCAPES_20, LabelClass, LabelSet
+
+DASH, MINUS = '\u2013', '\u2212'
+
+
+@pytest.fixture(scope='module')
+def text():
+  return render_report(report_content())
+
+
+@pytest.fixture(scope='module')
+def page(text):
+  return Page(text)
+
+
+def test_the_headline_gives_the_key_figures(page):
+  figures = {
+    'Mean IoU': '68.73 %',
+    'Pixel accuracy': '84.38 %',
+    'Extractor': 'densenet_ tiny',  # may break there
+    'Parameters': '1,234',
+    'Steps': '5,678',
+    'Images scored': '90',
+  }
+  for name, value in figures.items():
+    assert f' {name} {value} ' in page.text
+  assert 'trained on three_streets. On 90 images of the validation split' in page.text
+  assert ('title', {}) in page.tags
+  assert 'my run: 68.7 % mean IoU' in page.text
+
+
+def test_sentences_name_the_best_the_worst_the_lost_and_the_similar_classes(page):
+  assert 'It does best on sky (IoU 80.0 %), worst on car (50.0 %).' in page.text
+  assert (
+    'When layers of DenseASPP are removed, car and road are lost first: less than half of the IoU is left.'
+    in page.text
+  )
+  assert 'Most alike in its features: road and car (cosine 0.23).' in page.text
+
+
+def with_iou(*iou_by_count):
+  """A layer removal with these IoU of road and car, the full network's first."""
+  kinds = ['none', *['top'] * (len(iou_by_count) - 1)]
+  settings = [
+    {
+      'kind': kind,
+      'removed': list(range(2, 2 - count, -1)),
+      'scores': {'mean_iou': 0.5, 'pixel_accuracy': 0.5, 'iou': {'road': road, 'car': car, 'sky': None}},
+    }
+    for count, (kind, (road, car)) in enumerate(zip(kinds, iou_by_count, strict=True))
+  ]
+  return report_example.layer_removal(settings=settings)
+
+
+@pytest.mark.parametrize(
+  ('iou_by_count', 'sentence'),
+  [
+    ([(0.8, 0.5), (0.4, 0.24), (0.4, 0.3)], 'removed, car is lost first: less than half of the IoU is left.'),
+    ([(0.8, 0.5), (0.7, 0.3), (0.6, None)], 'removed, car is lost first: less than half of the IoU is left.'),
+    (
+      [(0.8, 0.5), (0.7, 0.3), (0.4, 0.25)],
+      'No class loses half of its IoU when layers of DenseASPP are removed. Most is lost by car and road .',
+    ),
+  ],
+)
+def test_lost_are_the_classes_that_fall_below_half(iou_by_count, sentence):
+  page = Page(render_report(report_content(layer_removal=with_iou(*iou_by_count))))
+  assert sentence in page.text
+  assert ('Lost first: car.' in page.text) == ('first' in sentence)
+
+
+def test_each_analysis_says_on_how_many_images_it_was(page):
+  assert 'of the layer dense_aspp in 3 images.' in page.text
+  assert 'Scored on 4 images. Lost first: car and road.' in page.text
+  assert 'Rule: by halves.' in page.text
+
+
+def test_the_table_of_classes(page):
+  start = page.rows.index(['Class', 'IoU', 'Found', 'Of all pixels', 'Most often taken for'])
+  assert page.rows[start + 1 : start + 4] == [
+    ['sky', '80.0 %', '100.0 %', '25.0 %', DASH],
+    ['road', '76.2 %', '80.0 %', '62.5 %', 'car 10.0 %'],
+    ['car', '50.0 %', '75.0 %', '12.5 %', 'road 25.0 %'],
+  ]
+
+
+def test_the_table_of_removed_layers(page):
+  start = page.rows.index(
+    ['Removed layers', 'Their dilation', 'Mean IoU', 'Change, points', 'Pixel accuracy']
+  )
+  assert page.rows[start + 1 : start + 9] == [
+    ['The whole network'],
+    ['none', DASH, '68.7 %', DASH, '84.0 %'],
+    ['Without the top layers'],
+    ['2', '6', '50.0 %', f'{MINUS}18.7', '80.0 %'],
+    ['1, 2', '3, 6', '40.0 %', f'{MINUS}28.7', '70.0 %'],
+    ['Without a single layer'],
+    ['1', '3', '68.7 %', '0.0', '85.0 %'],
+    ['2', '6', '50.0 %', f'{MINUS}18.7', '80.0 %'],
+  ]
+
+
+def test_the_pairs_of_similar_classes(page):
+  assert ['road and car', '0.234'] in page.rows
+
+
+def test_configuration_and_provenance_are_written_out(page):
+  for row in (
+    ['seed', '7'],
+    ['model.extractor', 'densenet_tiny'],
+    ['model.dilation_rates', '[3, 6]'],
+    ['data.data_dir', 'null'],
+    ['libraries.jax', '9.9'],
+    ['git_commit', 'abc123'],
+    ['devices', '["cpu: cpu"]'],
+    ['command', 'train.py --workdir=x'],
+  ):
+    assert row in page.rows
+  for text in (
+    'Started at step 0, 2026-01-02 03:04 UTC',
+    'Started at step 2, 2026-02-03 04:05 UTC',
+    'Extractor 1,000, DenseASPP 200, head 34 parameters.',
+    'Written by dense_aspp_jax 1.2.3 on 2026-03-04 05:06 UTC.',
+  ):
+    assert text in page.text
+
+
+def test_the_gallery_shows_four_panels_an_image_and_the_legend(page):
+  for number in (1, 2):
+    assert f'street/{number} , 53.3 % of its pixels right Image Ground truth Prediction Errors' in page.text
+  assert 'Errors shows wrong pixels and ignored pixels over the grey image. road car sky' in page.text
+  colors = [a['style'] for tag, a in page.tags if tag == 'span' and a.get('class') == 'swatch']
+  assert colors[2:5] == ['--color: 128 64 128', '--color: 0 0 142', '--color: 70 130 180']
+
+
+def test_ignored_pixels_are_mentioned_only_where_there_are_some():
+  example = report_example.example()
+  example.label[:, -1] = 0
+  page = Page(render_report(report_content(examples=[example])))
+  assert 'Errors shows wrong pixels over the grey image.' in page.text
+  assert 'ignored' not in page.text
+
+
+def test_every_picture_is_inside_the_page_with_a_text_and_its_size(page):
+  images = page.images()
+  # Gallery 8, one over its image, IoU, confusion, 4 curves, similarity 1 + 3, removal 1 + 1.
+  assert len(images) == 8 + 1 + 2 + 4 + 4 + 2
+  assert ['loading' in image for image in images] == [False] + [True] * (len(images) - 1)
+  for image in images:
+    assert image['alt'].strip()
+    media_type, data = re.fullmatch(r'data:(image/[a-z+]+);base64,(.+)', image['src']).groups()
+    data = base64.b64decode(data, validate=True)
+    if media_type == 'image/svg+xml':
+      assert data.startswith(b'<?xml')
+      continue
+    with Image.open(io.BytesIO(data)) as picture:
+      assert picture.get_format_mimetype() == media_type
+      assert picture.size == (int(image['width']), int(image['height']))
+
+
+def test_nothing_is_loaded_from_outside(text, page):
+  assert '://' not in re.sub(r'base64,[^"]+', '', text)
+  assert '@import' not in text
+  assert 'url(' not in text
+  tags = {tag for tag, _ in page.tags}
+  assert not tags & {'script', 'link', 'iframe', 'object', 'embed', 'video', 'form'}
+  targets = [a['href'] for tag, a in page.tags if tag == 'a']
+  ids = {f'#{a["id"]}' for _, a in page.tags if 'id' in a}
+  assert set(targets) == ids == {'#results', '#classes', '#training', '#similarity', '#layers', '#run'}
+  policy = next(a['content'] for tag, a in page.tags if a.get('http-equiv') == 'Content-Security-Policy')
+  assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def test_the_same_content_gives_the_same_page(text):
+  assert render_report(report_content()) == text
+
+
+def test_odd_names_and_values_are_text_not_markup():
+  odd = '<b title="x">&amp;\'</b> $x^$'
+  label_set = LabelSet('odd', (LabelClass(odd, (0,), (1, 2, 3)), LabelClass('b', (1,), (4, 5, 6))))
+  removal = with_iou((0.5, 0.5), (0.1, 0.1))
+  for setting in removal.data['settings']:
+    setting['scores']['iou'][odd] = setting['scores']['iou']['car']
+  removal.data.update(lost_first=[odd], lost_first_rule=odd)
+  confused = [{'classes': [odd, 'b'], 'cosine': 0.5}]
+  text = render_report(
+    report_content(
+      name=odd,
+      config={'model': {'extractor': odd}, 'data': {'dataset': '<script>alert(1)</script>', odd: odd}},
+      confusion=report_example.confusion(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]), label_set),
+      examples=[report_example.example(image_id=odd)],
+      similarity=report_example.similarity(most_confused=confused),
+      layer_removal=removal,
+    )
+  )
+  page = Page(text)
+  assert not {'script', 'b'} & {tag for tag, _ in page.tags}
+  assert {image['alt'].split(': ')[0] for image in page.images()} >= {odd}
+  assert [f'data.{odd}', odd] in page.rows
+  assert ['data.dataset', '<script>alert(1)</script>'] in page.rows
+  assert f'When layers of DenseASPP are removed, {odd} is lost first:' in page.text
+  assert f'{odd} and b' in page.text
+
+
+def test_a_run_without_logged_metrics_has_no_curves():
+  page = Page(render_report(report_content(metrics=[])))
+  assert 'This run has no metrics.jsonl, so there are no curves to show.' in page.text
+  assert not [image for image in page.images() if 'by step' in image['alt']]
+
+
+def test_curves_say_where_they_begin_and_end(page):
+  texts = [image['alt'] for image in page.images() if 'by step' in image['alt']]
+  assert texts == [
+    'Loss by step: 2.5 at step 1, 1.5 at step 2',
+    'Mean IoU on the validation split by step: 0.6 at step 2',
+    'Pixel accuracy by step: 0.25 at step 1, 0.5 at step 2',
+    'Learning rate by step: 0.01 at step 1, 0.005 at step 2',
+  ]
+
+
+def test_a_class_without_pixels_is_neither_best_nor_worst():
+  counts = np.zeros((4, 4), np.int64)
+  counts[0, 0], counts[1, 1], counts[1, 0] = 6, 2, 2
+  page = Page(render_report(report_content(confusion=report_example.confusion(counts))))
+  assert 'It does best on road (IoU 75.0 %), worst on car (50.0 %).' in page.text
+  assert ['sky', DASH, DASH, '0.0 %', DASH] in page.rows
+
+
+def test_analyses_that_found_nothing_make_no_sentence():
+  content = report_content(
+    similarity=report_example.similarity(most_confused=[], pictures=[]),
+    layer_removal=report_example.layer_removal(lost_first=[], pictures=[]),
+  )
+  page = Page(render_report(content))
+  for text in ('lost first', 'Lost first', 'Most alike'):
+    assert text not in page.text
+  assert not re.search(r'\d more', page.text)
+
+
+def test_pictures_beyond_two_are_folded(page):
+  assert '1 more' in page.text
+  assert '2 more' not in page.text
+
+
+def test_a_split_without_a_scored_pixel_is_refused():
+  confusion = report_example.confusion(np.zeros((4, 4), np.int64))
+  with pytest.raises(InputError, match='nothing can be scored'):
+    render_report(report_content(confusion=confusion))
+
+
+@pytest.mark.parametrize('label_set', [CITYSCAPES_20, CITYSCAPES_19])
+def test_cityscapes_counts_over_label_ids_become_counts_over_classes(label_set):
+  counts = np.random.default_rng(0).integers(0, 100, (34, 34))
+  expected = np.zeros((label_set.num_classes,) * 2, np.int64)
+  for row, column in np.ndindex(34, 34):
+    of_class = [i for i, c in enumerate(label_set.classes) if row in c.ids]
+    as_class = [i for i, c in enumerate(label_set.classes) if column in c.ids]
+    if of_class and as_class:
+      expected[of_class[0], as_class[0]] += counts[row, column]
+  confusion = report_example.confusion(counts, label_set)
+  np.testing.assert_array_equal(class_counts(confusion), expected)
+
+
+def test_counts_of_other_label_sets_leave_out_what_is_ignored():
+  np.testing.assert_array_equal(class_counts(report_example.confusion()), report_example.COUNTS[:3, :3])
+
+
+def cityscapes_page(label_set):
+  confusion = ConfusionMatrix(label_set)
+  confusion.counts[7, 7] = 90  # road
+  confusion.counts[26, [7, 26]] = 10  # car
+  confusion.counts[0, 7] = 25  # void
+  scores = [{'kind': 'none', 'removed': [], 'scores': {'mean_iou_19': 0.5, 'pixel_accuracy': 0.5, 'iou': {}}}]
+  removal = report_example.layer_removal(settings=scores, lost_first=[])
+  example = report_example.example()
+  return Page(render_report(report_content(confusion=confusion, examples=[example], layer_removal=removal)))
+
+
+def test_cityscapes_with_void_has_both_means():
+  page = cityscapes_page(CITYSCAPES_20)
+  assert 'Mean IoU, 19 classes 70.00 %' in page.text  # (90 / 100 + 10 / 20) / 2
+  assert 'Mean IoU, with void 40.67 %' in page.text  # (90 / 125 + 10 / 20 + 0) / 3
+  assert ['void', '0.0 %', '0.0 %', '18.5 %', 'road 100.0 %'] in page.rows
+
+
+def test_cityscapes_without_void_has_one_mean():
+  page = cityscapes_page(CITYSCAPES_19)
+  assert 'Mean IoU, 19 classes 70.00 %' in page.text
+  assert 'with void' not in page.text
+  assert ['road', '90.0 %', '100.0 %', '81.8 %', DASH] in page.rows
+
+
+def test_rows_of_classes_have_their_colours():
+  confusion = report_example.confusion()
+  rows = class_rows(confusion.scores(), class_counts(confusion), report_example.THREE)
+  assert {row['name']: row['color'] for row in rows} == {
+    c.name: c.color for c in report_example.THREE.classes
+  }
+
+
+def test_fields_have_the_names_of_the_command_line():
+  tree = {'a': {'b': {'c': 1}, 'd': (1, 'ä')}, 'e': 'text', 'f': None}
+  assert fields(tree) == [('a.b.c', '1'), ('a.d', '[1, "ä"]'), ('e', 'text'), ('f', 'null')]

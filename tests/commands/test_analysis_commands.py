@@ -1,0 +1,133 @@
+"""`dense-aspp similarity` and `dense-aspp remove-layers`, on a run of two steps."""
+
+import json
+
+import pytest
+
+from configs import default
+from dense_aspp_jax.commands.main import main
+from dense_aspp_jax.labels import CITYSCAPES_20
+from dense_aspp_jax.training.loop import train_and_evaluate
+
+
+@pytest.fixture(scope='module')
+def workdir(scene_folder, tmp_path_factory):
+  config = default.get_config()
+  config.model.update(
+    extractor='densenet_tiny',
+    dilation_rates=(1, 2),
+    growth_rate=4,
+    bottleneck_width=8,
+    compute_dtype='float32',
+  )
+  config.data.update(
+    dataset=f'folder:{scene_folder}',
+    label_set='cityscapes20',
+    data_dir=str(scene_folder.parent / 'data'),
+    image_size=(32, 64),
+  )
+  config.training.update(num_epochs=1.0, batch_size=8)
+  config.optimizer.learning_rate = 1e-2
+  path = tmp_path_factory.mktemp('run') / 'work'
+  train_and_evaluate(config, path)
+  return path
+
+
+def run(*arguments):
+  return main([str(a) for a in arguments])
+
+
+def test_similarity_writes_into_the_workdir_and_names_the_most_confused(workdir, capsys):
+  assert run('similarity', '--workdir', workdir, '--images', 2) == 0
+  folder = workdir / 'analysis' / 'similarity'
+  result = json.loads((folder / 'similarity.json').read_text())
+  assert result['classes'] == list(CITYSCAPES_20.class_names)
+  assert sum(result['pixels'].values()) == 5 * 64 * 128  # void is a class of this set
+  assert (result['layer'], result['images'], result['split']) == ('dense_aspp', 5, 'validation')
+  assert (result['step'], result['checkpoint'], result['seed']) == (2, 'best', 0)
+  assert result['config'] == json.loads((workdir / 'config.json').read_text())
+  assert result['provenance']['libraries']['jax']
+  assert 'ignored pixels belong to no class' in result['protocol']
+  assert len(result['pictures']) == 2
+  pictures = {result['matrix_picture'], *result['pictures']}
+  assert {p.name for p in folder.iterdir()} == {'similarity.json', *pictures}
+  head, *pairs, last = capsys.readouterr().out.splitlines()
+  assert head == 'most confused classes, by the cosine of their mean features (dense_aspp):'
+  assert [line.split(maxsplit=1)[1] for line in pairs] == [
+    ' / '.join(p['classes']) for p in result['most_confused']
+  ]
+  assert last == f'5 images; pictures and similarity.json in {folder}'
+
+
+def test_similarity_of_another_layer_split_and_checkpoint(workdir, tmp_path):
+  options = ('--layer', 'layer2', '--split', 'train', '--checkpoint', 'latest', '--output', tmp_path / 'new')
+  assert run('similarity', '--workdir', workdir, *options) == 0
+  result = json.loads((tmp_path / 'new' / 'similarity.json').read_text())
+  assert (result['layer'], result['images'], result['split']) == ('layer2', 16, 'train')
+  assert result['checkpoint'] == 'latest'
+  assert len(result['pictures']) == 4
+
+
+def test_remove_layers_begins_with_the_scores_of_evaluate(workdir, tmp_path, capsys):
+  assert run('evaluate', '--workdir', workdir, '--output', tmp_path / 'e.json') == 0
+  capsys.readouterr()
+  assert run('remove-layers', '--workdir', workdir, '--pictures', 1) == 0
+  folder = workdir / 'analysis' / 'layer_removal'
+  result = json.loads((folder / 'layer_removal.json').read_text())
+  evaluated = json.loads((tmp_path / 'e.json').read_text())
+  full = result['settings'][0]
+  assert (full['kind'], full['removed']) == ('none', [])
+  for name in ('mean_iou_19', 'mean_iou_20', 'pixel_accuracy', 'iou'):
+    assert full['scores'][name] == evaluated[name]
+  assert [s['removed'] for s in result['settings'][1:]] == [[2], [1, 2], [1], [2]]
+  assert result['layers'] == [{'name': 'layer1', 'dilation': 1}, {'name': 'layer2', 'dilation': 2}]
+  assert (result['images'], result['split'], result['step'], result['seed']) == (5, 'validation', 2, 0)
+  assert result['config'] == evaluated['config']
+  assert result['provenance']['libraries']['jax']
+  assert evaluated['protocol'] in result['protocol']
+  pictures = {result['curves_picture'], *result['pictures']}
+  assert len(pictures) == 2
+  assert {p.name for p in folder.iterdir()} == {'layer_removal.json', *pictures}
+  head, *_, lost, last = capsys.readouterr().out.splitlines()
+  assert head.split() == ['IoU', 'in', '%', 'full', 'top', '1', 'top', '2', 'no', '1', 'no', '2']
+  assert lost == f'lost first (see lost_first_rule): {", ".join(result["lost_first"][:3])}'
+  assert last == f'5 images; pictures and layer_removal.json in {folder}'
+
+
+def test_remove_layers_scores_the_first_images_alone(workdir, tmp_path):
+  for count in (2, 99):
+    options = ('--images', count, '--pictures', 3, '--output', tmp_path / str(count))
+    assert run('remove-layers', '--workdir', workdir, *options) == 0
+  two, all_of_them = (
+    json.loads((tmp_path / str(count) / 'layer_removal.json').read_text()) for count in (2, 99)
+  )
+  assert (two['images'], len(two['pictures'])) == (2, 2)
+  assert (all_of_them['images'], len(all_of_them['pictures'])) == (5, 3)
+  assert two['settings'][0]['scores'] != all_of_them['settings'][0]['scores']
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (('similarity', '--images', 0), '--images 0: expected at least 1'),
+    (
+      ('similarity', '--layer', 'layer9'),
+      "layer 'layer9': this network has extractor, layer1, layer2, dense",
+    ),
+    (('similarity', '--split', 'none'), "'none'"),
+    (('remove-layers', '--images', 0), '--images 0: expected at least 1'),
+    (('remove-layers', '--pictures', -1), '--pictures -1: expected at least 0'),
+    (('remove-layers', '--checkpoint', 7), "no checkpoint '7'"),
+  ],
+)
+def test_bad_input_is_named(workdir, tmp_path, arguments, message, capsys):
+  assert run(*arguments, '--workdir', workdir, '--output', tmp_path / 'new') == 2
+  assert message in capsys.readouterr().err
+  assert not (tmp_path / 'new').exists()
+
+
+@pytest.mark.parametrize('command', ['similarity', 'remove-layers'])
+def test_an_output_that_is_a_file_is_refused(workdir, tmp_path, command, capsys):
+  (tmp_path / 'file').write_text('')
+  assert run(command, '--workdir', workdir, '--output', tmp_path / 'file') == 2
+  assert f'{tmp_path / "file"}: a file; --output expects a folder' in capsys.readouterr().err

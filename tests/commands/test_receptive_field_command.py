@@ -1,0 +1,121 @@
+import json
+import pathlib
+
+import jax
+import optax
+import pytest
+from PIL import Image
+
+from configs import default
+from dense_aspp_jax.analysis import field_propagation
+from dense_aspp_jax.commands.main import main
+from dense_aspp_jax.labels import CITYSCAPES_20
+from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.training import workdir as workdirs
+from dense_aspp_jax.training.checkpoints import Checkpoints
+from dense_aspp_jax.training.train_step import create_state
+
+CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'default.py'
+TINY = {'extractor': 'densenet_tiny', 'dilation_rates': (1, 2), 'growth_rate': 4, 'bottleneck_width': 8}
+
+
+def run(output, *options, model=TINY):
+  fields = [f'--config.model.{name}={value}' for name, value in model.items()]
+  size = '--config.data.image_size=(30, 64)'  # no multiple of the stride
+  return main(
+    ['receptive-field', f'--config={CONFIG}', *fields, size, '--images=1', '--output', str(output)]
+    + [str(option) for option in options]
+  )
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  """A run saved before its first step, in bfloat16, its parameters other than the initial ones of seed 0."""
+  path = tmp_path_factory.mktemp('run')
+  config = default.get_config()
+  config.model.update(TINY)
+  state = create_state(create_model(**config.model), optax.sgd(0.1), seed=7)
+  with workdirs.begin(path, config.to_dict(), CITYSCAPES_20, {}), Checkpoints(path, 1) as checkpoints:
+    checkpoints.save_best(state, 0.5)
+  return path
+
+
+def test_random_initial_parameters(tmp_path, capsys):
+  assert run(tmp_path / 'out') == 0
+  result = json.loads((tmp_path / 'out' / 'receptive_field.json').read_text())
+  assert result['extractor'] == {
+    'rows': {'low': -65, 'high': 69, 'stride': 8},
+    'columns': {'low': -65, 'high': 69, 'stride': 8},
+    'is_global': False,
+    'size': 135,
+  }
+  paths = {tuple(path['layers']): path for path in result['paths']}
+  assert {key: (p['field'], p['image_field']) for key, p in paths.items()} == {
+    (1,): (3, 135 + 2 * 8),
+    (2,): (5, 135 + 4 * 8),
+    (1, 2): (7, 135 + 6 * 8),
+  }
+  assert paths[2,]['coverage'] == pytest.approx((3 / 5) ** 2)
+  measured = result['measured']
+  assert (measured['images'], measured['image_size'], measured['cell']) == (1, [32, 64], [2, 4])
+  sides = [measured['sides'][share] for share in ('50%', '90%', '99%')]
+  assert sides == sorted(sides)
+  assert (result['workdir'], result['checkpoint'], result['step'], result['seed']) == (None, None, None, 0)
+  assert result['config']['model']['dilation_rates'] == [1, 2]
+  assert result['provenance']['libraries']['jax']
+  assert 'R1 + R2 - 1' in result['protocol']
+  for name, size in (('scales.png', (1050, 600)), ('receptive_field.png', (1350, 540))):
+    with Image.open(tmp_path / 'out' / name) as picture:
+      assert picture.size == size
+  assert len(list((tmp_path / 'out').iterdir())) == 3
+  *table, held, last = capsys.readouterr().out.splitlines()
+  assert table[-1].split() == ['1-2', '7', '183', '100.0']
+  assert held == (
+    'measured (random initial parameters, 1 images): 50% of the gradient within {:g}, 90% of the gradient '
+    'within {:g}, 99% of the gradient within {:g} image pixels'.format(*sides)
+  )
+  assert last == f'receptive_field.json and two pictures in {tmp_path / "out"}'
+
+
+def test_the_parameters_of_a_run(workdir, tmp_path, monkeypatch, capsys):
+  measured = []
+  original = jax.vjp
+  monkeypatch.setattr(jax, 'vjp', lambda f, *x: measured.append(f.args[0]) or original(f, *x))
+  assert run(tmp_path / 'out', '--workdir', workdir, '--checkpoint', 'best') == 0
+  result = json.loads((tmp_path / 'out' / 'receptive_field.json').read_text())
+  assert (result['workdir'], result['checkpoint'], result['step']) == (str(workdir), 'best', 0)
+  assert 'measured (checkpoint of step 0, 1 images)' in capsys.readouterr().out
+  (variables,) = measured
+  model = create_model(**TINY, num_classes=20)
+  expected = create_state(model, optax.sgd(0.1), seed=7).params
+  assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), variables['params'], expected))
+
+
+def test_a_run_of_another_network_is_refused(workdir, tmp_path, capsys):
+  assert run(tmp_path / 'out', '--workdir', workdir, model={**TINY, 'growth_rate': 5}) == 2
+  assert (
+    f'{workdir}: a run of another network (model.growth_rate: 4 there, 5 given)' in capsys.readouterr().err
+  )
+  assert not (tmp_path / 'out').exists()
+
+
+def test_global_pooling_is_said(tmp_path, monkeypatch, capsys):
+  span = field_propagation.Span(-65, 69, 8)
+  field = field_propagation.Field(span, span, is_global=True)
+  monkeypatch.setattr(field_propagation, 'propagate_field', lambda *_: field)
+  assert run(tmp_path / 'out') == 0
+  assert 'global: the extractor also reads means over the whole image' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    (['--images=0'], '--images 0: expected at least 1'),
+    (['--checkpoint=best'], '--checkpoint best: it needs the --workdir of a run'),
+    (['--output', CONFIG], 'default.py: a file; --output expects a folder'),
+    (['--config.training.batch_size=0'], 'config.training.batch_size = 0: expected'),
+  ],
+)
+def test_bad_input(tmp_path, capsys, options, message):
+  assert run(tmp_path / 'out', *options) == 2
+  assert message in capsys.readouterr().err

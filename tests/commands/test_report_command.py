@@ -1,0 +1,287 @@
+import contextlib
+import io
+import json
+import pathlib
+import shutil
+
+import layouts
+import optax
+import pytest
+from html_page import Page
+
+from configs import default
+from dense_aspp_jax.commands.main import main
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.labels import load_label_set
+from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.training import workdir as workdirs
+from dense_aspp_jax.training.checkpoints import Checkpoints
+from dense_aspp_jax.training.train_step import create_state
+
+TINY = {
+  'extractor': 'densenet_tiny',
+  'dilation_rates': (1, 2),
+  'growth_rate': 4,
+  'bottleneck_width': 8,
+  'compute_dtype': 'float32',
+}
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def train(workdir, dataset, data_dir):
+  """Two steps, in process; returns what was printed."""
+  arguments = [
+    'train',
+    f'--config={ROOT / "configs" / "default.py"}',
+    f'--workdir={workdir}',
+    f'--config.data.dataset=folder:{dataset}',
+    f'--config.data.data_dir={data_dir}',
+    '--config.data.image_size=(32, 64)',
+    *(f'--config.model.{name}={value}' for name, value in TINY.items()),
+    '--config.training.num_epochs=1.0',
+    '--config.training.batch_size=8',
+  ]
+  printed = io.StringIO()
+  with contextlib.redirect_stdout(printed):
+    assert main(arguments) == 0
+  return printed.getvalue()
+
+
+def make_run(workdir, folder, data_dir):
+  """The run of a folder with labels.json, saved before its first step."""
+  config = default.get_config()
+  with config.unlocked():
+    config.model.update(TINY, num_classes=2)
+    config.data.update(
+      dataset=f'folder:{folder}', label_set=str(folder / 'labels.json'), data_dir=str(data_dir)
+    )
+    config.data.image_size = (32, 64)
+  state = create_state(create_model(**config.model), optax.sgd(0.1), seed=0)
+  label_set = load_label_set(config.data.label_set)
+  with workdirs.begin(workdir, config.to_dict(), label_set, {}), Checkpoints(workdir, 1) as checkpoints:
+    checkpoints.save_best(state, 0.5)
+
+
+@pytest.fixture(scope='module')
+def trained(scene_folder, tmp_path_factory):
+  """A run of Cityscapes' 20 classes with 5 validation images, and what training it printed."""
+  root = tmp_path_factory.mktemp('report')
+  return root / 'run', train(root / 'run', scene_folder, root / 'data')
+
+
+@pytest.fixture
+def workdir(trained, tmp_path):
+  """A copy of the run, to change."""
+  shutil.copytree(trained[0], tmp_path / 'run')
+  return tmp_path / 'run'
+
+
+def text_of(path):
+  return Page(path.read_text(encoding='utf-8')).text
+
+
+def report(workdir, *options):
+  return main(['report', '--workdir', str(workdir), *map(str, options)])
+
+
+def test_training_ends_with_the_report_of_all_images(trained):
+  workdir, printed = trained
+  assert printed.splitlines()[-1] == f'report {workdir / "report.html"}'
+  text = text_of(workdir / 'report.html')
+  scores = json.loads((workdir / 'scores.json').read_text())  # of the last step, which is the best too
+  for name in ('mean_iou_19', 'mean_iou_20', 'pixel_accuracy'):
+    assert f' {100 * scores[name]:.2f} % ' in text
+  best = max(scores['iou'], key=lambda name: scores['iou'][name] or 0)
+  assert f'It does best on {best} (IoU {100 * scores["iou"][best]:.1f} %)' in text
+  for words in (
+    'Images scored 5',
+    'Steps 2',
+    'of the layer dense_aspp in 5 images',
+    'Scored on 5 images',
+    'Checkpoint best, step 2.',
+    'Started at step 0',
+    '5 of 5 images, evenly',
+  ):
+    assert words in text
+  assert f'data.dataset {scores["config"]["data"]["dataset"]} ' in text
+  assert not (workdir / 'analysis').exists()  # that is for the commands
+
+
+def test_the_analyses_run_on_the_first_images_and_the_scores_on_all(workdir, tmp_path, capsys):
+  before = sorted(workdir.rglob('*'))
+  output = tmp_path / 'new' / 'page.html'
+  assert report(workdir, '--images', 3, '--pictures', 2, '--checkpoint', 'latest', '--output', output) == 0
+  assert capsys.readouterr().out == f'report {output}\n'
+  assert sorted(workdir.rglob('*')) == before
+  text = text_of(output)
+  for words in (
+    'Images scored 5',
+    'of the layer dense_aspp in 3 images',
+    'Scored on 3 images',
+    '2 of 5 images, evenly',
+    'Checkpoint latest, step 2.',
+  ):
+    assert words in text
+
+
+def test_what_the_commands_stored_is_used(workdir):
+  for command in ('similarity', 'remove-layers'):
+    assert main([command, '--workdir', str(workdir), '--images', '4']) == 0
+  stored = workdir / 'analysis' / 'similarity' / 'similarity.json'
+  data = json.loads(stored.read_text())
+  stored.write_text(json.dumps({**data, 'images': 77}))  # to be told from an analysis run again
+  assert report(workdir, '--images', 1) == 0
+  text = text_of(workdir / 'report.html')
+  assert 'of the layer dense_aspp in 77 images' in text
+  assert 'Scored on 4 images' in text
+
+
+def test_what_is_stored_of_another_split_is_neither_used_nor_lost(workdir):
+  stored = workdir / 'analysis' / 'similarity' / 'similarity.json'
+  stored.parent.mkdir(parents=True)
+  stored.write_text(json.dumps({'checkpoint': 'best', 'step': 2, 'split': 'train', 'images': 77}))
+  assert report(workdir, '--images', 2) == 0
+  assert 'of the layer dense_aspp in 2 images' in text_of(workdir / 'report.html')
+  assert json.loads(stored.read_text())['split'] == 'train'
+
+
+def test_a_run_without_its_log_is_reported_without_curves(workdir):
+  (workdir / 'metrics.jsonl').unlink()
+  (workdir / 'provenance.json').unlink()
+  assert report(workdir, '--images', 1) == 0
+  text = text_of(workdir / 'report.html')
+  assert 'no metrics.jsonl' in text
+  assert 'Started at step' not in text
+
+
+def test_a_label_set_with_an_ignored_id_has_one_mean(tmp_path):
+  folder = tmp_path / 'own'
+  layouts.write_labelled_folder(folder, {'train': 8, 'validation': 3}, (32, 64), num_ids=3)
+  labels = json.loads((folder / 'labels.json').read_text())
+  labels['classes'], labels['ignore_ids'] = labels['classes'][:2], [2]
+  (folder / 'labels.json').write_text(json.dumps(labels))
+  make_run(tmp_path / 'run', folder, tmp_path / 'data')
+  assert report(tmp_path / 'run') == 0
+  assert (
+    main(['evaluate', '--workdir', str(tmp_path / 'run'), '--output', str(tmp_path / 'scores.json')]) == 0
+  )
+  text = text_of(tmp_path / 'run' / 'report.html')
+  scores = json.loads((tmp_path / 'scores.json').read_text())
+  assert f'Mean IoU {100 * scores["mean_iou"]:.2f} %' in text
+  assert '19 classes' not in text
+  assert 'wrong pixels and ignored pixels over the grey image' in text
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    (['--images', '0'], '--images 0: expected at least 1'),
+    (['--pictures', '0'], '--pictures 0: expected at least 1'),
+    (['--checkpoint', '7'], "no checkpoint '7'"),
+    (['--split', 'nowhere'], 'nowhere'),
+    (['--output', '.'], '.: a folder; --output expects the name of an HTML file'),
+  ],
+)
+def test_bad_options_are_refused_and_nothing_is_written(
+  trained, options, message, capsys, monkeypatch, tmp_path
+):
+  monkeypatch.chdir(tmp_path)
+  before = (trained[0] / 'report.html').stat().st_mtime_ns
+  assert report(trained[0], *options) == 2
+  error = capsys.readouterr().err.splitlines()[-1]
+  assert error.startswith('dense-aspp report: ')
+  assert message in error
+  assert (trained[0] / 'report.html').stat().st_mtime_ns == before
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_that_is_no_run_is_refused(tmp_path, capsys):
+  assert report(tmp_path) == 2
+  assert 'not the directory of a run' in capsys.readouterr().err
+
+
+def test_data_that_are_not_there_are_named(trained, tmp_path, capsys):
+  config = json.loads((trained[0] / 'config.json').read_text())
+  shutil.copytree(trained[0], tmp_path / 'run')
+  config['data']['dataset'] = f'folder:{tmp_path / "gone"}'
+  (tmp_path / 'run' / 'config.json').write_text(json.dumps(config))
+  assert report(tmp_path / 'run') == 2
+  assert str(tmp_path / 'gone') in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('options', 'where'), [([], 'data'), (['--data-dir', 'moved'], 'moved')])
+def test_the_data_are_read_where_the_option_or_the_run_says(trained, options, where, monkeypatch, capsys):
+  def load_split(dataset, split, *, data_dir, **_):
+    raise InputError(f'{split} in {pathlib.Path(data_dir).name}')
+
+  monkeypatch.setattr('dense_aspp_jax.training.workdir.load_split', load_split)
+  assert report(trained[0], *options) == 2
+  assert capsys.readouterr().err == f'dense-aspp report: validation in {where}\n'
+
+
+def test_a_stored_analysis_that_is_broken_is_named(workdir, capsys):
+  path = workdir / 'analysis' / 'similarity' / 'similarity.json'
+  path.parent.mkdir(parents=True)
+  path.write_text('{')
+  assert report(workdir) == 2
+  assert f'dense-aspp report: {path}: cannot be read as JSON' in capsys.readouterr().err
+
+
+@pytest.fixture
+def finished(monkeypatch):
+  """`train` without the training: it has reached its end."""
+  monkeypatch.setattr('dense_aspp_jax.training.loop.train_and_evaluate', lambda config, workdir: 'scores')
+  return ['train', f'--config={ROOT / "configs" / "default.py"}', '--workdir=runs/x']
+
+
+def test_a_failing_report_does_not_fail_the_training(finished, monkeypatch, capsys):
+  def fail(*_, **__):
+    raise ValueError('no picture\nmore')
+
+  monkeypatch.setattr('dense_aspp_jax.commands.report.report_run', fail)
+  assert main(finished) == 0
+  printed = capsys.readouterr()
+  assert printed.out == ''
+  assert printed.err == (
+    'making the report of the run ...\n'
+    'no report was written (ValueError: no picture); the run is complete, and '
+    'dense-aspp report --workdir runs/x --split validation writes it\n'
+  )
+
+
+def test_an_interrupted_report_is_an_interrupt(finished, monkeypatch):
+  def fail(*_, **__):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr('dense_aspp_jax.commands.report.report_run', fail)
+  assert main(finished) == 130
+
+
+@pytest.mark.parametrize(('process', 'lines'), [(0, 1), (1, 0)])
+def test_several_processes_say_how_to_make_the_report(finished, monkeypatch, capsys, process, lines):
+  monkeypatch.setattr('jax.process_count', lambda: 2)
+  monkeypatch.setattr('jax.process_index', lambda: process)
+  assert main(finished) == 0
+  line = 'no report is written by several processes: dense-aspp report --workdir runs/x --split validation\n'
+  assert capsys.readouterr().out == lines * line
+
+
+def test_the_report_is_of_the_split_that_the_run_validates_on(finished, monkeypatch, capsys):
+  made = []
+  monkeypatch.setattr(
+    'dense_aspp_jax.commands.report.report_run', lambda *a, **k: made.append((a, k)) or 'page.html'
+  )
+  assert main([*finished, '--config.data.validation_split=val2']) == 0
+  assert made == [((pathlib.Path('runs/x'),), {'split_name': 'val2'})]
+  assert capsys.readouterr().out == 'report page.html\n'
+
+
+@pytest.mark.parametrize('end', ['finished before', 'failed'])
+def test_there_is_no_report_where_the_training_did_nothing(finished, monkeypatch, end):
+  def training(config, workdir):
+    if end == 'failed':
+      raise InputError('bad')
+
+  monkeypatch.setattr('dense_aspp_jax.training.loop.train_and_evaluate', training)
+  monkeypatch.setattr('dense_aspp_jax.commands.report.report_run', lambda *_, **__: pytest.fail('called'))
+  assert main(finished) == (2 if end == 'failed' else 0)
