@@ -5,7 +5,9 @@ r"""The slides' best model (#4) on Cityscapes; every field of every config, once
 
 Cost: 22,312 steps of 8 images at 512x1024; a GPU with at least 12 GiB (not measured yet).
 The slides report 54.0 % mean IoU on validation and 73.5 % on training images over 20 classes
-(published, not reproduced yet). "ours" marks what the slides do not say.
+(published, not reproduced yet), from ImageNet weights: dense-aspp convert --architecture densenet121
+--download --output weights/densenet121, then --config.init.extractor_weights=weights/densenet121.
+"ours" marks what the slides do not say.
 """
 
 import ml_collections

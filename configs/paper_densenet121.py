@@ -7,6 +7,7 @@ r"""The paper's DenseASPP-121 on Cityscapes: Yang et al., CVPR 2018.
 8,280,851 parameters, as the authors' code has them (facts of DeepMotionAIResearch/DenseASPP: a fourth
 transition, widths 128/64, biases, no BN in front of the first layer). The training recipe is the paper's as
 others report it: 80 epochs, crops of 512x512, scale 0.5 to 2, flips, brightness, poly 0.9.
+Images are normalised with ImageNet's mean and deviation, for the weights; the authors take Cityscapes'.
 Cost: 29,750 steps of 8 crops; a GPU (not measured yet).
 """
 

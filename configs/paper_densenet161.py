@@ -8,6 +8,7 @@ r"""The paper's DenseASPP-161 on Cityscapes: Yang et al., CVPR 2018.
 transition, widths 512/128, biases, no BN in front of the first layer).
 Recipe: configs/paper_densenet121.py. The authors report 79.9 % mean IoU on validation (published, not
 reproduced).
+Cost: 29,750 steps of 8 crops of 512x512; a GPU (not measured yet).
 """
 
 import ml_collections

@@ -29,9 +29,14 @@ def write_file(path: pathlib.Path, data: bytes) -> None:
 
 
 def check_new_directory(directory: pathlib.Path) -> None:
-  """Raises InputError unless `directory` is missing or an empty folder."""
-  if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-    raise InputError(f'{directory}: exists and is not empty; nothing was written. Choose another --output')
+  """Raises InputError unless `directory` is missing or an empty folder, not the current one."""
+  resolved = directory.resolve()
+  if resolved.is_dir() and resolved != pathlib.Path.cwd() and not any(resolved.iterdir()):
+    return
+  if resolved.exists():
+    raise InputError(
+      f'{directory}: expected a new or an empty folder; nothing was written. Choose another --output'
+    )
 
 
 @contextlib.contextmanager
@@ -43,7 +48,8 @@ def new_directory(directory: pathlib.Path) -> Iterator[pathlib.Path]:
     RunError: It cannot be written.
   """
   check_new_directory(directory)
-  temporary = directory.absolute().with_name(f'.{directory.name}.{os.getpid()}.tmp')
+  directory = directory.resolve()
+  temporary = directory.with_name(f'.{directory.name}.{os.getpid()}.tmp')
   try:
     temporary.mkdir(parents=True)
     yield temporary

@@ -11,7 +11,7 @@ import dense_aspp_jax
 
 PACKAGE = pathlib.Path(dense_aspp_jax.__file__).parent
 ROOT = PACKAGE.parent
-BASE = {'labels', 'errors', 'progress', 'provenance', 'download', 'whole_files', 'orbax_reading'}
+BASE = {'labels', 'errors', 'progress', 'provenance', 'download', 'whole_files', 'orbax_errors'}
 # Layer -> the layers it may import besides itself.
 ALLOWED = {
   **dict.fromkeys(BASE, BASE),

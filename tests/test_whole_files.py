@@ -1,3 +1,5 @@
+import pathlib
+
 import pytest
 
 from dense_aspp_jax.errors import InputError, RunError
@@ -45,6 +47,21 @@ def test_a_directory_does_not_appear_after_an_error(tmp_path):
 
 def test_a_directory_that_holds_something_is_left_alone(tmp_path):
   (tmp_path / 'mine.txt').write_text('precious')
-  with pytest.raises(InputError, match='not empty; nothing was written'), new_directory(tmp_path):
+  with (
+    pytest.raises(InputError, match='expected a new or an empty folder; nothing was written'),
+    new_directory(tmp_path),
+  ):
     pytest.fail('entered')
   assert [p.name for p in tmp_path.iterdir()] == ['mine.txt']
+
+
+def test_a_link_to_an_empty_folder_and_the_current_folder(tmp_path, monkeypatch):
+  (tmp_path / 'empty').mkdir()
+  (tmp_path / 'link').symlink_to('empty')
+  with new_directory(tmp_path / 'link') as folder:
+    (folder / 'a.txt').write_text('a')
+  assert (tmp_path / 'empty' / 'a.txt').read_text() == 'a'
+  (tmp_path / 'here').mkdir()
+  monkeypatch.chdir(tmp_path / 'here')
+  with pytest.raises(InputError, match='expected a new or an empty folder'), new_directory(pathlib.Path()):
+    pytest.fail('entered')

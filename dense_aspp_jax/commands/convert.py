@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import pathlib
 
 
@@ -38,76 +39,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  """Converts, writes, compares."""
+  """Converts, compares, writes."""
   from dense_aspp_jax.errors import InputError
   from dense_aspp_jax.models.segmentation import PAPER_MODELS
+  from dense_aspp_jax.weights.download import downloaded
 
   if args.output is None and not args.check:
     raise InputError('expected --output DIR, --check, or both')
   convert = _convert_dense_aspp if args.architecture in PAPER_MODELS else _convert_extractor
-  if args.input is not None:
-    return convert(args, args.input)
-  from dense_aspp_jax.weights.download import downloaded
-
-  with downloaded(args.architecture) as path:
-    return convert(args, path)
+  with contextlib.ExitStack() as stack:
+    convert(args, args.input or stack.enter_context(downloaded(args.architecture)))
+  return 0
 
 
-def _convert_extractor(args: argparse.Namespace, path: pathlib.Path) -> int:
-  from dense_aspp_jax.weights.convert import read_classifier_weights
-  from dense_aspp_jax.weights.store import save_extractor_weights
-  from dense_aspp_jax.whole_files import check_new_directory
+def _convert_extractor(args: argparse.Namespace, path: pathlib.Path) -> None:
+  from dense_aspp_jax.weights.store import convert_extractor
 
-  if args.output is not None:
-    check_new_directory(args.output)
-  weights = read_classifier_weights(args.architecture, path)
+  weights = convert_extractor(args.architecture, path, args.output, args.check)
   print(f'{path}: all arrays of {weights.architecture} ({weights.source}), SHA-256 {weights.sha256}')
-  if args.check:
-    from dense_aspp_jax.weights.check import check_parity
-
-    check_parity(weights, path)
   if args.output is not None:
-    save_extractor_weights(args.output, weights)
-    mean, std = (tuple(round(v, 6) for v in values) for values in (weights.mean, weights.std))
     print(
       f'{args.output}: extractor weights; train with --config.model.extractor={args.architecture} '
-      f"--config.init.extractor_weights={args.output} --config.data.mean='{mean}' --config.data.std='{std}'"
+      f"--config.init.extractor_weights={args.output} --config.data.mean='{weights.mean}' "
+      f"--config.data.std='{weights.std}'"
     )
-  return 0
 
 
-def _convert_dense_aspp(args: argparse.Namespace, path: pathlib.Path) -> int:
+def _convert_dense_aspp(args: argparse.Namespace, path: pathlib.Path) -> None:
   from dense_aspp_jax.errors import RunError
-  from dense_aspp_jax.labels import CITYSCAPES_19
-  from dense_aspp_jax.models.segmentation import PAPER_MODELS, create_model
-  from dense_aspp_jax.training.workdir import write_foreign_run
-  from dense_aspp_jax.weights.convert import read_dense_aspp_weights
-  from dense_aspp_jax.whole_files import check_new_directory
+  from dense_aspp_jax.training.foreign_run import convert_dense_aspp
 
-  if args.output is not None:
-    check_new_directory(args.output)
-  fields = PAPER_MODELS[args.architecture]
-  weights = read_dense_aspp_weights(args.architecture, path, create_model(**fields))
-  print(f'{path}: all arrays of {weights.architecture} ({weights.source}), SHA-256 {weights.sha256}')
-  if args.output is not None:
-    config = {
-      'seed': None,
-      'model': dict(fields),
-      'data': {
-        'dataset': 'cityscapes',
-        'data_dir': None,
-        'label_set': CITYSCAPES_19.name,
-        'image_size': (1024, 2048),
-        'keep_aspect': True,
-        'mean': weights.mean,
-        'std': weights.std,
-      },
-      'evaluation': {'batch_size': 1},
-    }
-    write_foreign_run(args.output, config, CITYSCAPES_19, weights.variables, weights.description)
-    print(f'{args.output}: a run; use it with dense-aspp evaluate and predict --workdir={args.output}')
   if args.check:
     raise RunError(
-      f'{args.architecture}: there is nothing to compare with: the published network needs PyTorch 0.3'
+      f'{args.architecture}: there is nothing to compare with, the published code needs PyTorch 0.3; nothing '
+      'was written. Convert without --check'
     )
-  return 0
+  weights = convert_dense_aspp(args.architecture, path, args.output)
+  print(f'{path}: all arrays of {weights.architecture} ({weights.source}), SHA-256 {weights.sha256}')
+  print(f'{args.output}: a run; use it with dense-aspp evaluate and predict --workdir={args.output}')

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 from dense_aspp_jax.models.layers import DType, check_output_stride, strides_and_dilations
 
 EPSILON = 1e-6  # of every layer normalisation
-_kernel_init = nn.initializers.truncated_normal(0.02)
+# torchvision's trunc_normal_ cuts off at 100 deviations: not at all.
+_kernel_init = nn.initializers.normal(0.02)
 
 # Blocks and channels of each stage (Liu et al., "A ConvNet for the 2020s", CVPR 2022, section 3), and
 # torchvision's rate of stochastic depth.

@@ -63,7 +63,8 @@ class DenseASPP(nn.Module):
   `first_norm`, dropout 0.1 and other widths.
 
   Differs from the paper: BN has momentum 0.9 here; the published code has 0.9997 in these layers, which
-  all but freezes the running statistics. Its order of channels, new before old, is undone on conversion.
+  all but freezes the running statistics. Kernels are drawn from a normal distribution, there from a uniform
+  one. Its order of channels, new before old, is undone on conversion.
 
   Attributes:
     dilation_rates: One atrous layer each, in this order.

@@ -32,6 +32,9 @@ EFFICIENTNET_LITES: dict[str, dict[str, Any]] = {
 class EfficientNetLite(nn.Module):
   """Stem, seven stages of inverted residual blocks, 1x1 head; all padded as TensorFlow pads ('SAME').
 
+  Differs from timm: kernels are drawn with fan in, there with fan out. As by default there, no stochastic
+  depth.
+
   Attributes:
     channels: Output channels of each stage.
     num_blocks: Blocks of each stage.
@@ -84,9 +87,9 @@ class EfficientNetLite(nn.Module):
         kernel_size,
         nn.relu6,
         self.dtype,
-        defined_stride == 1,
-        stride,
-        dilation,
+        residual=defined_stride == 1,
+        stride=stride,
+        dilation=dilation,
         padding='SAME',
         name=name,
       )(x, train)

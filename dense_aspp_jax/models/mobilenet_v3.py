@@ -68,6 +68,7 @@ class MobileNetV3(nn.Module):
 
   Differs from torchvision at output strides below 32: there a block that loses its stride is dilated
   itself (its `dilated` option); here it keeps the dilation before it and the blocks behind it double it.
+  Kernels are drawn with fan in, there with fan out.
 
   Attributes:
     blocks: The rows of the definition.
@@ -108,9 +109,9 @@ class MobileNetV3(nn.Module):
         block.kernel_size,
         nn.hard_swish if block.hard_swish else nn.relu,
         self.dtype,
-        block.stride == 1,
-        stride,
-        dilation,
+        residual=block.stride == 1,
+        stride=stride,
+        dilation=dilation,
         squeezed_channels=_squeezed(block.expanded_channels) if block.squeeze_excite else 0,
         name=f'block{index}',
       )(x, train)

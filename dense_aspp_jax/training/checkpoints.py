@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from dense_aspp_jax.errors import InputError, RunError
-from dense_aspp_jax.orbax_reading import abstract_tree, first_line, read_orbax
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.orbax_errors import abstract_tree, orbax_write, read_orbax
 from dense_aspp_jax.training.train_step import TrainState
 
 LATEST = 'latest'
@@ -30,7 +29,8 @@ def _checkpointer(directory: pathlib.Path, keep: int) -> ocp.training.Checkpoint
 
 
 def _variables_items(state: TrainState) -> dict[str, Any]:
-  return {'params': state.params, 'batch_stats': state.batch_stats}
+  items = {'params': state.params, 'batch_stats': state.batch_stats}
+  return {name: tree for name, tree in items.items() if tree}  # Orbax takes no empty item
 
 
 def _state_items(state: TrainState) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class Checkpoints:
       except Exception as error:  # whatever the background thread met
         errors.append(error)
     if errors:
-      with _failing_as_run_error():
+      with orbax_write('a checkpoint', 'the older ones are intact'):
         raise errors[0]
 
   @property
@@ -90,7 +90,7 @@ class Checkpoints:
       RunError: This save, or the one before, failed.
     """
     if self.latest_step != int(state.step):
-      with _failing_as_run_error():
+      with orbax_write('a checkpoint', 'the older ones are intact'):
         self._latest.save_checkpointables_async(int(state.step), _state_items(state))
 
   def save_best(self, state: TrainState, mean_iou: float) -> None:
@@ -100,7 +100,7 @@ class Checkpoints:
     """
     if self.best_score is None or mean_iou > self.best_score:
       self.best_score, self.best_step = mean_iou, int(state.step)
-      with _failing_as_run_error():
+      with orbax_write('a checkpoint', 'the older ones are intact'):
         self._best.save_checkpointables(
           int(state.step), _variables_items(state), metrics={'mean_iou': float(mean_iou)}
         )
@@ -115,17 +115,9 @@ class Checkpoints:
     step = self._latest.latest
     path = pathlib.Path(self._latest.directory) / str(step.step)
     restored = read_orbax(lambda: self._latest.load_checkpointables(step, items), path)
-    return TrainState(params=restored['params'], batch_stats=restored['batch_stats'], **restored['optimizer'])
-
-
-@contextlib.contextmanager
-def _failing_as_run_error() -> Iterator[None]:
-  try:
-    yield
-  except Exception as error:  # Orbax raises what the file system, TensorStore or a thread raised
-    raise RunError(
-      f'a checkpoint could not be written ({first_line(error)}); the older ones are intact'
-    ) from error
+    return TrainState(
+      params=restored['params'], batch_stats=restored.get('batch_stats', {}), **restored['optimizer']
+    )
 
 
 def checkpoints_directory(workdir: pathlib.Path) -> pathlib.Path:
@@ -142,7 +134,8 @@ def save_variables(workdir: pathlib.Path, variables: Mapping[str, Any]) -> None:
   """Writes params and batch_stats as the best checkpoint, of step 0, of a workdir that has none."""
   path = epath.Path((checkpoints_directory(workdir) / BEST / '0').absolute())
   path.parent.mkdir(parents=True)
-  ocp.save_checkpointables(path, dict(variables))
+  with orbax_write(str(workdir), 'nothing is left of it'):
+    ocp.save_checkpointables(path, dict(variables))
 
 
 def restore_variables(

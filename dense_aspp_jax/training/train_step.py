@@ -106,7 +106,7 @@ def create_train_step(
     model: Maps normalised images to logits.
     optimizer: From `create_optimizer`.
     learning_rate: The schedule, for the log.
-    seed: Of the augmentation.
+    seed: Of augmentation and dropout.
     mean: RGB in 0..1.
     std: RGB in 0..1.
     augmentation: What is drawn.

@@ -13,7 +13,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from dense_aspp_jax.datasets.cache import CacheSplit, DecodedSplit
 from dense_aspp_jax.datasets.load import load_split
@@ -21,10 +20,10 @@ from dense_aspp_jax.datasets.source import FOLDER_PREFIX
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.evaluation.inference import Predictor
 from dense_aspp_jax.labels import LABEL_SETS, LabelSet
+from dense_aspp_jax.models.complexity import abstract_variables
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.provenance import provenance, write_json
-from dense_aspp_jax.training.checkpoints import restore_variables, save_variables
-from dense_aspp_jax.whole_files import new_directory
+from dense_aspp_jax.training.checkpoints import restore_variables
 
 CONFIG = 'config.json'
 LABELS = 'labels.json'
@@ -118,33 +117,6 @@ def record_start(
       start['extractor_weights'] = extractor_weights
     write_json(workdir / PROVENANCE, [*starts, start])
     write_json(workdir / CONFIG, _stored_form(config))
-
-
-def write_foreign_run(
-  workdir: pathlib.Path,
-  config: dict[str, Any],
-  label_set: LabelSet,
-  variables: dict[str, Any],
-  description: dict[str, Any],
-) -> None:
-  """Writes converted weights of a whole network as a run, so that it can be evaluated like one.
-
-  Args:
-    workdir: A new directory.
-    config: What `load_run` and `evaluate` need of a configuration.
-    label_set: What the class indices mean.
-    variables: 'params' and 'batch_stats'.
-    description: Where the weights come from.
-
-  Raises:
-    InputError: The directory holds something already.
-    RunError: It cannot be written.
-  """
-  with new_directory(workdir) as folder:
-    save_variables(folder, variables)
-    write_json(folder / LABELS, label_set.to_json())
-    write_json(folder / PROVENANCE, [{'step': 0, 'converted': description, **provenance()}])
-    write_json(folder / CONFIG, _plain(config))
 
 
 @contextlib.contextmanager
@@ -320,7 +292,6 @@ def load_run(workdir: str | os.PathLike, checkpoint: str = 'best') -> Run:
     preprocessing = {name: data[name] for name in ('image_size', 'mean', 'std', 'keep_aspect')}
   except (KeyError, TypeError) as error:
     raise InputError(f'{workdir / CONFIG}: not the configuration of a run ({error})') from error
-  abstract = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3))))
-  step, variables = restore_variables(workdir, checkpoint, abstract)
+  step, variables = restore_variables(workdir, checkpoint, abstract_variables(model))
   predictor = Predictor(model, variables, **preprocessing)
   return Run(config, label_set, model, variables, step, predictor)

@@ -11,6 +11,7 @@ from typing import Any
 import flax
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dense_aspp_jax.errors import InputError
@@ -27,8 +28,9 @@ from dense_aspp_jax.weights.name_maps import (
 )
 from dense_aspp_jax.weights.readers import check_sha256_prefix, read_tensors
 
-_IGNORED = '.num_batches_tracked'  # a counter that torch keeps beside the running statistics
-_LISTED = 5  # keys named in an error, of each kind
+_COUNTER = '.num_batches_tracked'
+_LONGEST_KEY = 200
+_LISTED = 20  # keys named in an error, of each kind
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -105,7 +107,7 @@ def _read(
   if source is None:
     expected = ' or '.join(f'{s.first_key!r} ({s.name})' for s in sources)
     raise InputError(
-      f'{path}: not weights of {architecture}: no key {expected}; it has {_some(sorted(tensors))}'
+      f'{path}: not weights of {architecture}: no key {expected}; it has {_some(sorted(tensors)[:5])}, ...'
     )
   return ForeignWeights(
     architecture,
@@ -119,17 +121,22 @@ def _read(
 
 
 def read_canonical(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """Reads a file's tensors by canonical key, without torch's counters.
+  """Reads a file's tensors by canonical key, without the counters that torch keeps beside running means.
 
   Raises:
-    InputError: An unreadable or unsafe file, or two keys that mean the same.
+    InputError: An unreadable or unsafe file, a key that cannot be shown, or two keys that mean the same.
   """
-  tensors = {}
-  for key, array in read_tensors(path).items():
-    if not key.endswith(_IGNORED):
-      if canonical_key(key) in tensors:
-        raise InputError(f'{path}: two arrays are named {canonical_key(key)}, one of them as {key}')
-      tensors[canonical_key(key)] = array
+  tensors: dict[str, np.ndarray] = {}
+  stored = read_tensors(path)
+  for stored_key, array in stored.items():
+    key = canonical_key(stored_key)
+    if not key.isprintable() or len(key) > _LONGEST_KEY:
+      raise InputError(f'{path}: an array is named {key[:_LONGEST_KEY]!r}; no weights have such names')
+    if stored_key.endswith(_COUNTER) and stored_key.removesuffix(_COUNTER) + '.running_mean' in stored:
+      continue
+    if key in tensors:
+      raise InputError(f'{path}: two arrays are named {key}, one of them as {stored_key}')
+    tensors[key] = array
   return tensors
 
 
@@ -158,11 +165,11 @@ def convert_tensors(tensors: Tensors, network: nn.Module, source: Source, where:
     'params' and, if the network has any, 'batch_stats'; NumPy float32.
 
   Raises:
-    InputError: One message that lists missing, extra and mismatched keys; or values that are not finite.
+    InputError: One message that lists missing, extra and mismatched keys; or values that cannot be right.
   """
   arrays = abstract_arrays(network)
   keys = source_keys(source, arrays)
-  shapes = {keys[path]: _source_shape(path, array.shape, source) for path, array in arrays.items()}
+  shapes = source_shapes(network, source)
   problems = [
     ('missing', [f'{key} {shapes[key]}' for key in sorted(shapes.keys() - tensors.keys())]),
     ('extra', [f'{key} {tensors[key].shape}' for key in sorted(tensors.keys() - shapes.keys())]),
@@ -178,11 +185,18 @@ def convert_tensors(tensors: Tensors, network: nn.Module, source: Source, where:
   found = [f'{len(listed)} {kind}: {_some(listed)}' for kind, listed in problems if listed]
   if found:
     raise InputError(f'{where}: the weights do not fit: {"; ".join(found)}')
+  integers = [key for key in sorted(shapes) if not jnp.issubdtype(tensors[key].dtype, jnp.floating)]
+  if integers:
+    raise InputError(f'{where}: values that are no floating-point numbers in {_some(integers)}')
   reorder = _dense_aspp_order(network) if isinstance(network, SegmentationModel) else lambda _, array: array
   result = {path: reorder(path, _ours(path, tensors[keys[path]])) for path in arrays}
-  bad = [keys[path] for path, array in result.items() if not np.isfinite(array).all()]
+  bad = [
+    keys[path]
+    for path, array in result.items()
+    if not np.isfinite(array).all() or (path[-1] == 'var' and (array < 0).any())
+  ]
   if bad:
-    raise InputError(f'{where}: values that are not finite in {_some(bad)}; the file is damaged')
+    raise InputError(f'{where}: not finite, or negative variances: {_some(bad)}; the file is damaged')
   return flax.traverse_util.unflatten_dict(result)
 
 
@@ -200,7 +214,7 @@ def _source_shape(path: Path, shape: tuple[int, ...], source: Source) -> tuple[i
   """In torch kernels are `[out, in, h, w]` and `[out, in]`, in torchvision layer scales `[c, 1, 1]`."""
   if path[-1] == 'kernel':
     return (*shape[:-3:-1], *shape[:-2])
-  if path[-1] == 'layer_scale' and source.name == 'torchvision':
+  if path[-1] == 'layer_scale' and source.layer_scale == 'layer_scale':
     return (*shape, 1, 1)
   return shape
 
@@ -231,4 +245,4 @@ def _dense_aspp_order(model: SegmentationModel) -> Callable[[Path, np.ndarray], 
 
 
 def _some(names: Sequence[str]) -> str:
-  return ', '.join(names[:_LISTED]) + (', ...' if len(names) > _LISTED else '')
+  return ', '.join(names[:_LISTED]) + (f' and {len(names) - _LISTED} more' if len(names) > _LISTED else '')

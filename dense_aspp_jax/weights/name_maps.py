@@ -8,6 +8,7 @@ model.py (PyPI), DeepMotionAIResearch/DenseASPP models/DenseASPP.py.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Collection
 from typing import NamedTuple
@@ -97,34 +98,45 @@ def _mobilenet_v3(paths: Collection[Path]) -> dict[Path, str]:
 _CONV_NORM = {'conv': '0', 'norm': '1'}
 
 
-def _convnext_torchvision(paths: Collection[Path]) -> dict[Path, str]:
-  layers = {'depthwise': '.block.0', 'norm': '.block.2', 'linear1': '.block.3', 'linear2': '.block.5'}
+# torchvision and timm number ConvNeXt's stages and layers in different ways.
+_CONVNEXT_TORCHVISION = {
+  'stem_conv': 'features.0.0',
+  'stem_norm': 'features.0.1',
+  'downsample': 'features.{after}',
+  'block': 'features.{before}.{block}',
+  'depthwise': '.block.0',
+  'norm': '.block.2',
+  'linear1': '.block.3',
+  'linear2': '.block.5',
+  'head_norm': 'classifier.0',
+  'head_linear': 'classifier.2',
+}
+_CONVNEXT_TIMM = {
+  'stem_conv': 'stem.0',
+  'stem_norm': 'stem.1',
+  'downsample': 'stages.{stage}.downsample',
+  'block': 'stages.{stage}.blocks.{block}',
+  'depthwise': '.conv_dw',
+  'norm': '.norm',
+  'linear1': '.mlp.fc1',
+  'linear2': '.mlp.fc2',
+  'head_norm': 'head.norm',
+  'head_linear': 'head.fc',
+}
 
+
+def _convnext(names: dict[str, str], paths: Collection[Path]) -> dict[Path, str]:
   def name(path: Path) -> str:
     if path[0] == 'head':
-      return {'norm': 'classifier.0', 'linear': 'classifier.2'}[path[1]]
-    if path[1] in ('stem_conv', 'stem_norm'):
-      return f'features.0.{_CONV_NORM[path[1][5:]]}'
+      return names[f'head_{path[1]}']
+    if path[1] in names:
+      return names[path[1]]
     if path[1].startswith('downsample'):
-      return f'features.{2 * int(path[1][10:])}.{"0" if path[2] == "norm" else "1"}'
+      stage = int(path[1].removeprefix('downsample'))
+      return f'{names["downsample"].format(stage=stage, after=2 * stage)}.{"0" if path[2] == "norm" else "1"}'
     stage, block = _stage_and_block(path[1])
-    return f'features.{2 * stage - 1}.{block - 1}{layers[path[2]] if path[2:] else ""}'
-
-  return {path: name(path) for path in paths}
-
-
-def _convnext_timm(paths: Collection[Path]) -> dict[Path, str]:
-  layers = {'depthwise': '.conv_dw', 'norm': '.norm', 'linear1': '.mlp.fc1', 'linear2': '.mlp.fc2'}
-
-  def name(path: Path) -> str:
-    if path[0] == 'head':
-      return {'norm': 'head.norm', 'linear': 'head.fc'}[path[1]]
-    if path[1] in ('stem_conv', 'stem_norm'):
-      return f'stem.{_CONV_NORM[path[1][5:]]}'
-    if path[1].startswith('downsample'):
-      return f'stages.{path[1][10:]}.downsample.{"0" if path[2] == "norm" else "1"}'
-    stage, block = _stage_and_block(path[1])
-    return f'stages.{stage - 1}.blocks.{block - 1}{layers[path[2]] if path[2:] else ""}'
+    prefix = names['block'].format(stage=stage - 1, before=2 * stage - 1, block=block - 1)
+    return prefix + (names[path[2]] if path[2:] else '')  # layer scale belongs to the block itself
 
   return {path: name(path) for path in paths}
 
@@ -191,8 +203,16 @@ SOURCES: dict[type[nn.Module], tuple[Source, ...]] = {
   DenseNet: (Source('torchvision', 'features.conv0.weight', _densenet, IMAGENET),),  # timm's names too
   MobileNetV3: (Source('torchvision', 'features.0.0.weight', _mobilenet_v3, IMAGENET),),
   ConvNeXt: (
-    Source('torchvision', 'features.0.0.weight', _convnext_torchvision, IMAGENET),
-    Source('timm', 'stem.0.weight', _convnext_timm, IMAGENET, layer_scale='gamma'),
+    Source(
+      'torchvision', 'features.0.0.weight', functools.partial(_convnext, _CONVNEXT_TORCHVISION), IMAGENET
+    ),
+    Source(
+      'timm',
+      'stem.0.weight',
+      functools.partial(_convnext, _CONVNEXT_TIMM),
+      IMAGENET,
+      layer_scale='gamma',
+    ),
   ),
   EfficientNetLite: (
     Source('timm', 'conv_stem.weight', _efficientnet_lite_timm, HALF),

@@ -58,7 +58,8 @@ def stage_activations(
   classifier = create_classifier(
     classifier.extractor.clone(output_stride=case.output_stride), classifier.head.num_classes
   )
-  logits, captured = _capture(classifier, dict(variables), case.image)
+  with jax.default_matmul_precision('highest'):  # a GPU would round to tensor-float-32
+    logits, captured = _capture(classifier, dict(variables), case.image)
   stages = {
     name: outputs['__call__'][0]
     for name, outputs in sorted(captured['intermediates']['extractor'].items(), key=_position)
@@ -101,21 +102,33 @@ def reference_entries(case: Case, activations: Activations) -> dict[str, np.ndar
 def differences(
   activations: Activations, reference: Mapping[str, np.ndarray], case: Case
 ) -> dict[str, float]:
-  """The largest difference of each stage that the reference has, relative to its largest value there.
+  """The largest difference of each stage that a stored reference has, at the positions it has.
 
-  A stage of another shape has difference infinity.
+  Args:
+    activations: From `stage_activations`.
+    reference: From `reference_entries`.
+    case: Which of its cases.
+
+  Returns:
+    By stage, relative to the stage's largest value; see `relative_difference`.
   """
   result = {}
   for key in reference:
     if key.startswith(f'{case.name}/') and key.endswith('/samples'):
       name = key.split('/')[1]
-      array = activations[name]
-      if array.shape != tuple(reference[f'{case.name}/{name}/shape']):
-        result[name] = float('inf')
-        continue
-      difference = np.abs(samples(array) - reference[key]).max()
-      result[name] = float(difference / reference[f'{case.name}/{name}/scale'])
+      array, prefix = activations[name], f'{case.name}/{name}'
+      same_shape = array.shape == tuple(reference[f'{prefix}/shape'])
+      found = samples(array) if same_shape else np.array(np.nan)
+      result[name] = relative_difference(found, reference[key], reference[f'{prefix}/scale'])
   return result
+
+
+def relative_difference(found: np.ndarray, expected: np.ndarray, scale: float) -> float:
+  """The largest difference divided by `scale`; infinite for another shape, or values that are not finite."""
+  if found.shape != expected.shape or not scale > 0:
+    return float('inf')
+  difference = float(np.abs(found - expected).max() / scale)
+  return difference if np.isfinite(difference) else float('inf')
 
 
 def find_reference(digest: str) -> tuple[str, dict[str, np.ndarray]] | None:

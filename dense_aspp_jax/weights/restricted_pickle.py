@@ -25,6 +25,7 @@ class Global:
   name: str
 
 
+_MOST_COPIED_ITEMS = 100_000  # by all calls together: a list that is named again and again fills the memory
 _CONSTANTS = {'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False}
 # Their argument in the stream is the value.
 _NUMBERS = frozenset({'BININT', 'BININT1', 'BININT2', 'LONG1', 'BINFLOAT'})
@@ -75,6 +76,7 @@ class _Machine:
     self._stack: list[Any] = []
     self._below_marks: list[list[Any]] = []
     self._memo: dict[int, Any] = {}
+    self._copied_items = 0
 
   def result(self) -> Any:
     if self._below_marks:
@@ -153,7 +155,10 @@ class _Machine:
     call = self._functions[_as(Global, function).name]
     if call is None:
       raise RefusedError(f'the pickle calls {function.name!r}')
-    return call(*_as(tuple, arguments))
+    self._copied_items += sum(len(a) for a in _as(tuple, arguments) if isinstance(a, list | tuple | dict))
+    if self._copied_items > _MOST_COPIED_ITEMS:
+      raise RefusedError(f'the pickle passes more than {_MOST_COPIED_ITEMS} items to functions')
+    return call(*arguments)
 
   def _pop(self, count: int) -> list[Any]:
     first = len(self._stack) - count

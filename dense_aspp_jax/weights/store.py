@@ -21,10 +21,11 @@ from orbax.checkpoint import v1 as ocp
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models.complexity import abstract_variables
 from dense_aspp_jax.models.extractors import create_extractor
-from dense_aspp_jax.orbax_reading import abstract_tree, read_orbax
+from dense_aspp_jax.orbax_errors import abstract_tree, orbax_write, read_orbax
 from dense_aspp_jax.provenance import provenance, write_json
-from dense_aspp_jax.weights.convert import ForeignWeights
-from dense_aspp_jax.whole_files import new_directory
+from dense_aspp_jax.weights.check import check_parity
+from dense_aspp_jax.weights.convert import ForeignWeights, read_classifier_weights
+from dense_aspp_jax.whole_files import check_new_directory, new_directory
 
 WEIGHTS = 'weights.json'
 CHECKPOINT = 'checkpoint'
@@ -51,6 +52,31 @@ class ExtractorWeights:
   description: dict[str, Any]
 
 
+def convert_extractor(
+  architecture: str, path: pathlib.Path, output: pathlib.Path | None, check: bool = False
+) -> ForeignWeights:
+  """What `dense-aspp convert` does for an extractor.
+
+  Args:
+    architecture: A key of `EXTRACTORS`.
+    path: The file, see `read_classifier_weights`.
+    output: A new directory, written only if the check, where asked for, passes. None: nothing is written.
+    check: Whether to compare with the source and print the differences, see `check_parity`.
+
+  Raises:
+    InputError: What `read_classifier_weights` raises, or an output that exists.
+    RunError: The check failed, or the output cannot be written.
+  """
+  if output is not None:
+    check_new_directory(output)
+  weights = read_classifier_weights(architecture, path)
+  if check:
+    check_parity(weights, path)
+  if output is not None:
+    save_extractor_weights(output, weights)
+  return weights
+
+
 def save_extractor_weights(directory: pathlib.Path, weights: ForeignWeights) -> None:
   """Writes the extractor of a converted classifier, and its head beside it; whole or not at all.
 
@@ -61,7 +87,8 @@ def save_extractor_weights(directory: pathlib.Path, weights: ForeignWeights) -> 
   items = {name: tree['extractor'] for name, tree in weights.variables.items() if 'extractor' in tree}
   items['classifier'] = weights.variables['params']['head']
   with new_directory(directory) as folder:
-    ocp.save_checkpointables(epath.Path(folder / CHECKPOINT), items)
+    with orbax_write(str(directory), 'nothing is left of it'):
+      ocp.save_checkpointables(epath.Path(folder / CHECKPOINT), items)
     write_json(folder / WEIGHTS, {**weights.description, 'provenance': provenance()})
 
 
@@ -73,15 +100,16 @@ def load_extractor_weights(directory: pathlib.Path) -> ExtractorWeights:
   """
   try:
     description = json.loads((directory / WEIGHTS).read_text(encoding='utf-8'))
-    architecture = description['architecture']
+    architecture = str(description['architecture'])
+    extractor = create_extractor(architecture)
     mean, std = (tuple(float(v) for v in description[name]) for name in ('mean', 'std'))
-  except (OSError, ValueError, KeyError, TypeError) as error:
+  except (OSError, ValueError, KeyError, TypeError) as error:  # InputError is a ValueError
     raise InputError(
       f'{directory}: not converted weights ({type(error).__name__}: {error}); expected a directory that '
       '`dense-aspp convert` wrote'
     ) from error
   sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  items = abstract_tree(dict(abstract_variables(create_extractor(architecture))), sharding)
+  items = abstract_tree(dict(abstract_variables(extractor)), sharding)
   path = (directory / CHECKPOINT).absolute()
   restored = read_orbax(lambda: ocp.load_checkpointables(epath.Path(path), items), path)
   variables = {name: jax.tree.map(np.asarray, tree) for name, tree in restored.items()}

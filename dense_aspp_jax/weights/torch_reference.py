@@ -5,6 +5,7 @@ Only this file imports torch, inside its functions.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,13 @@ from dense_aspp_jax.models.layers import strides_and_dilations
 from dense_aspp_jax.models.mobilenet_v3 import MobileNetV3
 from dense_aspp_jax.weights.parity import Activations, Case
 
+# Package by source; the extra [torch] has the first two.
+_PACKAGES = {
+  'torchvision': 'torchvision',
+  'timm': 'timm',
+  'efficientnet_lite_pytorch': 'efficientnet-lite-pytorch',
+}
+
 
 def source_module(architecture: str, source: str) -> Any:
   """Makes the torch module that defines an architecture, without weights.
@@ -28,27 +36,33 @@ def source_module(architecture: str, source: str) -> Any:
     source: 'torchvision', 'timm' or 'efficientnet_lite_pytorch', see `name_maps`.
 
   Raises:
-    InputError: What is needed is not installed.
+    InputError: It needs a package that is missing or does not work, or the package has no such network.
   """
   try:
     if source == 'torchvision':
       import torchvision
 
-      return getattr(torchvision.models, architecture)(weights=None).eval()
-    if source == 'timm':
+      create = getattr(torchvision.models, architecture, None)
+    elif source == 'timm':
       import timm
 
       prefix = 'tf_' if architecture.startswith('efficientnet') else ''
-      return timm.create_model(prefix + architecture, pretrained=False).eval()
-    import efficientnet_lite_pytorch
+      create = functools.partial(timm.create_model, prefix + architecture)
+    else:
+      import efficientnet_lite_pytorch
 
-    name = architecture.replace('_', '-')
-    # Without an image size it pads as TensorFlow does, by the size of each input.
-    return efficientnet_lite_pytorch.EfficientNet.from_name(name, image_size=None).eval()
-  except ImportError as error:
+      # Without an image size it pads as TensorFlow does, by the size of each input.
+      create = functools.partial(
+        efficientnet_lite_pytorch.EfficientNet.from_name, architecture.replace('_', '-'), image_size=None
+      )
+  except Exception as error:  # also what goes wrong inside, such as torch and torchvision that do not match
     raise InputError(
-      f'{error}: comparing with the source module needs {source}; install the extra [torch]'
+      f'the source module cannot be used ({type(error).__name__}: {str(error).splitlines()[0]}); '
+      f"pip install 'dense_aspp_jax[torch]' {_PACKAGES[source]}"
     ) from error
+  if create is None:
+    raise InputError(f'{source} has no {architecture}')
+  return create().eval()
 
 
 def load_tensors(module: Any, tensors: dict[str, np.ndarray]) -> None:

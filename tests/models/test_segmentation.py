@@ -104,6 +104,31 @@ def test_bfloat16_model_returns_float32_logits_close_to_float32s(tiny):
   np.testing.assert_allclose(half, apply(model, variables, image), atol=0.1)
 
 
+def test_dropout_in_front_of_the_head(tiny):
+  model = create_model(**TINY, dropout_rate=0.5)
+  _, variables = tiny
+  image = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype(np.float32)
+
+  @jax.jit
+  def apply(v, x, key):
+    return model.apply(
+      v,
+      x,
+      True,
+      rngs={'dropout': key},
+      mutable=['intermediates', 'batch_stats'],
+      capture_intermediates=True,
+    )[1]['intermediates']
+
+  found = apply(variables, image, jax.random.key(0))
+  before, dropped, logits = (np.asarray(found[m]['__call__'][0]) for m in ('dense_aspp', 'dropout', 'head'))
+  kept = np.abs(dropped).max((0, 1, 2)) > 0
+  assert 0 < kept.sum() < kept.size
+  np.testing.assert_allclose(dropped, 2 * before * kept, rtol=1e-6)
+  head = variables['params']['head']
+  np.testing.assert_allclose(logits, dropped @ head['kernel'][0, 0] + head['bias'], atol=1e-4)
+
+
 @pytest.mark.parametrize(
   ('field', 'value'), [('extractor', 'resnet18'), ('compute_dtype', 'float16'), ('num_classes', 0)]
 )

@@ -74,3 +74,14 @@ def test_a_save_that_fails_is_a_failed_run(tmp_path, monkeypatch, which, method,
     patch.setattr(getattr(checkpoints, which), method, fail)
     with pytest.raises(RunError, match=r'could not be written.*No space left on device'):
       act(checkpoints)
+
+
+def test_a_network_without_batch_statistics_is_saved_and_restored(tmp_path):
+  """ConvNeXt with one atrous layer that has no norm."""
+  state = make_state(1).replace(batch_stats={})
+  with Checkpoints(tmp_path, keep=1) as checkpoints:
+    checkpoints.save_best(state, 0.5)
+    checkpoints.save_latest(state)
+  with Checkpoints(tmp_path, keep=1) as checkpoints:
+    assert_same(checkpoints.restore_latest(make_state(0).replace(batch_stats={}), SHARDING), state)
+  assert_same(restore_variables(tmp_path, 'best', {'params': state.params})[1], {'params': state.params})

@@ -13,7 +13,7 @@ from configs import default
 from dense_aspp_jax.datasets.augmentation import Augmentation, augment
 from dense_aspp_jax.datasets.street_scenes import render_scene
 from dense_aspp_jax.labels import CITYSCAPES_20, IGNORE_LABEL
-from dense_aspp_jax.models.layers import batch_norm
+from dense_aspp_jax.models.layers import batch_norm, channel_dropout
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.training.optimizer import create_optimizer
 from dense_aspp_jax.training.train_step import create_state, create_train_step
@@ -239,3 +239,61 @@ def test_the_slides_best_model_learns_one_batch_in_bfloat16():
   assert 2 < losses[0] < 6  # ln 20 = 3.0 for even chances
   assert losses[-1] < 0.5 * losses[0]
   assert {x.dtype for x in jax.tree.leaves((state.params, state.batch_stats))} == {jnp.dtype('float32')}
+
+
+class Dropped(nn.Module):
+  """Logits that show which of eight channels dropout kept: channel i adds 2^i to class 0."""
+
+  num_classes: int = 2
+
+  @nn.compact
+  def __call__(self, image, train=False):
+    bits = jnp.broadcast_to(2.0 ** jnp.arange(8), (*image.shape[:3], 8))
+    kept = channel_dropout(0.5)(bits, deterministic=not train)
+    scale = self.param('scale', nn.initializers.ones, ())
+    return jnp.stack([scale * kept.sum(-1), jnp.zeros(image.shape[:3])], -1)
+
+
+def dropped_losses(sharding=None, steps=3, **arguments):
+  """Loss of each step of `Dropped`, where class 1 is right, so that each mask has its own loss."""
+  step, state = make_step(Dropped(), optax.sgd(0.0), **arguments)
+  batch = {'image': np.zeros((8, 4, 4, 3), np.uint8), 'label': np.ones((8, 4, 4), np.uint8)}
+  if sharding is not None:
+    batch = jax.device_put(batch, sharding)
+  step = jax.jit(step)
+  losses = []
+  for _ in range(steps):
+    state, metrics = step(state, batch)
+    losses.append(float(metrics.compute()['loss']))
+  return losses
+
+
+def test_dropout_is_drawn_anew_in_every_step_the_same_in_every_run():
+  losses = dropped_losses()
+  assert len(set(losses)) == 3
+  assert dropped_losses() == losses
+
+
+def test_dropout_differs_between_the_parts_of_a_batch():
+  """With one key for both parts the second half of the batch would repeat the masks of the first."""
+  seen = []
+
+  class Recorded(Dropped):
+    @nn.compact
+    def __call__(self, image, train=False):
+      logits = super().__call__(image, train)
+      jax.debug.callback(lambda x: seen.append(np.asarray(x)), logits[:, 0, 0, 0], ordered=True)
+      return logits
+
+  step, state = make_step(Recorded(), optax.sgd(0.0), gradient_accumulation=2)
+  batch = {'image': np.zeros((8, 4, 4, 3), np.uint8), 'label': np.ones((8, 4, 4), np.uint8)}
+  jax.block_until_ready(jax.jit(step)(state, batch))
+  jax.effects_barrier()
+  first, second = seen[-2:]  # before them, the initialisation
+  assert first.shape == second.shape == (4,)
+  assert not np.array_equal(first, second)
+
+
+def test_dropout_does_not_depend_on_the_number_of_devices():
+  mesh = Mesh(np.array(jax.devices()), ('data',))
+  np.testing.assert_allclose(dropped_losses(NamedSharding(mesh, P('data'))), dropped_losses(), rtol=1e-6)

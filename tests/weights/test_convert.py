@@ -1,6 +1,8 @@
 """Rename, transpose and refuse: on small networks, with files written without torch."""
 
 import hashlib
+import json
+import pathlib
 
 import flax
 import jax
@@ -13,7 +15,8 @@ from torch_files import write_pth
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models.dense_aspp import DenseASPP
 from dense_aspp_jax.models.densenet import DENSENETS, DenseNet
-from dense_aspp_jax.models.extractors import create_classifier, create_extractor
+from dense_aspp_jax.models.efficientnet_lite import EfficientNetLite
+from dense_aspp_jax.models.extractors import EXTRACTORS, create_classifier, create_extractor
 from dense_aspp_jax.models.segmentation import SegmentationModel
 from dense_aspp_jax.weights.convert import (
   abstract_arrays,
@@ -24,7 +27,7 @@ from dense_aspp_jax.weights.convert import (
   tensors_digest,
 )
 from dense_aspp_jax.weights.name_maps import IMAGENET, SOURCES, dense_aspp_source, source_keys
-from tools.drawn_weights import draw_weights
+from tools.drawn_weights import draw_weights, keys_digest
 from tools.small_extractors import SMALL_EXTRACTORS
 
 TINY = 'densenet_tiny'
@@ -67,6 +70,23 @@ def test_names_and_axes(tmp_path, tensors):
   assert (weights.mean, weights.std) == IMAGENET
   assert (weights.architecture, weights.source, weights.file) == (TINY, 'torchvision', 'weights.pth')
   assert weights.sha256 == hashlib.sha256((tmp_path / 'weights.pth').read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize('name', [name for name in EXTRACTORS if name != 'densenet_small'])
+def test_keys_and_shapes_are_those_of_the_sources_own_checkpoints(name):
+  """Digests made by tools/make_golden.py from torchvision, timm and the files of PyPI."""
+  classifier = create_classifier(create_extractor(name))
+  expected = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'source_keys.json').read_text())
+  for source in SOURCES[type(classifier.extractor)]:
+    assert keys_digest(source_shapes(classifier, source)) == expected[f'{name} {source.name}']
+
+
+def test_preprocessing_of_each_source():
+  imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+  for family, sources in SOURCES.items():
+    expected = ((0.5,) * 3, (0.5,) * 3) if family is EfficientNetLite else imagenet
+    assert [source.preprocessing for source in sources] == [expected] * len(sources)
+  assert dense_aspp_source((3,)).preprocessing == ((0.290, 0.328, 0.287), (0.183, 0.187, 0.184))
 
 
 @pytest.mark.parametrize('name', SMALL_EXTRACTORS)
@@ -146,8 +166,33 @@ def test_weights_of_another_network_are_named(tmp_path, tensors):
 
 def test_values_that_are_not_finite_are_refused(tmp_path, tensors):
   wrong = {**tensors, 'features.norm5.bias': np.full(8, np.nan, np.float32)}
-  with pytest.raises(InputError, match=r'not finite in features\.norm5\.bias'):
+  with pytest.raises(InputError, match=r'not finite.*: features\.norm5\.bias'):
     read(tmp_path, wrong)
+
+
+def test_negative_variances_and_integers_are_refused(tmp_path, tensors):
+  key = 'features.norm5.running_var'
+  with pytest.raises(InputError, match=r'negative variances: features\.norm5\.running_var'):
+    read(tmp_path, {**tensors, key: -tensors[key]})
+  with pytest.raises(InputError, match=r'no floating-point numbers in features\.norm5\.running_var'):
+    read(tmp_path, {**tensors, key: np.ones(8, np.int8)})
+
+
+def test_counters_are_dropped_beside_their_running_mean_only(tmp_path, tensors):
+  with pytest.raises(InputError, match=r'1 extra: features\.bogus\.num_batches_tracked'):
+    read(tmp_path, {**tensors, 'features.bogus.num_batches_tracked': np.array(1)})
+
+
+def test_keys_that_would_act_on_the_terminal_are_shown_escaped(tmp_path, tensors):
+  with pytest.raises(InputError, match=r'named .features\\x1b\[2J') as caught:
+    read(tmp_path, {**tensors, 'features\x1b[2J\n': np.ones(1, np.float32)})
+  assert '\x1b' not in str(caught.value)
+
+
+def test_long_lists_say_how_many_more(tmp_path, tensors):
+  kept = {k: v for k, v in tensors.items() if not k.startswith(('features.d', 'features.t'))}
+  with pytest.raises(InputError, match=r'55 missing: .* and 35 more'):
+    read(tmp_path, kept)
 
 
 def test_two_names_for_one_array_are_refused(tmp_path, tensors):

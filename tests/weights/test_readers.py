@@ -353,6 +353,14 @@ def test_keys_that_would_take_forever_to_hash(tmp_path, legacy):
 
 
 @formats
+def test_one_list_passed_to_many_calls_is_refused_before_it_fills_the_memory(tmp_path, legacy):
+  pairs = b'](' + b''.join(integer(i) + b'N\x86' for i in range(2000)) + b'eq\x01'
+  calls = (name('collections OrderedDict') + b'h\x01\x85R') * 60
+  with pytest.raises(InputError, match='more than 100000 items'):
+    read_tensors(write(tmp_path / 'bomb.pth', b'](' + pairs + calls + b'e', legacy))
+
+
+@formats
 def test_memo_indices_and_depth_cost_nothing(tmp_path, legacy):
   deep = b'}(' + text('deep') + b')' + b'\x85' * 200_000 + b'r\xff\xff\xff\x7f'
   body = deep + text('model') + torch_files.state({'a': FLOATS}, legacy) + b'u'

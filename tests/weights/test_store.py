@@ -11,7 +11,8 @@ from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.models.densenet import DenseNet
 from dense_aspp_jax.models.extractors import create_classifier, create_extractor
 from dense_aspp_jax.models.segmentation import create_model
-from dense_aspp_jax.weights.convert import read_classifier_weights, source_shapes
+from dense_aspp_jax.weights import store
+from dense_aspp_jax.weights.convert import ForeignWeights, read_classifier_weights, source_shapes
 from dense_aspp_jax.weights.name_maps import SOURCES
 from dense_aspp_jax.weights.store import load_extractor_weights, merge_extractor, save_extractor_weights
 from tools.drawn_weights import draw_weights
@@ -58,8 +59,6 @@ def test_what_is_written_is_read_back_and_the_classifier_is_left_out(foreign, st
 
 def test_networks_without_statistics_are_stored_too(tmp_path):
   """ConvNeXt has no batch normalisation."""
-  from dense_aspp_jax.weights.convert import ForeignWeights
-
   extractor = create_extractor('convnext_tiny')
   shapes = jax.eval_shape(
     lambda: create_classifier(extractor).init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
@@ -111,7 +110,7 @@ def test_another_extractor_does_not_fit(stored):
 def test_an_output_that_holds_something_is_refused(foreign, tmp_path):
   (tmp_path / 'out').mkdir()
   (tmp_path / 'out' / 'mine.txt').write_text('precious')
-  with pytest.raises(InputError, match='exists and is not empty; nothing was written'):
+  with pytest.raises(InputError, match='expected a new or an empty folder; nothing was written'):
     save_extractor_weights(tmp_path / 'out', foreign)
   assert [p.name for p in tmp_path.rglob('*')] == ['out', 'mine.txt']
 
@@ -123,6 +122,16 @@ def test_an_output_that_cannot_be_written_leaves_nothing(foreign, tmp_path):
   assert [p.name for p in tmp_path.rglob('*')] == ['file']
 
 
+def test_a_checkpoint_that_orbax_cannot_write_leaves_nothing(foreign, tmp_path, monkeypatch):
+  def fail(*_):
+    raise ValueError('No space left on device\nmore')
+
+  monkeypatch.setattr(store.ocp, 'save_checkpointables', fail)
+  with pytest.raises(RunError, match=r'out could not be written \(ValueError: No space left on device\)'):
+    save_extractor_weights(tmp_path / 'out', foreign)
+  assert not list(tmp_path.iterdir())
+
+
 def damage_checkpoint(directory):
   for path in (directory / 'checkpoint').rglob('*'):
     if path.is_file():
@@ -132,6 +141,13 @@ def damage_checkpoint(directory):
 @pytest.mark.parametrize(
   ('damage', 'message'),
   [
+    (
+      lambda d: (d / 'weights.json').write_text(
+        (d / 'weights.json').read_text().replace('densenet_tiny', 'vgg16')
+      ),
+      'not converted weights .*vgg16',
+    ),
+    (lambda d: (d / 'weights.json').write_text('{"architecture": []}'), 'not converted weights'),
     (lambda d: (d / 'weights.json').unlink(), 'not converted weights'),
     (lambda d: (d / 'weights.json').write_text('{}'), 'not converted weights'),
     (damage_checkpoint, 'this checkpoint cannot be read'),

@@ -1,18 +1,19 @@
-"""Reading Orbax checkpoints so that whatever is wrong with one is a single message."""
+"""Orbax checkpoints read and written so that whatever goes wrong is a single message."""
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import pathlib
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
-from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.errors import InputError, RunError
 
 
 def abstract_tree(tree: Any, sharding: jax.sharding.Sharding) -> Any:
@@ -25,7 +26,7 @@ def read_orbax(load: Callable[[], Any], path: pathlib.Path) -> Any:
   try:
     return load()
   except Exception as error:  # Orbax raises what the file system, TensorStore or a thread raised
-    failure = first_line(error)
+    failure = _first_line(error)
   _discard_unfinished_tasks()
   raise InputError(
     f'{path}: this checkpoint cannot be read, or is not of the configured network ({failure}). '
@@ -33,7 +34,16 @@ def read_orbax(load: Callable[[], Any], path: pathlib.Path) -> Any:
   )
 
 
-def first_line(error: Exception) -> str:
+@contextlib.contextmanager
+def orbax_write(what: str, consequence: str) -> Iterator[None]:
+  """Turns whatever Orbax raises while it writes into a RunError: what could not be written, what is left."""
+  try:
+    yield
+  except Exception as error:  # likewise
+    raise RunError(f'{what} could not be written ({_first_line(error)}); {consequence}') from error
+
+
+def _first_line(error: Exception) -> str:
   """Type and first line of an error, at most 200 characters."""
   return f'{type(error).__name__}: {error}'.splitlines()[0][:200]
 

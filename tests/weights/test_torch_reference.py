@@ -1,0 +1,74 @@
+"""The source modules where torch is installed; what is said where it is not, or does not work."""
+
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from torch_files import write_pth
+
+from dense_aspp_jax.commands.main import main
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.models.extractors import create_classifier, create_extractor
+from dense_aspp_jax.weights.convert import source_shapes
+from dense_aspp_jax.weights.name_maps import SOURCES
+from dense_aspp_jax.weights.torch_reference import source_module
+from tools.drawn_weights import draw_weights
+
+
+@pytest.mark.parametrize(
+  ('source', 'package'),
+  [
+    ('torchvision', 'torchvision'),
+    ('timm', 'timm'),
+    ('efficientnet_lite_pytorch', 'efficientnet-lite-pytorch'),
+  ],
+)
+def test_a_missing_package_is_named(source, package, monkeypatch):
+  monkeypatch.setitem(sys.modules, source, None)
+  with pytest.raises(InputError, match=rf'ModuleNotFoundError.*pip install .*\[torch\]. {package}$'):
+    source_module('efficientnet_lite0', source)
+
+
+def install(name, code, folder, monkeypatch):
+  """Makes `import NAME` run `code`."""
+  (folder / f'{name}.py').write_text(code)
+  monkeypatch.delitem(sys.modules, name, raising=False)
+  monkeypatch.syspath_prepend(folder)
+
+
+def test_a_package_that_does_not_work_is_one_line(monkeypatch, tmp_path):
+  install('torchvision', "raise RuntimeError('no operator nms' + chr(10) + 'more')", tmp_path, monkeypatch)
+  with pytest.raises(InputError, match=r'RuntimeError: no operator nms\); pip install'):
+    source_module('densenet121', 'torchvision')
+
+
+def test_a_network_that_the_source_does_not_have_is_named(monkeypatch, tmp_path):
+  install('torchvision', 'class models: pass', tmp_path, monkeypatch)
+  with pytest.raises(InputError, match='torchvision has no densenet_tiny'):
+    source_module('densenet_tiny', 'torchvision')
+  del sys.modules['torchvision']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('architecture', 'source'),
+  [
+    ('densenet121', 'torchvision'),
+    ('mobilenet_v3_small', 'torchvision'),
+    ('convnext_tiny', 'torchvision'),
+    ('convnext_tiny', 'timm'),
+    ('efficientnet_lite0', 'timm'),
+  ],
+)
+def test_parity_with_the_source_module_on_weights_without_a_reference(architecture, source, tmp_path, capsys):
+  pytest.importorskip('timm', reason='the extra [torch] is not installed')
+  classifier = create_classifier(create_extractor(architecture))
+  (source,) = (s for s in SOURCES[type(classifier.extractor)] if s.name == source)
+  tensors = {k: v * np.float32(1.01) for k, v in draw_weights(source_shapes(classifier, source)).items()}
+  path = tmp_path / ('weights.safetensors' if source.name == 'timm' else 'weights.pth')
+  (save_file if source.name == 'timm' else lambda tensors, path: write_pth(path, tensors))(tensors, path)
+  assert main(['convert', '--architecture', architecture, '--input', str(path), '--check']) == 0
+  printed = capsys.readouterr().out
+  assert f'compared with {source.name}, run here, at all positions' in printed
+  assert 'all stages agree' in printed
