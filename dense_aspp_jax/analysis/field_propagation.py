@@ -9,7 +9,6 @@ deep learning", 2016, has the arithmetic.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +18,10 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from dense_aspp_jax.errors import RunError
+
+# Added to the traced height and width, so that no pooling window but a global one is as large as its map; a
+# multiple of every stride, which leaves the padding as it is.
+_MARGIN = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +85,8 @@ def propagate_field(module: nn.Module, input_shape: tuple[int, int, int]) -> Fie
   Raises:
     RunError: It has an operation that this analysis does not know.
   """
-  image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+  height, width, channels = input_shape
+  image = jax.ShapeDtypeStruct((1, height + _MARGIN, width + _MARGIN, channels), jnp.float32)
   variables = jax.eval_shape(module.init, jax.random.key(0), image)
   traced = jax.make_jaxpr(lambda image, variables: module.apply(variables, image))(image, variables)
   unreached = [None] * (len(traced.jaxpr.invars) - 1)
@@ -109,12 +113,11 @@ def _apply(equation: Any, operands: Sequence[_Reach | None]) -> list[_Reach | No
   if name in _CALLS:
     inner = params.get('jaxpr', params.get('call_jaxpr'))
     return _walk(getattr(inner, 'jaxpr', inner), operands)
+  if name in _ELEMENTWISE:
+    return [_elementwise(equation, operands)]
   if name in _RULES:
-    return [_RULES[name](equation, operands)] * len(equation.outvars)
-  values = [v for value in params.values() for v in (value if isinstance(value, tuple) else (value,))]
-  if name in _MIXING or any(hasattr(getattr(v, 'jaxpr', v), 'eqns') for v in values):  # or a loop, a branch
-    raise _unknown(equation)
-  return [_elementwise(equation, operands)] * len(equation.outvars)
+    return [_RULES[name](equation, operands)]
+  raise _unknown(equation)
 
 
 def _elementwise(equation: Any, operands: Sequence[_Reach | None]) -> _Reach:
@@ -190,51 +193,8 @@ def _product(equation: Any, operands: Sequence[_Reach | None]) -> _Reach:
   return _merge(equation, moved)
 
 
-def _transpose(equation: Any, operands: Sequence[_Reach | None]) -> _Reach:
-  return _move(operands[0], {axis: i for i, axis in enumerate(equation.params['permutation'])})
-
-
-def _squeeze(equation: Any, operands: Sequence[_Reach | None]) -> _Reach:
-  removed = equation.params['dimensions']
-  kept = [axis for axis in range(equation.invars[0].aval.ndim) if axis not in removed]
-  return _move(operands[0], {axis: index for index, axis in enumerate(kept)})
-
-
 def _broadcast(equation: Any, operands: Sequence[_Reach | None]) -> _Reach:
   return _move(operands[0], dict(enumerate(equation.params['broadcast_dimensions'])))
-
-
-def _reshape(equation: Any, operands: Sequence[_Reach | None]) -> _Reach:
-  """An axis stays one where as many elements lie before it and as many in it as before."""
-  before, after = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
-  place = {(count, n): axis for axis, (count, n) in enumerate(zip(_products(after), after, strict=False))}
-  old = list(zip(_products(before), before, strict=False))
-  if not all(old[axis] in place for axis in operands[0].spans):
-    raise _unknown(equation)
-  return _move(operands[0], {axis: place[old[axis]] for axis in operands[0].spans})
-
-
-def _products(shape: Sequence[int]) -> list[int]:
-  """Elements before each axis."""
-  return list(itertools.accumulate(shape, lambda a, b: a * b, initial=1))
-
-
-def _slice(equation: Any, operands: Sequence[_Reach | None]) -> _Reach:
-  starts = equation.params['start_indices']
-  strides = equation.params['strides'] or [1] * len(starts)
-  spans = {
-    axis: span.window(1, stride=strides[axis], padding=-starts[axis])
-    for axis, span in operands[0].spans.items()
-  }
-  return _Reach(spans, operands[0].is_global)
-
-
-def _pad(equation: Any, operands: Sequence[_Reach | None]) -> _Reach:
-  config, reach = equation.params['padding_config'], operands[0]
-  if operands[1] or any(config[axis][2] for axis in reach.spans):
-    raise _unknown(equation)
-  spans = {axis: span.window(1, padding=config[axis][0]) for axis, span in reach.spans.items()}
-  return _Reach(spans, reach.is_global)
 
 
 def _concatenate(equation: Any, operands: Sequence[_Reach | None]) -> _Reach:
@@ -242,12 +202,6 @@ def _concatenate(equation: Any, operands: Sequence[_Reach | None]) -> _Reach:
   if equation.params['dimension'] in reach.spans:
     raise _unknown(equation)
   return reach
-
-
-def _split(equation: Any, operands: Sequence[_Reach | None]) -> _Reach:
-  if equation.params['axis'] in operands[0].spans:
-    raise _unknown(equation)
-  return operands[0]
 
 
 def _move(reach: _Reach, target: dict[int, int]) -> _Reach:
@@ -276,20 +230,18 @@ def _unknown(equation: Any) -> RunError:
 
 
 _Rule = Callable[[Any, Sequence[_Reach | None]], _Reach]
-_CALLS = {'jit', 'remat2', 'checkpoint', 'custom_jvp_call', 'custom_vjp_call'}
+_CALLS = {'jit', 'custom_jvp_call', 'custom_vjp_call'}
+# What the extractors and the cascade are made of, and changes of the compute type.
+_ELEMENTWISE = {
+  *('add', 'sub', 'mul', 'div', 'max', 'min'),
+  *('neg', 'square', 'rsqrt', 'erfc', 'copy', 'convert_element_type'),
+}
 _RULES: dict[str, _Rule] = {
   'conv_general_dilated': _convolution,
+  'reduce_window_max': _pooling,
+  'reduce_window_sum': _pooling,
+  'reduce_sum': _reduction,
   'dot_general': _product,
-  'transpose': _transpose,
-  'squeeze': _squeeze,
   'broadcast_in_dim': _broadcast,
-  'reshape': _reshape,
-  'slice': _slice,
-  'pad': _pad,
   'concatenate': _concatenate,
-  'split': _split,
-  **dict.fromkeys(('reduce_window_max', 'reduce_window_min', 'reduce_window_sum'), _pooling),
-  **dict.fromkeys(('reduce_sum', 'reduce_max', 'reduce_min', 'reduce_prod', 'argmax', 'argmin'), _reduction),
 }
-# Of equal shapes, yet not elementwise.
-_MIXING = {'cumsum', 'cumprod', 'cummax', 'cummin', 'cumlogsumexp', 'sort', 'rev', 'fft', 'gather', 'scatter'}

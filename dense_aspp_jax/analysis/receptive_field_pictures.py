@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from dense_aspp_jax.analysis.field_propagation import Field
 from dense_aspp_jax.analysis.receptive_field import SHARES, CascadePath, EffectiveField
@@ -111,6 +112,7 @@ def effective_figure(measured: EffectiveField, extractor: Field, cascade: Cascad
   right.autoscale_view()
   right.set_aspect('equal')
   right.invert_yaxis()
+  right.xaxis.set_major_locator(MaxNLocator(4))
   right.set_title('all to scale')
   right.set_xlabel('image pixels')
   _legend_below(right, frameon=False)

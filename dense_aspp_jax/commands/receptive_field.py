@@ -6,33 +6,51 @@ import argparse
 import pathlib
 from typing import Any
 
-from dense_aspp_jax.commands.config_file import add_config_argument, read_config_file
+from dense_aspp_jax.commands.config_file import read_config_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's options."""
-  add_config_argument(parser)
+  parser.add_argument(
+    '--config',
+    metavar='FILE',
+    help='configuration file (Python code, which is executed); --config.FIELD=VALUE overrides a field; '
+    'default: that stored in --workdir',
+  )
   parser.add_argument(
     '--workdir', type=pathlib.Path, help="measure with a run's parameters; default: random initial ones"
   )
   parser.add_argument('--checkpoint', help="of --workdir: 'best' (default), 'latest', or a step")
   parser.add_argument('--images', type=int, default=4, help='random images to average over (default 4)')
-  parser.add_argument('--output', required=True, type=pathlib.Path, help='folder for the results')
+  parser.add_argument(
+    '--output',
+    type=pathlib.Path,
+    help='folder for the results (default WORKDIR/analysis/receptive_field; needed without --workdir)',
+  )
 
 
 def run(args: argparse.Namespace) -> int:
   """Writes receptive_field.json and two pictures; prints the table."""
   from dense_aspp_jax.errors import InputError
 
-  if args.output.exists() and not args.output.is_dir():
-    raise InputError(f'{args.output}: a file; --output expects a folder')
+  if not args.workdir and not (args.config and args.output):
+    raise InputError('expected --workdir of a run, or --config and --output')
+  if args.config_arguments and not args.config:
+    raise InputError(f'{" ".join(args.config_arguments)}: expected --config=FILE with it, or neither')
+  output = args.output or args.workdir / 'analysis' / 'receptive_field'
+  if output.exists() and not output.is_dir():
+    raise InputError(f'{output}: a file; --output expects a folder')
   if args.images < 1:
     raise InputError(f'--images {args.images}: expected at least 1')
   if args.checkpoint and not args.workdir:
     raise InputError(f'--checkpoint {args.checkpoint}: it needs the --workdir of a run')
-  config = read_config_file(args)
+  config = read_config_file(args) if args.config else None
 
   import dataclasses
+
+  import jax
+  import jax.numpy as jnp
+  from ml_collections import ConfigDict
 
   from dense_aspp_jax.analysis import receptive_field as analysis
   from dense_aspp_jax.analysis.field_propagation import propagate_field
@@ -42,12 +60,22 @@ def run(args: argparse.Namespace) -> int:
   from dense_aspp_jax.models.segmentation import create_model
   from dense_aspp_jax.provenance import provenance, write_json
   from dense_aspp_jax.training.config_check import check_fields
+  from dense_aspp_jax.training.workdir import load_run
 
-  check_fields(config)
+  loaded = load_run(args.workdir, args.checkpoint or 'best') if args.workdir else None
+  if config is None:
+    config = ConfigDict(loaded.config)
+  else:
+    check_fields(config)
+    if loaded:
+      _check_same_network(args.workdir, loaded.config['model'], config.model.to_dict())
   # In float32, whatever a run computes in: rounding would hide what is small.
   model = create_model(**{**config.model, 'compute_dtype': 'float32'})
-  step, variables = _variables(args, config, model)
-  source = f'checkpoint of step {step:,}' if args.workdir else 'random initial parameters'
+  if loaded:
+    variables, source = loaded.variables, f'checkpoint of step {loaded.step:,}'
+  else:
+    variables = jax.jit(model.init)(jax.random.key(config.seed), jnp.zeros((1, 64, 64, 3)))
+    source = 'random initial parameters'
 
   stride = model.extractor.stride
   image_size = tuple(-(-n // stride) * stride for n in config.data.image_size)
@@ -61,11 +89,11 @@ def run(args: argparse.Namespace) -> int:
   )
   sides = {f'{share:.0%}': measured.side(share) for share in analysis.SHARES}
 
-  save_png(args.output / 'scales.png', render(scales_figure(paths, extractor)))
+  save_png(output / 'scales.png', render(scales_figure(paths, extractor)))
   figure = effective_figure(measured, extractor, paths[-1], f'{config.model.extractor}, {source}')
-  save_png(args.output / 'receptive_field.png', render(figure))
+  save_png(output / 'receptive_field.png', render(figure))
   write_json(
-    args.output / 'receptive_field.json',
+    output / 'receptive_field.json',
     {
       'extractor': {**dataclasses.asdict(extractor), 'size': extractor.size},
       'paths': [dataclasses.asdict(path) for path in paths],
@@ -79,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
       'protocol': analysis.PROTOCOL,
       'workdir': str(args.workdir) if args.workdir else None,
       'checkpoint': (args.checkpoint or 'best') if args.workdir else None,
-      'step': step,
+      'step': loaded.step if loaded else None,
       'seed': config.seed,
       'config': config.to_dict(),
       'provenance': provenance(),
@@ -87,32 +115,22 @@ def run(args: argparse.Namespace) -> int:
   )
   held = ', '.join(f'{share} of the gradient within {side:g}' for share, side in sides.items())
   print(f'measured ({source}, {args.images} images): {held} image pixels')
-  print(f'receptive_field.json and two pictures in {args.output}')
+  print(f'receptive_field.json and two pictures in {output}')
   return 0
 
 
-def _variables(args: argparse.Namespace, config: Any, model: Any) -> tuple[int | None, Any]:
-  """Step and variables of the run's checkpoint, or None and random initial variables."""
+def _check_same_network(workdir: pathlib.Path, stored: dict[str, Any], given: dict[str, Any]) -> None:
   import inspect
-
-  import jax
-  import jax.numpy as jnp
 
   from dense_aspp_jax.errors import InputError
   from dense_aspp_jax.models.segmentation import create_model
-  from dense_aspp_jax.training.workdir import load_run
 
-  if not args.workdir:
-    return None, jax.jit(model.init)(jax.random.key(config.seed), jnp.zeros((1, 64, 64, 3)))
-  run = load_run(args.workdir, args.checkpoint or 'best')
-  given = config.model.to_dict()
   defaults = {name: p.default for name, p in inspect.signature(create_model).parameters.items()}
-  stored = {**defaults, **run.config['model']}  # a field newer than the run has its default there
+  stored = {**defaults, **stored}  # a field newer than the run has its default there
   different = [
     f'model.{name}: {stored[name]!r} there, {given[name]!r} given'
     for name in given
     if stored[name] != given[name] and name != 'compute_dtype'
   ]
   if different:
-    raise InputError(f'{args.workdir}: a run of another network ({"; ".join(different)}); give its --config')
-  return run.step, run.variables
+    raise InputError(f'{workdir}: a run of another network ({"; ".join(different)}); leave --config out')

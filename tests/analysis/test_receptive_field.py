@@ -204,3 +204,17 @@ def test_squares_stand_where_the_fields_are():
     'extractor, theoretical': (20, 10, 21, 21),
     '99% of the gradient': (24.5, 14.5, 12, 12),
   }
+
+
+def test_the_scale_s_ticks_do_not_collide():
+  gradient = np.full((512, 1024), 1e-9)
+  gradient[256, 512] = 1
+  extractor = Field(Span(-1019, 1027, 8), Span(-1019, 1027, 8), False)
+  cascade = cascade_paths(SLIDES, extractor)[-1]
+  figure = effective_figure(EffectiveField(gradient, (32, 64), (260, 516)), extractor, cascade, 'a network')
+  render(figure)
+  right = figure.axes[1]
+  low, high = right.get_xlim()
+  labels = [t.get_window_extent() for t in right.get_xticklabels() if low <= t.get_position()[0] <= high]
+  assert len(labels) >= 3
+  assert all(a.x1 + 5 < b.x0 for a, b in itertools.pairwise(labels))

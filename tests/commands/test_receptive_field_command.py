@@ -2,12 +2,13 @@ import json
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import optax
 import pytest
 from PIL import Image
 
 from configs import default
-from dense_aspp_jax.analysis import field_propagation
+from dense_aspp_jax.analysis import field_propagation, receptive_field, receptive_field_pictures
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.labels import CITYSCAPES_20
 from dense_aspp_jax.models.segmentation import create_model
@@ -34,6 +35,7 @@ def workdir(tmp_path_factory):
   path = tmp_path_factory.mktemp('run')
   config = default.get_config()
   config.model.update(TINY)
+  config.data.image_size = (64, 128)
   state = create_state(create_model(**config.model), optax.sgd(0.1), seed=7)
   with workdirs.begin(path, config.to_dict(), CITYSCAPES_20, {}), Checkpoints(path, 1) as checkpoints:
     checkpoints.save_best(state, 0.5)
@@ -77,18 +79,45 @@ def test_random_initial_parameters(tmp_path, capsys):
   assert last == f'receptive_field.json and two pictures in {tmp_path / "out"}'
 
 
-def test_the_parameters_of_a_run(workdir, tmp_path, monkeypatch, capsys):
-  measured = []
-  original = jax.vjp
-  monkeypatch.setattr(jax, 'vjp', lambda f, *x: measured.append(f.args[0]) or original(f, *x))
+@pytest.fixture
+def measured(monkeypatch):
+  """What the network was measured with: the arguments of `measure_field`."""
+  calls = []
+  original = receptive_field.measure_field
+  monkeypatch.setattr(
+    receptive_field, 'measure_field', lambda *a, **fields: calls.append((a, fields)) or original(*a, **fields)
+  )
+  return calls
+
+
+def same(a, b):
+  return jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), a, b))
+
+
+def test_the_parameters_of_a_run(workdir, tmp_path, measured, capsys):
   assert run(tmp_path / 'out', '--workdir', workdir, '--checkpoint', 'best') == 0
   result = json.loads((tmp_path / 'out' / 'receptive_field.json').read_text())
   assert (result['workdir'], result['checkpoint'], result['step']) == (str(workdir), 'best', 0)
   assert 'measured (checkpoint of step 0, 1 images)' in capsys.readouterr().out
-  (variables,) = measured
-  model = create_model(**TINY, num_classes=20)
+  (((model, variables, *_), _),) = measured
+  assert model == create_model(**TINY, num_classes=20)  # in float32, though the run is in bfloat16
   expected = create_state(model, optax.sgd(0.1), seed=7).params
-  assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), variables['params'], expected))
+  assert same(variables['params'], expected)
+
+
+def test_a_run_brings_its_configuration(workdir):
+  assert main(['receptive-field', f'--workdir={workdir}', '--images=1']) == 0
+  result = json.loads((workdir / 'analysis' / 'receptive_field' / 'receptive_field.json').read_text())
+  assert result['config'] == json.loads((workdir / 'config.json').read_text())
+  assert result['measured']['image_size'] == [64, 128]
+
+
+def test_the_seed_is_of_the_parameters_and_of_the_images(tmp_path, measured):
+  assert run(tmp_path / 'out', '--config.seed=3') == 0
+  (((model, variables, *_), fields),) = measured
+  expected = jax.jit(model.init)(jax.random.key(3), jnp.zeros((1, 64, 64, 3)))
+  assert same(variables, expected)
+  assert fields['seed'] == 3
 
 
 def test_a_run_of_another_network_is_refused(workdir, tmp_path, capsys):
@@ -97,6 +126,16 @@ def test_a_run_of_another_network_is_refused(workdir, tmp_path, capsys):
     f'{workdir}: a run of another network (model.growth_rate: 4 there, 5 given)' in capsys.readouterr().err
   )
   assert not (tmp_path / 'out').exists()
+
+
+def test_the_picture_has_the_path_through_all_layers(tmp_path, monkeypatch):
+  drawn = []
+  original = receptive_field_pictures.effective_figure
+  monkeypatch.setattr(
+    receptive_field_pictures, 'effective_figure', lambda *a: drawn.append(a[2]) or original(*a)
+  )
+  assert run(tmp_path / 'out') == 0
+  assert [(path.layers, path.image_field) for path in drawn] == [((1, 2), 183)]
 
 
 def test_global_pooling_is_said(tmp_path, monkeypatch, capsys):
@@ -118,4 +157,17 @@ def test_global_pooling_is_said(tmp_path, monkeypatch, capsys):
 )
 def test_bad_input(tmp_path, capsys, options, message):
   assert run(tmp_path / 'out', *options) == 2
+  assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--output=out'], 'expected --workdir of a run, or --config and --output'),
+    ([f'--config={CONFIG}'], 'expected --workdir of a run, or --config and --output'),
+    (['--workdir=run', '--config.seed=1'], '--config.seed=1: expected --config=FILE with it, or neither'),
+  ],
+)
+def test_one_source_of_the_configuration_is_needed(capsys, arguments, message):
+  assert main(['receptive-field', *arguments]) == 2
   assert message in capsys.readouterr().err
