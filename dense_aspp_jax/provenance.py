@@ -24,6 +24,8 @@ _LIBRARIES = (
   'tensorflow-datasets',
   'numpy',
   'pillow',
+  'matplotlib',
+  'jinja2',
 )
 
 

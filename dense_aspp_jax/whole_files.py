@@ -60,3 +60,37 @@ def new_directory(directory: pathlib.Path) -> Iterator[pathlib.Path]:
     raise RunError(f'{directory}: cannot be written ({error})') from error
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def replaced_directory(directory: pathlib.Path, own_file: str) -> Iterator[pathlib.Path]:
+  """Yields a temporary folder that replaces `directory` when the `with` block ends without an error.
+
+  Args:
+    directory: Missing, empty, or the result of an earlier call, which is deleted at the end.
+    own_file: Name of a file by which such a result is known.
+
+  Raises:
+    InputError: The directory holds something else.
+    RunError: It cannot be written.
+  """
+  if not (directory / own_file).is_file():
+    check_new_directory(directory)
+  directory = directory.resolve()
+  temporary, old = (directory.with_name(f'.{directory.name}.{os.getpid()}.{end}') for end in ('tmp', 'old'))
+  try:
+    temporary.mkdir(parents=True)
+    yield temporary
+    if directory.is_dir():
+      os.replace(directory, old)
+    try:
+      os.replace(temporary, directory)
+    except OSError:
+      if old.is_dir():
+        os.replace(old, directory)
+      raise
+  except OSError as error:
+    raise RunError(f'{directory}: cannot be written ({error})') from error
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+  shutil.rmtree(old, ignore_errors=True)

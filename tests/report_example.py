@@ -68,7 +68,10 @@ def layer_removal(**changes):
       setting('single', [1], 0.6871, 0.85, road=0.8, car=0.5),
       setting('single', [2], 0.5, 0.8, road=0.7, car=0.24),
     ],
-    'lost_first': ['car', 'road'],
+    'lost_first': [
+      {'class': 'car', 'layers_removed': 1, 'kept': 0.48},
+      {'class': 'road', 'layers_removed': 2, 'kept': 0.4875},
+    ],
     'lost_first_rule': 'by halves',
     'images': 4,
     'curves_picture': 'curves.png',

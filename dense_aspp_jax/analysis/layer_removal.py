@@ -128,7 +128,8 @@ def analyse_layer_removal(
   save_png(output / _CURVES_PICTURE, render(curves_figure(top, {'large': large, 'small': small})))
   pictures = []
   for example, *of_image in zip(drawn, *predictions, strict=True):
-    pictures.append(f'removal_{example.image_id.replace("/", "_")}.png')
+    # Numbered: the ids a/b_c and a_b/c would share a name.
+    pictures.append(f'removal_{len(pictures) + 1}_{example.image_id.replace("/", "_")}.png')
     labels = label_set.encode(example.label, example.image_id)
     save_png(output / pictures[-1], draw_predictions(example.image, labels, of_image, label_set))
   return {

@@ -58,7 +58,7 @@ def curves_figure(top: Sequence[Scores], groups: Mapping[str, Sequence[str]]) ->
   colors = matplotlib.color_sequences['tab10']
   figure = Figure((13.5, 6.2), layout='constrained')
   figure.suptitle('IoU with the top layers of DenseASPP removed', fontsize=13)
-  for axes, (group, names) in zip(figure.subplots(1, len(groups)), groups.items(), strict=True):
+  for axes, (group, names) in zip(figure.subplots(1, len(groups), sharey=True), groups.items(), strict=True):
     for index, (name, label) in enumerate(zip(names, literal(names), strict=True)):
       axes.plot(
         [100 * (scores.iou[name] or 0) for scores in top],
@@ -76,5 +76,14 @@ def curves_figure(top: Sequence[Scores], groups: Mapping[str, Sequence[str]]) ->
     axes.set_xticks(range(len(top)), ['none', *range(1, len(top) - 1), 'all'])
     axes.grid(alpha=0.3)
     axes.spines[['top', 'right']].set_visible(False)
-    axes.legend(fontsize=9, frameon=False, loc='upper center', bbox_to_anchor=(0.5, -0.12), ncols=4)
+    # Given explicitly: by itself a legend leaves out names that begin with '_'.
+    axes.legend(
+      axes.lines,
+      [*literal(names), 'mean IoU'],
+      fontsize=9,
+      frameon=False,
+      loc='upper center',
+      bbox_to_anchor=(0.5, -0.12),
+      ncols=4,
+    )
   return figure

@@ -11,10 +11,11 @@ from dense_aspp_jax.datasets.cache import CachedExample
 from dense_aspp_jax.datasets.pipeline import evaluation_examples
 from dense_aspp_jax.labels import LabelSet
 
+_LOWEST_FULL_IOU = 0.05  # half of less says little
 LOST_FIRST_RULE = (
-  'ordered by the smallest number of removed top layers at which the IoU is below half of that of the full '
-  'network, then by the share of its IoU that is lost there, most first; classes that never fall below half '
-  'come last, by the share lost with all layers removed; classes whose full IoU is 0 or null are left out'
+  'classes whose IoU falls below half of that of the full network, by the smallest number of removed top '
+  'layers at which it does, then by the share of the full IoU that is kept there, least first; only classes '
+  f'with a full IoU of at least {_LOWEST_FULL_IOU}'
 )
 SIZE_RULE = (
   'by the share of the pixels of an image that a class covers, mean over the images in which it occurs; '
@@ -55,23 +56,25 @@ def large_and_small(shares: Mapping[str, float]) -> tuple[list[str], list[str]]:
   return large, [name for name in shares if name not in large]
 
 
-def lost_first(top_iou: Sequence[Mapping[str, float | None]]) -> list[str]:
-  """Orders classes by `LOST_FIRST_RULE`.
+def lost_first(top_iou: Sequence[Mapping[str, float | None]]) -> list[dict[str, Any]]:
+  """Finds the classes that lose half of their IoU, in the order of `LOST_FIRST_RULE`.
 
   Args:
     top_iou: IoU by class with 0, 1, ... all top layers removed.
 
   Returns:
-    Names, those lost first in front.
+    `[{'class': name, 'layers_removed': count, 'kept': share}, ...]`: the share, 0..0.5, of the full IoU that
+    is left where it falls below half.
   """
-  full = top_iou[0]
-
-  def key(name: str) -> tuple[int, float]:
-    kept = [(iou[name] or 0) / full[name] for iou in top_iou]
-    lost_at = next((count for count, share in enumerate(kept) if share < 0.5), len(kept))
-    return lost_at, kept[min(lost_at, len(kept) - 1)]
-
-  return sorted((name for name, iou in full.items() if iou), key=key)
+  lost = []
+  for name, full in top_iou[0].items():
+    if full is None or full < _LOWEST_FULL_IOU:
+      continue
+    kept = [(iou[name] or 0) / full for iou in top_iou]
+    count = next((count for count, share in enumerate(kept) if share < 0.5), None)
+    if count is not None:
+      lost.append({'class': name, 'layers_removed': count, 'kept': kept[count]})
+  return sorted(lost, key=lambda entry: (entry['layers_removed'], entry['kept']))
 
 
 def format_removal_table(settings: Sequence[Mapping[str, Any]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ from dense_aspp_jax.analysis.report_plots import (
   training_figures,
 )
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix, Scores, is_cityscapes
-from dense_aspp_jax.labels import LabelSet
+from dense_aspp_jax.labels import CITYSCAPES_19, LabelSet
 
 _KINDS = {'none': 'The whole network', 'top': 'Without the top layers', 'single': 'Without a single layer'}
 
@@ -43,7 +44,8 @@ def render_report(content: ReportContent) -> str:
   label_set = content.confusion.label_set
   scores = content.confusion.scores()
   counts = class_counts(content.confusion)
-  ranked = sorted_iou(scores.iou)
+  ranked = sorted_iou({name: scores.iou[name] for name in ranked_classes(counts, label_set)})
+  labelled = [e for e in content.examples if e.pixel_accuracy(label_set) is not None]
   environment = jinja2.Environment(
     loader=jinja2.FunctionLoader(_package_text),
     autoescape=True,
@@ -60,8 +62,12 @@ def render_report(content: ReportContent) -> str:
     worst=ranked[-1],
     label_set=label_set,
     error_colors=error_colors(content.examples),
-    hero=overlay_picture(content.examples[0], label_set),
-    examples=[(example, example_panels(example, label_set)) for example in content.examples],
+    hero=overlay_picture(labelled[0], label_set) if labelled else None,
+    examples=[
+      (example.image_id, example.pixel_accuracy(label_set), example_panels(example, label_set))
+      for example in content.examples
+    ],
+    converted=next((start['converted']['file'] for start in content.starts if 'converted' in start), None),
     curves=_curves(content.metrics),
     classes=class_rows(scores, counts, label_set),
     iou_plot=plot(
@@ -72,7 +78,7 @@ def render_report(content: ReportContent) -> str:
       confusion_figure(counts, label_set.class_names),
       'Confusion matrix: which share of the pixels of each class was predicted as which class',
     ),
-    similarity=_similarity(content.similarity),
+    similarity=_similarity(content.similarity, [name for name, _ in ranked]),
     removal=_removal(content.layer_removal),
   )
 
@@ -83,6 +89,17 @@ def class_counts(confusion: ConfusionMatrix) -> np.ndarray:
   classes = label_set.encode(indices, 'label ids') if is_cityscapes(label_set) else indices
   is_class = (classes[:, None] == np.arange(label_set.num_classes)).astype(np.int64)
   return is_class.T @ confusion.counts @ is_class
+
+
+def ranked_classes(counts: np.ndarray, label_set: LabelSet) -> list[str]:
+  """Names of the classes that sentences compare: those of the mean IoU that have ground truth, never void.
+
+  Args:
+    counts: From `class_counts`.
+    label_set: Names them.
+  """
+  names = CITYSCAPES_19.class_names if is_cityscapes(label_set) else label_set.class_names
+  return [name for name, row in zip(names, counts, strict=False) if row.any()]
 
 
 def class_rows(scores: Scores, counts: np.ndarray, label_set: LabelSet) -> list[dict[str, Any]]:
@@ -138,19 +155,16 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[Picture]:
   return curves
 
 
-def _similarity(analysis: Analysis) -> dict[str, Any]:
+def _similarity(analysis: Analysis, ranked: Sequence[str]) -> dict[str, Any]:
   name = analysis.data['matrix_picture']
   return {
+    'closest': next((p for p in analysis.data['most_confused'] if set(p['classes']) <= set(ranked)), None),
     'matrix': analysis_plot(
       analysis.pictures[name], 'Cosine similarity of the mean features of each two classes'
     ),
-    'pictures': [
-      analysis_photo(
-        analysis.pictures[name],
-        f'Image, ground truth and, for each class, where the features are like its mean: {name}',
-      )
-      for name in analysis.data['pictures']
-    ],
+    'pictures': _photos(
+      analysis, 'Image, ground truth and, for each class, where the features are like its mean'
+    ),
   }
 
 
@@ -159,10 +173,9 @@ def _removal(analysis: Analysis) -> dict[str, Any]:
   dilations = [layer['dilation'] for layer in data['layers']]
   whole = next(s['scores'] for s in data['settings'] if s['kind'] == 'none')
   mean = next(name for name in whole if name.startswith('mean_iou'))
-  top = [s['scores']['iou'] for s in data['settings'] if s['kind'] == 'top']
+  top = [s['scores']['iou'] for s in data['settings'] if s['kind'] in ('none', 'top')]
   return {
-    # Of `lost_first`, those that fall below half, as its rule has it; the others only lose less.
-    'lost': [n for n in data['lost_first'] if min(iou[n] or 0 for iou in top) < whole['iou'][n] / 2],
+    'iou': {name: [iou[name] for iou in top] for name in whole['iou']},
     'groups': {
       title: [
         {
@@ -181,14 +194,19 @@ def _removal(analysis: Analysis) -> dict[str, Any]:
       analysis.pictures[data['curves_picture']],
       'IoU of each class by the number of layers removed from the top',
     ),
-    'pictures': [
-      analysis_photo(
-        analysis.pictures[name],
-        f'Image, ground truth and the prediction with more and more layers removed: {name}',
-      )
-      for name in data['pictures']
-    ],
+    'pictures': _photos(analysis, 'Image, ground truth and the prediction with more and more layers removed'),
   }
+
+
+def _photos(analysis: Analysis, alt: str) -> list[tuple[str, Picture]]:
+  """The pictures of an analysis, each with its image id as its file's name has it (KIND_NUMBER_ID.png)."""
+  return [
+    (
+      re.sub(r'^[a-z]+_\d+_|\.png$', '', name),
+      analysis_photo(analysis.pictures[name], f'{alt}: {name}'),
+    )
+    for name in analysis.data['pictures']
+  ]
 
 
 def _package_text(name: str) -> str:

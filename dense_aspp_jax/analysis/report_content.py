@@ -16,8 +16,8 @@ from dense_aspp_jax.datasets.cache import CachedExample
 from dense_aspp_jax.datasets.pipeline import padded_batches
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.inference import Predictor
-from dense_aspp_jax.evaluation.metrics import ConfusionMatrix
-from dense_aspp_jax.labels import IGNORE_LABEL, LabelSet
+from dense_aspp_jax.evaluation.metrics import ConfusionMatrix, is_cityscapes
+from dense_aspp_jax.labels import CITYSCAPES_19, IGNORE_LABEL, LabelSet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +36,11 @@ class Example:
   label: np.ndarray
   prediction: np.ndarray
 
-  @property
-  def pixel_accuracy(self) -> float | None:
-    """Correct pixels by pixels that are not ignored, 0..1; None if all are."""
+  def pixel_accuracy(self, label_set: LabelSet) -> float | None:
+    """That of `Scores` for this image, 0..1: void ground truth counts nowhere; None without other pixels."""
     valid = self.label != IGNORE_LABEL
+    if is_cityscapes(label_set):
+      valid &= self.label < CITYSCAPES_19.num_classes
     return float(np.mean((self.label == self.prediction)[valid])) if valid.any() else None
 
 
@@ -128,7 +129,8 @@ def read_analysis(folder: pathlib.Path, subject: Mapping[str, Any]) -> Analysis 
 
   Args:
     folder: Holds NAME.json, NAME being its own name, and the pictures.
-    subject: What it must be an analysis of: 'checkpoint', 'step' and 'split' of the JSON data.
+    subject: What it must be an analysis of, by key of the JSON data: 'checkpoint', 'step', 'split', ...; a
+      key that the data lack counts as None.
 
   Returns:
     None if there is no such analysis, or not all of it.

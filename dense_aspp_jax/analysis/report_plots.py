@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -56,15 +57,17 @@ def training_figures(lines: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
     figure, axes = _figure(title, _PANEL)
     for name, kind, label, color in series:
       points = [
-        (line['step'], line[name]) for line in lines if line['kind'] == kind and line.get(name) is not None
+        (line['step'], line[name])
+        for line in lines
+        if line['kind'] == kind and line.get(name) is not None and math.isfinite(line[name])
       ]
       if points:
         _draw_series(axes, np.array(points, float).T, label, color, noisy=name != 'learning_rate')
     if not axes.lines:
       continue
     axes.set_xlabel('step')
-    axes.set_xlim(0, 1.03 * max(line['step'] for line in lines))
-    axes.set_ylim(0, 1.05 * axes.dataLim.ymax)
+    axes.set_xlim(0, 1.03 * max(line['step'] for line in lines) or 1)
+    axes.set_ylim(0, 1.05 * axes.dataLim.ymax or 1)  # all may be 0
     axes.ticklabel_format(axis='y', scilimits=(-2, 3), useMathText=True)
     if 'IoU' in title or 'accuracy' in title:
       axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -109,7 +112,14 @@ def iou_figure(iou: Mapping[str, float | None], mean_iou: float, label_set: Labe
   drawn = axes.barh(
     positions, values, color=[colors[name] for name, _ in bars], edgecolor=_INK, linewidth=0.4, height=0.72
   )
-  axes.bar_label(drawn, labels=[f'{value:.1f}' for value in values], padding=3, fontsize=8, color=_INK)
+  axes.bar_label(
+    drawn,
+    labels=[f'{value:.1f}' for value in values],
+    padding=3,
+    fontsize=8,
+    color=_INK,
+    bbox={'facecolor': 'white', 'edgecolor': 'none', 'pad': 0.6},  # over the line at the mean
+  )
   axes.axvline(100 * mean_iou, color=_VALIDATION, linewidth=1.2, linestyle=(0, (4, 3)), zorder=0.9)
   axes.annotate(
     f'mean {100 * mean_iou:.1f}',
@@ -149,7 +159,9 @@ def confusion_figure(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
   num_classes = len(class_names)
   cell = 0.34 if num_classes <= _MOST_ANNOTATED else 0.15  # inches
   size = 1.9 + cell * max(num_classes, 6)
-  figure, axes = _figure('Confusion matrix: pixels of each class (row), in %', (size, size))
+  figure, axes = _figure('', (size, size))
+  title = 'Confusion matrix:\npixels of each class (row), in %'  # of the figure: the axes may be narrower
+  figure.suptitle(title, x=0.02, ha='left', fontsize=10, fontweight='bold', color=_INK)
   axes.imshow(shares, cmap=_SHADES, vmin=0, vmax=100, interpolation='none')
   ticks, font = range(num_classes), 8 if num_classes <= _MOST_ANNOTATED else 6
   axes.set_xticks(ticks, literal(class_names), rotation=90, fontsize=font)

@@ -10,6 +10,7 @@ the pixels of a mask M of the upsampled features U f equals the sum of (U^T M) f
 
 from __future__ import annotations
 
+import io
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,18 +31,20 @@ from dense_aspp_jax.evaluation.pictures import save_png
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.models.layers import bilinear_matrix
 from dense_aspp_jax.progress import progress
+from dense_aspp_jax.whole_files import write_file
 
 NUM_CONFUSED = 5  # pairs of classes that are named
 PROTOCOL = (
   'Features of one layer, upsampled bilinearly to the size of the label. matrix: cosine similarity of the '
   'mean features of two classes, each over all its pixels in all images of the split; ignored pixels belong '
   "to no class. Pictures: cosine similarity of each pixel's features with the mean over the pixels of a "
-  'class in that image.'
+  'class in that image. maps: the same values as float16 `similarity` [class, height, width] of the '
+  '`classes` present, and the `means` [class, channel] they compare with; means_file: those over the split.'
 )
 
 _HIGHEST = jax.lax.Precision.HIGHEST  # a GPU would round to tensor-float-32, a TPU to bfloat16
-_ROWS_AT_ONCE = 8  # rows of upsampled features in memory: 90 MB at 2048 pixels and 1344 channels
 _MATRIX_PICTURE = 'matrix.png'
+_MEANS_FILE = 'means.npz'
 
 
 def layer_names(model: nn.Module) -> tuple[str, ...]:
@@ -124,14 +127,37 @@ def similarity_maps(
   # The product with a vector commutes with upsampling; the norm does not.
   products = jnp.einsum('hwc,kc->khw', features, vectors, precision=_HIGHEST)
   products = jnp.einsum('oh,khw,pw->kop', rows, products, columns, precision=_HIGHEST)
-
-  def norms_of_row(weights):
-    row = jnp.einsum('h,hwc->wc', weights, features, precision=_HIGHEST)
-    return jnp.linalg.norm(jnp.einsum('pw,wc->pc', columns, row, precision=_HIGHEST), axis=-1)
-
-  norms = jax.lax.map(norms_of_row, jnp.asarray(rows), batch_size=_ROWS_AT_ONCE)
+  norms = jnp.sqrt(jnp.maximum(_upsampled_squared_norms(features, rows, columns), 0))  # rounding
   norms = norms * jnp.linalg.norm(vectors, axis=-1)[:, None, None]
   return jnp.clip(jnp.where(norms > 0, products / jnp.where(norms > 0, norms, 1), 0), -1, 1)
+
+
+def _upsampled_squared_norms(
+  features: Float32[Array, 'fh fw c'],
+  rows: Float32[np.ndarray, 'h fh'],
+  columns: Float32[np.ndarray, 'w fw'],
+) -> Float32[Array, 'h w']:
+  """Squared norms of upsampled features, from inner products of neighbours at the size of the features.
+
+  A pixel is a weighted sum of the corners of one cell, so its squared norm needs the inner products of each
+  corner with itself, its neighbours and those across the diagonals.
+  """
+
+  def interpolate(row_weights, products, column_weights):
+    return jnp.einsum('oh,hw,pw->op', row_weights, products, column_weights, precision=_HIGHEST)
+
+  def inner(a, b):
+    return (a * b).sum(-1)
+
+  upper, lower, left, right = features[:-1], features[1:], features[:, :-1], features[:, 1:]
+  across = inner(upper[:, :-1], lower[:, 1:]) + inner(upper[:, 1:], lower[:, :-1])
+  row_pairs, column_pairs = (2 * weights[:, :-1] * weights[:, 1:] for weights in (rows, columns))
+  return (
+    interpolate(rows**2, inner(features, features), columns**2)
+    + interpolate(row_pairs, inner(upper, lower), columns**2)
+    + interpolate(rows**2, inner(left, right), column_pairs)
+    + interpolate(row_pairs, across / 2, column_pairs)
+  )
 
 
 def cosine_matrix(sums: Float64[np.ndarray, 'k c'], counts: Int[np.ndarray, ' k']) -> np.ndarray:
@@ -194,11 +220,11 @@ def analyse_similarity(
     std: RGB in 0..1.
     layer: One of `layer_names`.
     num_pictures: How many images to draw.
-    output: Folder for the pictures.
+    output: Folder for the pictures and the arrays.
 
   Returns:
     JSON data: layer, images, pixels by class, classes, matrix (null for absent classes), most_confused, and
-    the names of the pictures in `output`.
+    the names of the files in `output`: pictures, maps (of the same images, see `PROTOCOL`) and means_file.
 
   Raises:
     InputError: There is no such layer, or no pixel of the ground truth belongs to a class.
@@ -214,7 +240,8 @@ def analyse_similarity(
     return features, *class_feature_sums(features, labels, scale, label_set.num_classes)
 
   draw = jax.jit(similarity_maps, static_argnames=('size', 'scale'))
-  total, pixels, pictures = 0, np.zeros(label_set.num_classes, np.int64), []
+  names = np.array(label_set.class_names)
+  total, pixels, pictures, map_files = 0, np.zeros(label_set.num_classes, np.int64), [], []
   for image_id, image, label_ids in progress(
     evaluation_examples(split), 'comparing features', len(split), 'image'
   ):
@@ -224,12 +251,25 @@ def analyse_similarity(
     if len(pictures) < num_pictures:
       means = sums / jnp.maximum(counts, 1)[:, None]
       maps = draw(features, means, size=labels.shape, scale=_scale(model, image, labels.shape))
-      pictures.append(f'similarity_{image_id.replace("/", "_")}.png')
+      maps, present = np.asarray(maps), np.flatnonzero(counts)
+      # Numbered: the ids a/b_c and a_b/c would share a name.
+      name = f'similarity_{len(pictures) + 1}_{image_id.replace("/", "_")}'
+      pictures.append(f'{name}.png')
+      map_files.append(f'{name}.npz')
+      _save_arrays(
+        output / map_files[-1],
+        similarity=maps[present].astype(np.float16),
+        classes=names[present],
+        means=np.asarray(means)[present],
+      )
       title = f'Cosine similarity with the mean feature of each class: {layer}, {image_id}'
-      figure = similarity_figure(image, labels, np.asarray(maps), label_set, title)
+      figure = similarity_figure(image, labels, maps, label_set, title)
       save_png(output / pictures[-1], render(figure))
   if not pixels.any():
     raise InputError('no pixel of the ground truth belongs to a class; use a split with real labels')
+  occurring = np.flatnonzero(pixels)
+  means = (total[occurring] / pixels[occurring, None]).astype(np.float32)
+  _save_arrays(output / _MEANS_FILE, classes=names[occurring], means=means)
   matrix = cosine_matrix(total, pixels)
   confused = most_confused(matrix, label_set.class_names, NUM_CONFUSED)
   figure = matrix_figure(matrix, label_set.class_names, [pair['classes'] for pair in confused], layer)
@@ -243,8 +283,17 @@ def analyse_similarity(
     'most_confused': confused,
     'matrix_picture': _MATRIX_PICTURE,
     'pictures': pictures,
+    'maps': map_files,
+    'means_file': _MEANS_FILE,
     'protocol': PROTOCOL,
   }
+
+
+def _save_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
+  """Writes a compressed .npz, whole or not at all."""
+  buffer = io.BytesIO()
+  np.savez_compressed(buffer, **arrays)
+  write_file(path, buffer.getvalue())
 
 
 def _scale(model: nn.Module, image: np.ndarray | Array, size: tuple[int, int]) -> tuple[float, float]:

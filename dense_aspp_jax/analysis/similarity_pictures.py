@@ -9,11 +9,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from dense_aspp_jax.analysis.figures import literal
+from dense_aspp_jax.datasets.images import resize_image
 from dense_aspp_jax.evaluation.pictures import colorize
 from dense_aspp_jax.labels import IGNORE_LABEL, LabelSet
 
 _COLOR_MAP = 'RdBu_r'  # white is 0, red alike, blue opposed
 _COLUMNS = 4
+_MOST_NUMBERED = 40  # classes; the values of more cannot be read
 _PANEL_WIDTH = 3.2  # inches, at 100 pixels each
 
 
@@ -37,7 +39,7 @@ def similarity_figure(
   axes = figure.subplots(num_rows, _COLUMNS, squeeze=False).ravel()
   for axis in axes:
     axis.set_axis_off()
-  axes[0].imshow(image)
+  axes[0].imshow(resize_image(image, labels.shape))
   axes[0].set_title('image', fontsize=10)
   axes[1].imshow(colorize(labels, label_set))
   axes[1].set_title('ground truth', fontsize=10)
@@ -55,9 +57,8 @@ def similarity_figure(
   if (labels == IGNORE_LABEL).any():
     colors['ignored'] = label_set.colors[IGNORE_LABEL]
   figure.legend(
-    handles=[
-      Patch(color=c / 255, label=n) for n, c in zip(literal(list(colors)), colors.values(), strict=True)
-    ],
+    handles=[Patch(color=color / 255) for color in colors.values()],
+    labels=literal(list(colors)),
     loc='outside lower center',
     ncols=min(10, len(colors)),
     fontsize=9,
@@ -90,7 +91,7 @@ def matrix_figure(
   axes.set_yticks(range(num_classes), literal(class_names), fontsize=9)
   axes.tick_params(length=0)
   axes.spines[:].set_visible(False)
-  for (row, column), value in np.ndenumerate(matrix):
+  for (row, column), value in np.ndenumerate(matrix) if num_classes <= _MOST_NUMBERED else ():
     text = 'absent' if row == column else ''
     if np.isfinite(value):
       text = f'{value:z.2f}'.replace('0.', '.')

@@ -5,17 +5,12 @@ from __future__ import annotations
 import argparse
 import pathlib
 
+from dense_aspp_jax.commands.run_arguments import add_run_arguments, describe_run
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's options."""
-  parser.add_argument('--workdir', required=True, type=pathlib.Path, help='directory of the run')
-  parser.add_argument(
-    '--split', default='validation', help="'validation' (default), 'train' (not augmented), or 'test'"
-  )
-  parser.add_argument('--checkpoint', default='best', help="'best' (default), 'latest', or a step")
-  parser.add_argument(
-    '--data-dir', help="where the prepared data are, if not where the run's configuration says"
-  )
+  add_run_arguments(parser)
   parser.add_argument('--batch-size', type=int, help='images per call; no result depends on it')
   parser.add_argument('--output', type=pathlib.Path, help='JSON file for the scores')
 
@@ -27,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
   from dense_aspp_jax.errors import InputError
   from dense_aspp_jax.evaluation.evaluate import evaluate
   from dense_aspp_jax.evaluation.metrics import format_table, protocol
-  from dense_aspp_jax.provenance import provenance, write_json
+  from dense_aspp_jax.provenance import write_json
   from dense_aspp_jax.training.workdir import load_run
 
   if args.output and args.output.is_dir():
@@ -35,24 +30,15 @@ def run(args: argparse.Namespace) -> int:
   if args.batch_size is not None and args.batch_size < 1:
     raise InputError(f'--batch-size {args.batch_size}: expected at least 1')
   run = load_run(args.workdir, args.checkpoint)
-  data = run.config['data']
   split = run.load_split(args.split, args.data_dir)
   batch_size = args.batch_size or run.config['evaluation']['batch_size']
   confusion, _ = evaluate(run.predictor, split, run.label_set, batch_size=batch_size)
   scores = confusion.scores()
   result = {
     **scores.to_json(),
-    'dataset': data['dataset'],
-    'split': args.split,
     'images': len(split),
     'protocol': protocol(run.label_set),
-    'workdir': str(args.workdir),
-    'checkpoint': args.checkpoint,
-    'step': run.step,
-    'seed': run.config['seed'],
-    'label_set': run.label_set.name,
-    'config': run.config,
-    'provenance': provenance(),
+    **describe_run(args, run),
   }
   print(format_table(scores))
   if args.output:

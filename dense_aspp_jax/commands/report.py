@@ -7,6 +7,8 @@ import functools
 import itertools
 import pathlib
 
+from dense_aspp_jax.commands.run_arguments import add_run_arguments
+
 NUM_IMAGES = 64
 NUM_PICTURES = 6
 _SIMILARITY_PICTURES = 2  # each has a heat map per class
@@ -15,23 +17,17 @@ _REMOVAL_PICTURES = 3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's options."""
-  parser.add_argument('--workdir', required=True, type=pathlib.Path, help='directory of the run')
-  parser.add_argument('--checkpoint', default='best', help="'best' (default), 'latest', or a step")
-  parser.add_argument(
-    '--split', default='validation', help="'validation' (default), 'train' (not augmented), or 'test'"
-  )
+  add_run_arguments(parser)
   parser.add_argument(
     '--images',
     type=int,
     default=NUM_IMAGES,
-    help='images for the analyses (`similarity`, `remove-layers`) where their results for this checkpoint '
-    f'and split are not in WORKDIR/analysis already (default {NUM_IMAGES}); the scores are of all images',
+    help='images for the analyses (`similarity`, `remove-layers`) where their results for this checkpoint, '
+    'split and data are not in WORKDIR/analysis already '
+    f'(default {NUM_IMAGES}); the scores are of all images',
   )
   parser.add_argument(
     '--pictures', type=int, default=NUM_PICTURES, help=f'images shown as results (default {NUM_PICTURES})'
-  )
-  parser.add_argument(
-    '--data-dir', help="where the prepared data are, if not where the run's configuration says"
   )
   parser.add_argument('--output', type=pathlib.Path, help='HTML file (default WORKDIR/report.html)')
 
@@ -133,9 +129,16 @@ def report_run(
       num_pictures=_REMOVAL_PICTURES,
     ),
   }
-  subject = {'checkpoint': checkpoint, 'step': run.step, 'split': split_name}
+  subject = {
+    'checkpoint': checkpoint,
+    'step': run.step,
+    'split': split_name,
+    'dataset': data['dataset'],
+    'data_dir': data_dir,
+  }
+  subjects = {'similarity': {**subject, 'layer': 'dense_aspp'}, 'layer_removal': subject}
   found = {
-    name: read_analysis(workdir / 'analysis' / name, subject)
+    name: read_analysis(workdir / 'analysis' / name, subjects[name])
     or run_analysis(functools.partial(analyse, split=first_examples()))
     for name, analyse in analyses.items()
   }

@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 import pathlib
 
+from dense_aspp_jax.commands.run_arguments import add_run_arguments, describe_run
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's options."""
-  parser.add_argument('--workdir', required=True, type=pathlib.Path, help='directory of the run')
-  parser.add_argument('--checkpoint', default='best', help="'best' (default), 'latest', or a step")
-  parser.add_argument(
-    '--split', default='validation', help="'validation' (default), 'train' (not augmented), or 'test'"
-  )
+  add_run_arguments(parser)
   parser.add_argument('--images', type=int, default=4, help='images drawn as pictures (default 4)')
   parser.add_argument(
     '--layer',
@@ -20,21 +18,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="'extractor', 'layer1' (first atrous layer), ..., or 'dense_aspp' (default: what the head reads)",
   )
   parser.add_argument(
-    '--data-dir', help="where the prepared data are, if not where the run's configuration says"
-  )
-  parser.add_argument(
-    '--output', type=pathlib.Path, help='folder for the results (default WORKDIR/analysis/similarity)'
+    '--output',
+    type=pathlib.Path,
+    help='folder for the results (default WORKDIR/analysis/similarity, similarity_LAYER for another layer)',
   )
 
 
 def run(args: argparse.Namespace) -> int:
-  """Writes matrix.png, one picture an image and similarity.json; prints the most confused pairs."""
+  """Writes pictures, heat maps, means and similarity.json; prints the most confused pairs."""
   from dense_aspp_jax.analysis.similarity import analyse_similarity
   from dense_aspp_jax.errors import InputError
-  from dense_aspp_jax.provenance import provenance, write_json
+  from dense_aspp_jax.provenance import write_json
   from dense_aspp_jax.training.workdir import load_run
+  from dense_aspp_jax.whole_files import replaced_directory
 
-  output = args.output or args.workdir / 'analysis' / 'similarity'
+  # The report reads the folder 'similarity': what the head reads.
+  name = 'similarity' if args.layer == 'dense_aspp' else f'similarity_{args.layer}'
+  output = args.output or args.workdir / 'analysis' / name
   if output.exists() and not output.is_dir():
     raise InputError(f'{output}: a file; --output expects a folder')
   if args.images < 1:
@@ -42,32 +42,19 @@ def run(args: argparse.Namespace) -> int:
   run = load_run(args.workdir, args.checkpoint)
   data = run.config['data']
   split = run.load_split(args.split, args.data_dir)
-  result = analyse_similarity(
-    run.model,
-    run.variables,
-    split,
-    run.label_set,
-    mean=data['mean'],
-    std=data['std'],
-    layer=args.layer,
-    num_pictures=args.images,
-    output=output,
-  )
-  write_json(
-    output / 'similarity.json',
-    {
-      **result,
-      'dataset': data['dataset'],
-      'split': args.split,
-      'workdir': str(args.workdir),
-      'checkpoint': args.checkpoint,
-      'step': run.step,
-      'seed': run.config['seed'],
-      'label_set': run.label_set.name,
-      'config': run.config,
-      'provenance': provenance(),
-    },
-  )
+  with replaced_directory(output, 'similarity.json') as folder:
+    result = analyse_similarity(
+      run.model,
+      run.variables,
+      split,
+      run.label_set,
+      mean=data['mean'],
+      std=data['std'],
+      layer=args.layer,
+      num_pictures=args.images,
+      output=folder,
+    )
+    write_json(folder / 'similarity.json', {**result, **describe_run(args, run)})
   print(f'most confused classes, by the cosine of their mean features ({args.layer}):')
   for pair in result['most_confused']:
     print(f'  {pair["cosine"]:6.3f}  {" / ".join(pair["classes"])}')

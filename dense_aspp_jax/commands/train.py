@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+import shlex
 
 from dense_aspp_jax.commands.config_file import add_config_argument, read_config_file
 
@@ -24,7 +25,11 @@ def run(args: argparse.Namespace) -> int:
   config = read_config_file(args)
   from dense_aspp_jax.training.loop import train_and_evaluate
 
-  if train_and_evaluate(config, args.workdir) is not None:
+  scores = train_and_evaluate(config, args.workdir)
+  path = args.workdir / 'report.html'
+  if scores is None and path.exists():
+    print(f'report {path}')
+  else:  # also for a run that was finished before, if its report was interrupted
     _report(args.workdir, config.data.validation_split)
   return 0
 
@@ -36,7 +41,7 @@ def _report(workdir: pathlib.Path, split: str) -> None:
   from dense_aspp_jax.commands.report import report_run
   from dense_aspp_jax.progress import say
 
-  command = f'dense-aspp report --workdir {workdir} --split {split}'
+  command = shlex.join(['dense-aspp', 'report', '--workdir', str(workdir), '--split', split])
   if jax.process_count() > 1:
     if jax.process_index() == 0:
       print(f'no report is written by several processes: {command}')

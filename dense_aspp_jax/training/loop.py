@@ -90,7 +90,7 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | No
     first_step = int(state.step)
     if first_step >= num_steps:
       say(
-        f'{workdir}: this run is finished, at step {first_step} of {num_steps}; nothing was done. '
+        f'{workdir}: this run is finished, at step {first_step} of {num_steps}; nothing was trained. '
         'Evaluate it, or choose another --workdir'
       )
       return None

@@ -12,6 +12,7 @@ import reference_network as reference
 from patch_network import MEAN, STD, PatchExtractor, make_split, patch_model
 from PIL import Image
 
+from dense_aspp_jax.analysis.figures import render
 from dense_aspp_jax.analysis.layer_removal import analyse_layer_removal, removal_settings, remove_layers
 from dense_aspp_jax.analysis.removal_pictures import curves_figure, draw_predictions
 from dense_aspp_jax.analysis.removal_summary import (
@@ -181,7 +182,22 @@ def test_what_is_written_and_reported(analysis):
   occurring = list(CAMVID_11.class_names[:8])
   assert sorted(result['large'] + result['small']) == sorted(occurring)
   assert result['images'] == 5
-  assert result['pictures'] == ['removal_town_0.png', 'removal_town_1.png']
+  # By hand: shares of each image's pixels over the images with the class, the larger half above the median.
+  shares = {
+    name: np.mean([np.mean(e.label == index) for e in split if (e.label == index).any()])
+    for index, name in enumerate(occurring)
+  }
+  median = np.median(list(shares.values()))
+  assert result['large'] == [name for name in occurring if shares[name] > median]
+  assert result['small'] == [name for name in occurring if shares[name] <= median]
+  top = [s['scores']['iou'] for s in result['settings'] if s['kind'] != 'single']
+  assert result['lost_first'] == lost_first(top)
+  means = [s['scores']['mean_iou'] for s in result['settings'] if s['kind'] != 'single']
+  curves = [Scores({'mean_iou': mean}, 0.0, iou) for mean, iou in zip(means, top, strict=True)]
+  figure = curves_figure(curves, {'large': result['large'], 'small': result['small']})
+  with Image.open(output / 'curves.png') as picture:
+    np.testing.assert_array_equal(np.asarray(picture), render(figure))
+  assert result['pictures'] == ['removal_1_town_0.png', 'removal_2_town_1.png']
   assert sorted(p.name for p in output.iterdir()) == ['curves.png', *result['pictures']]
   # The predictor is again that of the whole network.
   whole = evaluate(predictor, split, CAMVID_11, batch_size=3)[0].scores()
@@ -197,7 +213,7 @@ def test_the_picture_shows_image_truth_and_each_count(analysis):
     predictions.append(predictor.predict_batch(split[1].image[None], split[1].label.shape)[0])
   predictor.update(variables)
   labels = CAMVID_11.encode(split[1].label, '')
-  with Image.open(output / 'removal_town_1.png') as picture:
+  with Image.open(output / 'removal_2_town_1.png') as picture:
     found = np.asarray(picture)
   np.testing.assert_array_equal(found, draw_predictions(split[1].image, labels, predictions, CAMVID_11))
   # Seven panels of 480x320 in rows of three, 4 pixels apart, each row below a line of text.
@@ -244,14 +260,36 @@ def test_shares_are_means_over_the_images_with_the_class():
   assert large_and_small({'a': 0.1}) == ([], ['a'])
 
 
-def test_classes_are_ordered_by_when_and_how_much_they_lose():
+def test_classes_that_lose_half_are_ordered_by_when_and_how_much():
   top_iou = [
-    {'holds': 0.8, 'late': 0.6, 'early': 0.9, 'half': 0.4, 'earlier': 0.2, 'never': 0.0, 'absent': None},
-    {'holds': 0.7, 'late': 0.4, 'early': 0.4, 'half': 0.2, 'earlier': 0.0, 'never': 0.1, 'absent': None},
-    {'holds': 0.5, 'late': 0.2, 'early': 0.8, 'half': 0.3, 'earlier': None, 'never': 0.0, 'absent': None},
+    {'holds': 0.8, 'late': 0.6, 'early': 0.9, 'half': 0.4, 'earlier': 0.2, 'rare': 0.04, 'absent': None},
+    {
+      'holds': 0.7,
+      'late': 0.4,
+      'early': 0.45 - 0.09,
+      'half': 0.2,
+      'earlier': 0.0,
+      'rare': 0.0,
+      'absent': None,
+    },
+    {'holds': 0.5, 'late': 0.15, 'early': 0.8, 'half': 0.3, 'earlier': None, 'rare': 0.0, 'absent': None},
   ]
-  # At one removed: early keeps 4/9, earlier 0. At two: late keeps 1/3. half keeps 3/4, holds 5/8.
-  assert lost_first(top_iou) == ['earlier', 'early', 'late', 'holds', 'half']
+  found = lost_first(top_iou)
+  assert [(entry['class'], entry['layers_removed']) for entry in found] == [
+    ('earlier', 1),
+    ('early', 1),
+    ('late', 2),
+  ]
+  assert [entry['kept'] for entry in found] == pytest.approx([0, 0.4, 0.25])
+  assert lost_first(top_iou[:1]) == []
+
+
+def test_the_curves_of_all_groups_share_an_axis_and_name_every_class():
+  top = [scores(0.5, _sky=0.9, car=0.1)] * 2
+  figure = curves_figure(top, {'large': ['_sky'], 'small': ['car']})
+  large, small = figure.axes
+  assert large.get_ylim() == small.get_ylim()
+  assert [text.get_text() for text in large.get_legend().get_texts()] == ['_sky', 'mean IoU']
 
 
 def test_table():

@@ -9,6 +9,7 @@ from html_page import Page
 from PIL import Image
 from report_example import report_content
 
+from dense_aspp_jax.analysis import report
 from dense_aspp_jax.analysis.report import class_counts, class_rows, fields, render_report
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix
@@ -46,8 +47,8 @@ def test_the_headline_gives_the_key_figures(page):
 def test_sentences_name_the_best_the_worst_the_lost_and_the_similar_classes(page):
   assert 'It does best on sky (IoU 80.0 %), worst on car (50.0 %).' in page.text
   assert (
-    'When layers of DenseASPP are removed, car and road are lost first: less than half of the IoU is left.'
-    in page.text
+    'car loses half of its IoU with 1 of 2 layers removed, road loses half of its IoU with 2 of 2 layers '
+    'removed.' in page.text.replace(' ,', ',')
   )
   assert 'Most alike in its features: road and car (cosine 0.23).' in page.text
 
@@ -66,26 +67,68 @@ def with_iou(*iou_by_count):
   return report_example.layer_removal(settings=settings)
 
 
-@pytest.mark.parametrize(
-  ('iou_by_count', 'sentence'),
-  [
-    ([(0.8, 0.5), (0.4, 0.24), (0.4, 0.3)], 'removed, car is lost first: less than half of the IoU is left.'),
-    ([(0.8, 0.5), (0.7, 0.3), (0.6, None)], 'removed, car is lost first: less than half of the IoU is left.'),
-    (
-      [(0.8, 0.5), (0.7, 0.3), (0.4, 0.25)],
-      'No class loses half of its IoU when layers of DenseASPP are removed. Most is lost by car and road .',
-    ),
-  ],
-)
-def test_lost_are_the_classes_that_fall_below_half(iou_by_count, sentence):
-  page = Page(render_report(report_content(layer_removal=with_iou(*iou_by_count))))
-  assert sentence in page.text
-  assert ('Lost first: car.' in page.text) == ('first' in sentence)
+def test_where_no_class_loses_half_the_page_says_so():
+  page = Page(render_report(report_content(layer_removal=report_example.layer_removal(lost_first=[]))))
+  assert page.text.count('No class loses half of its IoU when layers of DenseASPP are removed.') == 2
+  assert 'loses half of its IoU with' not in page.text
+
+
+def test_the_iou_of_each_class_by_layers_removed(page):
+  start = page.rows.index(['Class, IoU in %', 'none', '1', '2'])
+  assert page.rows[start + 1 : start + 4] == [
+    ['road', '80.0 %', '70.0 %', '39.0 %'],
+    ['car', '50.0 %', '24.0 %', '30.0 %'],
+    ['sky', DASH, DASH, DASH],
+  ]
+
+
+def test_the_first_labelled_example_is_the_hero():
+  blank, first, second = (report_example.example(name) for name in ('blank', 'first', 'second'))
+  blank.label[:] = 255
+  page = Page(render_report(report_content(examples=[blank, first, second])))
+  assert page.images()[0]['alt'] == 'first: the prediction laid over the image'
+  assert 'blank , no labelled pixel Image' in page.text
+  page = Page(render_report(report_content(examples=[blank])))
+  assert 'laid over' not in page.text
+
+
+def test_the_plots_are_of_these_scores(monkeypatch):
+  drawn = {}
+  for name in ('iou_figure', 'confusion_figure'):
+    make = getattr(report, name)
+    monkeypatch.setattr(report, name, lambda *a, name=name, make=make: drawn.update({name: a}) or make(*a))
+  render_report(report_content())
+  assert drawn['iou_figure'][1] == pytest.approx((80 / 105 + 15 / 30 + 40 / 50) / 3)
+  np.testing.assert_array_equal(drawn['confusion_figure'][0], report_example.COUNTS[:3, :3])
+
+
+def test_a_converted_run_names_its_file_and_has_no_training():
+  start = {'step': 0, 'converted': {'file': 'street.pth'}, **report_example.provenance()}
+  page = Page(render_report(report_content(metrics=[], starts=[start], step=0)))
+  assert 'converted from street.pth.' in page.text
+  for text in ('Steps', 'Training', 'metrics.jsonl', 'at step', ', step', 'trained on'):
+    assert text not in page.text
+
+
+def test_sentences_leave_out_classes_without_ground_truth_and_void():
+  counts = np.array([[6, 0, 2, 0], [2, 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+  similar = [{'classes': ['road', 'sky'], 'cosine': 0.9}, {'classes': ['road', 'car'], 'cosine': 0.5}]
+  page = Page(
+    render_report(
+      report_content(
+        confusion=report_example.confusion(counts),
+        similarity=report_example.similarity(most_confused=similar),
+      )
+    )
+  )
+  assert 'It does best on road (IoU 60.0 %), worst on car (50.0 %).' in page.text  # sky has 0
+  assert 'Most alike in its features: road and car (cosine 0.50).' in page.text
+  assert 'worst on car (50.0 %)' in cityscapes_page(CITYSCAPES_20).text  # void has 0
 
 
 def test_each_analysis_says_on_how_many_images_it_was(page):
   assert 'of the layer dense_aspp in 3 images.' in page.text
-  assert 'Scored on 4 images. Lost first: car and road.' in page.text
+  assert 'Scored on 4 images. car loses half' in page.text
   assert 'Rule: by halves.' in page.text
 
 
@@ -195,7 +238,7 @@ def test_odd_names_and_values_are_text_not_markup():
   removal = with_iou((0.5, 0.5), (0.1, 0.1))
   for setting in removal.data['settings']:
     setting['scores']['iou'][odd] = setting['scores']['iou']['car']
-  removal.data.update(lost_first=[odd], lost_first_rule=odd)
+  removal.data.update(lost_first=[{'class': odd, 'layers_removed': 1, 'kept': 0.2}], lost_first_rule=odd)
   confused = [{'classes': [odd, 'b'], 'cosine': 0.5}]
   text = render_report(
     report_content(
@@ -212,7 +255,7 @@ def test_odd_names_and_values_are_text_not_markup():
   assert {image['alt'].split(': ')[0] for image in page.images()} >= {odd}
   assert [f'data.{odd}', odd] in page.rows
   assert ['data.dataset', '<script>alert(1)</script>'] in page.rows
-  assert f'When layers of DenseASPP are removed, {odd} is lost first:' in page.text
+  assert f'{odd} loses half of its IoU with 1 of 2' in page.text
   assert f'{odd} and b' in page.text
 
 
@@ -246,13 +289,13 @@ def test_analyses_that_found_nothing_make_no_sentence():
     layer_removal=report_example.layer_removal(lost_first=[], pictures=[]),
   )
   page = Page(render_report(content))
-  for text in ('lost first', 'Lost first', 'Most alike'):
+  for text in ('IoU with', 'Most alike'):
     assert text not in page.text
   assert not re.search(r'\d more', page.text)
 
 
 def test_pictures_beyond_two_are_folded(page):
-  assert '1 more' in page.text
+  assert '1 more picture ' in page.text
   assert '2 more' not in page.text
 
 

@@ -14,7 +14,7 @@ from dense_aspp_jax.analysis.report_content import (
 from dense_aspp_jax.datasets.cache import CachedExample
 from dense_aspp_jax.errors import InputError
 
-SUBJECT = {'checkpoint': 'best', 'step': 4, 'split': 'validation'}
+SUBJECT = {'checkpoint': 'best', 'step': 4, 'split': 'validation', 'layer': 'dense_aspp', 'data_dir': None}
 
 
 class Predictor:
@@ -68,7 +68,10 @@ def test_a_stored_analysis_is_read_with_its_pictures(tmp_path):
   assert analysis.pictures == {'m.png': b'matrix', 'a.png': b'picture'}
 
 
-@pytest.mark.parametrize('change', [{'step': 5}, {'checkpoint': 'latest'}, {'split': 'train'}])
+@pytest.mark.parametrize(
+  'change',
+  [{'step': 5}, {'checkpoint': 'latest'}, {'split': 'train'}, {'layer': 'layer1'}, {'data_dir': 'moved'}],
+)
 def test_an_analysis_of_something_else_is_not_taken(tmp_path, change):
   store(tmp_path / 'similarity', **change)
   assert read_analysis(tmp_path / 'similarity', SUBJECT) is None

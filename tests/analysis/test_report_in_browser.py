@@ -75,7 +75,9 @@ def page():
   label_set = LabelSet('wide', tuple(LabelClass(n, (i,), (9 * i, 90, 200)) for i, n in enumerate(names)))
   counts = np.random.default_rng(0).integers(1, 1000, (21, 21))
   path = '/a/path' * 40
-  removal = report_example.layer_removal(lost_first=names)
+  removal = report_example.layer_removal(
+    lost_first=[{'class': n, 'layers_removed': 1, 'kept': 0.2} for n in names]
+  )
   for setting in removal.data['settings']:
     setting['scores']['iou'] = dict.fromkeys(names, 0.1 if setting['kind'] == 'top' else 0.5)
   return render_report(

@@ -19,7 +19,7 @@ from dense_aspp_jax.analysis.report_pictures import (
 )
 from dense_aspp_jax.datasets.images import encode_png
 from dense_aspp_jax.evaluation.pictures import colorize, overlay
-from dense_aspp_jax.labels import IGNORE_LABEL
+from dense_aspp_jax.labels import CITYSCAPES_20, IGNORE_LABEL
 
 
 def decoded(picture, media_type):
@@ -100,7 +100,14 @@ def test_pictures_of_analyses_become_the_smaller_file():
 
 
 def test_pixel_accuracy_counts_what_is_not_ignored():
-  assert example().pixel_accuracy == pytest.approx(8 / 15)
+  assert example().pixel_accuracy(THREE) == pytest.approx(8 / 15)
   item = example()
   item.label[:] = IGNORE_LABEL
-  assert item.pixel_accuracy is None
+  assert item.pixel_accuracy(THREE) is None
+
+
+def test_void_ground_truth_does_not_count_for_cityscapes():
+  item = example()
+  item.label[:, 8:] = 19
+  item.label[0, 0] = 1
+  assert item.pixel_accuracy(CITYSCAPES_20) == pytest.approx(63 / 64)

@@ -62,6 +62,13 @@ def test_values_that_are_null_are_left_out():
   assert data_of(axes) == [[[4, 0.5]]]
 
 
+def test_values_of_0_and_nan_are_drawn_without_a_warning():
+  lines = [{'step': 0, 'kind': 'train', 'loss': float('nan'), 'pixel_accuracy': 0.0}]
+  figures = training_figures(lines)
+  assert list(figures) == ['Pixel accuracy']
+  assert figures['Pixel accuracy'].axes[0].get_ylim() == (0, 1)
+
+
 def test_nothing_logged_gives_no_figure():
   assert training_figures([]) == {}
 

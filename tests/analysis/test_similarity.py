@@ -22,7 +22,7 @@ from dense_aspp_jax.analysis.similarity import (
 )
 from dense_aspp_jax.analysis.similarity_pictures import matrix_figure, similarity_figure
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import CAMVID_11, IGNORE_LABEL
+from dense_aspp_jax.labels import CAMVID_11, IGNORE_LABEL, LabelClass, LabelSet
 from dense_aspp_jax.models.dense_aspp import DenseASPP
 
 SIZE, LABEL_SIZE = (30, 50), (75, 100)  # not multiples of the stride: the features reach past the label
@@ -101,6 +101,19 @@ def test_sums_and_maps_equal_those_of_upsampled_features(layer):
   assert not np.asarray(maps[3]).any()  # nothing to compare with
 
 
+def test_a_bfloat16_network_is_compared_in_float32():
+  cascade = DenseASPP((1, 2), growth_rate=3, bottleneck_width=4, dtype=jnp.bfloat16)
+  model, variables = patch_model(cascade, CAMVID_11.num_classes), network()[1]
+  image = np.random.default_rng(1).normal(size=(*SIZE, 3)).astype(np.float32)
+  features = jax.jit(lambda v, x: layer_features(model, v, x, 'dense_aspp'))(variables, image)
+  assert features.dtype == np.float32
+  exact = np.asarray(features_of('dense_aspp'))
+  np.testing.assert_allclose(features, exact, atol=0.05 * np.abs(exact).max())
+  vector = np.asarray(features)[1, 2]
+  maps = similarity_maps(features, jnp.asarray(vector[None]), LABEL_SIZE, SCALE)
+  np.testing.assert_allclose(maps[0], cosine(upsample(features, LABEL_SIZE, SCALE), vector), atol=1e-5)
+
+
 def test_the_cosine_of_a_zero_vector_is_0():
   features = np.zeros((2, 2, 3), np.float32)
   features[1, 1] = (1, 2, 2)
@@ -135,6 +148,17 @@ def test_matrix_and_most_confused_pairs_by_hand():
   assert [pair['classes'] for pair in pairs] == [['a', 'c'], ['a', 'd']]
   assert pairs[0]['cosine'] == pytest.approx(half)
   assert len(most_confused(matrix, 'abcde', 99)) == 6
+
+
+def dense_aspp_features(example):
+  _, variables = network()
+  image = ((example.image / 255 - MEAN) / STD).astype(np.float32)
+  return observe_dense_aspp()(variables, image)
+
+
+@functools.cache
+def observe_dense_aspp():
+  return jax.jit(lambda v, x: layer_features(network()[0], v, x, 'dense_aspp'))
 
 
 @pytest.fixture(scope='module')
@@ -183,12 +207,41 @@ def test_the_matrix_is_that_of_all_pixels_of_the_split(analysis):
   assert len(result['most_confused']) == 5
 
 
+@pytest.mark.parametrize('number', [0, 1])
+def test_the_heat_maps_kept_are_those_of_the_image(analysis, number):
+  result, split, output, _ = analysis
+  example = split[number]
+  features = dense_aspp_features(example)
+  upsampled = upsample(features, example.label.shape, (16, 24))
+  present = [index for index in range(11) if (example.label == index).any()]
+  means = [upsampled[example.label == index].mean(0) for index in present]
+  with np.load(output / result['maps'][number]) as arrays:
+    assert arrays['classes'].tolist() == [CAMVID_11.class_names[index] for index in present]
+    assert (arrays['similarity'].dtype, arrays['means'].dtype) == (np.float16, np.float32)
+    np.testing.assert_allclose(arrays['means'], means, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(arrays['similarity'], [cosine(upsampled, m) for m in means], atol=1e-3)
+
+
+def test_the_means_kept_are_those_of_the_split(analysis):
+  result, split, output, _ = analysis
+  pixels = np.concatenate(
+    [upsample(dense_aspp_features(e), e.label.shape, (16, 24)).reshape(e.label.size, -1) for e in split]
+  )
+  labels = np.concatenate([e.label.ravel() for e in split])
+  with np.load(output / result['means_file']) as arrays:
+    assert arrays['classes'].tolist() == list(CAMVID_11.class_names[:9])
+    expected = [pixels[labels == index].mean(0) for index in range(9)]
+    np.testing.assert_allclose(arrays['means'], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_what_is_written_and_reported(analysis):
   result, _, output, traces = analysis
   assert json.loads(json.dumps(result, allow_nan=False)) == result
   assert (result['layer'], result['images'], result['classes']) == ('dense_aspp', 4, [*CAMVID_11.class_names])
-  assert result['pictures'] == ['similarity_town_0.png', 'similarity_town_1.png']
-  assert sorted(p.name for p in output.iterdir()) == ['matrix.png', *result['pictures']]
+  assert result['pictures'] == ['similarity_1_town_0.png', 'similarity_2_town_1.png']
+  assert result['maps'] == ['similarity_1_town_0.npz', 'similarity_2_town_1.npz']
+  files = ['matrix.png', 'means.npz', *result['pictures'], *result['maps']]
+  assert sorted(p.name for p in output.iterdir()) == sorted(files)
   with Image.open(output / 'matrix.png') as picture:
     assert picture.mode == 'RGB'
   assert sorted(traces) == [(1, 32, 48, 3), (1, 32, 56, 3)]  # one program a size
@@ -236,3 +289,19 @@ def test_the_matrix_picture_has_names_values_and_frames():
   assert texts[2, 2] == 'absent'
   assert texts[2, 0] == ''
   assert sorted(patch.get_xy() for patch in axes.patches) == [(-0.5, 0.5), (0.5, -0.5)]
+
+
+def test_the_image_is_drawn_at_the_size_of_the_label_and_every_class_named():
+  classes = (LabelClass('_sky', (0,), (1, 2, 3)), LabelClass('road', (1,), (4, 5, 6)))
+  labels = np.array([[0, 0, 1, 1]] * 2, np.uint8)
+  maps = np.zeros((2, 2, 4), np.float32)
+  figure = similarity_figure(np.zeros((1, 2, 3), np.uint8), labels, maps, LabelSet('two', classes), '')
+  assert figure.axes[0].images[0].get_array().shape == (2, 4, 3)
+  assert [text.get_text() for text in figure.legends[0].get_texts()] == ['_sky', 'road']
+
+
+@pytest.mark.parametrize(('num_classes', 'num_texts'), [(40, 1600), (41, 0)])
+def test_a_matrix_of_many_classes_has_no_numbers(num_classes, num_texts):
+  names = [str(index) for index in range(num_classes)]
+  axes = matrix_figure(np.eye(num_classes), names, [], 'layer1').axes[0]
+  assert len(axes.texts) == num_texts

@@ -49,14 +49,20 @@ def test_similarity_writes_into_the_workdir_and_names_the_most_confused(workdir,
   assert result['provenance']['libraries']['jax']
   assert 'ignored pixels belong to no class' in result['protocol']
   assert len(result['pictures']) == 2
-  pictures = {result['matrix_picture'], *result['pictures']}
-  assert {p.name for p in folder.iterdir()} == {'similarity.json', *pictures}
+  files = {result['matrix_picture'], result['means_file'], *result['pictures'], *result['maps']}
+  assert {p.name for p in folder.iterdir()} == {'similarity.json', *files}
   head, *pairs, last = capsys.readouterr().out.splitlines()
   assert head == 'most confused classes, by the cosine of their mean features (dense_aspp):'
   assert [line.split(maxsplit=1)[1] for line in pairs] == [
     ' / '.join(p['classes']) for p in result['most_confused']
   ]
   assert last == f'5 images; pictures and similarity.json in {folder}'
+
+
+def test_another_layer_has_its_own_folder(workdir):
+  assert run('similarity', '--workdir', workdir, '--images', 1, '--layer', 'layer1') == 0
+  result = json.loads((workdir / 'analysis' / 'similarity_layer1' / 'similarity.json').read_text())
+  assert result['layer'] == 'layer1'
 
 
 def test_similarity_of_another_layer_split_and_checkpoint(workdir, tmp_path):
@@ -90,7 +96,9 @@ def test_remove_layers_begins_with_the_scores_of_evaluate(workdir, tmp_path, cap
   assert {p.name for p in folder.iterdir()} == {'layer_removal.json', *pictures}
   head, *_, lost, last = capsys.readouterr().out.splitlines()
   assert head.split() == ['IoU', 'in', '%', 'full', 'top', '1', 'top', '2', 'no', '1', 'no', '2']
-  assert lost == f'lost first (see lost_first_rule): {", ".join(result["lost_first"][:3])}'
+  expected = [f'{e["class"]} with {e["layers_removed"]} of 2 layers removed' for e in result['lost_first']]
+  named = f'lost first (IoU below half): {", ".join(expected)}'
+  assert lost == (named if expected else 'no class loses half of its IoU')
   assert last == f'5 images; pictures and layer_removal.json in {folder}'
 
 
@@ -131,3 +139,20 @@ def test_an_output_that_is_a_file_is_refused(workdir, tmp_path, command, capsys)
   (tmp_path / 'file').write_text('')
   assert run(command, '--workdir', workdir, '--output', tmp_path / 'file') == 2
   assert f'{tmp_path / "file"}: a file; --output expects a folder' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('command', 'option'), [('similarity', '--images'), ('remove-layers', '--pictures')])
+def test_a_second_result_replaces_the_first(workdir, tmp_path, command, option):
+  counts = []
+  for count in (2, 1):
+    assert run(command, '--workdir', workdir, option, count, '--output', tmp_path / 'new') == 0
+    counts.append(len(list((tmp_path / 'new').glob('*_[12]_*.png'))))
+  assert counts == [2, 1]
+  assert [p.name for p in tmp_path.iterdir()] == ['new']
+
+
+def test_a_folder_of_something_else_is_left_alone(workdir, tmp_path, capsys):
+  (tmp_path / 'mine.txt').write_text('precious')
+  assert run('similarity', '--workdir', workdir, '--output', tmp_path) == 2
+  assert f'{tmp_path}: expected a new or an empty folder' in capsys.readouterr().err
+  assert [p.name for p in tmp_path.iterdir()] == ['mine.txt']

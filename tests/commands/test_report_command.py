@@ -277,11 +277,28 @@ def test_the_report_is_of_the_split_that_the_run_validates_on(finished, monkeypa
 
 
 @pytest.mark.parametrize('end', ['finished before', 'failed'])
-def test_there_is_no_report_where_the_training_did_nothing(finished, monkeypatch, end):
+def test_there_is_no_new_report_where_the_training_did_nothing(finished, monkeypatch, tmp_path, end):
   def training(config, workdir):
     if end == 'failed':
       raise InputError('bad')
 
   monkeypatch.setattr('dense_aspp_jax.training.loop.train_and_evaluate', training)
   monkeypatch.setattr('dense_aspp_jax.commands.report.report_run', lambda *_, **__: pytest.fail('called'))
-  assert main(finished) == (2 if end == 'failed' else 0)
+  (tmp_path / 'report.html').touch()
+  assert main([*finished, f'--workdir={tmp_path}']) == (2 if end == 'failed' else 0)
+
+
+def test_a_finished_run_without_its_report_gets_it(finished, monkeypatch, tmp_path, capsys):
+  folder = tmp_path / 'my run'
+  folder.mkdir()
+  monkeypatch.setattr('dense_aspp_jax.training.loop.train_and_evaluate', lambda config, workdir: None)
+
+  def fail(*_, **__):
+    raise ValueError('no picture')
+
+  monkeypatch.setattr('dense_aspp_jax.commands.report.report_run', fail)
+  assert main([*finished, f'--workdir={folder}']) == 0
+  assert f"dense-aspp report --workdir '{folder}' --split validation writes it" in capsys.readouterr().err
+  (folder / 'report.html').touch()
+  assert main([*finished, f'--workdir={folder}']) == 0
+  assert capsys.readouterr().out == f'report {folder / "report.html"}\n'

@@ -199,7 +199,9 @@ def test_a_bare_pickle_of_any_protocol_runs_nothing(tmp_path, protocol):
   ran = tmp_path / 'ran'
   path = tmp_path / 'a.pth'
   path.write_bytes(pickle.dumps(Payload(ran), protocol))
-  with pytest.raises(InputError, match=r"refused: the pickle refers to '(_io|io|builtins|__builtin__)\.open'"):
+  with pytest.raises(
+    InputError, match=r"refused: the pickle refers to '(_io|io|builtins|__builtin__)\.open'"
+  ):
     read_tensors(path)
   assert not ran.exists()
   pickle.loads(path.read_bytes()).close()
