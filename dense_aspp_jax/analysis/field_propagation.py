@@ -79,12 +79,14 @@ def propagate_field(module: nn.Module, input_shape: tuple[int, int, int]) -> Fie
   """Finds the receptive field of a network's output positions.
 
   Args:
-    module: Maps `[b, h, w, c]` to `[b, h2, w2, c2]`.
+    module: Maps `[b, h, w, c]` to `[b, h2, w2, c2]`; an extractor is taken in its plain formulation.
     input_shape: Height, width and channels of its input; padding may depend on them (TensorFlow's 'SAME').
 
   Raises:
     RunError: It has an operation that this analysis does not know.
   """
+  if hasattr(module, 'formulation'):
+    module = module.clone(formulation='plain')
   height, width, channels = input_shape
   image = jax.ShapeDtypeStruct((1, height + _MARGIN, width + _MARGIN, channels), jnp.float32)
   variables = jax.eval_shape(module.init, jax.random.key(0), image)

@@ -30,6 +30,7 @@ from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.pictures import save_png
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.models.layers import bilinear_matrix
+from dense_aspp_jax.models.segmentation import plain_model
 from dense_aspp_jax.progress import progress
 from dense_aspp_jax.whole_files import write_file
 
@@ -63,7 +64,7 @@ def layer_features(
 ) -> Float32[Array, 'fh fw c']:
   """The output of one layer for one normalised image; `layer` is one of `layer_names`."""
   path = ('dense_aspp', layer) if layer.startswith('layer') else (layer,)
-  _, captured = model.apply(
+  _, captured = plain_model(model).apply(
     variables,
     image[None],
     train=False,

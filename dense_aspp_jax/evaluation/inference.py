@@ -6,7 +6,6 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,25 +14,27 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import UInt8
 
 from dense_aspp_jax.datasets.augmentation import normalize
-from dense_aspp_jax.datasets.cache import network_size
 from dense_aspp_jax.datasets.images import resize_image
+from dense_aspp_jax.datasets.network_size import network_size
+from dense_aspp_jax.models.segmentation import SegmentationModel
+from dense_aspp_jax.models.upsampling import upsampled_argmax
 
 
-def predict_image(
-  model: nn.Module,
+def predict_images(
+  model: SegmentationModel,
   variables: Mapping[str, Any],
-  image: UInt8[jax.Array, 'h w 3'],
+  images: UInt8[jax.Array, 'b h w 3'],
   *,
   output_size: tuple[int, int],
   mean: tuple[float, ...],
   std: tuple[float, ...],
-) -> UInt8[jax.Array, 'oh ow']:
-  """Predicts one image: logits upsampled once to `output_size`, then arg max.
+) -> UInt8[jax.Array, 'b oh ow']:
+  """Predicts images: logits upsampled once to `output_size`, then arg max.
 
   Args:
     model: The segmentation model.
     variables: Its 'params' and 'batch_stats'.
-    image: RGB at the network's input size.
+    images: RGB at the network's input size.
     output_size: Height and width of the prediction.
     mean: RGB in 0..1.
     std: RGB in 0..1.
@@ -41,25 +42,27 @@ def predict_image(
   Returns:
     Class indices.
   """
-  normalized = normalize(image[None].astype(jnp.float32), mean, std)
-  logits = model.apply(variables, normalized, train=False, output_size=output_size)
-  return jnp.argmax(logits[0], axis=-1).astype(jnp.uint8)
+  normalized = normalize(images.astype(jnp.float32), mean, std)
+  logits = model.apply(variables, normalized, train=False, method='feature_logits')
+  return upsampled_argmax(logits, output_size, model.logits_scale(images.shape[1:3], output_size))
 
 
 class Predictor:
   """A network ready to predict, on all devices of this process.
 
-  Images are computed one by one, so that a prediction does not depend on the batch it came in: not on
-  its size, its order or the number of devices.
+  Each device computes images in groups of one size, so that a prediction does not depend on the batch it
+  came in: not on its size, its order or the number of devices.
 
   Attributes:
     image_size: Height and width the network was trained at; see `network_size`.
     keep_aspect: See `network_size`.
+    step: `step(variables, images, output_size)` under jit; images as `place` gives them.
+    variables: On all devices.
   """
 
   def __init__(
     self,
-    model: nn.Module,
+    model: SegmentationModel,
     variables: Mapping[str, Any],
     *,
     image_size: tuple[int, int],
@@ -70,26 +73,30 @@ class Predictor:
     self.image_size = tuple(image_size)
     self.keep_aspect = keep_aspect
     self._mesh = Mesh(np.array(jax.local_devices()), ('data',))
-    self._variables = jax.device_put(
+    self.variables = jax.device_put(
       jax.tree.map(_local_copy, dict(variables)), NamedSharding(self._mesh, P())
     )
-    predict_one = functools.partial(predict_image, model, mean=tuple(mean), std=tuple(std))
+    together = _images_together()
+    self._call_size = together * self._mesh.size
+    predict = functools.partial(predict_images, model, mean=tuple(mean), std=tuple(std))
 
     @functools.partial(jax.jit, static_argnames='output_size')
     def predict_batch(variables, images, output_size):
       def predict_local(variables, images):
-        return jax.lax.map(lambda image: predict_one(variables, image, output_size=output_size), images)
+        groups = images.reshape(-1, together, *images.shape[1:])
+        predictions = jax.lax.map(lambda group: predict(variables, group, output_size=output_size), groups)
+        return predictions.reshape(-1, *output_size)
 
       shard = jax.shard_map(
         predict_local, mesh=self._mesh, in_specs=(P(), P('data')), out_specs=P('data'), check_vma=False
       )
       return shard(variables, images)
 
-    self._predict_batch = predict_batch
+    self.step = predict_batch
 
   def update(self, variables: Mapping[str, Any]) -> None:
     """Takes other variables of the same shapes, without compiling again."""
-    self._variables = jax.device_put(
+    self.variables = jax.device_put(
       jax.tree.map(_local_copy, dict(variables)), NamedSharding(self._mesh, P())
     )
 
@@ -97,11 +104,14 @@ class Predictor:
     self, images: UInt8[np.ndarray, 'b h w 3'], output_size: tuple[int, int]
   ) -> UInt8[np.ndarray, 'b oh ow']:
     """Predicts images that have the network's input size already; class indices at `output_size`."""
-    count = len(images)
-    missing = -count % self._mesh.size
-    padded = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)]) if missing else images
-    images = jax.device_put(padded, NamedSharding(self._mesh, P('data')))
-    return np.asarray(self._predict_batch(self._variables, images, output_size))[:count]
+    return np.asarray(self.step(self.variables, self.place(images), output_size))[: len(images)]
+
+  def place(self, images: UInt8[np.ndarray, 'b h w 3']) -> UInt8[jax.Array, 'padded h w 3']:
+    """Spreads images over the devices, filled up with black ones to what the devices compute at once."""
+    missing = -len(images) % self._call_size
+    if missing:
+      images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)])
+    return jax.device_put(images, NamedSharding(self._mesh, P('data')))
 
   def predict(self, image: UInt8[np.ndarray, 'h w 3']) -> UInt8[np.ndarray, 'h w']:
     """Predicts an RGB image of any size at its own size.
@@ -115,6 +125,11 @@ class Predictor:
     size = image.shape[:2]
     resized = resize_image(image, network_size(size, self.image_size, self.keep_aspect))
     return self.predict_batch(resized[None], size)[0]
+
+
+def _images_together() -> int:
+  """Images that a device computes at once: one fills the cores of a CPU, a GPU or TPU takes several."""
+  return 1 if jax.default_backend() == 'cpu' else 8
 
 
 def _local_copy(x: Any) -> Any:

@@ -9,7 +9,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from clu import parameter_overview
+
+from dense_aspp_jax.models.segmentation import SegmentationModel, plain_model
 
 
 @functools.lru_cache(maxsize=16)
@@ -18,7 +19,7 @@ def abstract_variables(model: nn.Module) -> Any:
   return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3))))
 
 
-def count_parameters(model: nn.Module, image_size: tuple[int, int]) -> dict[str, int | float]:
+def count_parameters(model: SegmentationModel, image_size: tuple[int, int]) -> dict[str, int | float]:
   """Counts trained parameters (running statistics not included) and multiply-adds.
 
   Args:
@@ -39,8 +40,9 @@ def count_parameters(model: nn.Module, image_size: tuple[int, int]) -> dict[str,
 
 
 @functools.lru_cache(maxsize=16)
-def multiply_adds(model: nn.Module, image_size: tuple[int, int]) -> int:
-  """Multiply-adds of all convolutions in a forward pass over one image."""
+def multiply_adds(model: SegmentationModel, image_size: tuple[int, int]) -> int:
+  """Multiply-adds of all convolutions in a forward pass over one image, as the network is defined."""
+  model = plain_model(model)
   image = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
   forward = jax.make_jaxpr(lambda variables, image: model.apply(variables, image))
   return _convolution_multiply_adds(forward(abstract_variables(model), image).jaxpr)
@@ -62,4 +64,6 @@ def _convolution_multiply_adds(jaxpr: Any) -> int:
 
 def parameter_table(model: nn.Module) -> str:
   """A table of every parameter: path, shape, type, size."""
+  from clu import parameter_overview  # not at the top: brings TensorFlow's data sets' dependencies along
+
   return parameter_overview.get_parameter_overview(abstract_variables(model)['params'], include_stats=False)

@@ -8,7 +8,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dense_aspp_jax.models.layers import DType, check_output_stride, strides_and_dilations
+from dense_aspp_jax.models.depthwise import depthwise_convolution
+from dense_aspp_jax.models.dtypes import DType
+from dense_aspp_jax.models.layers import (
+  check_formulation,
+  check_output_stride,
+  rematerialized,
+  strides_and_dilations,
+)
 
 EPSILON = 1e-6  # of every layer normalisation
 # torchvision's trunc_normal_ cuts off at 100 deviations: not at all.
@@ -34,11 +41,13 @@ class ConvNeXtBlock(nn.Module):
     dilation: Of the depthwise convolution.
     drop_rate: Probability that the block is left out for an image, in training (stochastic depth).
     dtype: Compute type.
+    formulation: One of `FORMULATIONS`.
   """
 
   dilation: int
   drop_rate: float
   dtype: DType
+  formulation: str = 'fast'
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h w c']:
@@ -51,6 +60,7 @@ class ConvNeXtBlock(nn.Module):
       kernel_dilation=(self.dilation,) * 2,
       feature_group_count=channels,
       kernel_init=_kernel_init,
+      conv_general_dilated=depthwise_convolution if self.formulation == 'fast' else None,
       dtype=self.dtype,
       name='depthwise',
     )(x)
@@ -105,6 +115,8 @@ class ConvNeXt(nn.Module):
     stochastic_depth_rate: Drop rate of the last block; that of the first is 0, linear in between.
     output_stride: Input pixels per feature-map pixel: 8, 16 or 32.
     dtype: Compute type; parameters are float32.
+    formulation: One of `FORMULATIONS`.
+    rematerialize: Whether the backward pass computes each block again instead of reading what it saved.
   """
 
   num_blocks: tuple[int, ...]
@@ -112,8 +124,11 @@ class ConvNeXt(nn.Module):
   stochastic_depth_rate: float = 0.0
   output_stride: int = 8
   dtype: DType = jnp.float32
+  formulation: str = 'fast'
+  rematerialize: bool = False
 
   def __post_init__(self):
+    check_formulation(self.formulation)
     check_output_stride(self.output_stride)
     super().__post_init__()
 
@@ -150,6 +165,8 @@ class ConvNeXt(nn.Module):
       for block in range(1, blocks + 1):
         _, dilation = next(layers)
         drop_rate = self.stochastic_depth_rate * done / (num_blocks - 1)
-        x = ConvNeXtBlock(dilation, drop_rate, self.dtype, name=f'stage{stage}_block{block}')(x, train)
+        block_class = rematerialized(ConvNeXtBlock, self.rematerialize)
+        name = f'stage{stage}_block{block}'
+        x = block_class(dilation, drop_rate, self.dtype, self.formulation, name=name)(x, train)
         done += 1
     return x

@@ -6,12 +6,24 @@ of the slides.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.models.layers import DType, batch_norm, channel_dropout, convolution
+from dense_aspp_jax.models.dense_block import DenseBlockPlan
+from dense_aspp_jax.models.dtypes import DType
+from dense_aspp_jax.models.layer_variables import DenseLayerVariables, NormVariables, apply_dense_layers
+from dense_aspp_jax.models.layers import (
+  batch_norm,
+  channel_dropout,
+  check_formulation,
+  convolution,
+  rematerialized,
+)
+from dense_aspp_jax.models.moments import Moments, moments
 
 
 class AtrousLayer(nn.Module):
@@ -36,8 +48,9 @@ class AtrousLayer(nn.Module):
   dtype: DType
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h w growth']:
-    """Maps all channels so far to `growth_rate` new ones."""
+  def __call__(self, inputs: Sequence[Float[Array, 'b h w _']], train: bool) -> Float[Array, 'b h w growth']:
+    """Maps all channels so far, the features' and the layers', to `growth_rate` new ones."""
+    x = jnp.concatenate(inputs, axis=-1)
     if self.leading_norm:
       x = batch_norm(train, name='norm1', dtype=self.dtype)(x)
     x = nn.relu(x)
@@ -52,7 +65,7 @@ class AtrousLayer(nn.Module):
       name='conv2',
       dtype=self.dtype,
     )
-    return channel_dropout(self.dropout_rate)(conv2(x), deterministic=not train)
+    return channel_dropout(self.dropout_rate, 'dropout')(conv2(x), deterministic=not train)
 
 
 class DenseASPP(nn.Module):
@@ -78,6 +91,9 @@ class DenseASPP(nn.Module):
       code does, whose first ReLU works in place. Off: the features as they are.
     dropout_rate: Probability that a layer's new channel is dropped in training.
     dtype: Compute type.
+    formulation: One of `FORMULATIONS`.
+    rematerialize: Whether the plain formulation's backward pass computes each layer again instead of reading
+      what it saved; the fast one does so in any case.
   """
 
   dilation_rates: tuple[int, ...]
@@ -89,8 +105,11 @@ class DenseASPP(nn.Module):
   rectify_features: bool = False
   dropout_rate: float = 0.0
   dtype: DType = jnp.float32
+  formulation: str = 'fast'
+  rematerialize: bool = False
 
   def __post_init__(self):
+    check_formulation(self.formulation)
     if not self.dilation_rates or min(self.dilation_rates) < 1:
       raise InputError(
         f'model.dilation_rates = {self.dilation_rates}: expected one or more rates of at least 1'
@@ -108,8 +127,16 @@ class DenseASPP(nn.Module):
   def __call__(self, features: Float[Array, 'b h w c'], train: bool = False) -> Float[Array, 'b h w c2']:
     """Appends len(dilation_rates) x growth_rate channels to `features`."""
     x = nn.relu(features) if self.rectify_features else features
+    x, of_x = self._fast(x, train) if self.formulation == 'fast' else (self._plain(x, train), None)
+    if self.final_norm:
+      x = self._final_norm(x, of_x, train)
+    return x
+
+  def _plain(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h w c2']:
+    layer_class = rematerialized(AtrousLayer, self.rematerialize)
+    outputs = [x]
     for index, dilation in enumerate(self.dilation_rates, start=1):
-      layer = AtrousLayer(
+      layer = layer_class(
         self.growth_rate,
         self.bottleneck_width,
         dilation,
@@ -119,7 +146,27 @@ class DenseASPP(nn.Module):
         dtype=self.dtype,
         name=f'layer{index}',
       )
-      x = jnp.concatenate([x, layer(x, train)], axis=-1)
-    if self.final_norm:
-      x = batch_norm(train, name='norm', dtype=self.dtype)(x)
-    return x
+      outputs.append(layer(outputs, train))
+    return jnp.concatenate(outputs, axis=-1)
+
+  def _fast(self, x: Float[Array, 'b h w c'], train: bool) -> tuple[Float[Array, 'b h w c2'], Moments | None]:
+    layers = [
+      DenseLayerVariables(
+        x.shape[-1] + index * self.growth_rate,
+        self.growth_rate,
+        self.bottleneck_width,
+        leading_norm=self.first_norm or index > 0,
+        use_bias=self.use_bias,
+        dropout_rate=self.dropout_rate,
+        name=f'layer{index + 1}',
+      )
+      for index in range(len(self.dilation_rates))
+    ]
+    return apply_dense_layers(layers, x, moments(x) if train else None, DenseBlockPlan(self.dilation_rates))
+
+  def _final_norm(
+    self, x: Float[Array, 'b h w c'], of_x: Moments | None, train: bool
+  ) -> Float[Array, 'b h w c']:
+    if self.formulation == 'plain':
+      return batch_norm(train, name='norm', dtype=self.dtype)(x)
+    return NormVariables(x.shape[-1], name='norm')(x, of_x)

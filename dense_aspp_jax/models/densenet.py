@@ -6,20 +6,29 @@ denseblock1.denselayer1.norm1, ..., transition1.norm, norm5.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator, Sequence
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.models import stem
+from dense_aspp_jax.models.dtypes import DType
+from dense_aspp_jax.models.fast_densenet import FastDenseBlock, FastTransition
+from dense_aspp_jax.models.layer_variables import ConvolutionVariables, NormVariables
 from dense_aspp_jax.models.layers import (
-  DType,
   avg_pool_2x2,
   batch_norm,
+  check_formulation,
   check_output_stride,
   convolution,
   max_pool_3x3,
+  rematerialized,
   strides_and_dilations,
 )
+from dense_aspp_jax.models.moments import moments
 
 LAST_LAYERS = ('denseblock2', 'transition2', 'denseblock3', 'transition3', 'norm5')
 
@@ -51,8 +60,15 @@ class DenseLayer(nn.Module):
   dtype: DType
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h w growth']:
-    """Maps all channels so far to `growth_rate` new ones."""
+  def __call__(self, inputs: Sequence[Float[Array, 'b h w _']], train: bool) -> Float[Array, 'b h w growth']:
+    """Maps all channels so far to `growth_rate` new ones.
+
+    Args:
+      inputs: The block's input and the layers' outputs. Concatenated here, so that a layer that is computed
+        again in the backward pass keeps none of it.
+      train: Whether BN uses and updates batch statistics.
+    """
+    x = jnp.concatenate(inputs, axis=-1)
     x = nn.relu(batch_norm(train, name='norm1', dtype=self.dtype)(x))
     x = convolution(self.bottleneck_width, 1, name='conv1', dtype=self.dtype)(x)
     x = nn.relu(batch_norm(train, name='norm2', dtype=self.dtype)(x))
@@ -60,23 +76,35 @@ class DenseLayer(nn.Module):
 
 
 class DenseBlock(nn.Module):
-  """`num_layers` dense layers; each reads the block's input and all earlier layers' channels."""
+  """`num_layers` dense layers; each reads the block's input and all earlier layers' channels.
+
+  Attributes:
+    num_layers: Number of layers.
+    growth_rate: New channels per layer.
+    bottleneck_width: See `DenseLayer`.
+    dilation: See `DenseLayer`.
+    dtype: Compute type.
+    rematerialize: Whether the backward pass computes each layer again instead of reading what it saved.
+  """
 
   num_layers: int
   growth_rate: int
   bottleneck_width: int
   dilation: int
   dtype: DType
+  rematerialize: bool = False
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h w c2']:
     """Appends num_layers x growth_rate channels to `x`."""
+    layer_class = rematerialized(DenseLayer, self.rematerialize)
+    outputs = [x]
     for index in range(1, self.num_layers + 1):
-      layer = DenseLayer(
+      layer = layer_class(
         self.growth_rate, self.bottleneck_width, self.dilation, self.dtype, name=f'denselayer{index}'
       )
-      x = jnp.concatenate([x, layer(x, train)], axis=-1)
-    return x
+      outputs.append(layer(outputs, train))
+    return jnp.concatenate(outputs, axis=-1)
 
 
 class Transition(nn.Module):
@@ -92,6 +120,16 @@ class Transition(nn.Module):
     x = nn.relu(batch_norm(train, name='norm', dtype=self.dtype)(x))
     x = convolution(channels, 1, name='conv', dtype=self.dtype)(x)
     return avg_pool_2x2(x) if self.pool else x
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stage:
+  """A dense block (of `num_layers` layers) or a transition (0 layers), by its name."""
+
+  name: str
+  num_layers: int = 0
+  dilation: int = 1
+  pool: bool = False
 
 
 class DenseNet(nn.Module):
@@ -113,6 +151,8 @@ class DenseNet(nn.Module):
       (DeepMotionAIResearch/DenseASPP, models/DenseASPP.py).
     bottleneck_factor: Bottleneck channels in growth rates (torchvision's bn_size).
     dtype: Compute type; parameters and statistics are float32.
+    formulation: One of `FORMULATIONS`.
+    rematerialize: See `DenseBlock`; the fast formulation does so in any case.
   """
 
   growth_rate: int
@@ -123,9 +163,12 @@ class DenseNet(nn.Module):
   fourth_transition: bool = False
   bottleneck_factor: int = 4
   dtype: DType = jnp.float32
+  formulation: str = 'fast'
+  rematerialize: bool = False
 
   def __post_init__(self):
     check_output_stride(self.output_stride)
+    check_formulation(self.formulation)
     if self.last_layer not in (None, *LAST_LAYERS):
       raise InputError(
         f'model.last_layer = {self.last_layer!r}: expected None or one of {", ".join(LAST_LAYERS)}'
@@ -151,26 +194,55 @@ class DenseNet(nn.Module):
       image: RGB, ImageNet mean and standard deviation taken out.
       train: Whether BN uses and updates batch statistics (collection 'batch_stats').
     """
-    x = image.astype(self.dtype)
+    features = self._fast if self.formulation == 'fast' else self._plain
+    return features(image.astype(self.dtype), train)
+
+  def _plain(self, x: Float[Array, 'b h w 3'], train: bool) -> Float[Array, 'b fh fw c']:
     x = convolution(self.num_init_features, 7, stride=2, name='conv0', dtype=self.dtype)(x)
-    x = nn.relu(batch_norm(train, name='norm0', dtype=self.dtype)(x))
-    x = max_pool_3x3(x)
+    x = max_pool_3x3(nn.relu(batch_norm(train, name='norm0', dtype=self.dtype)(x)))
+    for stage in self._stages():
+      if stage.num_layers:
+        widths = self.growth_rate, self.bottleneck_factor * self.growth_rate
+        block = DenseBlock(
+          stage.num_layers, *widths, stage.dilation, self.dtype, self.rematerialize, name=stage.name
+        )
+        x = block(x, train)
+      else:
+        x = Transition(stage.pool, self.dtype, name=stage.name)(x, train)
+    return batch_norm(train, name='norm5', dtype=self.dtype)(x) if self._has_norm5 else x
+
+  def _fast(self, x: Float[Array, 'b h w 3'], train: bool) -> Float[Array, 'b fh fw c']:
+    kernel, _ = ConvolutionVariables(self.num_init_features, 7, name='conv0')(x.shape[-1])
+    x = stem.space_to_depth_convolution(x, kernel.astype(self.dtype))
+    affine = NormVariables(self.num_init_features, name='norm0').affine(moments(x) if train else None)
+    x = stem.max_pool_3x3(nn.relu(affine(x)).astype(self.dtype))
+    of_x = moments(x) if train else None
+    for stage in self._stages():
+      if stage.num_layers:
+        widths = self.growth_rate, self.bottleneck_factor * self.growth_rate
+        block = FastDenseBlock(stage.num_layers, *widths, stage.dilation, name=stage.name)
+        x, of_x = block(x, of_x)
+      else:
+        x = FastTransition(stage.pool, name=stage.name)(x, of_x)
+        of_x = moments(x) if train else None
+    if not self._has_norm5:
+      return x
+    return NormVariables(x.shape[-1], name='norm5')(x, of_x)
+
+  @property
+  def _has_norm5(self) -> bool:
+    return self.last_layer in (None, 'norm5')
+
+  def _stages(self) -> Iterator[_Stage]:
+    """Blocks and transitions up to the last layer."""
     # Conv and pooling of the stem, then per block 1 and its transition's pooling; the last has none.
     layers = strides_and_dilations([4, 1, 2, 1, 2, 1, 2, 1, 1], self.output_stride)[1:]
     for index, num_layers in enumerate(self.block_config, start=1):
       (_, dilation), (pool_stride, _) = layers[2 * index - 2 : 2 * index]
-      x = DenseBlock(
-        num_layers,
-        self.growth_rate,
-        self.bottleneck_factor * self.growth_rate,
-        dilation,
-        self.dtype,
-        name=f'denseblock{index}',
-      )(x, train)
-      if self.last_layer == f'denseblock{index}':
-        return x
+      stages = [_Stage(f'denseblock{index}', num_layers, dilation)]
       if index < len(self.block_config) or self.fourth_transition:
-        x = Transition(pool_stride == 2, self.dtype, name=f'transition{index}')(x, train)
-      if self.last_layer == f'transition{index}':
-        return x
-    return batch_norm(train, name='norm5', dtype=self.dtype)(x)
+        stages.append(_Stage(f'transition{index}', pool=pool_stride == 2))
+      for stage in stages:
+        yield stage
+        if stage.name == self.last_layer:
+          return

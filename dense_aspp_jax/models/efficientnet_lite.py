@@ -13,8 +13,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.models.dtypes import DType
 from dense_aspp_jax.models.inverted_residual import ConvNorm, InvertedResidual
-from dense_aspp_jax.models.layers import DType, check_output_stride, strides_and_dilations
+from dense_aspp_jax.models.layers import (
+  check_formulation,
+  check_output_stride,
+  rematerialized,
+  strides_and_dilations,
+)
 
 LAST_LAYERS = ('conv_head', 'blocks')
 
@@ -42,6 +48,8 @@ class EfficientNetLite(nn.Module):
     last_layer: Where the features are taken: 'conv_head' (1280 channels; None means it too) or
       'blocks' (in front of it).
     dtype: Compute type; parameters and statistics are float32.
+    formulation: One of `FORMULATIONS`.
+    rematerialize: Whether the backward pass computes each block again instead of reading what it saved.
   """
 
   channels: tuple[int, ...]
@@ -49,8 +57,11 @@ class EfficientNetLite(nn.Module):
   output_stride: int = 8
   last_layer: str | None = None
   dtype: DType = jnp.float32
+  formulation: str = 'fast'
+  rematerialize: bool = False
 
   def __post_init__(self):
+    check_formulation(self.formulation)
     check_output_stride(self.output_stride)
     if self.last_layer not in (None, *LAST_LAYERS):
       raise InputError(f'model.last_layer = {self.last_layer!r}: expected None or {" or ".join(LAST_LAYERS)}')
@@ -81,7 +92,7 @@ class EfficientNetLite(nn.Module):
     layers = strides_and_dilations([2, *(block[2] for block in blocks)], self.output_stride)[1:]
     for block, (stride, dilation) in zip(blocks, layers, strict=True):
       name, kernel_size, defined_stride, expansion, channels = block
-      x = InvertedResidual(
+      x = rematerialized(InvertedResidual, self.rematerialize)(
         channels,
         expansion * x.shape[-1],
         kernel_size,
@@ -90,6 +101,7 @@ class EfficientNetLite(nn.Module):
         residual=defined_stride == 1,
         stride=stride,
         dilation=dilation,
+        formulation=self.formulation,
         padding='SAME',
         name=name,
       )(x, train)

@@ -12,8 +12,8 @@ from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models import convnext
 from dense_aspp_jax.models.convnext import CONVNEXTS, ConvNeXt
 from dense_aspp_jax.models.densenet import DENSENETS, DenseNet
+from dense_aspp_jax.models.dtypes import DType
 from dense_aspp_jax.models.efficientnet_lite import EFFICIENTNET_LITES, EfficientNetLite
-from dense_aspp_jax.models.layers import DType
 from dense_aspp_jax.models.mobilenet_v3 import MOBILENETS, MobileNetV3
 
 # Name -> the module and the fields that make this member of its family.
@@ -36,6 +36,8 @@ def create_extractor(
   last_layer: str | None = None,
   fourth_transition: bool = False,
   dtype: DType = jnp.float32,
+  formulation: str = 'fast',
+  rematerialize: bool = False,
 ) -> nn.Module:
   """Makes an extractor: a module that maps `[b, h, w, 3]` to features and knows its `stride`.
 
@@ -45,6 +47,8 @@ def create_extractor(
     last_layer: Where it is cut; None: nowhere. See `DenseNet` and `EfficientNetLite`.
     fourth_transition: See `DenseNet`.
     dtype: Compute type.
+    formulation: One of `FORMULATIONS`.
+    rematerialize: Whether the backward pass computes blocks again instead of reading what was saved.
 
   Raises:
     InputError: An unknown name, or a value that the family does not take.
@@ -59,7 +63,14 @@ def create_extractor(
       raise InputError(
         f'model.{field} = {given[field]!r}: {name} has no such choice; leave the field at its default'
       )
-  return family(**fields, **taken, output_stride=output_stride, dtype=dtype)
+  return family(
+    **fields,
+    **taken,
+    output_stride=output_stride,
+    dtype=dtype,
+    formulation=formulation,
+    rematerialize=rematerialize,
+  )
 
 
 class ClassificationHead(nn.Module):

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dense_aspp_jax.models.layers import DType, batch_norm, convolution
+from dense_aspp_jax.models.dtypes import DType
+from dense_aspp_jax.models.layers import batch_norm, convolution
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -30,6 +31,7 @@ class ConvNorm(nn.Module):
     dilation: Dilation of the convolution.
     depthwise: Whether each channel is convolved by itself.
     padding: See `layers.convolution`.
+    formulation: See `layers.convolution`.
   """
 
   features: int
@@ -40,6 +42,7 @@ class ConvNorm(nn.Module):
   dilation: int = 1
   depthwise: bool = False
   padding: str | None = None
+  formulation: str = 'fast'
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h2 w2 c2']:
@@ -51,6 +54,7 @@ class ConvNorm(nn.Module):
       dilation=self.dilation,
       groups=self.features if self.depthwise else 1,
       padding=self.padding,
+      formulation=self.formulation,
       dtype=self.dtype,
       name='conv',
     )(x)
@@ -93,6 +97,7 @@ class InvertedResidual(nn.Module):
     dilation: Of the depthwise convolution.
     squeezed_channels: Of squeeze and excitation; 0: there is none.
     padding: See `layers.convolution`.
+    formulation: See `layers.convolution`.
   """
 
   features: int
@@ -105,6 +110,7 @@ class InvertedResidual(nn.Module):
   dilation: int = 1
   squeezed_channels: int = 0
   padding: str | None = None
+  formulation: str = 'fast'
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h2 w2 c2']:
@@ -121,6 +127,7 @@ class InvertedResidual(nn.Module):
       dilation=self.dilation,
       depthwise=True,
       padding=self.padding,
+      formulation=self.formulation,
       name='depthwise',
     )(y, train)
     if self.squeezed_channels:

@@ -12,8 +12,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.models.depthwise import depthwise_convolution
+from dense_aspp_jax.models.dtypes import DType
 
-DType = jnp.dtype | type
+# 'fast': as this package computes a network by default. 'plain': layer by layer, as it is defined, with the
+# same variables; tests compare the two, and analyses that look inside a network take it.
+FORMULATIONS = ('fast', 'plain')
 
 # torchvision's DenseNet draws convolutions with kaiming_normal_: fan in, gain sqrt(2), not truncated.
 kaiming_normal = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
@@ -30,6 +34,7 @@ def convolution(
   groups: int = 1,
   use_bias: bool = False,
   padding: str | None = None,
+  formulation: str = 'plain',
 ) -> nn.Conv:
   """A square convolution, by default padded as torch pads it: `dilation * (kernel_size - 1) // 2`.
 
@@ -45,6 +50,7 @@ def convolution(
     groups: Groups of channels; as many as channels for a depthwise convolution.
     use_bias: Whether a bias is added.
     padding: 'SAME' for TensorFlow's padding, which follows the input size; 'VALID' for none.
+    formulation: One of `FORMULATIONS`; a depthwise convolution has a fast one.
   """
   pad = dilation * (kernel_size - 1) // 2
   return nn.Conv(
@@ -57,6 +63,7 @@ def convolution(
     use_bias=use_bias,
     dtype=dtype,
     kernel_init=kaiming_normal,
+    conv_general_dilated=depthwise_convolution if formulation == 'fast' and groups == features > 1 else None,
     name=name,
   )
 
@@ -83,9 +90,9 @@ def batch_norm(
   )
 
 
-def channel_dropout(rate: float) -> nn.Dropout:
+def channel_dropout(rate: float, name: str | None = None) -> nn.Dropout:
   """Drops whole channels of `[b, h, w, c]`, as torch's Dropout2d; draws from 'dropout'."""
-  return nn.Dropout(rate, broadcast_dims=(1, 2))
+  return nn.Dropout(rate, broadcast_dims=(1, 2), name=name)
 
 
 def strides_and_dilations(strides: Iterable[int], output_stride: int) -> list[tuple[int, int]]:
@@ -113,6 +120,17 @@ def check_output_stride(output_stride: int) -> None:
   """Raises InputError unless `output_stride` is 8, 16 or 32."""
   if output_stride not in (8, 16, 32):
     raise InputError(f'model.output_stride = {output_stride}: expected 8, 16 or 32')
+
+
+def check_formulation(formulation: str) -> None:
+  """Raises InputError unless `formulation` is one of `FORMULATIONS`."""
+  if formulation not in FORMULATIONS:
+    raise InputError(f'model.formulation = {formulation!r}: expected one of {", ".join(FORMULATIONS)}')
+
+
+def rematerialized(block: type[nn.Module], rematerialize: bool) -> type[nn.Module]:
+  """A module class whose backward pass computes it again; called with the features and `train`."""
+  return nn.remat(block, static_argnums=(2,)) if rematerialize else block  # 0 is the module
 
 
 def max_pool_3x3(x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 c']:

@@ -8,8 +8,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dense_aspp_jax.models.dtypes import DType
 from dense_aspp_jax.models.inverted_residual import ConvNorm, InvertedResidual
-from dense_aspp_jax.models.layers import DType, check_output_stride, strides_and_dilations
+from dense_aspp_jax.models.layers import (
+  check_formulation,
+  check_output_stride,
+  rematerialized,
+  strides_and_dilations,
+)
 
 
 class Block(NamedTuple):
@@ -75,14 +81,19 @@ class MobileNetV3(nn.Module):
     classifier_channels: Width of the hidden layer in its ImageNet classifier; not used by the features.
     output_stride: Input pixels per feature-map pixel: 8, 16 or 32.
     dtype: Compute type; parameters and statistics are float32.
+    formulation: One of `FORMULATIONS`.
+    rematerialize: Whether the backward pass computes each block again instead of reading what it saved.
   """
 
   blocks: tuple[Block, ...]
   classifier_channels: int
   output_stride: int = 8
   dtype: DType = jnp.float32
+  formulation: str = 'fast'
+  rematerialize: bool = False
 
   def __post_init__(self):
+    check_formulation(self.formulation)
     check_output_stride(self.output_stride)
     super().__post_init__()
 
@@ -103,7 +114,7 @@ class MobileNetV3(nn.Module):
     x = ConvNorm(16, 3, self.dtype, nn.hard_swish, stride=2, name='stem')(x, train)
     layers = strides_and_dilations([2, *(b.stride for b in self.blocks)], self.output_stride)[1:]
     for index, (block, (stride, dilation)) in enumerate(zip(self.blocks, layers, strict=True), start=1):
-      x = InvertedResidual(
+      x = rematerialized(InvertedResidual, self.rematerialize)(
         block.features,
         block.expanded_channels,
         block.kernel_size,
@@ -112,6 +123,7 @@ class MobileNetV3(nn.Module):
         residual=block.stride == 1,
         stride=stride,
         dilation=dilation,
+        formulation=self.formulation,
         squeezed_channels=_squeezed(block.expanded_channels) if block.squeeze_excite else 0,
         name=f'block{index}',
       )(x, train)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models.dense_aspp import DenseASPP
+from dense_aspp_jax.models.dtypes import accumulation_dtype
 from dense_aspp_jax.models.extractors import create_extractor
 from dense_aspp_jax.models.layers import channel_dropout, pad_to_multiple, upsample_bilinear
 
@@ -51,11 +53,17 @@ class SegmentationModel(nn.Module):
   num_classes: int
   dropout_rate: float = 0.0
 
+  @property
+  def stride(self) -> int:
+    """Input pixels per position of `feature_logits`."""
+    return self.extractor.stride
+
   def setup(self):
     """Makes the head."""
     self.dropout = channel_dropout(self.dropout_rate)
     # In float32 whatever the compute type: logits decide the arg max.
-    self.head = nn.Conv(self.num_classes, (1, 1))
+    fast = getattr(self.dense_aspp, 'formulation', 'plain') == 'fast'
+    self.head = nn.Conv(self.num_classes, (1, 1), conv_general_dilated=_matrix_product if fast else None)
 
   def __call__(
     self,
@@ -75,13 +83,44 @@ class SegmentationModel(nn.Module):
     Returns:
       float32 logits at `output_size`.
     """
-    size = image.shape[1:3]
-    output_size = output_size or size
-    features = self.extractor(pad_to_multiple(image, self.extractor.stride), train)
+    output_size = output_size or image.shape[1:3]
+    return upsample_bilinear(
+      self.feature_logits(image, train), output_size, self.logits_scale(image.shape[1:3], output_size)
+    )
+
+  def feature_logits(
+    self, image: Float[Array, 'b h w 3'], train: bool = False
+  ) -> Float[Array, 'b fh fw classes']:
+    """Computes float32 logits at the features' resolution; what follows is bilinear upsampling alone."""
+    features = self.extractor(pad_to_multiple(image, self.stride), train)
     features = self.dropout(self.dense_aspp(features, train), deterministic=not train)
-    logits = self.head(features.astype(jnp.float32))
-    scale = tuple(self.extractor.stride * out / n for out, n in zip(output_size, size, strict=True))
-    return upsample_bilinear(logits, output_size, scale)
+
+    def head(self: SegmentationModel, features: jax.Array) -> jax.Array:
+      return self.head(features.astype(accumulation_dtype(features.dtype)))
+
+    return nn.remat(head)(self, features)  # the backward pass keeps the features in their own type
+
+  def logits_scale(self, image_size: tuple[int, int], output_size: tuple[int, int]) -> tuple[float, float]:
+    """Output pixels per position of `feature_logits`, vertically and horizontally."""
+    return self.stride * output_size[0] / image_size[0], self.stride * output_size[1] / image_size[1]
+
+
+def _matrix_product(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
+  """A 1x1 convolution, for nn.Conv; XLA takes five times as long for the convolution on a CPU."""
+  return jax.lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
+
+
+def plain_model(model: SegmentationModel, *, rematerialize: bool = False) -> SegmentationModel:
+  """The same network in its plain formulation: same variables, every layer a module of its own.
+
+  An extractor that is none of `EXTRACTORS` is left as it is.
+  """
+
+  def plain(part: nn.Module) -> nn.Module:
+    fields = {'formulation': 'plain', 'rematerialize': rematerialize}
+    return part.clone(**fields) if hasattr(part, 'formulation') else part
+
+  return model.clone(extractor=plain(model.extractor), dense_aspp=plain(model.dense_aspp))
 
 
 def create_model(
@@ -100,6 +139,8 @@ def create_model(
   rectify_features: bool = False,
   dropout_rate: float = 0.0,
   compute_dtype: str = 'float32',
+  formulation: str = 'fast',
+  rematerialize: bool = False,
 ) -> SegmentationModel:
   """Makes a DenseASPP network; the arguments are the fields of `config.model`.
 
@@ -118,6 +159,10 @@ def create_model(
     rectify_features: See `DenseASPP`.
     dropout_rate: In training, of the new channels of each atrous layer and in front of the head.
     compute_dtype: 'float32' or 'bfloat16', for activations. Parameters, BN statistics and logits are float32.
+    formulation: 'fast', or 'plain': the same network with the same variables, layer by layer as it is
+      defined; slower, for comparison.
+    rematerialize: Whether the backward pass computes blocks and layers again instead of reading what the
+      forward pass saved: less memory, more time. Dense blocks of the fast formulation do so in any case.
 
   Raises:
     InputError: A value outside its range, with the field's name.
@@ -134,6 +179,8 @@ def create_model(
       last_layer=last_layer,
       fourth_transition=fourth_transition,
       dtype=dtype,
+      formulation=formulation,
+      rematerialize=rematerialize,
     ),
     dense_aspp=DenseASPP(
       dilation_rates=tuple(dilation_rates),
@@ -145,6 +192,8 @@ def create_model(
       rectify_features=rectify_features,
       dropout_rate=dropout_rate,
       dtype=dtype,
+      formulation=formulation,
+      rematerialize=rematerialize,
     ),
     num_classes=num_classes,
     dropout_rate=dropout_rate,

@@ -9,10 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
@@ -25,15 +23,15 @@ from dense_aspp_jax.evaluation.inference import Predictor
 from dense_aspp_jax.evaluation.metrics import Scores, format_table, protocol
 from dense_aspp_jax.labels import load_label_set
 from dense_aspp_jax.models.complexity import count_parameters
-from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.models.segmentation import SegmentationModel, create_model
 from dense_aspp_jax.progress import progress_bar, say
 from dense_aspp_jax.provenance import provenance, write_json
 from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.checkpoints import Checkpoints, has_latest
 from dense_aspp_jax.training.config_check import check_consistency, check_extractor_weights, check_fields
-from dense_aspp_jax.training.optimizer import create_optimizer, create_schedule
+from dense_aspp_jax.training.configured_step import configured_step
 from dense_aspp_jax.training.run_log import RunLog, StepMonitor
-from dense_aspp_jax.training.train_step import Batch, TrainState, create_state, create_train_step
+from dense_aspp_jax.training.train_step import Batch, TrainState, create_state
 from dense_aspp_jax.weights.store import ExtractorWeights, load_extractor_weights
 
 
@@ -72,13 +70,7 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | No
     return max(1, int(epochs * len(train_split) / config.training.batch_size))
 
   num_steps = steps(config.training.num_epochs)
-  optimizer, train_step = _create_update(config, model, augmentation, num_steps)
-  train_step = jax.jit(
-    train_step,
-    in_shardings=(replicated, sharded),
-    out_shardings=(replicated, replicated),
-    donate_argnums=0,
-  )
+  optimizer, train_step = configured_step(config, model, augmentation, num_steps, mesh)
   splits = {data.train_split: train_split, data.validation_split: validation_split}
   with (
     workdirs.begin(workdir, config.to_dict(), label_set, splits),
@@ -177,35 +169,6 @@ def _load_weights(config: ConfigDict) -> ExtractorWeights | None:
   return weights
 
 
-def _create_update(
-  config: ConfigDict, model: nn.Module, augmentation: Augmentation, num_steps: int
-) -> tuple[optax.GradientTransformation, Callable]:
-  """The optimizer and the train step of a configuration."""
-  options = config.optimizer
-  learning_rate = create_schedule(
-    schedule=options.schedule,
-    learning_rate=options.learning_rate,
-    num_steps=num_steps,
-    warmup_steps=options.warmup_steps,
-    poly_power=options.poly_power,
-  )
-  optimizer = create_optimizer(
-    learning_rate, name=options.name, weight_decay=options.weight_decay, momentum=options.momentum
-  )
-  train_step = create_train_step(
-    model,
-    optimizer,
-    learning_rate,
-    seed=config.seed,
-    mean=config.data.mean,
-    std=config.data.std,
-    augmentation=augmentation,
-    gradient_accumulation=config.training.gradient_accumulation,
-    **config.loss,
-  )
-  return optimizer, train_step
-
-
 def _run_steps(
   state: TrainState,
   train_step: jax.stages.Wrapped,
@@ -228,7 +191,9 @@ def _run_steps(
   with progress_bar(num_steps, 'training', 'step', initial=first_step) as bar:
     monitor.start()
     for step in range(first_step + 1, num_steps + 1):
-      state, metrics = train_step(state, next(batches))
+      with monitor.waiting_for_data():
+        batch = next(batches)
+      state, metrics = train_step(state, batch)
       monitor.add(step, metrics)
       bar.set_postfix(monitor.latest, refresh=False)
       bar.update()
@@ -242,12 +207,17 @@ def _run_steps(
             checkpoints.save_best(state, scores.mean_iou)
           if save:
             checkpoints.save_latest(state)
-  monitor.finish()
+  say(monitor.finish())
   return scores
 
 
 def _say_sizes(
-  config: ConfigDict, model: nn.Module, num_train: int, num_validation: int, num_steps: int, mesh: Mesh
+  config: ConfigDict,
+  model: SegmentationModel,
+  num_train: int,
+  num_validation: int,
+  num_steps: int,
+  mesh: Mesh,
 ) -> None:
   counts = count_parameters(model, config.data.image_size)
   height, width = config.data.image_size

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jax import lax
+from jaxtyping import Array, Float, Int32, UInt8
 
 from dense_aspp_jax.labels import IGNORE_LABEL
+from dense_aspp_jax.models.upsampling import (
+  column_phases,
+  column_phases_transpose,
+  first_maximum,
+  upsample_columns,
+  upsample_rows,
+)
 
 
 def pixel_weights(
@@ -48,3 +59,76 @@ def cross_entropy(
   # A one-hot product, not a gather: the gradient of a gather is a scatter.
   picked = jnp.sum(jnp.where(classes[..., None] == jnp.arange(logits.shape[-1]), logits, 0.0), axis=-1)
   return jnp.sum((log_normalizer - picked) * weights)
+
+
+def upsampled_cross_entropy(
+  logits: Float[Array, 'b h w classes'],
+  labels: UInt8[Array, 'b oh ow'],
+  weights: Float[Array, 'b oh ow'],
+  factor: int,
+) -> tuple[Float[Array, ''], Int32[Array, '']]:
+  """`cross_entropy` of logits upsampled by an integer factor, without a full-size array with a class axis.
+
+  The backward pass computes the upsampled logits again, from their log-normaliser. Only the logits have a
+  gradient.
+
+  Args:
+    logits: float32, one vector per feature-map pixel; at most 256 classes.
+    labels: Class indices; any value where the weight is 0. At most `factor` x the size of `logits`; what
+      is beyond them is cropped.
+    weights: From `pixel_weights`.
+    factor: Label pixels per pixel of `logits`.
+
+  Returns:
+    The weighted sum of the pixels' cross entropy in nats, and the number of pixels of weight above 0
+    whose arg max (the first of equal classes) is the label.
+  """
+  batch, height, width = labels.shape
+  columns = logits.shape[2]
+
+  def split_columns(x: jax.Array) -> jax.Array:
+    padded = jnp.pad(x, ((0, 0), (0, 0), (0, columns * factor - width)))
+    return padded.reshape(batch, height, columns, factor)
+
+  return _cross_entropy_of_columns(logits, split_columns(labels), split_columns(weights), factor)
+
+
+# Labels and weights of the columns j x factor + r are [b, oh, j, r], as `upsample_columns` has them.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _cross_entropy_of_columns(
+  logits: jax.Array, labels: jax.Array, weights: jax.Array, factor: int
+) -> tuple[jax.Array, jax.Array]:
+  return _forward(logits, labels, weights, factor)[0]
+
+
+def _forward(
+  logits: jax.Array, labels: jax.Array, weights: jax.Array, factor: int
+) -> tuple[tuple[jax.Array, jax.Array], Any]:
+  rows = upsample_rows(logits, labels.shape[1], factor)
+  # Apart from the columns, which are then one pass over all classes.
+  rows = lax.optimization_barrier([rows[:, index] for index in range(rows.shape[1])])
+  classes = [upsample_columns(row, factor) for row in rows]
+  maximum, prediction = first_maximum(classes)
+  log_normalizer = maximum + jnp.log(sum(jnp.exp(values - maximum) for values in classes))
+  picked = sum(jnp.where(labels == index, values, 0) for index, values in enumerate(classes))
+  loss = jnp.sum((log_normalizer - picked) * weights)
+  correct = jnp.sum((prediction == labels) & (weights > 0), dtype=jnp.int32)
+  return (loss, correct), (logits, labels, weights, log_normalizer)
+
+
+def _backward(factor: int, saved: Any, cotangents: Any) -> tuple[jax.Array, None, None]:
+  logits, labels, weights, log_normalizer = saved
+  rows, rows_transpose = jax.vjp(lambda x: upsample_rows(x, labels.shape[1], factor), logits)
+  # [factor, b, 1, oh, columns] each: contiguous for every phase.
+  by_phase = [jnp.moveaxis(x, 3, 0)[:, :, None] for x in (labels, weights * cotangents[0], log_normalizer)]
+  class_index = jnp.arange(logits.shape[3], dtype=labels.dtype)[:, None, None]
+  gradients = [
+    (jnp.exp(values - normalizer) - (label == class_index)) * weight
+    for values, label, weight, normalizer in zip(
+      column_phases(lax.optimization_barrier(rows), factor), *by_phase, strict=True
+    )
+  ]
+  return *rows_transpose(column_phases_transpose(gradients)), None, None
+
+
+_cross_entropy_of_columns.defvjp(_forward, _backward)

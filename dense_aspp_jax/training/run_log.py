@@ -1,7 +1,6 @@
 """What a run reports: JSON lines, TensorBoard events, pictures."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: clu.metrics reads those of IntervalMetrics as objects.
 import contextlib
 import json
 import os
@@ -10,9 +9,11 @@ import time
 from collections import deque
 from collections.abc import Iterator
 
+import flax.struct
 import jax
 import numpy as np
 import tensorboardX
+from clu import metrics
 
 from dense_aspp_jax.errors import RunError
 from dense_aspp_jax.evaluation.pictures import save_png
@@ -82,11 +83,26 @@ def _keep_lines_until(path: pathlib.Path, last_step: int) -> None:
   os.replace(temporary, path)
 
 
+@flax.struct.dataclass
+class IntervalMetrics(metrics.Collection):
+  """What steps measure; those of several steps merge into the figures of an interval."""
+
+  loss: metrics.Average.from_output('loss')
+  pixel_accuracy: metrics.Average.from_output('pixel_accuracy')
+  gradient_norm: metrics.Average.from_output('gradient_norm')
+  learning_rate: metrics.LastValue.from_output('learning_rate')
+
+
 class StepMonitor:
   """Checks and logs the metrics of each step a little later, so that the device never waits.
 
+  It also logs `data_wait`: the share of the time that the loop is held up until the pipeline hands over
+  the next batch. The device has up to two steps to compute meanwhile, so it idles for want of a batch for
+  this share at most. What is not in it: the copy to the device, which is under way two batches ahead.
+
   Attributes:
-    latest: Loss and learning rate of the last step known, and images/s, as text for the progress bar.
+    latest: Loss and learning rate of the last step known, images/s and `data_wait`, as text for the
+      progress bar.
   """
 
   def __init__(self, log: RunLog, log_every: int, batch_size: int):
@@ -99,24 +115,33 @@ class StepMonitor:
     """
     self._log, self._log_every, self._batch_size = log, log_every, batch_size
     self._in_flight: deque[tuple[int, StepMetrics]] = deque()
-    self._interval: list[StepMetrics] = []
+    self._interval: list[IntervalMetrics] = []
     self._last_step = 0
     self._interval_start = 0.0
+    self._interval_wait = 0.0
+    self._total_images, self._total_seconds, self._total_wait = 0, 0.0, 0.0
     self.latest: dict[str, str] = {}
 
   def start(self) -> None:
     """Starts the clock of the first interval."""
     self._interval_start = time.perf_counter()
 
-  def add(self, step: int, metrics: StepMetrics) -> None:
+  def add(self, step: int, step_metrics: StepMetrics) -> None:
     """Takes the metrics of the update that made `step`.
 
     Raises:
       RunError: The loss or the gradient of this or an earlier step is not finite.
     """
-    self._in_flight.append((step, metrics))
+    self._in_flight.append((step, step_metrics))
     while len(self._in_flight) > _STEPS_IN_FLIGHT:
       self._fetch()
+
+  @contextlib.contextmanager
+  def waiting_for_data(self) -> Iterator[None]:
+    """Counts the time inside as `data_wait`."""
+    start = time.perf_counter()
+    yield
+    self._interval_wait += time.perf_counter() - start
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
@@ -127,15 +152,23 @@ class StepMonitor:
     yield
     self._interval_start += time.perf_counter() - start
 
-  def finish(self) -> None:
-    """Logs the steps since the last full interval; call it after the last step's `paused`."""
+  def finish(self) -> str:
+    """Logs the steps since the last full interval; call it after the last step's `paused`.
+
+    Returns:
+      Seconds, images/s and `data_wait` of all steps, as text.
+    """
     if self._interval:
       self._log_interval()
+    return (
+      f'{self._total_images} images in {self._total_seconds:.0f} s of training, '
+      f'{self._total_images / self._total_seconds:.1f} images/s; '
+      f'waited for data {100 * self._total_wait / self._total_seconds:.1f} % of this time at most'
+    )
 
   def _fetch(self) -> None:
-    step, metrics = self._in_flight.popleft()
-    metrics = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), metrics)  # waits for the step
-    values = metrics.compute()
+    step, step_metrics = self._in_flight.popleft()
+    values = {name: np.asarray(x.addressable_data(0)) for name, x in step_metrics.items()}  # waits
     for name in ('loss', 'gradient_norm'):
       if not np.isfinite(values[name]):
         raise RunError(
@@ -144,18 +177,23 @@ class StepMonitor:
         )
     self.latest['loss'] = f'{float(values["loss"]):.3f}'
     self.latest['lr'] = f'{float(values["learning_rate"]):.1e}'
-    self._interval.append(metrics)
+    self._interval.append(IntervalMetrics.single_from_model_output(**values))
     self._last_step = step
     if step % self._log_every == 0:
       self._log_interval()
 
   def _log_interval(self) -> None:
     now = time.perf_counter()
-    rate = len(self._interval) * self._batch_size / (now - self._interval_start)
+    images, elapsed = len(self._interval) * self._batch_size, now - self._interval_start
+    rate, data_wait = images / elapsed, self._interval_wait / elapsed
+    self._total_images += images
+    self._total_seconds += elapsed
+    self._total_wait += self._interval_wait
     merged = self._interval[0]
-    for metrics in self._interval[1:]:
-      merged = merged.merge(metrics)
+    for step_metrics in self._interval[1:]:
+      merged = merged.merge(step_metrics)
     values = {name: float(value) for name, value in merged.compute().items()}
-    self._log.scalars(self._last_step, 'train', {**values, 'images_per_second': rate})
+    self._log.scalars(self._last_step, 'train', {**values, 'images_per_second': rate, 'data_wait': data_wait})
     self.latest['images/s'] = f'{rate:.1f}'
-    self._interval, self._interval_start = [], now
+    self.latest['data_wait'] = f'{100 * data_wait:.1f}%'
+    self._interval, self._interval_start, self._interval_wait = [], now, 0.0

@@ -1,6 +1,8 @@
 """The state of a training run and the one step that advances it."""
 
-# No `from __future__ import annotations`: clu.metrics reads the annotations of StepMetrics as objects.
+from __future__ import annotations
+
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -9,15 +11,17 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from clu import metrics
-from flax import linen as nn
+from jax.sharding import Mesh
 
 from dense_aspp_jax.datasets.augmentation import Augmentation, augment, normalize
 from dense_aspp_jax.labels import IGNORE_LABEL
-from dense_aspp_jax.training.losses import cross_entropy, pixel_weights
+from dense_aspp_jax.models.segmentation import SegmentationModel
+from dense_aspp_jax.training.losses import pixel_weights, upsampled_cross_entropy
 from dense_aspp_jax.weights.store import ExtractorWeights, merge_extractor
 
 Batch = dict[str, jax.Array]
+# Means over the step's batch: 'loss', 'pixel_accuracy', 'gradient_norm'; and 'learning_rate'.
+StepMetrics = dict[str, jax.Array]
 
 _DROPOUT = 2**31 - 1  # folded into the step's key; the augmentation folds in an image's row of the batch
 
@@ -44,18 +48,8 @@ class TrainState:
     return {'params': self.params, 'batch_stats': self.batch_stats}
 
 
-@flax.struct.dataclass
-class StepMetrics(metrics.Collection):
-  """What one step measures; steps merge into the figures of an interval."""
-
-  loss: metrics.Average.from_output('loss')
-  pixel_accuracy: metrics.Average.from_output('pixel_accuracy')
-  gradient_norm: metrics.Average.from_output('gradient_norm')
-  learning_rate: metrics.LastValue.from_output('learning_rate')
-
-
 def create_state(
-  model: nn.Module,
+  model: SegmentationModel,
   optimizer: optax.GradientTransformation,
   seed: int,
   extractor_weights: ExtractorWeights | None = None,
@@ -83,7 +77,7 @@ def create_state(
 
 
 def create_train_step(
-  model: nn.Module,
+  model: SegmentationModel,
   optimizer: optax.GradientTransformation,
   learning_rate: optax.Schedule,
   *,
@@ -94,6 +88,7 @@ def create_train_step(
   class_weights: tuple[float, ...] = (),
   ignore_label: int = IGNORE_LABEL,
   gradient_accumulation: int = 1,
+  mesh: Mesh | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
   """Makes `train_step(state, batch) -> (state, metrics)`, a pure function to be jitted.
 
@@ -114,6 +109,7 @@ def create_train_step(
     ignore_label: See `pixel_weights`.
     gradient_accumulation: Parts k that the batch is computed in, one after another; k must divide it.
       Loss and gradient are those of the whole batch; BN takes its statistics from each part.
+    mesh: Devices that the batch is spread over, along its only axis; None: one device.
   """
   padding = tuple(255.0 * m for m in mean)
 
@@ -124,12 +120,16 @@ def create_train_step(
       train=True,
       mutable=['batch_stats'],
       rngs={'dropout': key},
+      method='feature_logits',
     )
-    correct = jnp.sum((jnp.argmax(logits, axis=-1) == part['label']) & (part['weight'] > 0))
-    loss = cross_entropy(logits, part['label'], part['weight']) / total_weight
-    return loss, (updates['batch_stats'], correct)
+    loss, correct = upsampled_cross_entropy(logits, part['label'], part['weight'], model.stride)
+    return loss / total_weight, (updates.get('batch_stats', {}), correct)
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh) if mesh else contextlib.nullcontext():
+      return update(state, batch)
+
+  def update(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     batch = augment(batch, key, augmentation, padding)
     dropout_keys = jax.random.split(jax.random.fold_in(key, _DROPOUT), gradient_accumulation)
@@ -158,12 +158,12 @@ def create_train_step(
       (gradients, batch_stats, loss, correct), _ = jax.lax.scan(add_part, start, (parts, dropout_keys))
 
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    step_metrics = StepMetrics.single_from_model_output(
-      loss=loss,
-      pixel_accuracy=correct / jnp.maximum(jnp.sum(batch['weight'] > 0), 1),
-      gradient_norm=optax.tree.norm(gradients),
-      learning_rate=learning_rate(state.step),
-    )
+    step_metrics = {
+      'loss': loss,
+      'pixel_accuracy': correct / jnp.maximum(jnp.sum(batch['weight'] > 0), 1),
+      'gradient_norm': _norm(gradients),
+      'learning_rate': learning_rate(state.step),
+    }
     state = TrainState(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),
@@ -181,3 +181,12 @@ def _split(x: jax.Array, parts: int) -> jax.Array:
   Strided, so that every part stays spread over all devices when the batch is.
   """
   return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
+
+
+def _norm(gradients: Any) -> jax.Array:
+  """Euclidean norm of all gradients together.
+
+  Of one long array: a sum for each gradient would tie the optimizer's update of it to a kernel of its own.
+  """
+  flat = jnp.concatenate([gradient.ravel() for gradient in jax.tree.leaves(gradients)])
+  return jnp.sqrt(jnp.sum(jnp.square(jax.lax.optimization_barrier(flat))))

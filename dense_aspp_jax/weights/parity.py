@@ -61,7 +61,7 @@ def stage_activations(
   with jax.default_matmul_precision('highest'):  # a GPU would round to tensor-float-32
     logits, captured = _capture(classifier, dict(variables), case.image)
   stages = {
-    name: outputs['__call__'][0]
+    name: jax.tree.leaves(outputs['__call__'])[0]  # a dense block gives its moments too
     for name, outputs in sorted(captured['intermediates']['extractor'].items(), key=_position)
     if _STAGE.fullmatch(name)
   }

@@ -62,7 +62,7 @@ class WithoutTheFirst(nn.Module):
         dtype=jnp.float32,
         name=f'layer{index}',
       )
-      x = jnp.concatenate([x, layer(x, train)], axis=-1)
+      x = jnp.concatenate([x, layer([x], train)], axis=-1)
     return batch_norm(train, name='norm', dtype=jnp.float32)(x) if self.fields.get('final_norm') else x
 
 

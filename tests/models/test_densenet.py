@@ -48,7 +48,8 @@ def test_sizes_that_are_no_multiple_are_taken_as_torchvision_takes_them():
 
 def dilations(net, variables):
   """Dilation of every 3x3 convolution, in order."""
-  jaxpr = jax.make_jaxpr(lambda v, x: net.apply(v, x))(variables, jnp.zeros((1, 64, 64, 3)))
+  plain = net.clone(formulation='plain')
+  jaxpr = jax.make_jaxpr(lambda v, x: plain.apply(v, x))(variables, jnp.zeros((1, 64, 64, 3)))
   return [
     e.params['rhs_dilation'][0]
     for e in jaxpr.jaxpr.eqns

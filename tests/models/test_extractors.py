@@ -4,11 +4,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_network as reference
+from jaxprs import products
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models import convnext
 from dense_aspp_jax.models.convnext import ConvNeXt, ConvNeXtBlock
 from dense_aspp_jax.models.extractors import EXTRACTORS, create_classifier, create_extractor
+from dense_aspp_jax.models.layers import FORMULATIONS
 from tools.small_extractors import SMALL_EXTRACTORS
 
 # Parameters of torchvision's and timm's modules: of `features` (EfficientNet-Lite: all but the
@@ -61,7 +63,8 @@ def test_output_stride_changes_the_size_and_no_parameter(name, output_stride):
 
 def convolutions(extractor):
   """Kernel size, stride and dilation of each convolution with a kernel, in order."""
-  jaxpr = jax.make_jaxpr(lambda v, x: extractor.apply(v, x))(init(extractor), jnp.zeros((1, 64, 64, 3)))
+  plain = extractor.clone(formulation='plain')
+  jaxpr = jax.make_jaxpr(lambda v, x: plain.apply(v, x))(init(extractor), jnp.zeros((1, 64, 64, 3)))
   return [
     (e.invars[1].aval.shape[0], e.params['window_strides'][0], e.params['rhs_dilation'][0])
     for e in jaxpr.jaxpr.eqns
@@ -129,14 +132,10 @@ def test_bfloat16_computes_in_bfloat16_with_float32_parameters_and_statistics(na
   assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
   image = jnp.zeros((1, 64, 64, 3))
   assert jax.eval_shape(extractor.apply, variables, image).dtype == jnp.bfloat16
-  jaxpr = jax.make_jaxpr(lambda v, x: extractor.apply(v, x))(variables, image).jaxpr
-  types = {
-    str(x.aval.dtype)
-    for e in jaxpr.eqns
-    if e.primitive.name in ('conv_general_dilated', 'dot_general')
-    for x in (*e.invars, *e.outvars)
-  }
-  assert types == {'bfloat16'}
+  for formulation in FORMULATIONS:
+    network = extractor.clone(formulation=formulation)
+    found = products(jax.make_jaxpr(lambda v, x, network=network: network.apply(v, x))(variables, image))
+    assert {str(x.aval.dtype) for e in found for x in (*e.invars, *e.outvars)} == {'bfloat16'}
 
 
 @pytest.mark.parametrize('name', ['small_mobilenet_v3', 'small_efficientnet_lite'])
@@ -203,3 +202,43 @@ def test_the_rate_of_stochastic_depth_grows_linearly_over_the_blocks(monkeypatch
 def test_what_a_family_does_not_take_is_named(name, field, value):
   with pytest.raises(InputError, match=f'model.{field} = {value!r}'):
     create_extractor(name, **{field: value})
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    'small_mobilenet_v3',
+    pytest.param('small_efficientnet_lite', marks=pytest.mark.slow),
+    pytest.param('small_convnext', marks=pytest.mark.slow),
+  ],
+)
+def test_float64_fast_and_plain_formulation_are_exact(name):
+  with jax.enable_x64(True):
+    fast = SMALL_EXTRACTORS[name].clone(dtype=jnp.float64, output_stride=8)
+    rng = np.random.default_rng(0)
+    image = jnp.asarray(rng.normal(size=(1, 33, 48, 3)))
+    variables = jax.jit(fast.init)(jax.random.key(0), image)
+    variables = jax.tree.map(
+      lambda x: jnp.asarray(x * rng.uniform(0.7, 1.3, x.shape) + 0.05 * rng.random(x.shape)), variables
+    )
+
+    def step(extractor):
+      def loss(params, image):
+        features, updates = extractor.apply(
+          {**variables, 'params': params},
+          image,
+          train=True,
+          mutable=['batch_stats'],
+          rngs={'dropout': jax.random.key(1)},
+        )
+        return jnp.sum(jnp.sin(features)), updates
+
+      return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(variables['params'], image)
+
+    found, expected = (step(fast.clone(formulation=form)) for form in FORMULATIONS)
+    floor = 1e-6 * max(np.abs(x).max() for x in jax.tree.leaves(expected))
+    for (path, x), y in zip(
+      jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True
+    ):
+      error = np.abs(x - y).max() / max(np.abs(y).max(), floor)
+      assert error < 1e-8, f'{jax.tree_util.keystr(path)}: {error}'

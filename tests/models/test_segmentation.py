@@ -1,10 +1,14 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxprs import products
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models.complexity import abstract_variables, count_parameters, parameter_table
+from dense_aspp_jax.models.layers import FORMULATIONS
 from dense_aspp_jax.models.segmentation import create_model
 
 TINY = dict(
@@ -77,14 +81,15 @@ def test_training_moves_every_running_statistic(tiny):
     assert not np.array_equal(old, new), jax.tree_util.keystr(path)
 
 
-def test_bfloat16_computes_all_but_the_logits_in_bfloat16(tiny):
-  model = create_model(**TINY, compute_dtype='bfloat16')
-  jaxpr = jax.make_jaxpr(lambda v, x: model.apply(v, x))(tiny[1], jnp.zeros((1, 32, 32, 3))).jaxpr
-  types = [{str(x.aval.dtype) for x in (*e.invars, *e.outvars)} for e in jaxpr.eqns]
-  *others, head = [i for i, e in enumerate(jaxpr.eqns) if e.primitive.name == 'conv_general_dilated']
-  assert len(others) == 1 + 4 * 2 + 3 + 2 * 2  # stem, dense blocks, transitions, DenseASPP
-  assert all(types[i] == {'bfloat16'} for i in others)
-  assert all('bfloat16' not in found for found in types[head:])
+@pytest.mark.parametrize('formulation', FORMULATIONS)
+def test_bfloat16_computes_all_but_the_logits_in_bfloat16(tiny, formulation):
+  model = create_model(**TINY, compute_dtype='bfloat16', formulation=formulation)
+  apply = functools.partial(model.apply, method='feature_logits')
+  jaxpr = jax.make_jaxpr(apply)(tiny[1], jnp.zeros((1, 32, 32, 3)))
+  *others, head = ({str(x.aval.dtype) for x in (*e.invars, *e.outvars)} for e in products(jaxpr))
+  assert len(others) >= 1 + 4 * 2 + 3 + 2 * 2  # stem, dense blocks, transitions, DenseASPP
+  assert all(types == {'bfloat16'} for types in others)
+  assert head == {'float32'}
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from dense_aspp_jax.datasets.load import load_split
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.labels import CITYSCAPES_20
-from dense_aspp_jax.training import loop
+from dense_aspp_jax.training import configured_step, loop
 from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.checkpoints import Checkpoints
 from dense_aspp_jax.training.loop import train_and_evaluate
@@ -197,19 +197,20 @@ def test_seed_data_and_update_are_those_of_the_configuration(scene_folder, tmp_p
 
   seen = {}
 
-  def record(name, function):
+  def record(module, name, function):
     def call(*args, **arguments):
       seen[name] = (args, arguments)
       return function(*args, **arguments)
 
-    monkeypatch.setattr(loop, name, call)
+    monkeypatch.setattr(module, name, call)
 
   def stop(*args, **arguments):
     raise Stop
 
-  for name in ('create_train_step', 'create_state', 'Predictor'):
-    record(name, getattr(loop, name))
-  record('train_batches', stop)
+  record(configured_step, 'create_train_step', configured_step.create_train_step)
+  for name in ('create_state', 'Predictor'):
+    record(loop, name, getattr(loop, name))
+  record(loop, 'train_batches', stop)
   weights = tuple(float(i) for i in range(20))
   config = make_config(
     scene_folder,
@@ -237,6 +238,7 @@ def test_seed_data_and_update_are_those_of_the_configuration(scene_folder, tmp_p
     train_and_evaluate(config, tmp_path)
 
   (_, optimizer, rate), arguments = seen['create_train_step']
+  assert arguments.pop('mesh').size == 8
   assert arguments == dict(
     seed=7,
     mean=(0.1, 0.2, 0.3),

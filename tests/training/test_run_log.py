@@ -9,7 +9,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dense_aspp_jax.errors import RunError
 from dense_aspp_jax.training import run_log
 from dense_aspp_jax.training.run_log import RunLog, StepMonitor
-from dense_aspp_jax.training.train_step import StepMetrics
 
 
 class Rows:
@@ -24,12 +23,8 @@ class Rows:
 
 
 def make_metrics(loss=1.0, gradient_norm=1.0, rate=0.1):
-  return StepMetrics.single_from_model_output(
-    loss=jnp.float32(loss),
-    pixel_accuracy=jnp.float32(0.5),
-    gradient_norm=jnp.float32(gradient_norm),
-    learning_rate=jnp.float32(rate),
-  )
+  values = {'loss': loss, 'pixel_accuracy': 0.5, 'gradient_norm': gradient_norm, 'learning_rate': rate}
+  return {name: jnp.float32(value) for name, value in values.items()}
 
 
 def test_means_are_of_all_steps_of_an_interval_and_the_last_one_may_be_short():
@@ -66,6 +61,25 @@ def test_the_rate_counts_images_over_the_time_between_pauses(monkeypatch):
   with monitor.paused():
     pass
   assert [(step, v['images_per_second']) for step, v in log.rows] == [(2, 8 / 4), (4, 8 / 1)]
+
+
+def test_the_wait_for_data_is_a_share_of_the_time_between_pauses(monkeypatch):
+  clock = types.SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+  monkeypatch.setattr(run_log, 'time', clock)
+  log = Rows()
+  monitor = StepMonitor(log, log_every=2, batch_size=4)
+  monitor.start()
+  for step, (wait, rest) in enumerate([(1, 3), (2, 2), (0, 4)], start=1):
+    with monitor.waiting_for_data():
+      clock.now += wait
+    clock.now += rest
+    monitor.add(step, make_metrics())
+    with monitor.paused():
+      clock.now += 100
+  assert monitor.latest['data_wait'] == '37.5%'
+  text = monitor.finish()
+  assert [(step, v['data_wait']) for step, v in log.rows] == [(2, 3 / 8), (3, 0.0)]
+  assert text == '12 images in 12 s of training, 1.0 images/s; waited for data 25.0 % of this time at most'
 
 
 @pytest.mark.parametrize(('name', 'value'), [('loss', 'nan'), ('loss', 'inf'), ('gradient_norm', 'nan')])

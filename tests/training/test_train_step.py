@@ -26,9 +26,13 @@ class PixelClassifier(nn.Module):
 
   num_classes: int = 3
   norm: bool = False
+  stride = 1
+
+  def __call__(self, image, train=False):
+    return self.feature_logits(image, train)
 
   @nn.compact
-  def __call__(self, image, train=False):
+  def feature_logits(self, image, train=False):
     if self.norm:
       image = batch_norm(train, name='norm', dtype=jnp.float32)(image)
     return nn.Conv(self.num_classes, (1, 1), name='head')(image)
@@ -66,7 +70,7 @@ def test_loss_accuracy_and_update_against_numpy():
   logit_gradient = (probabilities - np.eye(3)[labels]) * weights[:, None] / weights.sum()
   gradient, bias_gradient = pixels.T @ logit_gradient, logit_gradient.sum(0)
 
-  values = metrics.compute()
+  values = metrics
   np.testing.assert_allclose(values['loss'], loss, rtol=1e-5)
   np.testing.assert_allclose(values['pixel_accuracy'], np.mean(logits.argmax(1) == labels), rtol=1e-5)
   np.testing.assert_allclose(
@@ -94,7 +98,7 @@ def test_augmentation_is_drawn_from_seed_and_step_and_padded_with_the_mean_color
   image = jax.jit(lambda batch: augment(batch, key, augmentation, padding)['image'])(batch)
   expected = 0.1 * ((np.asarray(image) / 255 - MEAN) / STD).mean((0, 1, 2))
   np.testing.assert_allclose(new_state.batch_stats['norm']['mean'], expected, rtol=1e-4)
-  np.testing.assert_allclose(metrics.compute()['learning_rate'], 0.5, rtol=1e-6)  # of the step made
+  np.testing.assert_allclose(metrics['learning_rate'], 0.5, rtol=1e-6)  # of the step made
   assert new_state.step == 6
 
 
@@ -105,7 +109,7 @@ def test_a_batch_of_ignored_pixels_changes_no_parameter_and_gives_no_nan(parts):
   step, state = make_step(PixelClassifier(), gradient_accumulation=parts)
   new_state, metrics = jax.jit(step)(state, batch)
   jax.tree.map(np.testing.assert_array_equal, new_state.params, state.params)
-  values = metrics.compute()
+  values = metrics
   assert (values['loss'], values['pixel_accuracy'], values['gradient_norm']) == (0, 0, 0)
 
 
@@ -116,7 +120,7 @@ def test_accuracy_is_over_the_pixels_that_the_loss_counts():
   pixels = (batch['image'] / 255 - MEAN) / STD
   predictions = (pixels @ np.asarray(state.params['head']['kernel'])[0, 0]).argmax(-1)
   expected = np.mean((predictions == batch['label'])[batch['label'] < 2])
-  np.testing.assert_allclose(metrics.compute()['pixel_accuracy'], expected, rtol=1e-6)
+  np.testing.assert_allclose(metrics['pixel_accuracy'], expected, rtol=1e-6)
 
 
 def test_initial_parameters_follow_from_the_seed():
@@ -125,15 +129,6 @@ def test_initial_parameters_follow_from_the_seed():
   )
   np.testing.assert_array_equal(first, again)
   assert (first != other).all()
-
-
-def test_metrics_of_steps_merge_to_their_means():
-  step, state = make_step(PixelClassifier())
-  step = jax.jit(step)
-  state, first = step(state, make_batch(seed=0))
-  state, second = step(state, make_batch(seed=1))
-  merged = first.merge(second).compute()['loss']
-  np.testing.assert_allclose(merged, (first.compute()['loss'] + second.compute()['loss']) / 2, rtol=1e-6)
 
 
 @pytest.mark.parametrize('parts', [2, 4])
@@ -146,8 +141,8 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(parts):
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), result.params, expected.params
   )
-  for name, value in expected_metrics.compute().items():
-    np.testing.assert_allclose(metrics.compute()[name], value, rtol=1e-5)
+  for name, value in expected_metrics.items():
+    np.testing.assert_allclose(metrics[name], value, rtol=1e-5)
 
 
 def test_running_statistics_follow_each_part():
@@ -173,7 +168,7 @@ def test_eight_devices_compute_what_one_computes():
   replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P('data'))
   parallel = jax.jit(step, in_shardings=(replicated, sharded), out_shardings=(replicated, replicated))
   eight, eight_metrics = parallel(jax.device_put(state, replicated), jax.device_put(batch, sharded))
-  np.testing.assert_allclose(eight_metrics.compute()['loss'], one_metrics.compute()['loss'], rtol=1e-6)
+  np.testing.assert_allclose(eight_metrics['loss'], one_metrics['loss'], rtol=1e-6)
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
     (eight.params, eight.batch_stats),
@@ -183,7 +178,7 @@ def test_eight_devices_compute_what_one_computes():
 
 @pytest.mark.parametrize('platform', ['cuda', 'tpu'])
 def test_the_steps_are_lowered_for_gpu_and_tpu(platform):
-  from dense_aspp_jax.evaluation.inference import predict_image
+  from dense_aspp_jax.evaluation.inference import predict_images
 
   model = create_model(
     extractor='densenet_tiny',
@@ -205,19 +200,25 @@ def test_the_steps_are_lowered_for_gpu_and_tpu(platform):
     'label': jax.ShapeDtypeStruct((2, 64, 128), jnp.uint8),
   }
 
-  # StepMetrics is no type that jax.export knows, so its values are exported.
+  # TrainState is no type that jax.export knows, so its values are exported.
   def train_step(state, batch):
-    state, metrics = step(state, batch)
-    return jax.tree.leaves((state, metrics))
+    return jax.tree.leaves(step(state, batch))
 
   def predict(variables, image):
-    return predict_image(model, variables, image, output_size=(128, 256), mean=MEAN, std=STD)
+    return predict_images(model, variables, image[None], output_size=(128, 256), mean=MEAN, std=STD)
 
-  exported = jax.export.export(jax.jit(train_step), platforms=[platform])(state, batch)
+  # Kernels are lowered too: what the check is about, keeping them for later versions, is not done here.
+  allowed = [jax.export.DisabledSafetyCheck.custom_call('__gpu$xla.gpu.triton')]
+
+  def export(function):
+    return jax.export.export(jax.jit(function), platforms=[platform], disabled_checks=allowed)
+
+  exported = export(train_step)(state, batch)
   assert exported.platforms == (platform,)
+  assert ('triton' in exported.mlir_module()) == (platform == 'cuda')
   image = jax.ShapeDtypeStruct((64, 128, 3), jnp.uint8)
-  exported = jax.export.export(jax.jit(predict), platforms=[platform])(state.variables, image)
-  assert exported.out_avals[0].shape == (128, 256)
+  exported = export(predict)(state.variables, image)
+  assert exported.out_avals[0].shape == (1, 128, 256)
 
 
 @pytest.mark.slow
@@ -235,7 +236,7 @@ def test_the_slides_best_model_learns_one_batch_in_bfloat16():
   losses = []
   for _ in range(12):
     state, metrics = step(state, batch)
-    losses.append(float(metrics.compute()['loss']))
+    losses.append(float(metrics['loss']))
   assert 2 < losses[0] < 6  # ln 20 = 3.0 for even chances
   assert losses[-1] < 0.5 * losses[0]
   assert {x.dtype for x in jax.tree.leaves((state.params, state.batch_stats))} == {jnp.dtype('float32')}
@@ -245,9 +246,13 @@ class Dropped(nn.Module):
   """Logits that show which of eight channels dropout kept: channel i adds 2^i to class 0."""
 
   num_classes: int = 2
+  stride = 1
+
+  def __call__(self, image, train=False):
+    return self.feature_logits(image, train)
 
   @nn.compact
-  def __call__(self, image, train=False):
+  def feature_logits(self, image, train=False):
     bits = jnp.broadcast_to(2.0 ** jnp.arange(8), (*image.shape[:3], 8))
     kept = channel_dropout(0.5)(bits, deterministic=not train)
     scale = self.param('scale', nn.initializers.ones, ())
@@ -264,7 +269,7 @@ def dropped_losses(sharding=None, steps=3, **arguments):
   losses = []
   for _ in range(steps):
     state, metrics = step(state, batch)
-    losses.append(float(metrics.compute()['loss']))
+    losses.append(float(metrics['loss']))
   return losses
 
 
@@ -280,8 +285,8 @@ def test_dropout_differs_between_the_parts_of_a_batch():
 
   class Recorded(Dropped):
     @nn.compact
-    def __call__(self, image, train=False):
-      logits = super().__call__(image, train)
+    def feature_logits(self, image, train=False):
+      logits = super().feature_logits(image, train)
       jax.debug.callback(lambda x: seen.append(np.asarray(x)), logits[:, 0, 0, 0], ordered=True)
       return logits
 

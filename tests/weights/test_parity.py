@@ -8,16 +8,19 @@ import itertools
 import flax.linen as nn
 import numpy as np
 import pytest
+from jax import lax
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models import (
   convnext,
-  densenet,
   efficientnet_lite,
   inverted_residual,
+  layer_variables,
   layers,
   mobilenet_v3,
+  stem,
 )
+from dense_aspp_jax.models.dense_block import normalization
 from dense_aspp_jax.models.extractors import EXTRACTORS, create_classifier, create_extractor
 from dense_aspp_jax.weights import parity
 from dense_aspp_jax.weights.convert import convert_tensors, source_shapes, tensors_digest
@@ -135,16 +138,23 @@ class _PaddedInFront:
 
 # What is done wrong -> the network, the module and its attribute, the wrong value.
 MISTAKES = {
-  'densenet: epsilon': ('small_densenet', densenet, 'batch_norm', _with(layers.batch_norm, epsilon=1e-3)),
+  'densenet: epsilon': (
+    'small_densenet',
+    layer_variables,
+    'normalization',
+    lambda norm, channels, of_x, epsilon: normalization(norm, channels, of_x, 1e-3),
+  ),
   'densenet: padding of the stem': (
     'small_densenet',
-    densenet,
-    'convolution',
-    _with(layers.convolution, padding='SAME'),
+    stem,
+    'space_to_depth_convolution',
+    lambda x, kernel: lax.conv_general_dilated(
+      *(x, kernel, (2, 2), 'SAME'), dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    ),
   ),
   'densenet: zeros around the pooling, not -inf': (
     'small_densenet',
-    densenet,
+    stem,
     'max_pool_3x3',
     lambda x: nn.max_pool(x, (3, 3), (2, 2), 'SAME'),
   ),

@@ -1,0 +1,62 @@
+"""The optimizer and the train step of a configuration, as training runs and the benchmark measures it."""
+
+from __future__ import annotations
+
+import jax
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from dense_aspp_jax.datasets.augmentation import Augmentation
+from dense_aspp_jax.models.segmentation import SegmentationModel
+from dense_aspp_jax.training.optimizer import create_optimizer, create_schedule
+from dense_aspp_jax.training.train_step import create_train_step
+
+
+def configured_step(
+  config: ConfigDict, model: SegmentationModel, augmentation: Augmentation, num_steps: int, mesh: Mesh
+) -> tuple[optax.GradientTransformation, jax.stages.Wrapped]:
+  """Makes the optimizer and the train step under jit.
+
+  Args:
+    config: As configs/default.py, checked.
+    model: Of `config.model`.
+    augmentation: Of `config.augmentation`.
+    num_steps: Of the whole run, for the schedule.
+    mesh: One axis, 'data', over all devices; the batch is spread over it, the state is on every device.
+
+  Returns:
+    The optimizer, and `train_step(state, batch) -> (state, metrics)`, which takes the state's memory.
+  """
+  options = config.optimizer
+  learning_rate = create_schedule(
+    schedule=options.schedule,
+    learning_rate=options.learning_rate,
+    num_steps=num_steps,
+    warmup_steps=options.warmup_steps,
+    poly_power=options.poly_power,
+  )
+  optimizer = create_optimizer(
+    learning_rate, name=options.name, weight_decay=options.weight_decay, momentum=options.momentum
+  )
+  train_step = create_train_step(
+    model,
+    optimizer,
+    learning_rate,
+    seed=config.seed,
+    mean=config.data.mean,
+    std=config.data.std,
+    augmentation=augmentation,
+    gradient_accumulation=config.training.gradient_accumulation,
+    mesh=mesh,
+    **config.loss,
+  )
+  replicated = NamedSharding(mesh, P())
+  train_step = jax.jit(
+    train_step,
+    in_shardings=(replicated, NamedSharding(mesh, P('data'))),
+    out_shardings=(replicated, replicated),
+    donate_argnums=0,
+  )
+  return optimizer, train_step

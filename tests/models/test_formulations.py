@@ -1,0 +1,196 @@
+"""The fast formulation of whole networks against the plain one, in float64."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.models.segmentation import create_model, plain_model
+from dense_aspp_jax.training.losses import cross_entropy, upsampled_cross_entropy
+
+NUM_CLASSES = 4
+BASE = dict(
+  extractor='densenet_tiny',
+  num_classes=NUM_CLASSES,
+  dilation_rates=(1, 3),
+  growth_rate=3,
+  bottleneck_width=4,
+)
+PAPER = dict(fourth_transition=True, first_norm=False, use_bias=True, rectify_features=True, dropout_rate=0.3)
+# Name: fields of the model, batch size, image size.
+CASES = {
+  'stride_8_odd_batch_1': ({}, 1, (61, 83)),
+  'paper': (PAPER, 2, (40, 24)),
+}
+SLOW_CASES = {
+  'cut_no_bottleneck': (dict(last_layer='denseblock3', bottleneck_width=0), 2, (33, 40)),
+  'stride_16': (dict(output_stride=16, first_norm=False, final_norm=True), 2, (32, 96)),
+  'stride_8': ({}, 2, (64, 96)),
+  'stride_32': (dict(output_stride=32), 2, (64, 97)),
+  'cut_at_transition': (dict(last_layer='transition3', bottleneck_width=0), 2, (33, 40)),
+  'cut_early': (dict(last_layer='denseblock2'), 1, (33, 40)),
+  'small': (dict(extractor='densenet_small'), 2, (45, 60)),
+  'densenet121': (
+    dict(extractor='densenet121', dilation_rates=(3, 6, 12, 18, 24), growth_rate=64, bottleneck_width=256),
+    1,
+    (45, 67),
+  ),
+}
+
+
+def in_float64(fields):
+  model = create_model(**{**BASE, **fields})
+  part = dict(dtype=jnp.float64)
+  return model.clone(extractor=model.extractor.clone(**part), dense_aspp=model.dense_aspp.clone(**part))
+
+
+def draw(model, batch, size):
+  """Variables with every value away from its initial one, an image, labels and their weights."""
+  rng = np.random.default_rng(0)
+  variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+
+  def move(x):
+    return jnp.asarray(
+      np.asarray(x, np.float64) * rng.uniform(0.7, 1.4, x.shape) + 0.05 * rng.random(x.shape)
+    )
+
+  image = jnp.asarray(rng.normal(size=(batch, *size, 3)))
+  label = jnp.asarray(rng.integers(0, NUM_CLASSES, (batch, *size)), jnp.uint8)
+  weights = jnp.asarray(rng.random(label.shape) * (rng.random(label.shape) > 0.2))
+  return jax.tree.map(move, variables), image, label, weights
+
+
+def loss_of(model, variables, image, label, weights):
+  """Loss with running statistics and logits, as a training step computes them."""
+
+  def apply(method):
+    return model.apply(
+      variables,
+      image,
+      train=True,
+      mutable=['batch_stats'],
+      rngs={'dropout': jax.random.key(1)},
+      method=method,
+    )
+
+  if model.dense_aspp.formulation == 'plain':
+    logits, updates = apply('__call__')
+    return cross_entropy(logits, label, weights), updates['batch_stats']
+  logits, updates = apply('feature_logits')
+  return upsampled_cross_entropy(logits, label, weights, model.stride)[0], updates['batch_stats']
+
+
+def step_of(model, variables, *batch):
+  def loss(params):
+    return loss_of(model, {**variables, 'params': params}, *batch)
+
+  return jax.value_and_grad(loss, has_aux=True)(variables['params'])
+
+
+def assert_exact(found, expected):
+  """To 1e-8 of each array's largest value, or of a millionth of the largest of all: some gradients are 0."""
+  floor = 1e-6 * max(np.abs(x).max() for x in jax.tree.leaves(expected))
+  found, expected = jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected)
+  for (path, value), reference in zip(found, expected, strict=True):
+    error = np.abs(value - reference).max() / max(np.abs(reference).max(), floor)
+    assert error < 1e-8, f'{jax.tree_util.keystr(path)}: {error}'
+
+
+def check(fields, batch, size):
+  with jax.enable_x64(True):
+    fast = in_float64(fields)
+    plain = plain_model(fast)
+    variables, *data = draw(fast, batch, size)
+    found = jax.jit(functools.partial(step_of, fast))(variables, *data)
+    expected = jax.jit(functools.partial(step_of, plain))(variables, *data)
+    assert found[0][0].dtype == jnp.float64
+    assert_exact(found, expected)
+    assert_exact(
+      *(jax.jit(functools.partial(m.apply, train=False))(variables, data[0]) for m in (fast, plain))
+    )
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_float64_loss_gradients_statistics_and_logits_are_exact(case):
+  check(*CASES[case])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('case', SLOW_CASES)
+def test_float64_of_further_networks_is_exact(case):
+  check(*SLOW_CASES[case])
+
+
+def test_float64_is_exact_over_eight_sharded_devices():
+  with jax.enable_x64(True):
+    fast = in_float64({})
+    variables, *data = draw(fast, 8, (21, 40))
+    expected = jax.jit(functools.partial(step_of, plain_model(fast)))(variables, *data)
+    mesh = Mesh(np.array(jax.devices()), ('data',))
+
+    def step(variables, *data):
+      with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return step_of(fast, variables, *data)
+
+    spread = NamedSharding(mesh, P('data'))
+    shardings = (NamedSharding(mesh, P()), spread, spread, spread)
+    assert_exact(jax.jit(step, in_shardings=shardings)(variables, *data), expected)
+
+
+def test_both_formulations_have_the_same_variables_and_draw_them_alike():
+  fields = {**BASE, **PAPER, 'final_norm': True}
+  fast = create_model(**fields)
+  image = jnp.zeros((1, 32, 32, 3))
+  found, expected = (
+    jax.tree_util.tree_leaves_with_path(jax.jit(m.init)(jax.random.key(7), image))
+    for m in (fast, plain_model(fast))
+  )
+  assert [path for path, _ in found] == [path for path, _ in expected]
+  for (path, x), (_, y) in zip(found, expected, strict=True):
+    assert x.dtype == y.dtype
+    np.testing.assert_array_equal(x, y, jax.tree_util.keystr(path))
+
+
+@pytest.mark.parametrize(
+  'extractor', ['densenet_small', 'mobilenet_v3_small', 'efficientnet_lite0', 'convnext_tiny']
+)
+def test_rematerialization_saves_less_for_the_backward_pass(extractor):
+  saved = []
+  for rematerialize in (False, True):
+    fields = {**BASE, 'extractor': extractor, 'formulation': 'plain', 'rematerialize': rematerialize}
+    model = create_model(**fields)
+    image = jax.ShapeDtypeStruct((1, 128, 128, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+
+    def backward(variables, image, model=model):
+      def logits(params):
+        rngs = {'dropout': jax.random.key(0)}
+        variables_ = {**variables, 'params': params}
+        return model.apply(variables_, image, train=True, mutable=['batch_stats'], rngs=rngs)[0]
+
+      return jax.vjp(logits, variables['params'])[1]
+
+    residuals = jax.tree.leaves(jax.eval_shape(backward, variables, image))
+    saved.append(sum(x.size for x in residuals) - sum(x.size for x in jax.tree.leaves(variables['params'])))
+  assert saved[1] < 0.6 * saved[0], saved
+
+
+def test_rematerialization_changes_no_gradient_in_float64():
+  with jax.enable_x64(True):
+    plain = plain_model(in_float64(dict(dropout_rate=0.3)))
+    variables, *data = draw(plain, 1, (32, 40))
+    found, expected = (
+      jax.jit(functools.partial(step_of, model))(variables, *data)
+      for model in (plain_model(plain, rematerialize=True), plain)
+    )
+    assert_exact(found, expected)
+
+
+def test_unknown_formulation():
+  with pytest.raises(InputError, match=r"model\.formulation = 'quick': expected one of fast, plain"):
+    create_model(**BASE, formulation='quick')

@@ -1,0 +1,51 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from dense_aspp_jax.models.moments import Affine, merged_moments, moments
+
+
+def draw(mean=3.0):
+  return np.random.default_rng(0).normal(mean, 2, (8, 5, 7, 4))
+
+
+def test_moments_are_mean_and_biased_variance():
+  x = draw().astype(np.float32)
+  found = moments(jnp.asarray(x))
+  np.testing.assert_allclose(found.mean, x.mean((0, 1, 2)), rtol=1e-5)
+  np.testing.assert_allclose(found.variance, x.var((0, 1, 2)), rtol=1e-5)
+
+
+def test_a_mean_far_above_the_deviation_does_not_cancel():
+  x = draw(1e4).astype(np.float32)
+  found, exact = moments(jnp.asarray(x)), x.astype(np.float64)
+  np.testing.assert_allclose(found.variance, exact.var((0, 1, 2)), rtol=1e-4)
+  normalized = Affine(found.mean, 1 / jnp.sqrt(found.variance), jnp.zeros(4))(jnp.asarray(x))
+  expected = (exact - exact.mean((0, 1, 2))) / exact.std((0, 1, 2))
+  np.testing.assert_allclose(normalized, expected, atol=5e-3)  # a float32 at 1e4 is that coarse
+
+
+def test_masked_positions_do_not_count():
+  x = draw()
+  mask = np.random.default_rng(1).random(x.shape[:3]) > 0.3
+  found = moments(jnp.asarray(np.where(mask[..., None], x, np.nan), jnp.float32), jnp.asarray(mask))
+  np.testing.assert_allclose(found.mean, x[mask].mean(0), rtol=1e-5)
+  np.testing.assert_allclose(found.variance, x[mask].var(0), rtol=1e-5)
+
+
+def test_moments_of_devices_merge_to_those_of_all_in_float64():
+  with jax.enable_x64(True):
+    x = draw() * np.arange(1, 9)[:, None, None, None]  # each device has others
+    mesh = Mesh(np.array(jax.devices()), ('data',))
+    merge = jax.shard_map(
+      lambda x: merged_moments(moments(x), ('data',)),
+      mesh=mesh,
+      in_specs=P('data'),
+      out_specs=P(),
+      check_vma=False,
+    )
+    found = jax.jit(merge)(x)
+    np.testing.assert_allclose(found.mean, x.mean((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(found.variance, x.var((0, 1, 2)), rtol=1e-12)

@@ -1,0 +1,115 @@
+"""The default training step is the fast one: what is in the program that is compiled."""
+
+import collections
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from configs import default
+from dense_aspp_jax.datasets.augmentation import Augmentation
+from dense_aspp_jax.models.layers import upsample_bilinear
+from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.training.configured_step import configured_step
+from dense_aspp_jax.training.losses import cross_entropy
+from dense_aspp_jax.training.train_step import create_state
+
+SIZE, BATCH = (64, 128), 1
+NUM_CLASSES = default.get_config().model.num_classes
+NUM_ATROUS = 5  # layers of DenseASPP, each with one atrous convolution
+# The structure of the default network, with few channels and layers.
+SMALL = dict(extractor='densenet_small', growth_rate=8, bottleneck_width=16)
+
+
+def lower(platform: str, **model_fields) -> jax.stages.Lowered:
+  config = ConfigDict(default.get_config())
+  with config.unlocked():
+    config.model.update(model_fields)
+  config.data.image_size = SIZE
+  model = create_model(**config.model)
+  mesh = Mesh(np.array(jax.devices()[:1]), ('data',))
+  optimizer, step = configured_step(config, model, Augmentation(**config.augmentation), 10, mesh)
+  state = jax.eval_shape(lambda: create_state(model, optimizer, 0))
+  batch = {
+    'image': jax.ShapeDtypeStruct((BATCH, *SIZE, 3), jnp.uint8),
+    'label': jax.ShapeDtypeStruct((BATCH, *SIZE), jnp.uint8),
+  }
+  return step.trace(state, batch).lower(lowering_platforms=(platform,))
+
+
+def dilations(stablehlo: str) -> collections.Counter:
+  """How many convolutions there are of each dilation of the kernel, weight gradients not among them.
+
+  A weight gradient by XLA has the dilation as its stride: 'stride = [12, 12]'.
+  """
+  return collections.Counter(
+    int(match) for match in re.findall(r'stablehlo.convolution.*?rhs_dilate = \[(\d+), \d+\]', stablehlo)
+  )
+
+
+def test_the_step_for_a_gpu_has_dilated_convolutions_in_the_cascade_only_and_forward_only():
+  fast = dilations(lower('cuda', **SMALL).as_text())
+  plain = dilations(lower('cuda', **SMALL, formulation='plain').as_text())
+  dilated = {rate: count for rate, count in fast.items() if rate > 1}
+  assert dilated == dict.fromkeys(default.get_config().model.dilation_rates, 1)
+  assert sum(plain[rate] for rate in (2, 4)) >= 7  # dense blocks 3 and 4, forward alone
+
+
+def test_the_step_for_a_gpu_runs_the_kernels():
+  text = lower('cuda', extractor='densenet_tiny', growth_rate=64, bottleneck_width=256).as_text()
+  calls = collections.Counter(re.findall(r'xla.gpu.triton[^\n]*?name = "(\w+?)_?\d*"', text))
+  assert calls, 'no kernel at all'
+  assert sum(calls.values()) >= 2 * NUM_ATROUS  # 1x1 convolutions of the cascade, forward and backward
+
+
+def arrays(hlo: str) -> list[tuple[str, tuple[int, ...]]]:
+  """Type and shape of every array that the compiled program holds: what is inside fusions is none."""
+  text = '\n'.join(
+    block
+    for block in hlo.split('\n\n')
+    if not re.match(r'(%?fused|%?wrapped|%?region|%?parallel)', block.strip())
+  )
+  found = re.findall(r'= (?:\()?(\w+)\[([\d,]*)\]', text)
+  return [(kind, tuple(int(n) for n in shape.split(',') if n)) for kind, shape in found]
+
+
+@pytest.fixture(scope='module')
+def compiled():
+  return {form: lower('cpu', **SMALL, formulation=form).compile() for form in ('fast', 'plain')}
+
+
+def test_the_compiled_step_has_no_dilated_convolution(compiled):
+  """Of a 3x3 kernel; the weight gradient of the stem's stride is one of another size."""
+  found = {form: re.findall(r'size=3x3[^}]* rhs_dilate=', step.as_text()) for form, step in compiled.items()}
+  assert len(found['plain']) >= 7 + NUM_ATROUS
+  assert not found['fast']
+
+
+def full_size_arrays(compiled) -> int:
+  """Arrays of float32, vectors aside, as large as the logits of all classes at the image's size."""
+  full = BATCH * math.prod(SIZE) * NUM_CLASSES
+  return sum(
+    kind == 'f32' and len(shape) > 1 and math.prod(shape) >= full
+    for kind, shape in arrays(compiled.as_text())
+  )
+
+
+def test_the_compiled_step_holds_no_full_size_float32_array_with_a_class_axis(compiled):
+  labels, weights = jnp.zeros((BATCH, *SIZE), jnp.uint8), jnp.ones((BATCH, *SIZE))
+
+  def plain_loss(logits):
+    return cross_entropy(upsample_bilinear(logits, SIZE, (8.0, 8.0)), labels, weights)
+
+  logits = jnp.zeros((BATCH, SIZE[0] // 8, SIZE[1] // 8, NUM_CLASSES))
+  assert full_size_arrays(jax.jit(jax.grad(plain_loss)).lower(logits).compile()) >= 2
+  assert full_size_arrays(compiled['fast']) == 0
+
+
+def test_the_compiled_step_needs_less_memory(compiled):
+  fast, plain = (compiled[form].memory_analysis().temp_size_in_bytes for form in ('fast', 'plain'))
+  assert fast < 0.8 * plain
