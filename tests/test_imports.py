@@ -11,7 +11,16 @@ import dense_aspp_jax
 
 PACKAGE = pathlib.Path(dense_aspp_jax.__file__).parent
 ROOT = PACKAGE.parent
-BASE = {'labels', 'errors', 'progress', 'provenance', 'download', 'whole_files', 'orbax_errors'}
+BASE = {
+  'labels',
+  'errors',
+  'progress',
+  'provenance',
+  'download',
+  'whole_files',
+  'orbax_errors',
+  'compilation_cache',
+}
 # Layer -> the layers it may import besides itself.
 ALLOWED = {
   **dict.fromkeys(BASE, BASE),
@@ -21,7 +30,8 @@ ALLOWED = {
   'evaluation': BASE | {'datasets', 'models', 'weights'},
   'analysis': BASE | {'datasets', 'models', 'weights', 'evaluation'},
   'training': BASE | {'datasets', 'models', 'weights', 'evaluation'},
-  'commands': BASE | {'datasets', 'models', 'weights', 'evaluation', 'analysis', 'training'},
+  'benchmark': BASE | {'datasets', 'models', 'weights', 'evaluation', 'training'},
+  'commands': BASE | {'datasets', 'models', 'weights', 'evaluation', 'analysis', 'training', 'benchmark'},
 }
 OPTIONAL = {'tensorflow', 'torch', 'torchvision', 'timm', 'efficientnet_lite_pytorch'}
 # What models must not know: flags, configurations, files.

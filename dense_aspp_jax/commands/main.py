@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import dense_aspp_jax
+from dense_aspp_jax.compilation_cache import use_compilation_cache
 from dense_aspp_jax.errors import InputError, RunError
 
 # What each does is the first line of its module's docstring, repeated here so that --help imports none.
@@ -23,6 +24,7 @@ COMMANDS = {
   'remove-layers': 'Score a network with layers of DenseASPP removed.',
   'receptive-field': 'Show what a network sees: receptive field, coverage, and the measured one.',
   'report': 'Write one HTML file about a run.',
+  'benchmark': 'Measure training, inference and input on this machine.',
 }
 
 
@@ -50,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args, args.config_arguments = parser.parse_known_args(arguments)
     if args.config_arguments and not hasattr(args, 'config'):
       subparsers.choices[args.command].error(f'unknown arguments: {" ".join(args.config_arguments)}')
+    use_compilation_cache()
     return module.run(args)
   except InputError as error:
     print(f'dense-aspp {chosen}: {error}', file=sys.stderr)

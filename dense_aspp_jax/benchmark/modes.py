@@ -1,0 +1,137 @@
+"""What the benchmark measures of a configuration, mode by mode; figures as plain JSON data."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from dense_aspp_jax.benchmark.device import peak_bytes_in_use, peak_flops, steps_in_flight
+from dense_aspp_jax.benchmark.steps import compile_cold, compiled_memory, inference_step, training_step
+from dense_aspp_jax.benchmark.timing import measure
+from dense_aspp_jax.benchmark.trace import trace
+from dense_aspp_jax.labels import load_label_set
+
+_KERNELS_SHOWN = 20
+# What a training step can trade memory for.
+FORMS: dict[str, dict[str, Any]] = {
+  'fast': dict(formulation='fast', rematerialize=False),
+  'plain': dict(formulation='plain', rematerialize=False),
+  'plain + rematerialize': dict(formulation='plain', rematerialize=True),
+}
+
+
+def benchmark_step(
+  mode: str, config: ConfigDict, *, repeats: int, trace_directory: pathlib.Path | None = None
+) -> dict[str, Any]:
+  """Compiles and times a step on all devices.
+
+  Args:
+    mode: 'train' or 'inference'.
+    config: Checked.
+    repeats: See `measure`.
+    trace_directory: Gets a profile, if given.
+
+  Returns:
+    Figures; 'peak_bytes_in_use' and 'share_of_peak_flops' are None where they are not known.
+  """
+  step = training_step(config, device_mesh()) if mode == 'train' else inference_step(config)
+  images = config.training.batch_size if mode == 'train' else config.evaluation.batch_size
+  compiled, compile_seconds = compile_cold(step)
+  run = step.start(compiled)
+  timing = measure(run, repeats=repeats, in_flight=steps_in_flight())
+  flops_per_second = step.flops / (timing.median / 1e3)
+  peak = peak_flops(config.model.compute_dtype, jax.device_count())
+  result = {
+    'mode': mode,
+    'batch_size': images,
+    'image_size': list(config.data.image_size),
+    'compute_dtype': config.model.compute_dtype,
+    **device_description(),
+    'lower_seconds': step.lower_seconds,
+    'compile_seconds': compile_seconds,
+    **timing.to_json(images),
+    'memory_per_device': compiled_memory(compiled),
+    'peak_bytes_in_use': peak_bytes_in_use(),
+    'flops_per_step': step.flops,
+    'flops_per_second': flops_per_second,
+    'share_of_peak_flops': peak and flops_per_second / peak,
+    'bytes_accessed': (compiled.cost_analysis() or {}).get('bytes accessed'),
+  }
+  if trace_directory is not None:
+    kernels = trace(run, trace_directory / mode)
+    result['kernel_ms'] = sum(kernel.milliseconds for kernel in kernels)
+    result['launches'] = sum(kernel.launches for kernel in kernels)
+    result['kernels'] = [kernel._asdict() for kernel in kernels[:_KERNELS_SHOWN]]
+  return result
+
+
+def benchmark_memory(config: ConfigDict) -> dict[str, Any]:
+  """Compiles the training step in the `FORMS` of its model, side by side; runs nothing."""
+  steps = []
+  for fields in FORMS.values():
+    form = config.copy_and_resolve_references()
+    form.model.update(fields)
+    steps.append(training_step(form, device_mesh()))
+  with concurrent.futures.ThreadPoolExecutor(len(steps)) as executor:
+    compiled = list(executor.map(lambda step: step.lowered.compile(), steps))
+  return {
+    'mode': 'memory',
+    'batch_size': config.training.batch_size,
+    'image_size': list(config.data.image_size),
+    'compute_dtype': config.model.compute_dtype,
+    **device_description(),
+    'forms': {name: compiled_memory(c) for name, c in zip(FORMS, compiled, strict=True)},
+  }
+
+
+def benchmark_input(config: ConfigDict, *, repeats: int) -> dict[str, Any]:
+  """Times the input pipeline alone, with the configured data set.
+
+  Raises:
+    InputError: It is not prepared.
+  """
+  from dense_aspp_jax.benchmark.input_speed import input_speeds  # not at the top: needs tfds and Grain
+  from dense_aspp_jax.datasets.load import load_split
+
+  data = config.data
+  split = load_split(
+    data.dataset,
+    data.train_split,
+    data_dir=data.data_dir,
+    label_set=load_label_set(data.label_set),
+    image_size=data.image_size,
+    native_labels=False,
+  )
+  rows = input_speeds(
+    split,
+    batch_size=config.training.batch_size,
+    seed=config.seed,
+    sharding=NamedSharding(device_mesh(), P('data')),
+    repeats=repeats,
+  )
+  return {
+    'mode': 'input',
+    'batch_size': config.training.batch_size,
+    'image_size': list(data.image_size),
+    'dataset': data.dataset,
+    'records': len(split),
+    **device_description(),
+    'settings': rows,
+  }
+
+
+def device_mesh() -> Mesh:
+  """All devices along one axis, 'data'."""
+  return Mesh(np.array(jax.devices()), ('data',))
+
+
+def device_description() -> dict[str, Any]:
+  """Kind and number of the devices."""
+  return {'device': jax.devices()[0].device_kind, 'num_devices': jax.device_count()}

@@ -1,0 +1,161 @@
+"""The steps that are measured: those of training and of evaluation, on random images in device memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from dense_aspp_jax.compilation_cache import without_compilation_cache
+from dense_aspp_jax.datasets.augmentation import Augmentation
+from dense_aspp_jax.evaluation.inference import Predictor
+from dense_aspp_jax.models.complexity import multiply_adds
+from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.training.configured_step import configured_step
+from dense_aspp_jax.training.train_step import create_state
+
+# A backward pass has two products for each of the forward pass: gradients of the kernel and of the input.
+_PASSES = {'train': 3, 'inference': 1}
+
+
+@dataclasses.dataclass
+class Lowered:
+  """A step ready to be compiled.
+
+  Attributes:
+    mode: 'train' or 'inference'.
+    lowered: What XLA compiles.
+    lower_seconds: What tracing and lowering took.
+    start: Takes the compiled step and returns a function that dispatches one step and returns arrays that
+      are ready when it is done.
+    flops: Floating-point operations of the convolutions of a step, two a multiply-add; a training step
+      counts three times the forward pass, whatever is computed twice.
+  """
+
+  mode: str
+  lowered: jax.stages.Lowered
+  lower_seconds: float
+  start: Callable[[jax.stages.Compiled], Callable[[], Any]]
+  flops: int
+
+
+def resized(config: ConfigDict, batch_size: int | None, image_size: tuple[int, int] | None) -> ConfigDict:
+  """A copy of a configuration with another batch and image size, in training and evaluation alike.
+
+  Args:
+    config: As configs/default.py.
+    batch_size: None: as configured.
+    image_size: Height and width, of the crop too where there is one; None: as configured.
+  """
+  config = config.copy_and_resolve_references()
+  if batch_size is not None:
+    config.training.batch_size = config.evaluation.batch_size = batch_size
+  if image_size is not None:
+    config.data.image_size = image_size
+    if config.augmentation.crop_size:
+      config.augmentation.crop_size = image_size
+  return config
+
+
+def random_batch(config: ConfigDict, batch_size: int) -> dict[str, np.ndarray]:
+  """Noise of the configured size, the same for the same `config.seed`: 'image' and 'label', uint8."""
+  draw = np.random.default_rng(config.seed)
+  shape = (batch_size, *config.data.image_size)
+  return {
+    'image': draw.integers(256, size=(*shape, 3), dtype=np.uint8),
+    'label': draw.integers(config.model.num_classes, size=shape, dtype=np.uint8),
+  }
+
+
+def training_step(config: ConfigDict, mesh: Mesh) -> Lowered:
+  """The step of `training.loop`, its state donated, its batch spread over the mesh.
+
+  Args:
+    config: Checked; gives model, batch size, image size, optimizer, loss, augmentation and seed.
+    mesh: One axis, 'data', over all devices.
+  """
+  model = create_model(**config.model)
+  num_steps = 10_000 + config.optimizer.warmup_steps  # only the schedule depends on it
+  augmentation = Augmentation(**config.augmentation)
+  optimizer, train_step = configured_step(config, model, augmentation, num_steps, mesh)
+  batch_size, (height, width) = config.training.batch_size, config.data.image_size
+  replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P('data'))
+  shapes = {
+    'image': jax.ShapeDtypeStruct((batch_size, height, width, 3), jnp.uint8, sharding=sharded),
+    'label': jax.ShapeDtypeStruct((batch_size, height, width), jnp.uint8, sharding=sharded),
+  }
+  begin = time.perf_counter()
+  lowered = train_step.lower(jax.eval_shape(lambda: create_state(model, optimizer, config.seed)), shapes)
+  lower_seconds = time.perf_counter() - begin
+
+  def start(compiled: jax.stages.Compiled) -> Callable[[], Any]:
+    batch = jax.device_put(random_batch(config, batch_size), sharded)
+    state = jax.device_put(create_state(model, optimizer, config.seed), replicated)
+
+    def run() -> Any:
+      nonlocal state
+      state, metrics = compiled(state, batch)
+      return metrics
+
+    return run
+
+  size = tuple(augmentation.crop_size or (height, width))
+  flops = 2 * _PASSES['train'] * batch_size * multiply_adds(model, size)
+  return Lowered('train', lowered, lower_seconds, start, flops)
+
+
+def inference_step(config: ConfigDict) -> Lowered:
+  """The step of `evaluation.inference` on all devices of this process: images to class indices of their size.
+
+  Args:
+    config: Checked; gives model, `evaluation.batch_size`, image size and seed.
+  """
+  model = create_model(**config.model)
+  batch_size, size = config.evaluation.batch_size, tuple(config.data.image_size)
+  variables = jax.jit(model.init)(jax.random.key(config.seed), jnp.zeros((1, 64, 64, 3)))
+  predictor = Predictor(
+    model, variables, image_size=size, mean=config.data.mean, std=config.data.std, keep_aspect=False
+  )
+  images = predictor.place(random_batch(config, batch_size)['image'])
+  begin = time.perf_counter()
+  lowered = predictor.step.lower(predictor.variables, images, size)
+  lower_seconds = time.perf_counter() - begin
+
+  def start(compiled: jax.stages.Compiled) -> Callable[[], Any]:
+    return lambda: compiled(predictor.variables, images)
+
+  flops = 2 * _PASSES['inference'] * batch_size * multiply_adds(model, size)
+  return Lowered('inference', lowered, lower_seconds, start, flops)
+
+
+def compile_cold(step: Lowered) -> tuple[jax.stages.Compiled, float]:
+  """Compiles without the cache on disk; returns also the seconds it took."""
+  with without_compilation_cache():
+    begin = time.perf_counter()
+    compiled = step.lowered.compile()
+    return compiled, time.perf_counter() - begin
+
+
+def compiled_memory(compiled: jax.stages.Compiled) -> dict[str, int]:
+  """Bytes of a compiled step on each device.
+
+  Returns:
+    'arguments', 'temporaries', 'outputs', 'aliased' (outputs that take the place of arguments) and 'total',
+    the first three less the fourth.
+  """
+  stats = compiled.memory_analysis()
+  sizes = {
+    'arguments': stats.argument_size_in_bytes,
+    'temporaries': stats.temp_size_in_bytes,
+    'outputs': stats.output_size_in_bytes,
+    'aliased': stats.alias_size_in_bytes,
+  }
+  return {**sizes, 'total': sum(sizes.values()) - 2 * sizes['aliased']}

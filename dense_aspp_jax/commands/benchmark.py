@@ -1,0 +1,96 @@
+"""Measure training, inference and input on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import pathlib
+from typing import Any
+
+from dense_aspp_jax.commands.config_file import add_config_argument, read_config_file
+
+MODES = ('train', 'inference', 'input', 'memory')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the command's options."""
+  add_config_argument(parser)
+  parser.add_argument('--batch', type=int, help='images a step; default: those of the configuration')
+  parser.add_argument(
+    '--image-size', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'), help='default: that of the configuration'
+  )
+  parser.add_argument(
+    '--mode',
+    default='all',
+    choices=('all', *MODES),
+    help="'memory' compiles the training step in each form; 'all' (default): inference, train, and input "
+    'where the data set is prepared',
+  )
+  parser.add_argument('--repeats', type=int, default=10, help='of each measurement, about a second each')
+  parser.add_argument('--trace', type=pathlib.Path, help='folder for a profile; prints the longest kernels')
+  parser.add_argument('--output', type=pathlib.Path, help='JSON file, a list that this run is appended to')
+
+
+def run(args: argparse.Namespace) -> int:
+  """Measures; prints figures, and as the last line all of them as JSON."""
+  config = read_config_file(args)
+  import jax
+
+  from dense_aspp_jax.benchmark import modes
+  from dense_aspp_jax.benchmark.results import append_result, read_results
+  from dense_aspp_jax.benchmark.steps import resized
+  from dense_aspp_jax.benchmark.text import lines
+  from dense_aspp_jax.errors import InputError
+  from dense_aspp_jax.labels import load_label_set
+  from dense_aspp_jax.provenance import provenance
+  from dense_aspp_jax.training.config_check import check_consistency, check_fields
+
+  if args.repeats < 1:
+    raise InputError(f'--repeats {args.repeats}: expected at least 1')
+  check_fields(config)
+  config = resized(config, args.batch, args.image_size and tuple(args.image_size))
+  check_fields(config)
+  check_consistency(config, load_label_set(config.data.label_set), jax.device_count())
+  if args.output:
+    read_results(args.output)  # says now, not after minutes, that the file cannot be appended to
+  results = []
+  for mode in _modes(args.mode, config):
+    if mode == 'memory':
+      result = modes.benchmark_memory(config)
+    elif mode == 'input':
+      result = modes.benchmark_input(config, repeats=args.repeats)
+    else:
+      result = modes.benchmark_step(mode, config, repeats=args.repeats, trace_directory=args.trace)
+    print('\n'.join(lines(result)), flush=True)
+    results.append(result)
+  record = {
+    'config_file': args.config,
+    'config': config.to_dict(),
+    'seed': config.seed,
+    'provenance': provenance(),
+    'results': results,
+  }
+  if args.output:
+    append_result(args.output, record)
+  print(json.dumps(record))
+  return 0
+
+
+def _modes(mode: str, config: Any) -> list[str]:
+  """What to measure: inference first, since the most memory in use counts from the start of the process."""
+  if mode != 'all':
+    return [mode]
+  from dense_aspp_jax.errors import InputError
+  from dense_aspp_jax.progress import say
+
+  try:
+    from dense_aspp_jax.datasets.source import open_split
+
+    importlib.import_module('dense_aspp_jax.benchmark.input_speed')  # needs Grain
+
+    open_split(config.data.dataset, config.data.train_split, config.data.data_dir)
+  except (InputError, ImportError) as error:
+    say(f'input is not measured: {error}')
+    return ['inference', 'train']
+  return ['inference', 'train', 'input']

@@ -1,0 +1,130 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_config import make_config
+
+from dense_aspp_jax.benchmark.modes import device_mesh
+from dense_aspp_jax.benchmark.steps import (
+  Lowered,
+  compile_cold,
+  compiled_memory,
+  inference_step,
+  random_batch,
+  resized,
+  training_step,
+)
+from dense_aspp_jax.datasets.augmentation import Augmentation
+from dense_aspp_jax.evaluation.inference import Predictor
+from dense_aspp_jax.models.complexity import multiply_adds
+from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.training.optimizer import create_optimizer, create_schedule
+from dense_aspp_jax.training.train_step import create_state, create_train_step
+
+
+@pytest.fixture(scope='module')
+def compiled_training():
+  step = training_step(make_config(), device_mesh())
+  return step, step.lowered.compile()
+
+
+def test_the_training_step_is_the_one_of_training(compiled_training):
+  config = make_config()
+  step, compiled = compiled_training
+  run = step.start(compiled)
+  losses = [float(run()['loss']) for _ in range(2)]
+  model = create_model(**config.model)
+  schedule = create_schedule(schedule='constant', learning_rate=3e-4, num_steps=10)
+  optimizer = create_optimizer(schedule, name='adam', weight_decay=1e-5)
+  train_step = create_train_step(
+    model,
+    optimizer,
+    schedule,
+    seed=0,
+    mean=config.data.mean,
+    std=config.data.std,
+    augmentation=Augmentation(),
+  )
+  state, batch = create_state(model, optimizer, 0), jax.tree.map(jnp.asarray, random_batch(config, 8))
+  expected = []
+  for _ in range(2):
+    state, metrics = jax.jit(train_step)(state, batch)
+    expected.append(float(metrics['loss']))
+  assert losses == pytest.approx(expected, rel=1e-4)
+  assert losses[0] != losses[1]
+
+
+def test_a_cold_compilation_neither_reads_nor_writes_the_cache(tmp_path):
+  lowered = jax.jit(lambda x: jnp.sin(x) + 1).lower(jnp.ones(3))
+  step = Lowered('inference', lowered, lower_seconds=0.0, start=lambda compiled: compiled, flops=1)
+  names = ('jax_compilation_cache_dir', 'jax_persistent_cache_min_compile_time_secs')
+  before = [getattr(jax.config, name) for name in names]
+  try:
+    jax.config.update(names[0], str(tmp_path))
+    jax.config.update(names[1], 0)
+    compiled, seconds = compile_cold(step)
+  finally:
+    for name, value in zip(names, before, strict=True):
+      jax.config.update(name, value)
+  np.testing.assert_allclose(compiled(jnp.zeros(3)), 1)
+  assert seconds > 0
+  assert not list(tmp_path.iterdir())
+
+
+def test_the_state_is_donated_and_the_memory_adds_up(compiled_training):
+  _, compiled = compiled_training
+  memory = compiled_memory(compiled)
+  state_bytes = 3 * 4 * 4000  # parameters and Adam's two moments of this network are more
+  assert memory['aliased'] > state_bytes
+  assert memory['total'] == (
+    memory['arguments'] + memory['temporaries'] + memory['outputs'] - memory['aliased']
+  )
+
+
+def test_inference_is_that_of_the_predictor():
+  config = make_config(**{'evaluation.batch_size': 8})
+  step = inference_step(config)
+  predictions = step.start(step.lowered.compile())()
+  model = create_model(**config.model)
+  predictor = Predictor(
+    model,
+    jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3))),
+    image_size=(32, 64),
+    mean=config.data.mean,
+    std=config.data.std,
+  )
+  expected = predictor.predict_batch(random_batch(config, 8)['image'], (32, 64))
+  np.testing.assert_array_equal(np.asarray(predictions)[:8], expected)
+  assert len(np.unique(expected)) > 1
+
+
+def test_flops_are_two_a_multiply_add_and_three_passes_in_training(compiled_training):
+  step, _ = compiled_training
+  model = create_model(**make_config().model)
+  assert step.flops == 8 * 2 * 3 * multiply_adds(model, (32, 64))
+  assert inference_step(make_config()).flops == 8 * 2 * multiply_adds(model, (32, 64))
+
+
+def test_flops_of_training_are_those_of_the_crop():
+  model = create_model(**make_config().model)
+  step = training_step(make_config(**{'augmentation.crop_size': (32, 32)}), device_mesh())
+  assert step.flops == 8 * 2 * 3 * multiply_adds(model, (32, 32))
+
+
+def test_other_sizes_leave_the_configuration_as_it_was():
+  config = make_config(**{'augmentation.crop_size': (16, 16)})
+  changed = resized(config, 16, (64, 64))
+  assert (changed.training.batch_size, changed.evaluation.batch_size) == (16, 16)
+  assert (changed.data.image_size, changed.augmentation.crop_size) == ((64, 64), (64, 64))
+  assert resized(make_config(), None, (64, 64)).augmentation.crop_size is None
+  same = resized(config, None, None).to_dict()
+  assert same == config.to_dict() == make_config(**{'augmentation.crop_size': (16, 16)}).to_dict()
+
+
+def test_the_noise_covers_all_values_and_classes_and_depends_on_the_seed():
+  batch = random_batch(make_config(), 8)
+  assert set(np.unique(batch['image'])) == set(range(256))
+  assert set(np.unique(batch['label'])) == set(range(20))
+  again, other = random_batch(make_config(), 8), random_batch(make_config(seed=1), 8)
+  assert (again['image'] == batch['image']).all()
+  assert (other['image'] != batch['image']).any()

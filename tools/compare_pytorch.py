@@ -1,0 +1,295 @@
+r"""Our network and step beside the same in PyTorch, in one run that alternates between them.
+
+  python tools/compare_pytorch.py --config=configs/default.py --batch=8 --mode=train --output=results.json
+  python tools/compare_pytorch.py --config=configs/default.py --batch=1 --mode=inference --device=cpu \
+    --image-size 256 512
+
+For DenseNets. Needs torch beside this package. First both must compute the same logits from the same
+weights, in float32, and then the same loss. Both get uint8 images in device memory, and no augmentation.
+On a CPU both run on 2 cores.
+"""
+
+from __future__ import annotations
+
+# What is heavy is imported in functions: the peers' processes load this module too, and need no JAX.
+import argparse
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from pytorch_process import PeerProcess
+
+_LOGITS_TOLERANCE = 1e-3  # largest difference over the largest logit, float32
+_LOSS_TOLERANCE = {'float32': 1e-3, 'bfloat16': 5e-2}
+_LOGITS_SIZE = (128, 256)
+_CPU_CORES = 2
+_TURN_SECONDS = 0.5
+_REST_SECONDS = 1.0  # before each turn: on a CPU the threads of the one before spin for a while
+_WARM_UP_STEPS = 3
+
+
+def parse_arguments() -> argparse.Namespace:
+  """The command line; what it leaves over are overrides of the configuration."""
+  from dense_aspp_jax.commands.config_file import add_config_argument
+
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+  add_config_argument(parser)
+  parser.add_argument('--batch', type=int, help='images a step; default: those of the configuration')
+  parser.add_argument('--image-size', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'))
+  parser.add_argument('--mode', choices=('train', 'inference', 'all'), default='all')
+  parser.add_argument('--device', choices=('cpu', 'cuda'), default='cuda')
+  parser.add_argument('--dtype', choices=('float32', 'bfloat16'), help='default: bfloat16, float32 on a CPU')
+  parser.add_argument(
+    '--peers', nargs='+', choices=('eager', 'compile'), help='default: both; eager on a CPU'
+  )
+  parser.add_argument('--repeats', type=int, default=10, help='turns of each')
+  parser.add_argument('--output', type=pathlib.Path, help='JSON file, a list that this run is appended to')
+  args, args.config_arguments = parser.parse_known_args()
+  on_cpu = args.device == 'cpu'
+  args.dtype = args.dtype or ('float32' if on_cpu else 'bfloat16')
+  args.peers = args.peers or (['eager'] if on_cpu else ['eager', 'compile'])
+  return args
+
+
+def read_config(args: argparse.Namespace) -> Any:
+  """The configuration as it is compared: the sizes and the type asked for, no augmentation."""
+  from dense_aspp_jax.benchmark.steps import resized
+  from dense_aspp_jax.commands.config_file import read_config_file
+  from dense_aspp_jax.datasets.augmentation import Augmentation
+  from dense_aspp_jax.models.densenet import DENSENETS
+  from dense_aspp_jax.training.config_check import check_fields
+
+  config = read_config_file(args)
+  config = resized(config, args.batch, args.image_size and tuple(args.image_size))
+  config.model.compute_dtype = args.dtype
+  config.training.gradient_accumulation = 1
+  config.augmentation.update(dataclasses.asdict(Augmentation()))
+  config.evaluation.batch_size = config.training.batch_size
+  check_fields(config)
+  if config.model.extractor not in DENSENETS or config.model.last_layer:
+    sys.exit('the network in PyTorch is a DenseNet, not cut off; choose such a configuration')
+  return config
+
+
+def network_arguments(config: Any) -> dict[str, Any]:
+  """Those of `pytorch_peer.Network`."""
+  from dense_aspp_jax.models.densenet import DENSENETS
+  from dense_aspp_jax.models.layers import strides_and_dilations
+
+  model = config.model
+  # After the stem, each block and its transition's pooling, as in models/densenet.py.
+  plan = strides_and_dilations([4, 1, 2, 1, 2, 1, 2, 1, 1], model.output_stride)[1:]
+  fields = (
+    'num_classes dilation_rates growth_rate bottleneck_width first_norm final_norm use_bias '
+    'rectify_features dropout_rate'
+  )
+  return {
+    'densenet': {
+      **DENSENETS[model.extractor],
+      'dilations': [dilation for _, dilation in plan[::2]],
+      'pools': [stride == 2 for stride, _ in plan[1::2]][: 4 if model.fourth_transition else 3],
+    },
+    'stride': model.output_stride,
+    **{name: model[name] for name in fields.split()},
+  }
+
+
+def torch_weights(variables: Any) -> dict[str, np.ndarray]:
+  """Our variables by PyTorch's names, which are our paths; kernels as `[out, in, h, w]`."""
+  import flax
+
+  leaves = {
+    'kernel': 'weight',
+    'scale': 'weight',
+    'mean': 'running_mean',
+    'var': 'running_var',
+    'bias': 'bias',
+  }
+  return {
+    '.'.join((*path[1:-1], leaves[path[-1]])): np.transpose(x, (3, 2, 0, 1))
+    if path[-1] == 'kernel'
+    else np.asarray(x)
+    for path, x in flax.traverse_util.flatten_dict(variables).items()
+  }
+
+
+def logits_difference(config: Any, initial: Any, peer: PeerProcess) -> float:
+  """Largest difference over the largest logit, both in float32, with norms that have drawn values."""
+  import jax
+
+  from dense_aspp_jax.datasets.augmentation import normalize
+  from dense_aspp_jax.models.segmentation import create_model
+
+  draw = np.random.default_rng(config.seed)
+
+  def drawn(path: Any, x: Any) -> np.ndarray:
+    name = path[-1].key
+    if name in ('scale', 'var'):
+      return draw.uniform(0.7, 1.3, x.shape).astype(np.float32)
+    return draw.normal(0, 0.1, x.shape).astype(np.float32) if name in ('mean', 'bias') else np.asarray(x)
+
+  variables = jax.tree_util.tree_map_with_path(drawn, initial)
+  image = draw.integers(256, size=(1, *_LOGITS_SIZE, 3), dtype=np.uint8)
+  model = create_model(**{**config.model, 'compute_dtype': 'float32'})
+  peer.send('load', torch_weights(variables))
+  peer.send('logits', image)
+  with jax.default_matmul_precision('highest'):
+    normalized = normalize(image.astype(np.float32), config.data.mean, config.data.std)
+    ours = np.asarray(jax.jit(model.apply)(variables, normalized))
+  peer.receive()
+  theirs = peer.receive()
+  return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def compare(mode: str, config: Any, peers: dict[str, PeerProcess], repeats: int) -> dict[str, Any]:
+  """Prepares all, side by side, and times them in turns."""
+  import jax
+
+  from dense_aspp_jax.benchmark.device import peak_bytes_in_use, steps_in_flight
+  from dense_aspp_jax.benchmark.modes import device_mesh
+  from dense_aspp_jax.benchmark.steps import compile_cold, compiled_memory, inference_step, training_step
+  from dense_aspp_jax.benchmark.timing import Timing, seconds
+
+  for peer in peers.values():
+    peer.send('prepare', mode)
+  step = training_step(config, device_mesh()) if mode == 'train' else inference_step(config)
+  compiled, compile_seconds = compile_cold(step)
+  run = step.start(compiled)
+  first = jax.block_until_ready(run())
+  prepared = {name: peer.receive() for name, peer in peers.items()}
+  if mode == 'train':
+    _check_losses(float(first['loss']), {name: loss for name, (_, loss) in prepared.items()}, config)
+
+  turns = {'ours': lambda steps: 1e3 * seconds(run, steps, steps_in_flight()) / steps}
+  turns |= {name: lambda steps, p=peer: p.call('milliseconds', mode, steps) for name, peer in peers.items()}
+  turns['ours'](_WARM_UP_STEPS)
+  for peer in peers.values():
+    peer.call('warm_up', mode, _WARM_UP_STEPS)
+  steps = {name: max(1, math.ceil(1e3 * _TURN_SECONDS / turn(1))) for name, turn in turns.items()}
+  milliseconds = {name: [] for name in turns}
+  for _ in range(repeats):
+    for name, turn in turns.items():
+      time.sleep(_REST_SECONDS)
+      turn(1)  # its caches warm again
+      milliseconds[name].append(turn(steps[name]))
+
+  images = config.training.batch_size
+  result = {'mode': mode, 'batch_size': images, 'image_size': list(config.data.image_size)}
+  for name in turns:
+    result[name] = Timing(steps[name], tuple(milliseconds[name])).to_json(images)
+  result['ours'] |= {
+    'compile_seconds': step.lower_seconds + compile_seconds,
+    'memory_per_device': compiled_memory(compiled),
+    'peak_bytes_in_use': peak_bytes_in_use(),
+  }
+  for name, peer in peers.items():
+    ratios = np.divide(milliseconds[name], milliseconds['ours'])
+    result[name] |= {
+      'first_step_seconds': prepared[name][0],
+      **peer.call('description'),
+      'our_speed_over_theirs': float(np.median(ratios)),
+      'our_speed_over_theirs_range': [float(ratios.min()), float(ratios.max())],
+    }
+  return result
+
+
+def _check_losses(ours: float, theirs: dict[str, float], config: Any) -> None:
+  for name, loss in theirs.items():
+    if not abs(ours - loss) <= _LOSS_TOLERANCE[config.model.compute_dtype] * abs(loss):
+      sys.exit(f'the losses of the first step differ: ours {ours}, {name} {loss}')
+  print(f'loss of the first step: ours {ours:.5f}', *(f'{name} {loss:.5f}' for name, loss in theirs.items()))
+
+
+def _print(result: dict[str, Any], peers: list[str]) -> None:
+  height, width = result['image_size']
+  print(f'{result["mode"]}: {result["batch_size"]} images of {height}x{width}')
+  for name in ('ours', *peers):
+    row = result[name]
+    low, high = row['ms_quartiles']
+    rate = row['images_per_second']
+    text = f'  {name:8} {row["ms_per_step"]:9.2f} ms ({low:.2f} to {high:.2f}) {rate:9.2f} images/s'
+    if name == 'ours':
+      used = row['peak_bytes_in_use'] or row['memory_per_device']['total']
+      print(f'{text}, {used / 2**30:.2f} GiB, compiled in {row["compile_seconds"]:.0f} s')
+    else:
+      allocated = row['peak_bytes_allocated']
+      memory = '' if allocated is None else f', {allocated / 2**30:.2f} GiB'
+      print(
+        f'{text}{memory}, first step {row["first_step_seconds"]:.0f} s; ours is '
+        f'{row["our_speed_over_theirs"]:.2f} x as fast'
+      )
+
+
+def main() -> None:
+  """Compares; prints the figures, and as the last line all of them as JSON."""
+  args = parse_arguments()
+  if args.device == 'cpu':
+    os.environ['JAX_PLATFORMS'] = 'cpu'
+    if hasattr(os, 'sched_setaffinity'):  # before JAX makes its threads; the peers' processes inherit it
+      os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:_CPU_CORES])
+  else:
+    os.environ.setdefault('CUDA_VISIBLE_DEVICES', '0')  # both on one device
+    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # both fit
+  import jax
+
+  from dense_aspp_jax.benchmark.modes import device_description
+  from dense_aspp_jax.benchmark.results import append_result, read_results
+  from dense_aspp_jax.benchmark.steps import random_batch
+  from dense_aspp_jax.compilation_cache import use_compilation_cache
+  from dense_aspp_jax.models.segmentation import create_model
+  from dense_aspp_jax.provenance import provenance
+
+  use_compilation_cache()
+  config = read_config(args)
+  if args.output:
+    read_results(args.output)
+  options = {
+    'network': network_arguments(config),
+    'device': args.device,
+    'dtype': args.dtype,
+    'batch': random_batch(config, config.training.batch_size),
+    'optimizer': {k: config.optimizer[k] for k in ('name', 'learning_rate', 'weight_decay', 'momentum')},
+    'loss': config.loss.to_dict(),
+    'mean': config.data.mean,
+    'std': config.data.std,
+    'threads': _CPU_CORES,
+  }
+  peers = {name: PeerProcess({**options, 'compiled': name == 'compile'}) for name in args.peers}
+  initial = jax.jit(create_model(**config.model).init)(
+    jax.random.key(config.seed), np.zeros((1, 64, 64, 3), np.float32)
+  )
+  difference = logits_difference(config, initial, next(iter(peers.values())))
+  print(f'logits of the same weights, float32: largest difference {difference:.1e} of the largest logit')
+  if not difference <= _LOGITS_TOLERANCE:
+    sys.exit(f'they differ by more than {_LOGITS_TOLERANCE}: these are not the same networks')
+  weights = torch_weights(initial)
+  for peer in peers.values():
+    peer.call('load', weights)
+  results = []
+  for mode in ('inference', 'train') if args.mode == 'all' else (args.mode,):
+    results.append(compare(mode, config, peers, args.repeats))
+    _print(results[-1], args.peers)
+  record = {
+    'comparison': 'pytorch',
+    'config_file': args.config,
+    'config': config.to_dict(),
+    'seed': config.seed,
+    'dtype': args.dtype,
+    **device_description(),
+    'logits_difference': difference,
+    'provenance': provenance(),
+    'results': results,
+  }
+  if args.output:
+    append_result(args.output, record)
+  print(json.dumps(record))
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,285 @@
+"""Compiles for an H100 on a machine without a GPU, and says what the compiler made of it.
+
+  python tools/compile_for_h100.py
+  python tools/compile_for_h100.py --config configs/default.py --batch 8 --mode train
+
+Without --config: each kernel of the dense blocks at layers of the slides' model #4, with the registers,
+spilled bytes and shared memory of a program, how many programs fit a multiprocessor, and how often the
+instructions that matter occur. With it: the whole step, with its launches by name and its memory. It finds
+what interpreting the kernels on a CPU does not: operations that Triton lacks, too much shared memory,
+registers that spill. How long they take only a GPU tells.
+
+Needs jax 0.11 or later with the packages of the extra [cuda], which install anywhere. XLA takes the
+first algorithm of each convolution and product: only a GPU can compare them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import functools
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+os.environ['JAX_PLATFORMS'] = 'cpu'  # where constants are computed
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from dense_aspp_jax.models import conv_kernels, kernels
+from dense_aspp_jax.models.moments import Affine
+
+# The card, as XLA's GpuTargetConfigProto.
+H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  shared_memory_per_block: 49152
+  shared_memory_per_core: 233472
+  threads_per_core_limit: 2048
+  core_count: 132
+  fpus_per_core: 128
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  memory_bandwidth: 3352320000000
+  l2_cache_size: 52428800
+  clock_rate_ghz: 1.98
+  device_memory_size: 84942979072
+  shared_memory_per_block_optin: 232448
+  cuda_compute_capability { major: 9 }
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 10 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+REGISTERS, SHARED_MEMORY, THREADS = 65536, 233472, 2048  # of a multiprocessor
+RESERVED_SHARED_MEMORY = 1024  # of each program on it
+INSTRUCTIONS = {
+  'wgmma': 'wgmma.mma_async',
+  'mma': 'mma.sync',
+  'cp.async': 'cp.async.c',
+  'barriers': 'bar.sync',
+  'shuffles': 'shfl',
+}
+
+
+class Layer(NamedTuple):
+  """A dense layer: its maps (in space-to-batch layout), the channels of its block and its own."""
+
+  maps: tuple[int, int, int]
+  block: int
+  channels: int
+  bottleneck: int
+  growth: int
+  dilation: int = 1
+  masked: bool = False
+
+
+class Launch(NamedTuple):
+  """A line of the sequence that an executable runs."""
+
+  kind: str
+  name: str
+  shared_memory: int
+
+
+# The last layers of the blocks of the slides' model #4 for 8 images of 512x1024, and one for 360x480, which
+# the dilation does not divide.
+LAYERS = {
+  'denseblock1': Layer((8, 128, 256), 256, 224, 128, 32),
+  'denseblock2': Layer((8, 64, 128), 512, 480, 128, 32),
+  'denseblock3': Layer((32, 32, 64), 1024, 992, 128, 32),
+  'denseblock4': Layer((128, 16, 32), 1024, 992, 128, 32),
+  'denseblock3, 360x480': Layer((32, 23, 30), 1024, 992, 128, 32, masked=True),
+  'aspp': Layer((8, 64, 128), 1344, 1280, 256, 64, dilation=24),
+}
+
+
+def main() -> None:
+  """Compiles, prints a table, and writes it as JSON where asked to."""
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--config', help='compile the step of this configuration instead of the kernels')
+  parser.add_argument('--batch', type=int, help='images a step; default: those of the configuration')
+  parser.add_argument('--mode', choices=('train', 'inference'), default='train')
+  parser.add_argument('--output', type=pathlib.Path, help='JSON file')
+  args, args.config_arguments = parser.parse_known_args()
+  mesh = device_mesh()
+  if args.config:
+    result = step_report(configured_step(args, mesh))
+    print(step_table(result))
+  else:
+    result = [report for name, layer in LAYERS.items() for report in kernel_reports(name, layer, mesh)]
+    print(kernel_table(result))
+  if args.output:
+    args.output.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
+
+
+def device_mesh() -> Mesh:
+  """A mesh of one H100 that can only be compiled for."""
+  topology = topologies.get_topology_desc('1x1x1', platform='cuda', target_config=H100, topology='1x1x1')
+  return Mesh(np.array(topology.devices), ('data',))
+
+
+def target(mesh: Mesh) -> contextlib.AbstractContextManager:
+  """Pallas asks the mesh in context which GPU it is lowered for."""
+  return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def cuda_folder() -> pathlib.Path:
+  """Where the extra [cuda] has CUDA's compiler."""
+  spec = importlib.util.find_spec('nvidia.cu13')
+  if spec is None:
+    sys.exit('no package nvidia-cuda-nvcc; expected jax[cuda13]: install the extra [cuda]')
+  return pathlib.Path(next(iter(spec.submodule_search_locations)))
+
+
+def lower(function: jax.stages.Wrapped, *arguments: Any, mesh: Mesh) -> jax.stages.Lowered:
+  """Lowers a function under jit for abstract arguments, which are put on the device of `mesh`."""
+  sharding = NamedSharding(mesh, P())
+  arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
+  with target(mesh):
+    return function.lower(*arguments)
+
+
+def compile_lowered(lowered: jax.stages.Lowered, dump: str, **options: Any) -> jax.stages.Compiled:
+  """Compiles; the compiler writes into the folder `dump` what it made."""
+  options |= {'xla_gpu_cuda_data_dir': str(cuda_folder()), 'xla_dump_to': dump}
+  # Autotuning runs on a GPU, and Triton's products have no tiles without it: these are cuBLAS's here.
+  return lowered.compile({'xla_gpu_autotune_level': 0, 'xla_gpu_enable_triton_gemm': False, **options})
+
+
+def launches(dump: str) -> list[Launch]:
+  """What an executable runs, in order."""
+  (path,) = pathlib.Path(dump).glob('*.thunk_sequence.txt')
+  lines = re.findall(
+    r'^\d+: k(\w+)\s+(?:\[[^\]]*\]\s*)?(\S*)(?:.*shared_memory: (\d+))?', path.read_text(), re.MULTILINE
+  )
+  return [Launch(kind, name, int(shared or 0)) for kind, name, shared in lines]
+
+
+def kernel_calls(layer: Layer) -> Iterator[tuple[str, jax.stages.Wrapped, tuple[Any, ...]]]:
+  """Each kernel's name, the function under jit that calls it, and abstract arguments for a layer."""
+  bfloat16 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.bfloat16)
+  float32 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+  first, second = (Affine(*[float32((n,))] * 3) for n in (layer.channels, layer.bottleneck))
+  features, z, y = (bfloat16((*layer.maps, n)) for n in (layer.block, layer.bottleneck, layer.growth))
+  kernel = bfloat16((layer.channels, layer.bottleneck))
+  conv_kernel = bfloat16((3, 3, layer.bottleneck, layer.growth))
+  mask = jax.ShapeDtypeStruct(layer.maps, bool) if layer.masked else None
+
+  if kernels.supports_bn_relu_dot(features, kernel):
+    yield 'bn_relu_dot', jax.jit(kernels.bn_relu_dot), (features, first, kernel, mask)
+    yield 'bn_relu_dot_relu', jax.jit(kernels.bn_relu_dot_relu), (features, first, kernel, second)
+    backward = jax.jit(kernels.bn_relu_dot_backward, donate_argnums=1)
+    yield 'bn_relu_dot_backward', backward, (features, features, first, kernel, z)
+
+  def dilated(function: Callable) -> jax.stages.Wrapped:
+    return jax.jit(lambda z, affine, kernel, *rest: function(z, affine, kernel, layer.dilation, *rest))
+
+  yield 'bn_relu_conv', dilated(conv_kernels.bn_relu_conv), (z, second, conv_kernel, mask)
+  if conv_kernels.supports_bn_relu_conv_backward(z, conv_kernel):
+    backward = dilated(conv_kernels.bn_relu_conv_backward)
+    yield 'bn_relu_conv_backward', backward, (z, second, conv_kernel, mask, y)
+
+
+def kernel_reports(layer_name: str, layer: Layer, mesh: Mesh) -> Iterator[dict[str, Any]]:
+  """What the compiler made of each kernel of a layer."""
+  for name, function, arguments in kernel_calls(layer):
+    with tempfile.TemporaryDirectory() as dump:
+      compile_lowered(lower(function, *arguments, mesh=mesh), dump, xla_dump_emitter_re='.*')
+      (launch,) = (launch for launch in launches(dump) if launch.name.startswith('bn_relu'))
+      (path,) = (p for p in pathlib.Path(dump).glob('*.ptx') if f'.entry {launch.name}(' in p.read_text())
+      report = assembled(path) | {'shared_memory': launch.shared_memory}
+    report['programs'] = min(
+      REGISTERS // (-(-report['registers'] // 8) * 8 * report['threads']),
+      SHARED_MEMORY // (report['shared_memory'] + RESERVED_SHARED_MEMORY),
+      THREADS // report['threads'],
+    )
+    yield {'kernel': name, 'layer': layer_name, **layer._asdict(), **report}
+
+
+def assembled(path: pathlib.Path) -> dict[str, int]:
+  """What CUDA's assembler says of a file in PTX, and how often the `INSTRUCTIONS` occur in it."""
+  command = [cuda_folder() / 'bin' / 'ptxas', '-arch=sm_90a', '-v', path, '-o', os.devnull]
+  log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+  text = path.read_text()
+  return {
+    'threads': int(re.search(r'\.(?:maxntid|reqntid) (\d+)', text)[1]),
+    'registers': int(re.search(r'Used (\d+) registers', log)[1]),
+    'spilled': int(re.search(r'(\d+) bytes spill stores', log)[1]),
+    **{name: text.count(instruction) for name, instruction in INSTRUCTIONS.items()},
+  }
+
+
+def kernel_table(reports: list[dict[str, Any]]) -> str:
+  """One line a kernel and layer."""
+  columns = ['kernel', 'layer', 'threads', 'registers', 'spilled', 'shared_memory', 'programs', *INSTRUCTIONS]
+  rows = [columns, *([str(report[column]) for column in columns] for report in reports)]
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  return '\n'.join(
+    '  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+  )
+
+
+def configured_step(args: argparse.Namespace, mesh: Mesh) -> jax.stages.Lowered:
+  """The train or inference step of `--config`, lowered."""
+  from dense_aspp_jax.benchmark.steps import resized, training_step
+  from dense_aspp_jax.commands.config_file import read_config_file
+  from dense_aspp_jax.evaluation.inference import predict_images
+  from dense_aspp_jax.models.segmentation import create_model
+
+  config = resized(read_config_file(args), args.batch, None)
+  if args.mode == 'train':
+    with target(mesh):
+      return training_step(config, mesh).lowered
+  model, size = create_model(**config.model), tuple(config.data.image_size)
+  predict = functools.partial(
+    predict_images, model, output_size=size, mean=config.data.mean, std=config.data.std
+  )
+  variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+  images = jax.ShapeDtypeStruct((config.evaluation.batch_size, *size, 3), jnp.uint8)
+  return lower(jax.jit(predict), variables, images, mesh=mesh)
+
+
+def step_report(lowered: jax.stages.Lowered) -> dict[str, Any]:
+  """Launches by name, without their numbers, and bytes of memory."""
+  with tempfile.TemporaryDirectory() as dump:
+    memory = compile_lowered(lowered, dump).memory_analysis()
+    names = collections.Counter(
+      f'{launch.kind} {launch.name.rstrip("_.0123456789")}' for launch in launches(dump)
+    )
+  return {
+    'launches': dict(names.most_common()),
+    'temporaries': memory.temp_size_in_bytes,
+    'arguments': memory.argument_size_in_bytes,
+    'outputs': memory.output_size_in_bytes,
+    'aliased': memory.alias_size_in_bytes,
+  }
+
+
+def step_table(report: dict[str, Any]) -> str:
+  """One line a kind of launch, and the memory."""
+  lines = [f'{count:6d}  {name}' for name, count in report['launches'].items()]
+  lines.append(f'{sum(report["launches"].values()):6d}  launches')
+  sizes = ('temporaries', 'arguments', 'outputs', 'aliased')
+  return '\n'.join([*lines, *(f'{report[name] / 2**30:6.2f}  GiB {name}' for name in sizes)])
+
+
+if __name__ == '__main__':
+  main()
