@@ -1,4 +1,7 @@
-"""The operations of a traced function, those of all functions it calls included but for kernels."""
+"""The operations of a traced function, those of all functions it calls included but for kernels.
+
+And a GPU to lower for where there is none.
+"""
 
 from collections.abc import Iterator
 
@@ -23,3 +26,10 @@ def _is_jaxpr(value) -> bool:
 def products(jaxpr) -> list:
   """Convolutions and matrix products."""
   return [e for e in equations(jaxpr) if e.primitive.name in ('conv_general_dilated', 'dot_general')]
+
+
+def described_gpu():
+  """A context to lower functions in for a GPU that is not there; jax 0.12 asks for its description."""
+  device = jax.sharding.AbstractDevice('NVIDIA H100 80GB HBM3', 132, 'cuda')
+  mesh = jax.sharding.AbstractMesh((1,), ('data',), abstract_device=device)
+  return jax.sharding.use_abstract_mesh(mesh)

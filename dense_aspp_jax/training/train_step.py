@@ -126,7 +126,8 @@ def create_train_step(
     return loss / total_weight, (updates.get('batch_stats', {}), correct)
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh) if mesh else contextlib.nullcontext():
+    spread = mesh is not None and mesh.size > 1
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh) if spread else contextlib.nullcontext():
       return update(state, batch)
 
   def update(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:

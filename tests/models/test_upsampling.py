@@ -55,7 +55,7 @@ def test_arg_max_holds_no_class_axis_at_full_size():
   compiled = jax.jit(upsampled_argmax, static_argnums=(1, 2)).lower(logits, (64, 64), (8.0, 8.0)).compile()
   assert not re.findall(r'f32\[[\d,]*64,64[\d,]*\]', compiled.as_text().split('ENTRY')[1])
   # The rows of 12 classes, not 12 x 64 x 64 float32.
-  assert compiled.memory_analysis().temp_size_in_bytes < 3 * 12 * 64 * 8 * 4
+  assert compiled.memory_analysis().temp_size_in_bytes <= 3 * 12 * 64 * 8 * 4
 
 
 def interpolated(x, axis, size, factor):

@@ -1,6 +1,7 @@
 """The default training step is the fast one: what is in the program that is compiled."""
 
 import collections
+import contextlib
 import math
 import re
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
+from jaxprs import described_gpu
 from ml_collections import ConfigDict
 
 from configs import default
@@ -39,7 +41,8 @@ def lower(platform: str, **model_fields) -> jax.stages.Lowered:
     'image': jax.ShapeDtypeStruct((BATCH, *SIZE, 3), jnp.uint8),
     'label': jax.ShapeDtypeStruct((BATCH, *SIZE), jnp.uint8),
   }
-  return step.trace(state, batch).lower(lowering_platforms=(platform,))
+  with described_gpu() if platform == 'cuda' else contextlib.nullcontext():
+    return step.trace(state, batch).lower(lowering_platforms=(platform,))
 
 
 def dilations(stablehlo: str) -> collections.Counter:

@@ -8,6 +8,7 @@ import pytest
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxprs import described_gpu
 
 from configs import default
 from dense_aspp_jax.datasets.augmentation import Augmentation, augment
@@ -211,7 +212,12 @@ def test_the_steps_are_lowered_for_gpu_and_tpu(platform):
   allowed = [jax.export.DisabledSafetyCheck.custom_call('__gpu$xla.gpu.triton')]
 
   def export(function):
-    return jax.export.export(jax.jit(function), platforms=[platform], disabled_checks=allowed)
+    def lowered(*arguments):
+      with described_gpu():
+        exporter = jax.export.export(jax.jit(function), platforms=[platform], disabled_checks=allowed)
+        return exporter(*arguments)
+
+    return lowered
 
   exported = export(train_step)(state, batch)
   assert exported.platforms == (platform,)
