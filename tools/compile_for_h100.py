@@ -20,7 +20,6 @@ import collections
 import contextlib
 import functools
 import importlib.util
-import json
 import os
 import pathlib
 import re
@@ -41,6 +40,7 @@ from jax.sharding import PartitionSpec as P
 
 from dense_aspp_jax.models import conv_kernels, kernels
 from dense_aspp_jax.models.moments import Affine
+from dense_aspp_jax.provenance import provenance, write_json
 
 # The card, as XLA's GpuTargetConfigProto.
 H100 = """
@@ -121,13 +121,14 @@ def main() -> None:
   args, args.config_arguments = parser.parse_known_args()
   mesh = device_mesh()
   if args.config:
-    result = step_report(configured_step(args, mesh))
+    result = step_report(lowered_step(args, mesh))
     print(step_table(result))
   else:
     result = [report for name, layer in LAYERS.items() for report in kernel_reports(name, layer, mesh)]
     print(kernel_table(result))
   if args.output:
-    args.output.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
+    target_device = 'NVIDIA H100 80GB HBM3'  # provenance names the machine that compiled
+    write_json(args.output, {'target': target_device, 'provenance': provenance(), 'result': result})
 
 
 def device_mesh() -> Mesh:
@@ -237,7 +238,7 @@ def kernel_table(reports: list[dict[str, Any]]) -> str:
   )
 
 
-def configured_step(args: argparse.Namespace, mesh: Mesh) -> jax.stages.Lowered:
+def lowered_step(args: argparse.Namespace, mesh: Mesh) -> jax.stages.Lowered:
   """The train or inference step of `--config`, lowered."""
   from dense_aspp_jax.benchmark.steps import resized, training_step
   from dense_aspp_jax.commands.config_file import read_config_file

@@ -26,8 +26,8 @@ from dense_aspp_jax.models.kernels import (
 )
 from dense_aspp_jax.models.moments import Affine
 
-# For 128 -> 32 channels in bfloat16. Forward: the fastest of those tried on an H100. Backward: not timed; two
-# programs fit a multiprocessor's registers and shared memory.
+# For 128 -> 32 channels in bfloat16. Forward: the fastest of those tried on an H100 with an earlier form of
+# the kernel. Backward: not timed; two programs fit a multiprocessor's registers and shared memory.
 FORWARD_TILE = Tile(64, 128, 4, 3)
 BACKWARD_TILE = Tile(32, 64, 4, 3)
 # A tile's sizes are powers of two: the nine taps are taken as eight and one.
@@ -58,7 +58,10 @@ def bn_relu_conv(
   *,
   interpret: bool = False,
 ) -> Float[Array, 'n h w k']:
-  """See `dense_primitives.bn_relu_conv`. cuDNN was measured faster (56 us against 67, 128 -> 32 channels)."""
+  """See `dense_primitives.bn_relu_conv`, which is what runs.
+
+  On an H100 cuDNN took 56 us and an earlier form of this kernel 67 (128 -> 32 channels, bfloat16).
+  """
   (channels, growth), positions, tile = kernel.shape[2:], math.prod(z.shape[:3]), FORWARD_TILE
   size = min(largest_tile(channels), tile.columns)
   blocks = channels // size

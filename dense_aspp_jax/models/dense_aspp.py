@@ -127,9 +127,9 @@ class DenseASPP(nn.Module):
   def __call__(self, features: Float[Array, 'b h w c'], train: bool = False) -> Float[Array, 'b h w c2']:
     """Appends len(dilation_rates) x growth_rate channels to `features`."""
     x = nn.relu(features) if self.rectify_features else features
-    x, of_x = self._fast(x, train) if self.formulation == 'fast' else (self._plain(x, train), None)
+    x, x_moments = self._fast(x, train) if self.formulation == 'fast' else (self._plain(x, train), None)
     if self.final_norm:
-      x = self._final_norm(x, of_x, train)
+      x = self._final_norm(x, x_moments, train)
     return x
 
   def _plain(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h w c2']:
@@ -165,8 +165,8 @@ class DenseASPP(nn.Module):
     return apply_dense_layers(layers, x, moments(x) if train else None, DenseBlockPlan(self.dilation_rates))
 
   def _final_norm(
-    self, x: Float[Array, 'b h w c'], of_x: Moments | None, train: bool
+    self, x: Float[Array, 'b h w c'], x_moments: Moments | None, train: bool
   ) -> Float[Array, 'b h w c']:
     if self.formulation == 'plain':
       return batch_norm(train, name='norm', dtype=self.dtype)(x)
-    return NormVariables(x.shape[-1], name='norm')(x, of_x)
+    return NormVariables(x.shape[-1], name='norm')(x, x_moments)

@@ -71,15 +71,15 @@ class _Saved(NamedTuple):
   """What the backward pass needs: the buffer, its moments, the bottlenecks and theirs."""
 
   features: Float[Array, 'n h2 w2 c2']
-  of_features: Moments
+  feature_moments: Moments
   bottlenecks: list[Float[Array, 'n h2 w2 ci'] | None]
-  of_bottlenecks: list[Moments | None]
+  bottleneck_moments: list[Moments | None]
 
 
 def dense_block(
   plan: DenseBlockPlan,
   x: Float[Array, 'b h w c'],
-  of_x: Moments,
+  x_moments: Moments,
   layers: Sequence[DenseLayerArrays],
 ) -> tuple[Float[Array, 'b h w c2'], Moments, list[Moments | None]]:
   """Densely connected layers with batch statistics.
@@ -90,14 +90,14 @@ def dense_block(
   Args:
     plan: See there.
     x: Features, in the compute type.
-    of_x: Their moments; gradients flow through them.
+    x_moments: Their moments; gradients flow through them.
     layers: In float32, the first to the last.
 
   Returns:
     The features with len(layers) x k channels appended; the moments of all of them; and the moments of each
     layer's bottleneck (None without one), through which no gradient flows.
   """
-  return _dense_block(plan, _device_axes(x.shape[0]), x, of_x, list(layers))
+  return _dense_block(plan, _device_axes(x.shape[0]), x, x_moments, list(layers))
 
 
 class InferenceLayerArrays(NamedTuple):
@@ -128,12 +128,8 @@ def dense_block_inference(
 
 
 def _inference_local(plan, x, layers):
-  batch, size, channels = x.shape[0], x.shape[1:3], x.shape[3]
-  dtype, run = x.dtype, plan.primitives
-  mask = padding_mask(batch, size, plan.phases)
-  growth = layers[0].kernel2.shape[3]
-  features = space_to_batch(x, plan.phases)
-  features = jnp.pad(features, ((0, 0), (0, 0), (0, 0), (0, growth * len(layers))))
+  size, channels, dtype, run = x.shape[1:3], x.shape[3], x.dtype, plan.primitives
+  features, mask, growth = _buffer(plan, x, layers)
   for layer, dilation in zip(layers, plan.dilations, strict=True):
     kernel2 = layer.kernel2.astype(dtype)
     if layer.kernel1 is None:
@@ -157,26 +153,26 @@ def _device_axes(batch_size: int) -> tuple[str, ...]:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _dense_block(plan, axes, x, of_x, layers):
-  return _forward(plan, axes, x, of_x, layers)[0]
+def _dense_block(plan, axes, x, x_moments, layers):
+  return _forward(plan, axes, x, x_moments, layers)[0]
 
 
-def _forward(plan, axes, x, of_x, layers):
+def _forward(plan, axes, x, x_moments, layers):
   run = functools.partial(_forward_local, plan, axes)
   outputs, saved = P(axes), _Saved(P(axes), P(), P(axes), P())
   run = _on_each_device(run, axes, (P(axes), P(), _layer_specs(layers, axes)), ((outputs, P(), P()), saved))
-  result, saved = run(x, of_x, layers)
+  result, saved = run(x, x_moments, layers)
   return result, (saved, layers)
 
 
 def _backward(plan, axes, residuals, cotangents):
   saved, layers = residuals
-  gradient, of_features, _ = cotangents
+  gradient, moments_gradient, _ = cotangents
   run = functools.partial(_backward_local, plan, axes)
   specs = _layer_specs(layers, axes)
   inputs = (_Saved(P(axes), P(), P(axes), P()), specs, P(axes), P())
   run = _on_each_device(run, axes, inputs, (P(axes), P(), specs))
-  return run(saved, layers, gradient, of_features)
+  return run(saved, layers, gradient, moments_gradient)
 
 
 _dense_block.defvjp(_forward, _backward)
@@ -198,46 +194,52 @@ def _layer_specs(layers: list[DenseLayerArrays], axes: tuple[str, ...]) -> list[
   return specs
 
 
-def normalization(norm: tuple[Array, Array] | None, channels: int, of_x: Moments, epsilon: float) -> Affine:
+def normalization(
+  norm: tuple[Array, Array] | None, channels: int, x_moments: Moments, epsilon: float
+) -> Affine:
   """The affine map of a BN; the identity where there is none."""
   if norm is None:
-    mean = of_x.mean[:channels]
+    mean = x_moments.mean[:channels]
     return Affine(jnp.zeros_like(mean), jnp.ones_like(mean), jnp.zeros_like(mean))
   scale, bias = norm
-  inverse_deviation = lax.rsqrt(of_x.variance[:channels] + epsilon)
+  inverse_deviation = lax.rsqrt(x_moments.variance[:channels] + epsilon)
   dtype = inverse_deviation.dtype
-  return Affine(of_x.mean[:channels], scale.astype(dtype) * inverse_deviation, bias.astype(dtype))
+  return Affine(x_moments.mean[:channels], scale.astype(dtype) * inverse_deviation, bias.astype(dtype))
 
 
-def _forward_local(plan, axes, x, of_x, layers):
-  """The forward pass over one device's images."""
-  batch, size, channels = x.shape[0], x.shape[1:3], x.shape[3]
-  dtype, run = x.dtype, plan.primitives
-  mask = padding_mask(batch, size, plan.phases)
+def _buffer(plan: DenseBlockPlan, x: Array, layers: Sequence[Any]) -> tuple[Array, Mask, int]:
+  """The block's buffer, filled with its input; its mask; and how many channels each layer adds."""
   growth = layers[0].kernel2.shape[3]
   features = space_to_batch(x, plan.phases)
   features = jnp.pad(features, ((0, 0), (0, 0), (0, 0), (0, growth * len(layers))))
-  saved = _Saved(features, of_x, [], [])
+  return features, padding_mask(x.shape[0], x.shape[1:3], plan.phases), growth
+
+
+def _forward_local(plan, axes, x, x_moments, layers):
+  """The forward pass over one device's images."""
+  size, channels, dtype, run = x.shape[1:3], x.shape[3], x.dtype, plan.primitives
+  features, mask, growth = _buffer(plan, x, layers)
+  saved = _Saved(features, x_moments, [], [])
   for layer, dilation in zip(layers, plan.dilations, strict=True):
-    affine = normalization(layer.norm1, channels, of_x, plan.epsilon)
-    z, of_z = features[..., :channels], None
+    affine = normalization(layer.norm1, channels, x_moments, plan.epsilon)
+    z, z_moments = features[..., :channels], None
     if layer.kernel1 is not None:
-      z, of_z = run.bn_relu_dot(features, affine, layer.kernel1.astype(dtype), mask)
-      of_z = merged_moments(of_z, axes)
-      affine = normalization(layer.norm2, z.shape[-1], of_z, plan.epsilon)
+      z, z_moments = run.bn_relu_dot(features, affine, layer.kernel1.astype(dtype), mask)
+      z_moments = merged_moments(z_moments, axes)
+      affine = normalization(layer.norm2, z.shape[-1], z_moments, plan.epsilon)
     saved.bottlenecks.append(None if layer.kernel1 is None else z)
-    saved.of_bottlenecks.append(of_z)
+    saved.bottleneck_moments.append(z_moments)
     y = run.bn_relu_conv(z, affine, layer.kernel2.astype(dtype), dilation, mask)
     y = _add_bias_and_drop(y, layer, plan.phases)
     features = lax.dynamic_update_slice(features, y, (0, 0, 0, channels))
-    of_y = merged_moments(moments(y, mask), axes)
-    of_x = Moments(*(jnp.concatenate(pair) for pair in zip(of_x, of_y, strict=True)))
+    y_moments = merged_moments(moments(y, mask), axes)
+    x_moments = Moments(*(jnp.concatenate(pair) for pair in zip(x_moments, y_moments, strict=True)))
     channels += growth
-  saved = saved._replace(features=features, of_features=of_x)
-  return (batch_to_space(features, plan.phases, size), of_x, saved.of_bottlenecks), saved
+  saved = saved._replace(features=features, feature_moments=x_moments)
+  return (batch_to_space(features, plan.phases, size), x_moments, saved.bottleneck_moments), saved
 
 
-def _backward_local(plan, axes, saved, layers, gradient, of_features):
+def _backward_local(plan, axes, saved, layers, gradient, moments_gradient):
   """The backward pass over one device's images.
 
   Args:
@@ -246,7 +248,7 @@ def _backward_local(plan, axes, saved, layers, gradient, of_features):
     saved: By the forward pass.
     layers: As given to it.
     gradient: Of the features it returned.
-    of_features: Gradients of their moments.
+    moments_gradient: Gradients of their moments.
   """
   batch, size, channels = gradient.shape[0], gradient.shape[1:3], gradient.shape[3]
   dtype, run = gradient.dtype, plan.primitives
@@ -262,8 +264,8 @@ def _backward_local(plan, axes, saved, layers, gradient, of_features):
     y = features[..., channels:end]
     through_moments = _through_moments(
       y,
-      Moments(*(m[channels:] for m in _prefix(saved.of_features, end))),
-      Moments(*(m[channels:] for m in of_features)),
+      Moments(*(m[channels:] for m in _prefix(saved.feature_moments, end))),
+      Moments(*(m[channels:] for m in moments_gradient)),
       count,
     )
     gy = buffer[..., channels:end].astype(through_moments.dtype) + through_moments
@@ -273,8 +275,8 @@ def _backward_local(plan, axes, saved, layers, gradient, of_features):
       gy = gy * _kept_by_phase(layer, plan.phases).astype(dtype)
     if layer.bias2 is not None:
       bias2 = jnp.sum(gy, (0, 1, 2), dtype=accumulation_dtype(dtype))
-    of_x = _prefix(saved.of_features, channels)
-    affine = normalization(layer.norm1, channels, of_x, plan.epsilon)
+    x_moments = _prefix(saved.feature_moments, channels)
+    affine = normalization(layer.norm1, channels, x_moments, plan.epsilon)
     kernel2, kernel1, norm1, norm2 = layer.kernel2.astype(dtype), None, None, None
     if layer.kernel1 is None:
       x = features[..., :channels]
@@ -282,19 +284,21 @@ def _backward_local(plan, axes, saved, layers, gradient, of_features):
       added = buffer[..., :channels].astype(affine.scale.dtype) + g.astype(affine.scale.dtype) * affine.scale
       buffer = lax.dynamic_update_slice(buffer, added.astype(dtype), (0, 0, 0, 0))
     else:
-      of_z = saved.of_bottlenecks[index]
-      affine2 = normalization(layer.norm2, z.shape[-1], of_z, plan.epsilon)
+      z_moments = saved.bottleneck_moments[index]
+      affine2 = normalization(layer.norm2, z.shape[-1], z_moments, plan.epsilon)
       g, kernel2_gradient, sums = run.bn_relu_conv_backward(z, affine2, kernel2, dilation, mask, gy)
-      norm2, of_z_gradient = _norm_gradients(sums, affine2, of_z, axes, plan.epsilon)
-      gz = g.astype(affine2.scale.dtype) * affine2.scale + _through_moments(z, of_z, of_z_gradient, count)
+      norm2, z_moments_gradient = _norm_gradients(sums, affine2, z_moments, axes, plan.epsilon)
+      gz = g.astype(affine2.scale.dtype) * affine2.scale + _through_moments(
+        z, z_moments, z_moments_gradient, count
+      )
       gz = _masked(gz, mask).astype(dtype)
       buffer, kernel1, sums = run.bn_relu_dot_backward(
         features, buffer, affine, layer.kernel1.astype(dtype), gz
       )
-    of_features = _prefix(of_features, channels)
+    moments_gradient = _prefix(moments_gradient, channels)
     if layer.norm1 is not None:
-      norm1, of_x_gradient = _norm_gradients(sums, affine, of_x, axes, plan.epsilon)
-      of_features = Moments(*(a + b for a, b in zip(of_features, of_x_gradient, strict=True)))
+      norm1, x_moments_gradient = _norm_gradients(sums, affine, x_moments, axes, plan.epsilon)
+      moments_gradient = Moments(*(a + b for a, b in zip(moments_gradient, x_moments_gradient, strict=True)))
     kept = None if layer.kept is None else jnp.zeros_like(layer.kept)
     local[index] = (kernel1, kernel2_gradient, bias2)
     whole[index] = (norm1, norm2, kept)
@@ -305,22 +309,22 @@ def _backward_local(plan, axes, saved, layers, gradient, of_features):
     for (kernel1, kernel2, bias2), (norm1, norm2, kept) in zip(local, whole, strict=True)
   ]
   gradients = jax.tree.map(lambda g, value: g.astype(value.dtype), gradients, layers)
-  return batch_to_space(buffer[..., :channels], plan.phases, size), of_features, gradients
+  return batch_to_space(buffer[..., :channels], plan.phases, size), moments_gradient, gradients
 
 
 def _norm_gradients(
-  sums: tuple[Array, Array], affine: Affine, of_x: Moments, axes: tuple[str, ...], epsilon: float
+  sums: tuple[Array, Array], affine: Affine, x_moments: Moments, axes: tuple[str, ...], epsilon: float
 ) -> tuple[tuple[Array, Array], Moments]:
   """Gradients of a BN's scale and bias and of the moments it used, from sums over its output's gradient."""
   gradient, centred = lax.psum(sums, axes) if axes else sums
-  inverse_deviation = lax.rsqrt(of_x.variance + epsilon)
-  of_moments = Moments(-affine.scale * gradient, -0.5 * affine.scale * inverse_deviation**2 * centred)
-  return (centred * inverse_deviation, gradient), of_moments
+  inverse_deviation = lax.rsqrt(x_moments.variance + epsilon)
+  moments_gradient = Moments(-affine.scale * gradient, -0.5 * affine.scale * inverse_deviation**2 * centred)
+  return (centred * inverse_deviation, gradient), moments_gradient
 
 
-def _through_moments(x: Array, of_x: Moments, gradient: Moments, count: int) -> Array:
+def _through_moments(x: Array, x_moments: Moments, gradient: Moments, count: int) -> Array:
   """The gradient of x that flows through its mean and variance over `count` positions."""
-  centred = x.astype(of_x.mean.dtype) - of_x.mean
+  centred = x.astype(x_moments.mean.dtype) - x_moments.mean
   return gradient.mean / count + centred * (gradient.variance * (2 / count))
 
 

@@ -16,17 +16,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from dense_aspp_jax.models import conv_kernels, kernels
 from dense_aspp_jax.models.dtypes import DType, accumulation_dtype
+from dense_aspp_jax.models.kernels import Maps, Mask, Sums
 from dense_aspp_jax.models.moments import Affine, Moments, moments
 
-Maps = Float[Array, 'n h w _']
 Kernel = Float[Array, '...']
-Mask = Bool[Array, 'n h w'] | None
-# Of the gradient g of affine(x), over all positions: sum g, and sum g (x - mean).
-Sums = tuple[Float[Array, ' _'], Float[Array, ' _']]
 
 _POSITIONS = (0, 1, 2)
 _TAPS = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))

@@ -216,18 +216,18 @@ class DenseNet(nn.Module):
     x = stem.space_to_depth_convolution(x, kernel.astype(self.dtype))
     affine = NormVariables(self.num_init_features, name='norm0').affine(moments(x) if train else None)
     x = stem.max_pool_3x3(nn.relu(affine(x)).astype(self.dtype))
-    of_x = moments(x) if train else None
+    x_moments = moments(x) if train else None
     for stage in self._stages():
       if stage.num_layers:
         widths = self.growth_rate, self.bottleneck_factor * self.growth_rate
         block = FastDenseBlock(stage.num_layers, *widths, stage.dilation, name=stage.name)
-        x, of_x = block(x, of_x)
+        x, x_moments = block(x, x_moments)
       else:
-        x = FastTransition(stage.pool, name=stage.name)(x, of_x)
-        of_x = moments(x) if train else None
+        x = FastTransition(stage.pool, name=stage.name)(x, x_moments)
+        x_moments = moments(x) if train else None
     if not self._has_norm5:
       return x
-    return NormVariables(x.shape[-1], name='norm5')(x, of_x)
+    return NormVariables(x.shape[-1], name='norm5')(x, x_moments)
 
   @property
   def _has_norm5(self) -> bool:

@@ -76,16 +76,16 @@ def _backward(
   if strides == (1, 1):  # the transpose is such a convolution itself, with the kernel turned around
     reach = [(size - 1) * rate for size, rate in zip(kernel.shape[:2], dilation, strict=True)]
     turned = tuple((r - low, r - high) for r, (low, high) in zip(reach, padding, strict=True))
-    of_x = _sum_over_taps(gradient, kernel[::-1, ::-1], strides, turned, dilation)
+    x_gradient = _sum_over_taps(gradient, kernel[::-1, ::-1], strides, turned, dilation)
   else:
-    of_x = jax.vjp(lambda x: _sum_over_taps(x, kernel, strides, padding, dilation), x)[1](gradient)[0]
+    x_gradient = jax.vjp(lambda x: _sum_over_taps(x, kernel, strides, padding, dilation), x)[1](gradient)[0]
   padded = _pad(x, padding)
   form = functools.partial(_kernel_gradient, shape=kernel.shape, strides=strides, dilation=dilation)
   by_rows = functools.partial(
     _kernel_gradient_by_rows, shape=kernel.shape, strides=strides, dilation=dilation
   )
-  of_kernel = lax.platform_dependent(padded, gradient, cpu=by_rows, default=form)
-  return of_x, of_kernel.astype(kernel.dtype)
+  kernel_gradient = lax.platform_dependent(padded, gradient, cpu=by_rows, default=form)
+  return x_gradient, kernel_gradient.astype(kernel.dtype)
 
 
 _convolve.defvjp(_forward, _backward)

@@ -25,7 +25,7 @@ class FastDenseBlock(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, 'b h w c'], of_x: Moments | None
+    self, x: Float[Array, 'b h w c'], x_moments: Moments | None
   ) -> tuple[Float[Array, 'b h w c2'], Moments | None]:
     """Appends num_layers x growth_rate channels to `x`."""
     layers = [
@@ -37,7 +37,7 @@ class FastDenseBlock(nn.Module):
       )
       for index in range(self.num_layers)
     ]
-    return apply_dense_layers(layers, x, of_x, DenseBlockPlan((1,) * self.num_layers, self.dilation))
+    return apply_dense_layers(layers, x, x_moments, DenseBlockPlan((1,) * self.num_layers, self.dilation))
 
 
 class FastTransition(nn.Module):
@@ -49,11 +49,11 @@ class FastTransition(nn.Module):
   pool: bool
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'b h w c'], of_x: Moments | None) -> Float[Array, 'b h2 w2 c2']:
+  def __call__(self, x: Float[Array, 'b h w c'], x_moments: Moments | None) -> Float[Array, 'b h2 w2 c2']:
     """Halves channels and, with `pool`, height and width."""
     channels = x.shape[-1]
     kernel, _ = ConvolutionVariables(channels // 2, 1, name='conv')(channels)
-    a = nn.relu(NormVariables(channels, name='norm').affine(of_x)(x))
+    a = nn.relu(NormVariables(channels, name='norm').affine(x_moments)(x))
     if self.pool:
       batch, height, width = a.shape[0], a.shape[1] // 2, a.shape[2] // 2
       a = a[:, : 2 * height, : 2 * width].reshape(batch, height, 2, width, 2, channels).mean((2, 4))

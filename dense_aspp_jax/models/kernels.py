@@ -30,6 +30,7 @@ except ImportError:  # JAX says that Pallas will lose its Triton backend; a GPU 
 
 Maps = Float[Array, 'n h w _']
 Mask = Bool[Array, 'n h w'] | None
+# Of the gradient g of affine(x), over all positions: sum g, and sum g (x - mean).
 Sums = tuple[Float[Array, ' _'], Float[Array, ' _']]
 
 
@@ -43,8 +44,8 @@ class Tile(NamedTuple):
 
 
 # By the largest number of output channels they are for, in bfloat16. Forward, 128 wide: the fastest of those
-# tried on an H100 for 640 -> 128 channels at 65,536 positions. The others are not timed: the largest of which
-# two programs fit a multiprocessor's registers and shared memory.
+# tried on an H100 with an earlier form of the kernel, 640 -> 128 channels at 65,536 positions. The others are
+# not timed: the largest of which two programs fit a multiprocessor's registers and shared memory.
 FORWARD_TILES = {128: Tile(128, 32, 4, 4), 256: Tile(64, 32, 4, 4)}
 BACKWARD_TILES = {128: Tile(64, 64, 4, 3), 256: Tile(32, 64, 4, 3)}
 # What an H100 runs at once: two such programs on each of its 132 multiprocessors.

@@ -50,25 +50,25 @@ class NormVariables(nn.Module):
     """Scale and bias."""
     return jnp.asarray(self.scale), jnp.asarray(self.bias)
 
-  def update(self, of_x: Moments) -> None:
+  def update(self, x_moments: Moments) -> None:
     """Lets the running statistics take in a batch's."""
     if self.is_initializing():
       return
-    for running, batch in ((self.mean, of_x.mean), (self.var, of_x.variance)):
+    for running, batch in ((self.mean, x_moments.mean), (self.var, x_moments.variance)):
       batch = jax.lax.stop_gradient(batch[: self.channels]).astype(running.value.dtype)
       running.value = self.momentum * running.value + (1 - self.momentum) * batch
 
-  def __call__(self, x: Float[Array, 'b h w c'], of_x: Moments | None) -> Float[Array, 'b h w c']:
+  def __call__(self, x: Float[Array, 'b h w c'], x_moments: Moments | None) -> Float[Array, 'b h w c']:
     """Normalises `x`, in its type; see `affine`."""
-    return self.affine(of_x)(x).astype(x.dtype)
+    return self.affine(x_moments)(x).astype(x.dtype)
 
-  def affine(self, of_x: Moments | None) -> Affine:
+  def affine(self, x_moments: Moments | None) -> Affine:
     """The normalisation with a batch's moments, taken in by the running statistics; None: with those."""
-    if of_x is None:
-      of_x = Moments(jnp.asarray(self.mean.value), jnp.asarray(self.var.value))
+    if x_moments is None:
+      x_moments = Moments(jnp.asarray(self.mean.value), jnp.asarray(self.var.value))
     else:
-      self.update(of_x)
-    return normalization(self.arrays, self.channels, of_x, self.epsilon)
+      self.update(x_moments)
+    return normalization(self.arrays, self.channels, x_moments, self.epsilon)
 
 
 class ConvolutionVariables(nn.Module):
@@ -135,13 +135,13 @@ class DenseLayerVariables(nn.Module):
       kept=kept,
     )
 
-  def update(self, of_x: Moments, of_z: Moments | None) -> None:
+  def update(self, x_moments: Moments, z_moments: Moments | None) -> None:
     """Lets the running statistics take in a batch's: of what the layer reads, and of its bottleneck."""
     if self.leading_norm:
-      self.norm1.update(of_x)
-    if of_z is not None:
+      self.norm1.update(x_moments)
+    if z_moments is not None:
       _, bias1 = self.conv1(self.channels)
-      self.norm2.update(of_z if bias1 is None else of_z._replace(mean=of_z.mean + bias1))
+      self.norm2.update(z_moments if bias1 is None else z_moments._replace(mean=z_moments.mean + bias1))
 
   def inference_arrays(self) -> InferenceLayerArrays:
     """What `dense_block_inference` computes with."""
@@ -160,7 +160,7 @@ class DenseLayerVariables(nn.Module):
 def apply_dense_layers(
   layers: Sequence[DenseLayerVariables],
   x: Float[Array, 'b h w c'],
-  of_x: Moments | None,
+  x_moments: Moments | None,
   plan: DenseBlockPlan,
 ) -> tuple[Float[Array, 'b h w c2'], Moments | None]:
   """Runs densely connected layers: in training if the moments of `x` are given.
@@ -168,10 +168,10 @@ def apply_dense_layers(
   Returns:
     `x` with the layers' channels appended and, in training, the moments of all channels.
   """
-  if of_x is None:
+  if x_moments is None:
     return dense_block_inference(plan, x, [layer.inference_arrays() for layer in layers]), None
   arrays = [layer.arrays(x.shape[0]) for layer in layers]
-  features, of_features, of_bottlenecks = dense_block(plan, x, of_x, arrays)
-  for layer, of_z in zip(layers, of_bottlenecks, strict=True):
-    layer.update(of_features, of_z)
-  return features, of_features
+  features, feature_moments, bottleneck_moments = dense_block(plan, x, x_moments, arrays)
+  for layer, z_moments in zip(layers, bottleneck_moments, strict=True):
+    layer.update(feature_moments, z_moments)
+  return features, feature_moments

@@ -150,6 +150,19 @@ def pad_to_multiple(x: Float[Array, 'b h w c'], multiple: int) -> Float[Array, '
   return jnp.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0))) if bottom or right else x
 
 
+def bilinear_neighbors(
+  size_in: int, size_out: int, scale: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Which two inputs each output of bilinear interpolation lies between; see `bilinear_matrix`.
+
+  Returns:
+    Indices of both, int64 `[size_out]`, and the weight of the second, float64 in 0..1.
+  """
+  coordinate = np.clip((np.arange(size_out) + 0.5) / scale - 0.5, 0, size_in - 1)
+  low = np.floor(coordinate).astype(np.int64)
+  return low, np.minimum(low + 1, size_in - 1), coordinate - low
+
+
 @functools.lru_cache(maxsize=64)
 def bilinear_matrix(size_in: int, size_out: int, scale: float) -> np.ndarray:
   """Weights of bilinear interpolation along one axis, align_corners=False.
@@ -161,10 +174,7 @@ def bilinear_matrix(size_in: int, size_out: int, scale: float) -> np.ndarray:
   Returns:
     float32 `[size_out, size_in]`; each row sums to 1.
   """
-  coordinate = np.clip((np.arange(size_out) + 0.5) / scale - 0.5, 0, size_in - 1)
-  low = np.floor(coordinate).astype(np.int64)
-  high = np.minimum(low + 1, size_in - 1)
-  fraction = coordinate - low
+  low, high, fraction = bilinear_neighbors(size_in, size_out, scale)
   matrix = np.zeros((size_out, size_in), np.float64)
   rows = np.arange(size_out)
   np.add.at(matrix, (rows, low), 1 - fraction)

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, UInt8
 
-from dense_aspp_jax.models.layers import bilinear_matrix
+from dense_aspp_jax.models.layers import bilinear_matrix, bilinear_neighbors
 
 
 def upsampled_argmax(
@@ -46,12 +46,9 @@ def first_maximum(classes: Sequence[Float[Array, '*n']]) -> tuple[Float[Array, '
 
 def _interpolate(x: Array, axis: int, size: int, scale: float) -> Array:
   """`bilinear_matrix(x.shape[axis], size, scale)` along an axis, each output from its two neighbours."""
-  last = x.shape[axis] - 1
-  coordinate = np.clip((np.arange(size) + 0.5) / scale - 0.5, 0, last)
-  low = np.floor(coordinate).astype(np.int32)
-  fraction = (coordinate - low).astype(x.dtype).reshape((-1,) + (1,) * (x.ndim - 1 - axis))
-  at_low = jnp.take(x, low, axis, mode='clip')
-  at_high = jnp.take(x, np.minimum(low + 1, last), axis, mode='clip')
+  low, high, fraction = bilinear_neighbors(x.shape[axis], size, scale)
+  fraction = fraction.astype(x.dtype).reshape((-1,) + (1,) * (x.ndim - 1 - axis))
+  at_low, at_high = (jnp.take(x, index.astype(np.int32), axis, mode='clip') for index in (low, high))
   return (1 - fraction) * at_low + fraction * at_high
 
 

@@ -3,6 +3,7 @@
 import functools
 import itertools
 
+import exactness
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,17 +90,19 @@ def make(case, batch, seed=0):
   return jnp.asarray(x), jax.tree.map(jnp.asarray, layers), DenseBlockPlan(dilations, phases, EPSILON)
 
 
-def loss_of(features, of_features, weights):
+def loss_of(features, feature_moments, weights):
   """Depends on the features and on their moments, as a later BN does."""
   w, v = weights
   return (
-    jnp.sum(jnp.sin(features) * w) + of_features.mean @ v + jnp.log(of_features.variance + 0.1) @ jnp.cos(v)
+    jnp.sum(jnp.sin(features) * w)
+    + feature_moments.mean @ v
+    + jnp.log(feature_moments.variance + 0.1) @ jnp.cos(v)
   )
 
 
 def fast_loss(plan, x, layers, weights):
-  features, of_features, _ = dense_block(plan, x, moments(x), layers)
-  return loss_of(features, of_features, weights)
+  features, feature_moments, _ = dense_block(plan, x, moments(x), layers)
+  return loss_of(features, feature_moments, weights)
 
 
 def written_out_loss(plan, x, layers, weights):
@@ -118,12 +121,7 @@ def without_dropout(gradients):
   return of_x, [layer._replace(kept=None) for layer in of_layers]
 
 
-def assert_exact(found, expected, tolerance=1e-10):
-  """Relative to the largest value of each array."""
-  found, expected = jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected)
-  for (path, value), reference in zip(found, expected, strict=True):
-    error = np.abs(value - reference).max() / np.abs(reference).max()
-    assert error < tolerance, f'{jax.tree_util.keystr(path)}: {error}'
+assert_exact = functools.partial(exactness.assert_exact, tolerance=1e-10, smallest=0)
 
 
 @pytest.mark.parametrize(('case', 'batch'), [(case, 2) for case in CASES] + [('phases_that_do_not', 1)])
@@ -143,16 +141,16 @@ def test_float64_loss_and_gradients_are_exact(case, batch):
 def test_float64_statistics_are_exact():
   with jax.enable_x64(True):
     x, layers, plan = make('phases_that_do_not', 2)
-    features, of_features, of_bottlenecks = jax.jit(functools.partial(dense_block, plan))(
+    features, feature_moments, bottleneck_moments = jax.jit(functools.partial(dense_block, plan))(
       x, moments(x), layers
     )
-    assert_exact(of_features.mean, features.mean((0, 1, 2)))
-    assert_exact(of_features.variance, features.var((0, 1, 2)))
+    assert_exact(feature_moments.mean, features.mean((0, 1, 2)))
+    assert_exact(feature_moments.variance, features.var((0, 1, 2)))
     # The first layer's bottleneck, by hand.
     normalized = (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + EPSILON)
     z = np.maximum(normalized * layers[0].norm1[0] + layers[0].norm1[1], 0) @ layers[0].kernel1
-    assert_exact(of_bottlenecks[0].mean, z.mean((0, 1, 2)))
-    assert_exact(of_bottlenecks[0].variance, z.var((0, 1, 2)))
+    assert_exact(bottleneck_moments[0].mean, z.mean((0, 1, 2)))
+    assert_exact(bottleneck_moments[0].variance, z.var((0, 1, 2)))
 
 
 @pytest.mark.parametrize('case', ['phases_that_do_not', 'no_bottleneck'])
@@ -224,8 +222,7 @@ INTERPRETED = Primitives(
 )
 
 
-@pytest.mark.parametrize('devices', [1, 8])
-@pytest.mark.parametrize('case', ['phases_that_do_not', 'atrous'])
+@pytest.mark.parametrize(('case', 'devices'), [('phases_that_do_not', 8), ('atrous', 1)])
 def test_the_kernels_make_the_same_block(case, devices):
   """Interpreted, as there is no GPU: values and gradients as with XLA's operations, in float32."""
   size, phases, dilations, fields = CASES[case]
@@ -249,5 +246,5 @@ def test_the_kernels_make_the_same_block(case, devices):
     return jax.jit(jax.value_and_grad(loss, (0, 1)), in_shardings=(spread, NamedSharding(mesh, P())))
 
   (found, found_gradients), (expected, gradients) = (step(form)(x, layers) for form in (INTERPRETED, XLA))
-  assert_exact(found, expected, 1e-5)
-  assert_exact(without_dropout(found_gradients), without_dropout(gradients), 1e-4)
+  assert_exact(found, expected, tolerance=1e-5)
+  assert_exact(without_dropout(found_gradients), without_dropout(gradients), tolerance=1e-4)

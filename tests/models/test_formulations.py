@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from exactness import assert_exact
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -92,15 +93,6 @@ def step_of(model, variables, *batch):
   return jax.value_and_grad(loss, has_aux=True)(variables['params'])
 
 
-def assert_exact(found, expected):
-  """To 1e-8 of each array's largest value, or of a millionth of the largest of all: some gradients are 0."""
-  floor = 1e-6 * max(np.abs(x).max() for x in jax.tree.leaves(expected))
-  found, expected = jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected)
-  for (path, value), reference in zip(found, expected, strict=True):
-    error = np.abs(value - reference).max() / max(np.abs(reference).max(), floor)
-    assert error < 1e-8, f'{jax.tree_util.keystr(path)}: {error}'
-
-
 def check(fields, batch, size):
   with jax.enable_x64(True):
     fast = in_float64(fields)
@@ -180,6 +172,7 @@ def test_rematerialization_saves_less_for_the_backward_pass(extractor):
   assert saved[1] < 0.6 * saved[0], saved
 
 
+@pytest.mark.slow
 def test_rematerialization_changes_no_gradient_in_float64():
   with jax.enable_x64(True):
     plain = plain_model(in_float64(dict(dropout_rate=0.3)))

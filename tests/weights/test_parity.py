@@ -142,7 +142,7 @@ MISTAKES = {
     'small_densenet',
     layer_variables,
     'normalization',
-    lambda norm, channels, of_x, epsilon: normalization(norm, channels, of_x, 1e-3),
+    lambda norm, channels, x_moments, epsilon: normalization(norm, channels, x_moments, 1e-3),
   ),
   'densenet: padding of the stem': (
     'small_densenet',
