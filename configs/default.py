@@ -52,6 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.std = (0.229, 0.224, 0.225)
   config.data.on_device = False  # keep the training split in device memory
   config.data.num_workers = 0  # reading processes; 0: threads of this one
+  config.data.skip_bad = 0  # pairs of the training split left out, with a warning, because they are bad
 
   config.augmentation = ml_collections.ConfigDict()  # all off: the slides' recipe
   config.augmentation.scale_range = (1.0, 1.0)  # factor drawn uniformly
@@ -79,6 +80,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.training.num_epochs = 60.0  # passes over the training split; slides
   config.training.batch_size = 8  # images per update, over all devices; ours
   config.training.gradient_accumulation = 1  # parts a batch is computed in, to save memory
+  config.training.max_skipped_steps = 0  # updates in a row left out for not being finite; 0: none
   config.training.log_every_steps = 1  # steps whose means make a line in metrics.jsonl and an event
 
   config.evaluation = ml_collections.ConfigDict()

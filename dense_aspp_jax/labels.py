@@ -21,6 +21,7 @@ import numpy as np
 from dense_aspp_jax.errors import InputError
 
 IGNORE_LABEL = 255  # class index that neither loss nor metric counts
+_IDS_SHOWN = 10  # in a message
 
 
 class CityscapesLabel(NamedTuple):
@@ -101,11 +102,14 @@ class LabelSet:
     classes: One entry per class index.
     ignore_ids: Label ids that become `IGNORE_LABEL`. Every other id that no class names is unknown,
       and an error.
+    label_colors: Whether label PNGs are not of label ids but drawn in the classes' colours, ignored
+      pixels in black.
   """
 
   name: str
   classes: tuple[LabelClass, ...]
   ignore_ids: tuple[int, ...] = ()
+  label_colors: bool = False
 
   def __post_init__(self):
     ids = [i for c in self.classes for i in c.ids] + list(self.ignore_ids)
@@ -121,6 +125,11 @@ class LabelSet:
       raise InputError(f'label set {self.name!r}: ids {bad} are outside 0..255, the range of an 8-bit PNG')
     if self.num_classes > IGNORE_LABEL:
       raise InputError(f'label set {self.name!r}: {self.num_classes} classes; at most {IGNORE_LABEL} fit')
+    if self.label_colors and len(self.id_of_color) != self.num_classes + bool(self.ignore_ids):
+      raise InputError(
+        f'label set {self.name!r}: label_colors needs a colour of its own for each class'
+        f'{", and black for what is ignored" if self.ignore_ids else ""}'
+      )
 
   @property
   def num_classes(self) -> int:
@@ -138,6 +147,12 @@ class LabelSet:
     table = np.zeros((256, 3), np.uint8)
     table[: self.num_classes] = [c.color for c in self.classes]
     return table
+
+  @property
+  def id_of_color(self) -> dict[tuple[int, int, int], int]:
+    """Colour -> label id, for label PNGs in colours."""
+    ignored = {(0, 0, 0): self.ignore_ids[0]} if self.ignore_ids else {}
+    return ignored | {c.color: c.ids[0] for c in self.classes}
 
   @functools.cached_property
   def _class_of_id(self) -> np.ndarray:
@@ -170,12 +185,10 @@ class LabelSet:
       raise InputError(f'{where}: label ids of type {label_ids.dtype}; expected uint8')
     labels = self._class_of_id[label_ids]
     if labels.min(initial=0) < 0:
-      ids, counts = np.unique(label_ids[labels < 0], return_counts=True)
-      found = ', '.join(f'{i} ({n} pixels)' for i, n in zip(ids, counts, strict=True))
       known = compact_ranges(np.flatnonzero(self._class_of_id >= 0))
       raise InputError(
-        f'{where}: unknown label ids {found}; label set {self.name!r} knows {known}. '
-        'Correct the label image, or choose another label set'
+        f'{where}: unknown label ids {count_ids(label_ids[labels < 0])}; label set {self.name!r} knows '
+        f'{known}. Correct the label image, or choose another label set'
       )
     return labels.astype(np.uint8)
 
@@ -189,13 +202,14 @@ class LabelSet:
       'name': self.name,
       'classes': [{'name': c.name, 'ids': list(c.ids), 'color': list(c.color)} for c in self.classes],
       'ignore_ids': list(self.ignore_ids),
+      'label_colors': self.label_colors,
     }
 
   @classmethod
   def from_json(cls, data: Any, where: str) -> LabelSet:
     """Reads what `to_json` writes; `where` names the source in errors (InputError)."""
     try:
-      _refuse_unknown(data, ('name', 'classes', 'ignore_ids'))
+      _refuse_unknown(data, ('name', 'classes', 'ignore_ids', 'label_colors'))
       classes = []
       for entry in data['classes']:
         _refuse_unknown(entry, ('name', 'ids', 'color'))
@@ -203,7 +217,10 @@ class LabelSet:
         if len(color) != 3 or not all(0 <= v <= 255 for v in color):
           raise ValueError(f'color {color} of class {entry["name"]!r} is not three values 0..255')
         classes.append(LabelClass(str(entry['name']), _integers(entry['ids']), color))
-      return cls(str(data['name']), tuple(classes), _integers(data.get('ignore_ids', ())))
+      label_colors = data.get('label_colors', False)
+      if not isinstance(label_colors, bool):
+        raise ValueError(f'label_colors {label_colors!r} is neither true nor false')
+      return cls(str(data['name']), tuple(classes), _integers(data.get('ignore_ids', ())), label_colors)
     except InputError as error:
       raise InputError(f'{where}: {error}') from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -228,6 +245,14 @@ def compact_ranges(values: np.ndarray) -> str:
   """Writes sorted integers as ranges, `[0, 1, 2, 5]` as `'0..2, 5'`."""
   runs = np.split(values, np.flatnonzero(np.diff(values) != 1) + 1)
   return ', '.join(f'{r[0]}..{r[-1]}' if len(r) > 1 else f'{r[0]}' for r in runs if len(r))
+
+
+def count_ids(ids: np.ndarray) -> str:
+  """Writes which integers occur how often, `'77 (1 pixels), 78 (3 pixels)'`, the most frequent first."""
+  values, counts = np.unique(ids, return_counts=True)
+  order = np.argsort(-counts, kind='stable')
+  found = ', '.join(f'{values[i]} ({counts[i]} pixels)' for i in order[:_IDS_SHOWN])
+  return found + (f' and {len(order) - _IDS_SHOWN} more' if len(order) > _IDS_SHOWN else '')
 
 
 def _cityscapes_classes() -> tuple[LabelClass, ...]:

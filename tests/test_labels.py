@@ -13,6 +13,7 @@ from dense_aspp_jax.labels import (
   LabelClass,
   LabelSet,
   compact_ranges,
+  count_ids,
   load_label_set,
 )
 
@@ -113,6 +114,15 @@ def test_label_set_is_read_from_a_file(tmp_path):
       '{"name": "x", "classes": [{"name": "a", "ids": [1]}], "ignore_ids": [1]}',
       r'id \[1\] used more than once',
     ),
+    ('{"name": "x", "classes": [{"name": "a", "ids": [1]}], "label_colors": 1}', 'neither true nor false'),
+    (
+      '{"name": "", "label_colors": true, "classes": [{"name": "a", "ids": [1]}, {"name": "b", "ids": [2]}]}',
+      'label_colors needs a colour of its own for each class',
+    ),
+    (
+      '{"name": "x", "classes": [{"name": "a", "ids": [1]}], "ignore_ids": [2], "label_colors": true}',
+      'and black for what is ignored',
+    ),
     ('{"name": "x", "classes": [{"name": "a", "ids": [256]}]}', r'\[256\] are outside 0\.\.255'),
   ],
 )
@@ -138,3 +148,17 @@ def test_class_names_are_unique():
 
 def test_compact_ranges():
   assert compact_ranges(np.array([0, 1, 2, 5, 7, 8])) == '0..2, 5, 7..8'
+
+
+def test_label_colors_are_kept_and_off_by_default():
+  classes = (LabelClass('a', (1,), (1, 2, 3)), LabelClass('b', (2,), (0, 0, 0)))
+  colored = LabelSet('x', classes, label_colors=True)
+  assert LabelSet.from_json(colored.to_json(), 'x') == colored
+  assert colored.id_of_color == {(1, 2, 3): 1, (0, 0, 0): 2}
+  older = {k: v for k, v in colored.to_json().items() if k != 'label_colors'}
+  assert LabelSet.from_json(older, 'x') == LabelSet('x', classes)
+
+
+def test_ids_are_counted_the_most_frequent_first():
+  assert count_ids(np.array([5, 9, 5, -1])) == '5 (2 pixels), -1 (1 pixels), 9 (1 pixels)'
+  assert count_ids(np.arange(12)).endswith('9 (1 pixels) and 2 more')

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 
 import dense_aspp_jax
 from dense_aspp_jax.compilation_cache import use_compilation_cache
-from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.errors import InputError, RunError, Stopped
 
 # What each does is the first line of its module's docstring, repeated here so that --help imports none.
 COMMANDS = {
   'prepare': 'Prepare a data set, once, without TensorFlow.',
+  'check-data': 'Check every pair of a data set and list all that is wrong.',
   'train': 'Train a network.',
   'evaluate': 'Score the checkpoint of a run on a split.',
   'predict': 'Predict images with the checkpoint of a run.',
@@ -35,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments: Without the program's name; by default those of the process.
 
   Returns:
-    0, 1 if a run failed, 2 for bad input or configuration, 130 if interrupted.
+    0, 1 if a run failed, 2 for bad input or configuration; 130 and 143 if SIGINT or SIGTERM ended it.
   """
   arguments = list(sys.argv[1:] if arguments is None else arguments)
   parser = argparse.ArgumentParser(prog='dense-aspp', description=dense_aspp_jax.__doc__, allow_abbrev=False)
@@ -53,16 +57,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.config_arguments and not hasattr(args, 'config'):
       subparsers.choices[args.command].error(f'unknown arguments: {" ".join(args.config_arguments)}')
     use_compilation_cache()
-    return module.run(args)
+    with _termination_unwinds():
+      return module.run(args)
   except InputError as error:
     print(f'dense-aspp {chosen}: {error}', file=sys.stderr)
     return 2
   except RunError as error:
     print(f'dense-aspp {chosen}: {error}', file=sys.stderr)
     return 1
-  except KeyboardInterrupt:
-    print(f'dense-aspp {chosen}: interrupted', file=sys.stderr)
-    return 130
+  except (KeyboardInterrupt, Stopped) as error:
+    stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
+    print(f'dense-aspp {chosen}: {stopped}', file=sys.stderr)
+    return 128 + stopped.signal
+
+
+@contextlib.contextmanager
+def _termination_unwinds() -> Iterator[None]:
+  """Makes SIGTERM an exception, as SIGINT is, so that nothing half-written stays behind."""
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+
+  def stop(number: int, _: object) -> None:
+    raise Stopped(number)
+
+  before = signal.signal(signal.SIGTERM, stop)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == '__main__':

@@ -26,7 +26,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action='store_true',
     help='accept other numbers and sizes of images than the published ones, with a warning',
   )
+  add_skip_bad_argument(
+    parser, 'cityscapes, camvid: pairs of the training split that may be left out because they are bad'
+  )
   parser.add_argument('--download', action='store_true', help='camvid: download it (needs a network)')
+
+
+def add_skip_bad_argument(parser: argparse.ArgumentParser, text: str) -> None:
+  """Adds --skip-bad, a number of at least 0; `text` says of what."""
+  parser.add_argument(
+    '--skip-bad', type=_count, default=0, metavar='N', help=f'{text} (default: 0); they are named'
+  )
+
+
+def _count(text: str) -> int:
+  value = int(text)
+  if value < 0:
+    raise argparse.ArgumentTypeError(f'{value}; expected at least 0')
+  return value
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
   from dense_aspp_jax.datasets.prepare import prepare
   from dense_aspp_jax.datasets.source import prepared_builder
 
-  done = prepare(args.name, args.source, args.data_dir, args.allow_partial, args.download)
+  done = prepare(args.name, args.source, args.data_dir, args.allow_partial, args.download, args.skip_bad)
   builder = prepared_builder(args.name, args.data_dir)
   counts = ', '.join(f'{name} {split.num_examples}' for name, split in builder.info.splits.items())
   print(f'{args.name} {"is prepared" if done else "was prepared already"}: {counts}, in {builder.data_dir}')

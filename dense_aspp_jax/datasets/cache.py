@@ -2,8 +2,8 @@
 
 A 2048 x 1024 PNG takes 50 ms to decode, a raw record under 1 ms to read. A cache is a folder:
 
-    manifest.json           what the records were made from and how; written last
-    <digest>.array_record   one record per example, in the source's order, not compressed
+    manifest.json           what the records were made from and how, and what was left out; written last
+    <digest>.array_record   one record per example that can be used, in the source's order, not compressed
 
 A record is a little-endian header `_HEADER` (image height and width, label height and width, bytes of
 the image id), then the image id in UTF-8, the image as uint8 `[h, w, 3]` RGB and the label as uint8
@@ -13,10 +13,9 @@ that build at once write the same file, and a cache that was made from something
 
 from __future__ import annotations
 
-import collections
-import concurrent.futures
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -25,27 +24,28 @@ import shutil
 import struct
 import sys
 import tempfile
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from dense_aspp_jax.datasets import images
+from dense_aspp_jax.datasets.abandoned import remove_abandoned
+from dense_aspp_jax.datasets.bad_pairs import BadPairs, map_good
+from dense_aspp_jax.datasets.images import resize_image, resize_label
 from dense_aspp_jax.datasets.network_size import network_size
+from dense_aspp_jax.datasets.pair_check import check_pair
 from dense_aspp_jax.datasets.source import SplitSource
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.progress import progress
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _HEADER = struct.Struct('<5I')
 _MANIFEST = 'manifest.json'
 _WRITER_OPTIONS = 'group_size:1,uncompressed'
 _READER_OPTIONS = 'readahead_buffer_size:0,max_parallelism:0'  # what array_record advises for random access
 _BUILDING = '.building-'
-_ABANDONED_AFTER_SECONDS = 3600  # a build that wrote nothing for so long was killed
 _GIB = 2**30
 
 
@@ -91,26 +91,14 @@ class DecodedSplit:
     """Decodes one example.
 
     Raises:
-      InputError: An image or label that cannot be used: unreadable, of different sizes, with label ids
-        that the label set does not know.
+      InputError: The pair cannot be used; see `check_pair`.
     """
-    example = self.source[index]
-    where = f'{self.source.name} {example.image_id}'
-    image = images.decode_image(example.image, f'{where} (image)')
-    label_ids = images.decode_label(example.label, f'{where} (label)')
-    if image.shape[:2] != label_ids.shape:
-      raise InputError(
-        f'{where}: the image is {_by(image.shape)} (height x width), its label {_by(label_ids.shape)}; '
-        'expected the same size. Correct the pair'
-      )
-    labels = self.label_set.encode(label_ids, f'{where} (label)')
+    example, image, label_ids, labels = check_pair(self.source.pair(index), self.label_set)
     if self.native_labels:
       size = network_size(label_ids.shape, self.image_size, self.keep_aspect)
-      return CachedExample(example.image_id, images.resize_image(image, size), label_ids)
+      return CachedExample(example.image_id, resize_image(image, size), label_ids)
     return CachedExample(
-      example.image_id,
-      images.resize_image(image, self.image_size),
-      images.resize_label(labels, self.image_size),
+      example.image_id, resize_image(image, self.image_size), resize_label(labels, self.image_size)
     )
 
 
@@ -163,6 +151,7 @@ def open_cache(
   cache_dir: pathlib.Path,
   num_workers: int | None = None,
   keep_aspect: bool = True,
+  skip_bad: int = 0,
 ) -> CacheSplit:
   """Opens the cache of a split; builds it first if there is none, or if it is stale or incomplete.
 
@@ -174,9 +163,11 @@ def open_cache(
     cache_dir: Folder of all caches; this one gets a folder of its own inside.
     num_workers: Threads that decode while building; None: one per CPU.
     keep_aspect: See `DecodedSplit`.
+    skip_bad: How many pairs that cannot be used may be left out; a warning on stderr names them, each
+      time the cache is opened.
 
   Raises:
-    InputError: An example that cannot be used, a folder that cannot be written, too little disk space.
+    InputError: More pairs that cannot be used, a folder that cannot be written, too little disk space.
     RunError: Writing failed.
   """
   image_size = (int(image_size[0]), int(image_size[1]))
@@ -187,9 +178,9 @@ def open_cache(
   folder = pathlib.Path(cache_dir) / re.sub(r'[^A-Za-z0-9-]+', '_', name)[-100:]
   file_name = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16] + '.array_record'
   if (folder / _MANIFEST).exists():
-    reason = _why_stale(folder, made_from)
+    left_out, reason = _read_manifest(folder, made_from, skip_bad)
     if reason is None:
-      return CacheSplit(source.name, folder / file_name, len(source), source.fingerprint)
+      return _opened(source, folder / file_name, BadPairs(source.name, skip_bad, left_out))
     print(f'{folder}: the cache is built again: {reason}', file=sys.stderr)
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -199,9 +190,15 @@ def open_cache(
       f'{folder}: cannot be written ({error.strerror}); choose another cache folder'
     ) from error
   try:
-    _remove_abandoned(folder)
-    _write_records(split, building / file_name, num_workers or os.cpu_count() or 1)
-    manifest = {**made_from, 'file': file_name, 'file_size': (building / file_name).stat().st_size}
+    remove_abandoned(folder, f'{_BUILDING}*')
+    bad = BadPairs(source.name, skip_bad)
+    _write_records(split, building / file_name, bad, num_workers)
+    manifest = {
+      **made_from,
+      'left_out': bad.messages,
+      'file': file_name,
+      'file_size': (building / file_name).stat().st_size,
+    }
     (building / _MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n', encoding='utf-8')
     os.replace(building / file_name, folder / file_name)
     os.replace(building / _MANIFEST, folder / _MANIFEST)
@@ -210,12 +207,19 @@ def open_cache(
   for path in folder.glob('*.array_record'):
     if path.name != file_name:
       path.unlink(missing_ok=True)
-  return CacheSplit(source.name, folder / file_name, len(source), source.fingerprint)
+  return _opened(source, folder / file_name, bad)
+
+
+def _opened(source: SplitSource, path: pathlib.Path, bad: BadPairs) -> CacheSplit:
+  bad.say(len(source))
+  return CacheSplit(source.name, path, len(source) - len(bad.messages), source.fingerprint)
 
 
 def _made_from(split: DecodedSplit) -> dict[str, Any]:
-  """All that decides what the records hold; colours and names of classes do not."""
-  ids = [[list(c.ids) for c in split.label_set.classes], list(split.label_set.ignore_ids)]
+  """All that decides what the records hold; names of classes do not, nor, as a rule, their colours."""
+  ids: list[Any] = [[list(c.ids) for c in split.label_set.classes], list(split.label_set.ignore_ids)]
+  if split.label_set.label_colors:
+    ids.append([list(c.color) for c in split.label_set.classes])
   return {
     'format_version': FORMAT_VERSION,
     'source': split.source.name,
@@ -230,27 +234,35 @@ def _made_from(split: DecodedSplit) -> dict[str, Any]:
   }
 
 
-def _why_stale(folder: pathlib.Path, made_from: dict[str, Any]) -> str | None:
-  """Why the cache in `folder` cannot be used, None if it can."""
+def _read_manifest(
+  folder: pathlib.Path, made_from: dict[str, Any], skip_bad: int
+) -> tuple[list[str], str | None]:
+  """What the cache in `folder` leaves out, and why it cannot be used, None if it can."""
   try:
     manifest = json.loads((folder / _MANIFEST).read_text(encoding='utf-8'))
     for key, value in made_from.items():
       if manifest[key] != value:
-        return (
-          'the stored data have changed' if key == 'fingerprint' else f'{key} was {manifest[key]}, is {value}'
-        )
+        changed = f'{key} was {manifest[key]}, is {value}'
+        return [], 'the stored data have changed' if key == 'fingerprint' else changed
     size = (folder / manifest['file']).stat().st_size
     if size != manifest['file_size']:
-      return f'{manifest["file"]} has {size} bytes, expected {manifest["file_size"]}'
+      return [], f'{manifest["file"]} has {size} bytes, expected {manifest["file_size"]}'
+    left_out = [str(message) for message in manifest['left_out']]
   except FileNotFoundError as error:
-    return f'{pathlib.Path(error.filename).name} is missing'
+    return [], f'{pathlib.Path(error.filename).name} is missing'
   except (OSError, ValueError, KeyError, TypeError) as error:
-    return f'{_MANIFEST} cannot be read ({error!r})'
-  return None
+    return [], f'{_MANIFEST} cannot be read ({error!r})'
+  if len(left_out) > skip_bad:
+    return [], f'it leaves out {len(left_out)} pairs, but now at most {skip_bad} may be left out'
+  return left_out, None
 
 
-def _write_records(split: DecodedSplit, path: pathlib.Path, num_workers: int) -> None:
-  first = _pack(split[0])
+def _write_records(split: DecodedSplit, path: pathlib.Path, bad: BadPairs, num_workers: int | None) -> None:
+  indices = progress(range(len(split)), f'caching {split.source.name}', unit='image')
+  records = map_good(lambda index: _pack(split[index]), indices, bad, num_workers)
+  first = next(records, None)
+  if first is None:
+    raise InputError(f'{bad.name}: none of {len(split)} pairs can be used; correct them')
   needed, free = len(first) * len(split), shutil.disk_usage(path.parent).free
   if needed > free:
     raise InputError(
@@ -260,10 +272,7 @@ def _write_records(split: DecodedSplit, path: pathlib.Path, num_workers: int) ->
   try:
     writer = ArrayRecordWriter(str(path), _WRITER_OPTIONS)
     try:
-      records = progress(
-        _records(split, num_workers), f'caching {split.source.name}', total=len(split), unit='image'
-      )
-      for record in records:
+      for record in itertools.chain([first], records):
         writer.write(record)
     finally:
       writer.close()
@@ -275,37 +284,11 @@ def _write_records(split: DecodedSplit, path: pathlib.Path, num_workers: int) ->
     raise
   except (OSError, RuntimeError) as error:
     raise RunError(f'{path.parent.parent}: the cache could not be written ({error})') from error
-  if written != len(split):
+  expected = len(split) - len(bad.messages)
+  if written != expected:
     raise RunError(
-      f'{path.parent.parent}: {written} of {len(split)} records of the cache were written; is the disk full?'
+      f'{path.parent.parent}: {written} of {expected} records of the cache were written; is the disk full?'
     )
-
-
-def _records(split: DecodedSplit, num_workers: int) -> Iterator[bytes]:
-  """Records in order, prepared by threads (Pillow and zlib release the GIL), a few ahead."""
-  with concurrent.futures.ThreadPoolExecutor(num_workers) as executor:
-    pending = collections.deque()
-    try:
-      for index in range(len(split)):
-        pending.append(executor.submit(lambda i: _pack(split[i]), index))
-        if len(pending) > 2 * num_workers:
-          yield pending.popleft().result()
-      while pending:
-        yield pending.popleft().result()
-    finally:
-      for future in pending:
-        future.cancel()
-
-
-def _remove_abandoned(folder: pathlib.Path) -> None:
-  """Removes what builds that were killed left behind."""
-  for building in folder.glob(f'{_BUILDING}*'):
-    try:
-      last_write = max(path.stat().st_mtime for path in (building, *building.iterdir()))
-    except FileNotFoundError:  # its builder has just finished
-      continue
-    if last_write < time.time() - _ABANDONED_AFTER_SECONDS:
-      shutil.rmtree(building, ignore_errors=True)
 
 
 def _pack(example: CachedExample) -> bytes:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 import tensorflow_datasets as tfds
 
-from dense_aspp_jax.datasets import validation
+from dense_aspp_jax.datasets.source import Example, Pair
 from dense_aspp_jax.datasets.stored_files import StoredFile, files_of_folder, files_of_zip
+from dense_aspp_jax.datasets.validation import Listing
 from dense_aspp_jax.download import download_file
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import CAMVID_11
 
 IMAGE_SIZE = (360, 480)  # height, width
 COUNTS = {'train': 367, 'validation': 101, 'test': 233}
@@ -27,34 +27,30 @@ _FOLDERS = {'train': 'train', 'validation': 'val', 'test': 'test'}
 
 
 @contextlib.contextmanager
-def open_pairs(source: pathlib.Path) -> Iterator[dict[str, list[validation.Pair]]]:
-  """Finds the pairs that the list files name.
+def open_listings(source: pathlib.Path) -> Iterator[dict[str, Listing]]:
+  """Finds the files that the list files name.
 
   Args:
     source: A folder in SegNet's layout (train.txt, train/, trainannot/, the same for val and,
       optionally, test), or the repository's zip archive that holds it.
 
   Yields:
-    Split -> pairs, readable inside the `with` block. Files that no list names are ignored.
+    Split -> files, readable inside the `with` block.
 
   Raises:
-    InputError: No such layout, a list file with something else in it, or files it names are missing.
+    InputError: No such layout, or an archive that cannot be read.
   """
   if source.is_file():
     with files_of_zip(source) as members:
       files = {n.removeprefix(ARCHIVE_FOLDER): f for n, f in members.items() if n.startswith(ARCHIVE_FOLDER)}
-      yield _find_pairs(files, f'{source}: {ARCHIVE_FOLDER}')
+      yield _find_files(files, f'{source}: {ARCHIVE_FOLDER}')
   else:
-    yield _find_pairs(files_of_folder(source), f'{source}/')
+    yield _find_files(files_of_folder(source), f'{source}/')
 
 
-def check_pairs(
-  splits: Mapping[str, Sequence[validation.Pair]], source: pathlib.Path, allow_partial: bool
-) -> None:
-  """Checks counts and sizes against the published ones; see `validation`. Raises InputError."""
-  expected = {split: n for split, n in COUNTS.items() if split != 'test' or split in splits}
-  validation.check_counts(splits, expected, str(source), allow_partial)
-  validation.check_sizes([p for s in splits.values() for p in s], IMAGE_SIZE, str(source), allow_partial)
+def expected_counts(splits: Iterable[str]) -> dict[str, int]:
+  """The published number of images of the splits that must be there; test may be missing."""
+  return {split: n for split, n in COUNTS.items() if split != 'test' or split in splits}
 
 
 def download(folder: pathlib.Path) -> pathlib.Path:
@@ -73,13 +69,13 @@ def download(folder: pathlib.Path) -> pathlib.Path:
 
 
 class CamVid(tfds.core.GeneratorBasedBuilder):
-  """The tfds builder, given the pairs to store; without them it only reads."""
+  """The tfds builder, given the examples to store; without them it only reads."""
 
   name = 'camvid'
   VERSION = tfds.core.Version('1.0.0')
 
-  def __init__(self, *, splits: Mapping[str, Sequence[validation.Pair]] | None = None, **kwargs):
-    """Takes the pairs by split (`open_pairs`) and what every tfds builder takes."""
+  def __init__(self, *, splits: Mapping[str, Iterable[Example]] | None = None, **kwargs):
+    """Takes the examples by split and what every tfds builder takes."""
     super().__init__(**kwargs)
     self._splits = splits
 
@@ -98,19 +94,18 @@ class CamVid(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager):
-    del dl_manager  # `download` and `open_pairs` came before
-    return {split: self._generate_examples(pairs) for split, pairs in self._splits.items()}
+    del dl_manager  # `download` and `open_listings` came before
+    return {split: self._generate_examples(examples) for split, examples in self._splits.items()}
 
-  def _generate_examples(self, pairs):
-    for pair in pairs:
-      example = validation.read_pair(pair, CAMVID_11)
+  def _generate_examples(self, examples):
+    for example in examples:
       yield (
         example.image_id,
         {'image_id': example.image_id, 'image': example.image, 'segmentation_label': example.label},
       )
 
 
-def _find_pairs(files: Mapping[str, StoredFile], where: str) -> dict[str, list[validation.Pair]]:
+def _find_files(files: Mapping[str, StoredFile], where: str) -> dict[str, Listing]:
   splits = {}
   for split, folder in _FOLDERS.items():
     if split == 'test' and not any(name.startswith('test/') for name in files):
@@ -124,29 +119,38 @@ def _find_pairs(files: Mapping[str, StoredFile], where: str) -> dict[str, list[v
   return splits
 
 
-def _read_list(files: Mapping[str, StoredFile], folder: str, where: str) -> list[validation.Pair]:
+def _read_list(files: Mapping[str, StoredFile], folder: str, where: str) -> Listing:
   """Reads train.txt and the like; of each path in it the last two parts count."""
   list_file = files[f'{folder}.txt']
-  pairs: dict[str, validation.Pair] = {}
-  missing = []
+  pairs: dict[str, Pair] = {}
+  problems = []
+  used = set()
   for number, line in enumerate(list_file.read().decode('utf-8', errors='replace').splitlines(), 1):
     if not line.strip():
       continue
     names = ['/'.join(pathlib.PurePosixPath(path).parts[-2:]) for path in line.split()]
-    if [name.split('/')[0] for name in names] != [folder, f'{folder}annot']:
-      raise InputError(
-        f'{list_file.where}: line {number} is {line!r}; expected the paths of an image in {folder}/ and a '
-        f'label in {folder}annot/'
-      )
     image_id = pathlib.PurePosixPath(names[0]).stem
-    if image_id in pairs:
-      raise InputError(f'{list_file.where}: line {number} names {names[0]} a second time; name it once')
-    absent = [name for name in names if name not in files]
-    missing += absent
-    if not absent:
-      pairs[image_id] = validation.Pair(image_id, *(files[name] for name in names))
-  if missing:
-    raise InputError(
-      f'{where}: {len(missing)} files of {folder}.txt are missing: {validation.name_some(missing)}. Add them'
-    )
-  return list(pairs.values())
+    if [name.split('/')[0] for name in names] != [folder, f'{folder}annot']:
+      problems.append(
+        f'{list_file.where}: line {number} is {line!r}; expected the paths of an image in {folder}/ and a '
+        f'label in {folder}annot/. Correct the line'
+      )
+    elif image_id in pairs:
+      problems.append(f'{list_file.where}: line {number} names {names[0]} a second time; name it once')
+    else:
+      absent = [name for name in names if name not in files]
+      problems += [
+        f'{where}{name}: missing, though {folder}.txt names it in line {number}. Add the file'
+        for name in absent
+      ]
+      used |= set(names)
+      if not absent:
+        pairs[image_id] = Pair(image_id, *(files[name] for name in names))
+  if not pairs and not problems:
+    problems.append(f'{list_file.where}: empty; expected a line for each image of {folder}/. Get it again')
+  ignored = [
+    file.where
+    for name, file in files.items()
+    if name.startswith((f'{folder}/', f'{folder}annot/')) and name not in used
+  ]
+  return Listing(f'{where}{folder}', list(pairs.values()), problems, ignored)

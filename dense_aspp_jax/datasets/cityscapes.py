@@ -13,16 +13,16 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 from etils import epath
 from tensorflow_datasets.core import registered
 from tensorflow_datasets.datasets.cityscapes import cityscapes_dataset_builder as stock
 
-from dense_aspp_jax.datasets import validation
+from dense_aspp_jax.datasets.source import Example
 from dense_aspp_jax.datasets.stored_files import StoredFile, files_of_folder, files_of_zip
+from dense_aspp_jax.datasets.validation import Listing, pair_files
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import CITYSCAPES_20
 
 IMAGE_SIZE = (1024, 2048)  # height, width
 COUNTS = {'train': 2975, 'validation': 500, 'test': 1525}
@@ -30,65 +30,70 @@ COUNTS = {'train': 2975, 'validation': 500, 'test': 1525}
 _IMAGES = ('leftImg8bit_trainvaltest.zip', 'leftImg8bit', 'leftImg8bit')
 _LABELS = ('gtFine_trainvaltest.zip', 'gtFine', 'gtFine_labelIds')
 _FOLDERS = {'train': 'train', 'validation': 'val', 'test': 'test'}
+# What lies beside the label ids in gtFine/ and is not read.
+_COMPANIONS = re.compile(r'.*_gtFine_(color\.png|instanceIds\.png|labelTrainIds\.png|polygons\.json)')
 
 
 @contextlib.contextmanager
-def open_pairs(source: pathlib.Path) -> Iterator[dict[str, list[validation.Pair]]]:
-  """Finds the pairs of every split.
+def open_listings(source: pathlib.Path) -> Iterator[dict[str, Listing]]:
+  """Finds the files of every split.
 
   Args:
     source: A folder with the two official zips, the trees leftImg8bit/ and gtFine/, or one of each.
       A zip goes before a tree.
 
   Yields:
-    Split -> pairs, readable inside the `with` block; splits without files are left out. Files that
-    do not belong to the dataset are ignored.
+    Split -> files, readable inside the `with` block; splits without files are left out.
 
   Raises:
-    InputError: Images or labels are missing.
+    InputError: All images or all labels are missing, or an archive cannot be read.
   """
   with contextlib.ExitStack() as stack:
     image_files, label_files = (_open_files(source, kind, stack) for kind in (_IMAGES, _LABELS))
     splits = {}
     for split, folder in _FOLDERS.items():
-      pairs = validation.pair_files(
-        _by_image_id(image_files, folder, _IMAGES),
-        _by_image_id(label_files, folder, _LABELS),
-        f'{source}, split {split}',
-      )
-      if pairs:
-        splits[split] = pairs
+      by_image_id, ignored = [], []
+      for files, kind in ((image_files, _IMAGES), (label_files, _LABELS)):
+        by_image_id.append(_by_image_id(files, folder, kind))
+        used = {file.where for file in by_image_id[-1].values()}
+        ignored += [
+          file.where
+          for name, file in files.items()
+          if name.startswith(f'{kind[1]}/{folder}/')
+          and file.where not in used
+          and not _COMPANIONS.fullmatch(name)
+        ]
+      pairs, problems = pair_files(*by_image_id)
+      if pairs or problems:
+        splits[split] = Listing(f'{source}, split {split}', pairs, problems, ignored)
     yield splits
 
 
-def check_pairs(
-  splits: Mapping[str, Sequence[validation.Pair]], source: pathlib.Path, allow_partial: bool
-) -> None:
-  """Checks counts and sizes against the published ones; see `validation`. Raises InputError."""
-  validation.check_counts(splits, COUNTS, str(source), allow_partial)
-  validation.check_sizes([p for s in splits.values() for p in s], IMAGE_SIZE, str(source), allow_partial)
+def expected_counts(splits: Iterable[str]) -> dict[str, int]:
+  """The published number of images of the splits that must be there."""
+  del splits  # all of them, whatever was found
+  return COUNTS
 
 
 with registered.skip_registration():  # tfds knows a `cityscapes` already
 
   class Cityscapes(stock.Builder):
-    """The tfds builder, given the pairs to store; without them it only reads."""
+    """The tfds builder, given the examples to store; without them it only reads."""
 
     name = 'cityscapes'
     pkg_dir_path = epath.Path(stock.__file__).parent  # description and citation
 
-    def __init__(self, *, splits: Mapping[str, Sequence[validation.Pair]] | None = None, **kwargs):
-      """Takes the pairs by split (`open_pairs`) and what every tfds builder takes."""
+    def __init__(self, *, splits: Mapping[str, Iterable[Example]] | None = None, **kwargs):
+      """Takes the examples by split and what every tfds builder takes."""
       super().__init__(**kwargs)
       self._splits = splits
 
     def _split_generators(self, dl_manager):
       del dl_manager  # nothing is downloaded or unpacked
-      return {split: self._generate_examples(pairs) for split, pairs in self._splits.items()}
+      return {split: self._generate_examples(examples) for split, examples in self._splits.items()}
 
-    def _generate_examples(self, pairs):
-      for pair in pairs:
-        example = validation.read_pair(pair, CITYSCAPES_20)
+    def _generate_examples(self, examples):
+      for example in examples:
         yield (
           example.image_id,
           {

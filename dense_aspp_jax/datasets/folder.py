@@ -6,20 +6,52 @@ import hashlib
 import pathlib
 import unicodedata
 
-from dense_aspp_jax.datasets.source import SPLITS, Example
+from dense_aspp_jax.datasets.source import SPLITS, Example, Pair
 from dense_aspp_jax.datasets.stored_files import StoredFile, files_of_folder
-from dense_aspp_jax.datasets.validation import name_some, pair_files
+from dense_aspp_jax.datasets.validation import Listing, name_some, pair_files
 from dense_aspp_jax.errors import InputError
 
 EXTENSIONS = ('.png', '.jpg', '.jpeg')  # upper case too
 
 
-class FolderSplit:
-  """A split of a folder: FOLDER/SPLIT/images/NAME.png or .jpg with FOLDER/SPLIT/labels/NAME.png.
+def list_folder(folder: pathlib.Path, split: str) -> Listing:
+  """Lists FOLDER/SPLIT/images/NAME.png or .jpg with FOLDER/SPLIT/labels/NAME.png.
 
   NAME may contain subfolders and is the image id. Names are compared in Unicode's composed form
-  (NFC), because one name may be spelled differently by two file systems. Files with other extensions
-  and hidden files are ignored.
+  (NFC), because one name may be spelled differently by two file systems. Hidden files are ignored
+  without a word, files with other extensions and files beside the two folders are listed as ignored.
+
+  Raises:
+    InputError: No such folder or split.
+  """
+  folder = folder.expanduser()
+  if not (folder / split / 'images').is_dir() or not (folder / split / 'labels').is_dir():
+    raise InputError(_missing(folder, split))
+  by_image_id: dict[str, dict[str, StoredFile]] = {'images': {}, 'labels': {}}
+  problems, ignored = [], []
+  for name, file in files_of_folder(folder / split).items():
+    path = pathlib.PurePosixPath(name)
+    if path.parts[0] not in by_image_id or path.suffix.lower() not in EXTENSIONS:
+      ignored.append(file.where)
+      continue
+    files = by_image_id[path.parts[0]]
+    image_id = unicodedata.normalize('NFC', path.relative_to(path.parts[0]).with_suffix('').as_posix())
+    if image_id in files:
+      problems.append(
+        f'{file.where}: same name as {files[image_id].where}; names without extension must differ. Rename one'
+      )
+    else:
+      files[image_id] = file
+  pairs, alone = pair_files(by_image_id['images'], by_image_id['labels'])
+  if not pairs and not alone:
+    problems.append(
+      f'{folder / split}: no images; expected files {", ".join(EXTENSIONS)} in images/ and labels/. Add them'
+    )
+  return Listing(str(folder / split), pairs, problems + alone, ignored)
+
+
+class FolderSplit:
+  """A split of a folder, see `list_folder`.
 
   Attributes:
     name: 'FOLDER/SPLIT', for messages.
@@ -34,16 +66,9 @@ class FolderSplit:
         the same name.
     """
     folder = folder.expanduser()
-    if not (folder / split / 'images').is_dir() or not (folder / split / 'labels').is_dir():
-      raise InputError(_missing(folder, split))
-    self.name = str(folder / split)
-    self._pairs = pair_files(
-      _by_image_id(folder / split / 'images'), _by_image_id(folder / split / 'labels'), self.name
-    )
-    if not self._pairs:
-      raise InputError(
-        f'{folder / split}: no images; expected files {", ".join(EXTENSIONS)} in images/ and labels/'
-      )
+    listing = list_folder(folder, split)
+    self.name = listing.where
+    self._pairs = listing.require()
     digest = hashlib.sha256()
     for pair in self._pairs:
       for file in (pair.image, pair.label):
@@ -56,24 +81,13 @@ class FolderSplit:
     return len(self._pairs)
 
   def __getitem__(self, index: int) -> Example:
+    return self.pair(index).read()
+
+  def pair(self, index: int) -> Pair:
+    """The pair at `index`, not read yet."""
     if not 0 <= index < len(self):
       raise IndexError(f'{self.name}: index {index}; expected 0 <= index < {len(self)}')
-    pair = self._pairs[index]
-    return Example(pair.image_id, pair.image.read(), pair.label.read())
-
-
-def _by_image_id(folder: pathlib.Path) -> dict[str, StoredFile]:
-  files: dict[str, StoredFile] = {}
-  for name, file in files_of_folder(folder).items():
-    path = pathlib.PurePosixPath(name)
-    if path.suffix.lower() in EXTENSIONS:
-      image_id = unicodedata.normalize('NFC', str(path.with_suffix('')))
-      if image_id in files:
-        raise InputError(
-          f'{file.where}: same name as {files[image_id].where}; names without extension must differ'
-        )
-      files[image_id] = file
-  return files
+    return self._pairs[index]
 
 
 def _missing(folder: pathlib.Path, split: str) -> str:

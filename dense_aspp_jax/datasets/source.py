@@ -6,12 +6,15 @@ tfds, or `folder:PATH`, one's own labelled folder, read as it is. TensorFlow is 
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import io
 import os
 import pathlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from dense_aspp_jax.datasets.stored_files import StoredFile
 from dense_aspp_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,6 +30,18 @@ class Example(NamedTuple):
   image_id: str  # unique in its split, such as 'frankfurt_000000_000294'
   image: bytes  # encoded PNG or JPEG
   label: bytes  # encoded single-channel PNG of label ids
+
+
+class Pair(NamedTuple):
+  """An image and its label map, not read yet."""
+
+  image_id: str
+  image: StoredFile
+  label: StoredFile
+
+  def read(self) -> Example:
+    """Reads both files. Raises InputError where that fails."""
+    return Example(self.image_id, self.image.read(), self.label.read())
 
 
 class SplitSource(Protocol):
@@ -45,6 +60,9 @@ class SplitSource(Protocol):
 
   def __getitem__(self, index: int) -> Example:
     """The example at `index`, 0 <= index < len."""
+
+  def pair(self, index: int) -> Pair:
+    """The same, not read yet and with the places of its files."""
 
 
 def _cityscapes() -> type[tfds.core.GeneratorBasedBuilder]:
@@ -71,6 +89,9 @@ BUILDERS: dict[str, Callable[[], type[tfds.core.GeneratorBasedBuilder]]] = {
   'camvid': _camvid,
   'street_scenes': _street_scenes,
 }
+
+# The label set that a dataset is stored with: all ids that may occur.
+LABEL_SET_OF = {'cityscapes': 'cityscapes20', 'camvid': 'camvid11', 'street_scenes': 'cityscapes20'}
 
 
 def open_split(dataset: str, split: str, data_dir: str | None = None) -> SplitSource:
@@ -166,6 +187,20 @@ class TfdsSplit:
       raise IndexError(f'{self.name}: index {index}; expected 0 <= index < {len(self)}')
     example = self._examples[index]
     return Example(example['image_id'].decode(), example[self._image], example['segmentation_label'])
+
+  def pair(self, index: int) -> Pair:
+    """The example at `index` with its place."""
+    return pair_in_memory(self[index], self.name)
+
+
+def pair_in_memory(example: Example, name: str) -> Pair:
+  """An example that was read already, as a pair; `name` is its split's, for messages."""
+  image_id, image, label = example
+  return Pair(
+    image_id,
+    StoredFile(f'{name} {image_id} (image)', functools.partial(io.BytesIO, image)),
+    StoredFile(f'{name} {image_id} (label)', functools.partial(io.BytesIO, label)),
+  )
 
 
 def _fingerprint(builder: tfds.core.GeneratorBasedBuilder, split: str) -> str:

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from dense_aspp_jax.errors import InputError
 
 # What zipfile raises on damaged, encrypted or strangely packed members.
 _READ_ERRORS = (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError)
+_MAX_MEMBER_BYTES = 2**30  # unpacked; an image of images.MAX_PIXELS pixels has 0.7 GiB at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +52,7 @@ def files_of_folder(folder: pathlib.Path) -> dict[str, StoredFile]:
   """
 
   def refuse(error: OSError) -> None:
-    raise InputError(f'{error.filename}: cannot be listed ({error.strerror})') from error
+    raise InputError(f'{error.filename}: cannot be listed ({error.strerror}); check the path') from error
 
   files = {}
   for parent, folders, names in os.walk(folder, onerror=refuse):
@@ -70,7 +72,8 @@ def files_of_zip(path: pathlib.Path) -> Iterator[dict[str, StoredFile]]:
     Member name -> file; sorted.
 
   Raises:
-    InputError: No readable zip archive, or member names that lead out of it.
+    InputError: No readable zip archive, or one with unsafe members: names that lead out of it, symbolic
+      links, or more than 1 GiB unpacked.
   """
   try:
     archive = zipfile.ZipFile(path)
@@ -79,9 +82,25 @@ def files_of_zip(path: pathlib.Path) -> Iterator[dict[str, StoredFile]]:
   with archive:
     members = [m for m in archive.infolist() if not m.is_dir()]
     for member in members:
-      if member.filename.startswith(('/', '\\')) or '..' in pathlib.PurePosixPath(member.filename).parts:
-        raise InputError(f'{path}: unsafe member name {member.filename!r}; get the archive from its source')
+      if reason := _why_unsafe(member):
+        raise InputError(
+          f'{path}: unsafe member {member.filename!r} ({reason}); nothing was read. Get the archive from its '
+          'source'
+        )
     yield {
       m.filename: StoredFile(f'{path}: {m.filename}', functools.partial(archive.open, m))
       for m in sorted(members, key=lambda m: m.filename)
     }
+
+
+def _why_unsafe(member: zipfile.ZipInfo) -> str | None:
+  name = pathlib.PureWindowsPath(member.filename)  # it knows both kinds of slashes, and drives
+  if name.is_absolute() or name.drive or name.root or '..' in name.parts:
+    return 'its name leads out of the archive'
+  if stat.S_ISLNK(member.external_attr >> 16):
+    return 'a symbolic link'
+  if member.file_size > _MAX_MEMBER_BYTES:
+    return (
+      f'{member.file_size / 2**30:.1f} GiB unpacked; expected at most {_MAX_MEMBER_BYTES / 2**30:.0f} GiB'
+    )
+  return None

@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 from dense_aspp_jax.datasets.augmentation import Augmentation
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import LabelSet
-from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.weights.store import ExtractorWeights
 
 
@@ -47,9 +46,32 @@ _NOT_NEGATIVE = (lambda v: _is_number(v) and v >= 0, 'a number of at least 0')
 _COUNT = (lambda v: _is_integer(v, 1), 'an integer of at least 1')
 _COUNT_OR_ZERO = (lambda v: _is_integer(v, 0), 'an integer of at least 0')
 _TEXT = (_is_text, 'a text')
+_SWITCH = (lambda v: isinstance(v, bool), 'True or False')
+_MOST = 2**16  # channels of a layer, pixels of a dilation: what is larger is a mistake and fits no device
 
 # Section -> field -> (whether a value is right, what is expected). configs/default.py says what each means.
 RULES: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
+  'model': {
+    'extractor': _TEXT,
+    'output_stride': _COUNT,
+    'last_layer': (lambda v: v is None or _is_text(v), 'the name of a layer'),
+    'fourth_transition': _SWITCH,
+    'dilation_rates': (
+      lambda v: isinstance(v, tuple | list) and bool(v) and all(_is_integer(n, 1, _MOST) for n in v),
+      f'integers, 1 to {_MOST}',
+    ),
+    'growth_rate': (lambda v: _is_integer(v, 1, _MOST), f'an integer, 1 to {_MOST}'),
+    'bottleneck_width': (lambda v: _is_integer(v, 0, _MOST), f'an integer, 0 to {_MOST}'),
+    'first_norm': _SWITCH,
+    'final_norm': _SWITCH,
+    'use_bias': _SWITCH,
+    'rectify_features': _SWITCH,
+    'dropout_rate': (lambda v: _is_number(v) and 0 <= v < 1, 'a number of at least 0, below 1'),
+    'num_classes': _COUNT,
+    'compute_dtype': _TEXT,
+    'formulation': _TEXT,
+    'rematerialize': _SWITCH,
+  },
   'init': {
     'extractor_weights': (lambda v: v is None or _is_text(v), 'a directory that `dense-aspp convert` wrote'),
   },
@@ -63,11 +85,12 @@ RULES: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
       lambda v: isinstance(v, tuple | list) and len(v) == 2 and all(_is_integer(n, 1) for n in v),
       '(height, width) in pixels',
     ),
-    'keep_aspect': (lambda v: isinstance(v, bool), 'True or False'),
+    'keep_aspect': _SWITCH,
     'mean': (_numbers(3, -math.inf), 'three numbers'),
     'std': (_numbers(3, 0, above=True), 'three numbers above 0'),
-    'on_device': (lambda v: isinstance(v, bool), 'True or False'),
+    'on_device': _SWITCH,
     'num_workers': _COUNT_OR_ZERO,
+    'skip_bad': _COUNT_OR_ZERO,
   },
   'loss': {
     'class_weights': (
@@ -89,6 +112,7 @@ RULES: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     'num_epochs': _POSITIVE,
     'batch_size': _COUNT,
     'gradient_accumulation': _COUNT,
+    'max_skipped_steps': _COUNT_OR_ZERO,
     'log_every_steps': _COUNT,
   },
   'evaluation': {'every_epochs': _POSITIVE, 'batch_size': _COUNT, 'num_pictures': _COUNT_OR_ZERO},
@@ -103,13 +127,15 @@ def check_fields(config: ConfigDict) -> None:
     InputError: Names the field, what it is and what is expected.
   """
   expected = {section: set(rules) for section, rules in RULES.items()}
-  expected['model'] = set(inspect.signature(create_model).parameters)
   expected['augmentation'] = set(inspect.signature(Augmentation).parameters)
   _compare('config', set(config.keys()), {*expected, 'seed'})
   for section, fields in expected.items():
     if not isinstance(config[section], ConfigDict):
       raise InputError(f'config.{section} = {config[section]!r}: expected a section with fields')
     _compare(f'config.{section}', set(config[section].keys()), fields)
+    for field, value in config[section].items():
+      _refuse_section(f'config.{section}.{field}', value)
+  _refuse_section('config.seed', config.seed)
   if not _is_integer(config.seed, 0, 2**32 - 1):
     raise InputError(f'config.seed = {config.seed!r}: expected an integer, 0 to {2**32 - 1}')
   for section, rules in RULES.items():
@@ -161,6 +187,11 @@ def check_consistency(config: ConfigDict, label_set: LabelSet, num_devices: int)
       f'config.training.batch_size = {config.training.batch_size}: expected a multiple of {parts} '
       f'({num_devices} devices x gradient_accumulation {config.training.gradient_accumulation})'
     )
+
+
+def _refuse_section(where: str, value: Any) -> None:
+  if isinstance(value, ConfigDict):
+    raise InputError(f'{where} is a section with fields; expected a value')
 
 
 def _compare(where: str, found: set[str], expected: set[str]) -> None:

@@ -1,14 +1,18 @@
 import argparse
 import json
+import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
+from PIL import Image
 
 from dense_aspp_jax.commands.config_file import read_config_file
 from dense_aspp_jax.commands.main import COMMANDS, main
-from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.errors import InputError, RunError, Stopped
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEFAULT = str(ROOT / 'configs' / 'default.py')
@@ -21,15 +25,39 @@ def test_every_command_is_described_by_its_modules_first_line():
 
 
 @pytest.mark.parametrize(
-  ('raised', 'code'), [(InputError('bad path'), 2), (RunError('went wrong'), 1), (KeyboardInterrupt(), 130)]
+  ('raised', 'code', 'text'),
+  [
+    (InputError('bad path'), 2, 'bad path'),
+    (RunError('went wrong'), 1, 'went wrong'),
+    (KeyboardInterrupt(), 130, 'stopped by SIGINT'),
+    (Stopped(signal.SIGTERM, 'saved'), 143, 'saved'),
+  ],
 )
-def test_errors_become_exit_codes_and_one_line(raised, code, monkeypatch, capsys):
+def test_errors_become_exit_codes_and_one_line(raised, code, text, monkeypatch, capsys):
   def fail(args):
     raise raised
 
   monkeypatch.setattr('dense_aspp_jax.commands.parameters.run', fail)
   assert main(['parameters', f'--config={DEFAULT}']) == code
-  assert capsys.readouterr().err == f'dense-aspp parameters: {str(raised) or "interrupted"}\n'
+  assert capsys.readouterr().err == f'dense-aspp parameters: {text}\n'
+
+
+def test_a_sigterm_unwinds_any_command(monkeypatch, capsys):
+  undone = []
+
+  def work(args):
+    try:
+      os.kill(os.getpid(), signal.SIGTERM)
+      time.sleep(10)
+    finally:
+      undone.append(True)
+
+  monkeypatch.setattr('dense_aspp_jax.commands.parameters.run', work)
+  before = signal.getsignal(signal.SIGTERM)
+  assert main(['parameters', f'--config={DEFAULT}']) == 143
+  assert capsys.readouterr().err == 'dense-aspp parameters: stopped by SIGTERM\n'
+  assert undone
+  assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_parameters_as_json_are_the_slides_figures(capsys):
@@ -74,10 +102,10 @@ def test_the_checkpoint_asked_for_is_loaded(command, options, checkpoint, monkey
     raise InputError(f'{workdir} {checkpoint}')
 
   monkeypatch.setattr('dense_aspp_jax.training.workdir.load_run', load_run)
-  (tmp_path / 'a.png').touch()
+  Image.new('RGB', (1, 1)).save(tmp_path / 'a.png')
   others = ['--output', str(tmp_path / 'out')] + ([str(tmp_path / 'a.png')] if command == 'predict' else [])
   assert main([command, '--workdir=runs/x', *options, *others]) == 2
-  assert capsys.readouterr().err == f'dense-aspp {command}: runs/x {checkpoint}\n'
+  assert capsys.readouterr().err.endswith(f'dense-aspp {command}: runs/x {checkpoint}\n')
 
 
 def test_a_batch_size_below_one_is_refused(capsys):

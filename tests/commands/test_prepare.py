@@ -2,7 +2,13 @@
 
 import argparse
 import functools
+import os
 import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import absl.logging
 import layouts
@@ -114,6 +120,39 @@ def test_interruption_leaves_nothing_behind(
   assert not list((tmp_path / 'data' / 'camvid').iterdir())
   monkeypatch.undo()
   assert run(*arguments) == 0
+  assert len(source.open_split('camvid', 'train', str(tmp_path / 'data'))) == 5
+
+
+def test_what_a_killed_process_left_is_removed_an_hour_later(
+  camvid: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+):
+  arguments = ['camvid', '--source', str(camvid), '--data-dir', str(tmp_path / 'data'), '--allow-partial']
+  program = (
+    'import os, signal\n'
+    'from dense_aspp_jax.commands.main import main\n'
+    'from dense_aspp_jax.datasets import validation\n'
+    'calls, read_pair = [], validation.read_pair\n'
+    'def killed(*pair):\n'
+    '  calls.append(pair)\n'
+    '  return os.kill(os.getpid(), signal.SIGKILL) if len(calls) == 7 else read_pair(*pair)\n'
+    'validation.read_pair = killed\n'
+    f'main(["prepare", *{arguments!r}])'
+  )
+  assert subprocess.run([sys.executable, '-c', program], check=False).returncode == -signal.SIGKILL
+  (left,) = (tmp_path / 'data' / 'camvid').glob('incomplete.*')
+  assert list(left.glob('*.array_record*'))  # the training split was written
+  alive = left.with_name('incomplete.ALIVE0_1.0.0')
+  shutil.copytree(left, alive)
+  (tmp_path / 'data' / 'camvid_download_old').mkdir()
+  for path in (*left.iterdir(), left, *alive.iterdir(), alive, tmp_path / 'data' / 'camvid_download_old'):
+    os.utime(path, (time.time() - 3700,) * 2)
+  next(alive.iterdir()).touch()
+  assert run(*arguments) == 0
+  assert {path.name for path in (tmp_path / 'data' / 'camvid').iterdir()} == {'1.0.0', alive.name}
+  assert not (tmp_path / 'data' / 'camvid_download_old').exists()
+  os.utime(next(alive.iterdir()), (time.time() - 3700,) * 2)
+  assert run(*arguments) == 0  # also where the dataset is there already
+  assert {path.name for path in (tmp_path / 'data' / 'camvid').iterdir()} == {'1.0.0'}
   assert len(source.open_split('camvid', 'train', str(tmp_path / 'data'))) == 5
 
 

@@ -13,9 +13,9 @@ import pytest
 from dense_aspp_jax.datasets import cache as cache_lib
 from dense_aspp_jax.datasets.cache import DecodedSplit, network_size, open_cache
 from dense_aspp_jax.datasets.images import encode_png, resize_image, resize_label
-from dense_aspp_jax.datasets.source import Example
+from dense_aspp_jax.datasets.source import Example, pair_in_memory
 from dense_aspp_jax.errors import InputError, RunError
-from dense_aspp_jax.labels import CITYSCAPES_19, CITYSCAPES_20, IGNORE_LABEL
+from dense_aspp_jax.labels import CITYSCAPES_19, CITYSCAPES_20, IGNORE_LABEL, LabelClass, LabelSet
 
 IMAGE_SIZE = (16, 24)
 
@@ -35,6 +35,9 @@ class FakeSource:
 
   def __getitem__(self, index):
     return Example(f'straße_{index}', encode_png(self.images[index]), encode_png(self.labels[index]))
+
+  def pair(self, index):
+    return pair_in_memory(self[index], self.name)
 
 
 @pytest.fixture
@@ -197,7 +200,7 @@ def test_sizes_label_sets_and_purposes_are_kept_apart(source, tmp_path, capsys):
       lambda p: change_manifest(p, image_size=[8, 12]), 'image_size was [8, 12], is [16, 24]', id='size'
     ),
     pytest.param(lambda p: change_manifest(p, count=4), 'count was 4, is 5', id='count'),
-    pytest.param(lambda p: change_manifest(p, format_version=0), 'format_version was 0, is 1', id='format'),
+    pytest.param(lambda p: change_manifest(p, format_version=1), 'format_version was 1, is 2', id='format'),
     pytest.param(lambda p: change_manifest(p, native_labels=True), 'native_labels was True', id='purpose'),
     pytest.param(
       lambda p: change_manifest(p, label_interpolation='x'), 'label_interpolation was x', id='label'
@@ -231,6 +234,65 @@ def test_a_build_that_fails_leaves_nothing(source, tmp_path):
   assert list(folder.iterdir()) == []
   source.labels[3][:] = 7
   assert (open_fake(source, tmp_path)[3].label == 0).all()
+
+
+def test_bad_pairs_are_left_out_named_and_counted_each_time(source, tmp_path, capsys):
+  source.labels[0][2, 1:4] = 77  # also the first, whose size the space is reckoned by
+  source.labels[3] = source.labels[3][:, :47]
+  cache = open_cache(source, CITYSCAPES_19, IMAGE_SIZE, False, tmp_path, 2, skip_bad=2)
+  first = capsys.readouterr().err
+  assert [example.image_id for example in cache] == ['straße_1', 'straße_2', 'straße_4']
+  assert len(cache) == 3
+  for index, example in zip((1, 2, 4), cache, strict=True):
+    np.testing.assert_array_equal(example.image, resize_image(source.images[index], IMAGE_SIZE))
+  (manifest,) = tmp_path.glob('*/manifest.json')
+  left_out = json.loads(manifest.read_text())['left_out']
+  assert [message.partition(':')[0] for message in left_out] == [
+    'fake/train straße_0 (label)',
+    'fake/train straße_3 (label)',
+  ]
+  again = open_cache(source, CITYSCAPES_19, IMAGE_SIZE, False, tmp_path, 2, skip_bad=5)
+  second = capsys.readouterr().err
+  assert 'caching' not in second
+  warning = 'warning: fake/train: 2 of 5 pairs left out, which cannot be used:\n  ' + '\n  '.join(left_out)
+  assert warning in first
+  assert second == warning + '\n'
+  assert [example.image_id for example in again] == [example.image_id for example in cache]
+
+
+def test_a_cache_that_leaves_out_more_than_is_permitted_now_is_not_used(source, tmp_path, capsys):
+  source.labels[0][:] = 77
+  open_cache(source, CITYSCAPES_19, IMAGE_SIZE, False, tmp_path, 2, skip_bad=1)
+  with pytest.raises(InputError, match=r'straße_0 \(label\): unknown label ids 77'):
+    open_fake(source, tmp_path)
+  assert 'it leaves out 1 pairs, but now at most 0 may be left out' in capsys.readouterr().err
+  assert len(open_cache(source, CITYSCAPES_19, IMAGE_SIZE, False, tmp_path, 2, skip_bad=1)) == 4
+
+
+def test_nothing_left_is_an_error(source, tmp_path):
+  for label in source.labels:
+    label[:] = 77
+  with pytest.raises(InputError, match='fake/train: none of 5 pairs can be used'):
+    open_cache(source, CITYSCAPES_19, IMAGE_SIZE, False, tmp_path, 2, skip_bad=9)
+  assert list(tmp_path.glob('*/*')) == []
+
+
+def test_colours_matter_where_labels_are_drawn_in_them(tmp_path, capsys):
+  class ColoredSource(FakeSource):
+    def __getitem__(self, index):
+      colors = np.array([[10, 20, 30], [40, 50, 60]], np.uint8)[self.labels[index] % 2]
+      return Example(f'{index}', encode_png(self.images[index]), encode_png(colors))
+
+  source = ColoredSource([IMAGE_SIZE])
+  for a, b in ((0, 1), (1, 0)):
+    colors = [(10, 20, 30), (40, 50, 60)]
+    classes = (LabelClass('a', (5,), colors[a]), LabelClass('b', (6,), colors[b]))
+    label_set = LabelSet('colored', classes, label_colors=True)
+    (example,) = open_fake(source, tmp_path, label_set)
+    np.testing.assert_array_equal(example.label, source.labels[0] % 2 ^ a)
+    (example,) = open_fake(source, tmp_path, label_set, native_labels=True)
+    np.testing.assert_array_equal(example.label, 5 + (source.labels[0] % 2 ^ a))  # ids, as for any other set
+  assert 'built again: label_set was ' in capsys.readouterr().err
 
 
 def test_evaluation_checks_label_ids_too(source, tmp_path):
@@ -273,7 +335,7 @@ def test_two_builds_at_once_end_well(source, tmp_path):
 def test_sizes_that_differ_are_an_error(source, tmp_path):
   source.labels[2] = source.labels[2][:, :47]
   with pytest.raises(
-    InputError, match=r'fake/train straße_2: the image is 32x48 .*, its label 32x47; expected'
+    InputError, match=r'straße_2 \(label\): label of 47x32 pixels .* for an image of 48x32 \(.*\); expected'
   ):
     open_fake(source, tmp_path)
 

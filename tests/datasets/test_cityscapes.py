@@ -122,8 +122,12 @@ def test_stray_files_are_ignored(tmp_path: pathlib.Path):
     'bochum_000099_000019_leftImg8bit.png',
   ):
     (city / name).write_bytes(b'stray')
-  with cityscapes.open_pairs(tmp_path / 'tree') as splits:
-    assert {s: len(p) for s, p in splits.items()} == {'train': 7, 'validation': 3, 'test': 2}
+  with cityscapes.open_listings(tmp_path / 'tree') as splits:
+    assert {s: len(x.require()) for s, x in splits.items()} == {'train': 7, 'validation': 3, 'test': 2}
+    assert sorted(pathlib.Path(path).name for path in splits['train'].ignored) == [
+      'Thumbs.db', 'bochum_000099_000019_leftImg8bit.png', 'copy of image.png'
+    ]  # fmt: skip
+    assert splits['validation'].ignored == []
 
 
 def test_splits_may_be_missing_if_partial_is_allowed(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture):
@@ -192,9 +196,13 @@ GOOD_IMAGE = layouts.cityscapes_files(COUNTS)[0][IMAGE]
 @pytest.mark.parametrize(
   ('name', 'data', 'message'),
   [
-    (LABEL, None, r'split validation: 1 images without label: .*frankfurt_000001_000019_leftImg8bit\.png'),
-    (IMAGE, None, r'1 labels without image: .*frankfurt_000001_000019_gtFine_labelIds\.png'),
-    (LABEL, encode_png(np.zeros((16, 31), np.uint8)), 'label of 31x16 pixels for an image of 32x16'),
+    (LABEL, None, r'frankfurt_000001_000019_leftImg8bit\.png: image without label'),
+    (IMAGE, None, r'frankfurt_000001_000019_gtFine_labelIds\.png: label without image'),
+    (
+      LABEL,
+      encode_png(np.zeros((16, 31), np.uint8)),
+      r'label of 31x16 pixels \(width x height\) for an image of 32x16',
+    ),
     (LABEL, encode_png(np.zeros((16, 32, 3), np.uint8)), '8-bit RGB PNG; expected label ids as 8-bit grey'),
     (IMAGE, encode_png(np.zeros((16, 32), np.uint8)), '8-bit grey PNG; expected 8-bit RGB'),
     (LABEL, encode_png(np.full((16, 32), 34, np.uint8)), r'unknown label ids 34 \(512 pixels\)'),

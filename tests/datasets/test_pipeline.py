@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dense_aspp_jax.datasets import pipeline
 from dense_aspp_jax.datasets.cache import CachedExample, open_cache
 from dense_aspp_jax.datasets.images import encode_png
-from dense_aspp_jax.datasets.source import Example
+from dense_aspp_jax.datasets.source import Example, pair_in_memory
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import CITYSCAPES_20
 
@@ -30,6 +30,9 @@ class FakeSource:
     image = generator.integers(0, 256, (6, 8, 3), np.uint8)
     label = generator.integers(0, 34, (6, 8), np.uint8)
     return Example(f'image_{index}', encode_png(image), encode_png(label))
+
+  def pair(self, index):
+    return pair_in_memory(self[index], self.name)
 
 
 @pytest.fixture(scope='module')

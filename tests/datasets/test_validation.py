@@ -1,11 +1,13 @@
 """Checks before a dataset is stored."""
 
 import io
+import re
 
 import numpy as np
 import pytest
 
 from dense_aspp_jax.datasets import validation
+from dense_aspp_jax.datasets.bad_pairs import BadPairs
 from dense_aspp_jax.datasets.images import encode_png
 from dense_aspp_jax.datasets.stored_files import StoredFile
 from dense_aspp_jax.errors import InputError
@@ -26,20 +28,30 @@ def make_pair(image_id: str = 'a', size=(4, 6), label_size=None, ids=0) -> valid
 
 def test_pairs_are_sorted_by_image_id():
   files = {name: stored(name) for name in ('b', 'c', 'a')}
-  pairs = validation.pair_files(files, dict(reversed(files.items())), 'here')
+  pairs, problems = validation.pair_files(files, dict(reversed(files.items())))
+  assert problems == []
   assert [p.image_id for p in pairs] == ['a', 'b', 'c']
   assert all(p.image.where == p.label.where == p.image_id for p in pairs)
 
 
-def test_halves_are_counted_and_the_first_named():
-  image_files = {f'{i:02d}': stored(f'images/{i:02d}') for i in range(12)}
+def test_every_half_is_a_problem_and_the_first_are_shown():
+  image_files = {f'{i:02d}': stored(f'images/{i:02d}') for i in range(6)}
   label_files = {name: stored(f'labels/{name}') for name in ('03', '77', '78')}
+  pairs, problems = validation.pair_files(image_files, label_files)
+  assert [p.image_id for p in pairs] == ['03']
+  assert [p.split(';')[0] for p in problems] == [
+    *(f'images/{name}: image without label' for name in ('00', '01', '02', '04', '05')),
+    *(f'labels/{name}: label without image' for name in ('77', '78')),
+  ]
+  assert problems[0].endswith('; expected a label named 00. Add it, or remove the image')
+  assert validation.Listing('here', pairs, [], ['stray']).require() == pairs
   with pytest.raises(InputError) as error:
-    validation.pair_files(image_files, label_files, 'here')
-  assert str(error.value) == (
-    'here: 11 images without label: images/00, images/01, images/02, images/04, images/05, ...; '
-    '2 labels without image: labels/77, labels/78. Add what is missing, or remove the other half'
-  )
+    validation.Listing('here', pairs, problems, []).require()
+  assert str(error.value).splitlines() == [
+    'here: 7 problems:',
+    *(f'  {problem}' for problem in problems[:5]),
+    '  and 2 more; `dense-aspp check-data` lists them all',
+  ]
 
 
 def test_counts(capsys: pytest.CaptureFixture):
@@ -56,30 +68,58 @@ def test_counts(capsys: pytest.CaptureFixture):
     validation.check_counts({}, {'train': 3}, 'here', allow_partial=True)
 
 
+def check_headers(pairs, allow_partial=False, skip_bad=0):
+  bad = {'train': BadPairs('x/train', skip_bad)}
+  return validation.check_headers({'train': pairs}, (4, 6), 'here', allow_partial, bad)['train'], bad['train']
+
+
 def test_sizes(capsys: pytest.CaptureFixture):
   pairs = [make_pair('a'), make_pair('b', (5, 6)), make_pair('c', (5, 6)), make_pair('d', (4, 8))]
-  validation.check_sizes(pairs[:1], (4, 6), 'here', allow_partial=False)
+  assert check_headers(pairs[:1])[0] == pairs[:1]
   assert capsys.readouterr().err == ''
   message = 'here: 3 images not of 6x4 pixels, as published, but 1 of 8x4, 2 of 6x5; the first is images/b'
   with pytest.raises(InputError) as error:
-    validation.check_sizes(pairs, (4, 6), 'here', allow_partial=False)
+    check_headers(pairs)
   assert str(error.value).startswith(message)
-  validation.check_sizes(pairs, (4, 6), 'here', allow_partial=True)
+  assert check_headers(pairs, allow_partial=True)[0] == pairs
   assert capsys.readouterr().err == f'warning: {message}\n'
 
 
 @pytest.mark.parametrize('allow_partial', [False, True])
-def test_image_and_label_of_different_sizes_are_never_permitted(allow_partial: bool):
-  with pytest.raises(InputError, match=r'labels/a: label of 6x3 pixels for an image of 6x4 \(images/a\)'):
-    validation.check_sizes([make_pair(label_size=(3, 6))], (4, 6), 'here', allow_partial)
+def test_image_and_label_of_different_sizes_are_bad(allow_partial: bool):
+  message = r'labels/b: label of 6x3 pixels \(width x height\) for an image of 6x4 \(images/b\)'
+  pairs = [make_pair('a'), make_pair('b', label_size=(3, 6))]
+  with pytest.raises(InputError, match=message):
+    check_headers(pairs, allow_partial)
+  good, bad = check_headers(pairs, allow_partial, skip_bad=1)
+  assert good == pairs[:1]
+  (found,) = bad.messages
+  assert re.match(message, found)
 
 
-def test_sizes_read_headers_only():
+def test_headers_alone_are_read_first():
   pair = make_pair()
   headers = [StoredFile(f.where, lambda f=f: io.BytesIO(f.read(33))) for f in pair[1:]]
-  validation.check_sizes([validation.Pair('a', *headers)], (4, 6), 'here', allow_partial=False)
-  with pytest.raises(InputError, match='images/a: truncated PNG'):
-    validation.read_pair(validation.Pair('a', *headers), CAMVID_11)
+  short = validation.Pair('a', *headers)
+  assert check_headers([short])[0] == [short]
+  with pytest.raises(InputError, match=r'images/a: truncated PNG.*\nlabels/a: truncated PNG'):
+    validation.read_pair(short, CAMVID_11)
+
+
+def test_bad_pairs_are_left_out_up_to_the_limit(capsys: pytest.CaptureFixture):
+  pairs = [make_pair(name, ids=ids) for name, ids in (('a', 0), ('b', 12), ('c', 1), ('d', 13))]
+  bad = BadPairs('x/train', 2)
+  assert [e.image_id for e in validation.read_pairs(pairs, CAMVID_11, bad)] == ['a', 'c']
+  err = capsys.readouterr().err
+  assert err.startswith('warning: x/train: 2 of 4 pairs left out')
+  assert 'labels/b: unknown label ids 12 (24 pixels)' in err
+  assert 'labels/d: unknown label ids 13 (24 pixels)' in err
+  with pytest.raises(
+    InputError, match=r'x/train: 2 bad pairs so far, but at most 1 (?s:.*)labels/b(?s:.*)labels/d'
+  ):
+    list(validation.read_pairs(pairs, CAMVID_11, BadPairs('x/train', 1)))
+  with pytest.raises(InputError, match=r'x/train: none of 2 pairs can be used'):
+    list(validation.read_pairs(pairs[1::2], CAMVID_11, BadPairs('x/train', 2)))
 
 
 def test_read_pair():

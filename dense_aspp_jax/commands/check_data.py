@@ -1,0 +1,94 @@
+"""Check every pair of a data set and list all that is wrong.
+
+Problems and a summary of each split go to standard output. The exit code is 2 if there are more bad pairs
+than --skip-bad permits, or other problems, such as an image without label.
+"""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from typing import TYPE_CHECKING
+
+from dense_aspp_jax.commands.prepare import add_skip_bad_argument
+from dense_aspp_jax.errors import InputError
+
+if TYPE_CHECKING:
+  from dense_aspp_jax.datasets.check_data import SplitReport
+  from dense_aspp_jax.labels import LabelSet
+
+_WIDTH = 100
+_IGNORED_SHOWN = 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the command's arguments."""
+  from dense_aspp_jax.datasets.source import BUILDERS
+  from dense_aspp_jax.labels import LABEL_SETS
+
+  parser.add_argument(
+    'dataset', metavar='DATASET', help=f'folder:PATH (docs/own_data.md), {", ".join(BUILDERS)}'
+  )
+  parser.add_argument(
+    '--source',
+    metavar='PATH',
+    help='cityscapes and camvid: their files, as for `dense-aspp prepare` (default: what was prepared)',
+  )
+  parser.add_argument(
+    '--data-dir',
+    metavar='DIR',
+    help='where prepared datasets are kept (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)',
+  )
+  parser.add_argument(
+    '--label-set',
+    metavar='NAME|FILE',
+    help=f'{", ".join(LABEL_SETS)} or a labels.json (default: PATH/labels.json, or all ids of the dataset)',
+  )
+  parser.add_argument('--split', help='train, validation or test (default: all there are)')
+  add_skip_bad_argument(parser, 'bad pairs that are permitted, in all splits together')
+
+
+def run(args: argparse.Namespace) -> int:
+  """Prints the problems and the summary of each split; raises InputError if there are too many problems."""
+  from dense_aspp_jax.datasets.check_data import check_split, find_label_set, open_splits
+
+  num_bad = num_others = 0
+  with open_splits(args.dataset, args.source, args.data_dir, args.split) as splits:
+    label_set = find_label_set(args.dataset, args.label_set)
+    for split in splits:
+      report = check_split(split, label_set)
+      for message in (*report.problems, *report.bad):
+        print(message)
+      print(_summary(report, label_set))
+      num_bad += len(report.bad)
+      num_others += len(report.problems)
+  found = f'{num_bad} bad pairs, {num_others} other problems'
+  if num_others or num_bad > args.skip_bad:
+    raise InputError(f'{args.dataset}: {found}; at most {args.skip_bad} bad pairs (--skip-bad) are permitted')
+  print(f'{args.dataset}: {found}')
+  return 0
+
+
+def _summary(report: SplitReport, label_set: LabelSet) -> str:
+  sizes = ', '.join(f'{n} of {w}x{h}' for (h, w), n in report.sizes.most_common())
+  lines = [f'{report.name}: {report.num_pairs} pairs, {len(report.bad)} bad; sizes: {sizes or "none"}']
+  total = int(report.class_pixels.sum()) + report.ignored_pixels
+  if total:
+    counts = dict(zip(label_set.class_names, report.class_pixels, strict=True))
+    shares = [f'{name} {100 * n / total:.2f} %' for name, n in counts.items() if n]
+    shares.append(f'ignored {100 * report.ignored_pixels / total:.2f} %')
+    lines.append(_wrapped('share of pixels: ' + ', '.join(shares)))
+    absent = [name for name, n in counts.items() if not n]
+    if len(absent) == label_set.num_classes:
+      lines.append('  every pixel is ignored: nothing can be learned from this split or scored on it')
+    elif absent:
+      lines.append(_wrapped('absent classes: ' + ', '.join(absent)))
+  for path in report.ignored_files[:_IGNORED_SHOWN]:
+    lines.append(f'  not read, no part of the dataset: {path}')
+  if len(report.ignored_files) > _IGNORED_SHOWN:
+    lines.append(f'  and {len(report.ignored_files) - _IGNORED_SHOWN} more files')
+  return '\n'.join(lines)
+
+
+def _wrapped(text: str) -> str:
+  return textwrap.fill(text, _WIDTH, initial_indent='  ', subsequent_indent='    ', break_on_hyphens=False)

@@ -1,0 +1,178 @@
+"""Reads every pair of a dataset, as it was prepared or from its files, and reports all that is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import pathlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from dense_aspp_jax.datasets.bad_pairs import BadPairs, map_good
+from dense_aspp_jax.datasets.folder import list_folder
+from dense_aspp_jax.datasets.pair_check import check_pair
+from dense_aspp_jax.datasets.prepare import PUBLISHED, published
+from dense_aspp_jax.datasets.source import (
+  FOLDER_PREFIX,
+  LABEL_SET_OF,
+  SPLITS,
+  Pair,
+  open_split,
+  prepared_builder,
+)
+from dense_aspp_jax.datasets.validation import Listing
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.labels import IGNORE_LABEL, LABEL_SETS, LabelSet, load_label_set
+from dense_aspp_jax.progress import progress
+
+
+class SplitToCheck(NamedTuple):
+  """A split whose pairs are not read yet.
+
+  Attributes:
+    name: Such as 'camvid/train', for messages.
+    pairs: Its pairs.
+    num_pairs: How many they are.
+    problems: What is wrong already, such as an image without label; a message each.
+    ignored: Paths of files that do not belong to the dataset.
+    published: Whether the formats must be the published ones, see `check_pair`.
+  """
+
+  name: str
+  pairs: Iterable[Pair]
+  num_pairs: int
+  problems: list[str]
+  ignored: list[str]
+  published: bool
+
+
+class SplitReport(NamedTuple):
+  """What was found in a split.
+
+  Attributes:
+    name: Such as 'camvid/train'.
+    num_pairs: Pairs of image and label, good and bad.
+    problems: What else is wrong, such as an image without label; a message each.
+    bad: What is wrong with each bad pair, a line for each problem.
+    sizes: Number of good pairs by (height, width).
+    class_pixels: Pixels of good pairs by class index, int64 `[C]`.
+    ignored_pixels: Their pixels that no class has.
+    ignored_files: Paths of files that do not belong to the dataset.
+  """
+
+  name: str
+  num_pairs: int
+  problems: list[str]
+  bad: list[str]
+  sizes: Counter[tuple[int, int]]
+  class_pixels: np.ndarray
+  ignored_pixels: int
+  ignored_files: list[str]
+
+
+@contextlib.contextmanager
+def open_splits(
+  dataset: str, source: str | None = None, data_dir: str | None = None, split: str | None = None
+) -> Iterator[list[SplitToCheck]]:
+  """Finds the splits of a dataset.
+
+  Args:
+    dataset: 'folder:PATH' or the name of a dataset.
+    source: Files of Cityscapes or CamVid, as for `prepare`; None: what was prepared.
+    data_dir: Where prepared datasets are; see `open_split`.
+    split: The only split wanted; None: all there are.
+
+  Yields:
+    The splits, readable inside the `with` block.
+
+  Raises:
+    InputError: No such dataset or split, not prepared, or an archive that cannot be read.
+  """
+  if source is not None:
+    if dataset not in PUBLISHED:
+      raise InputError(f'dataset {dataset!r} has no source; --source is for {" and ".join(PUBLISHED)}')
+    with published(dataset).open_listings(pathlib.Path(source).expanduser()) as listings:
+      if not any(listing.pairs or listing.problems for listing in listings.values()):
+        raise InputError(f'{source}: no images found; check that this is the right folder')
+      names = _wanted(split, list(listings), source)
+      yield [_listed(f'{dataset}/{name}', listings[name], published=True) for name in names]
+  elif dataset.startswith(FOLDER_PREFIX):
+    folder = pathlib.Path(dataset.removeprefix(FOLDER_PREFIX)).expanduser()
+    there = [name for name in SPLITS if (folder / name).is_dir()]
+    if not there:
+      list_folder(folder, split or SPLITS[0])  # says what is missing
+    yield [_folder_split(folder, name) for name in ([split] if split else there)]
+  else:
+    builder = prepared_builder(dataset, data_dir)
+    names = _wanted(split, list(builder.info.splits), dataset) if builder else [split or SPLITS[0]]
+    yield [_prepared_split(dataset, name, data_dir) for name in names]
+
+
+def find_label_set(dataset: str, name: str | None) -> LabelSet:
+  """The label set `name`; None: labels.json of the folder, or all ids of a known dataset.
+
+  Raises:
+    InputError: No such label set, or none is known.
+  """
+  if name is not None:
+    return load_label_set(name)
+  if dataset in LABEL_SET_OF:
+    return LABEL_SETS[LABEL_SET_OF[dataset]]
+  path = pathlib.Path(dataset.removeprefix(FOLDER_PREFIX)).expanduser() / 'labels.json'
+  if not dataset.startswith(FOLDER_PREFIX) or not path.is_file():
+    raise InputError(f'dataset {dataset!r}: no label set known for it; name one with --label-set')
+  return load_label_set(str(path))
+
+
+def check_split(split: SplitToCheck, label_set: LabelSet) -> SplitReport:
+  """Reads all pairs of a split, with a progress bar, and goes on past bad ones."""
+  bad = BadPairs(split.name, math.inf)
+
+  def statistics(pair: Pair) -> tuple[tuple[int, int], np.ndarray]:
+    labels = check_pair(pair, label_set, split.published).labels
+    return labels.shape, np.bincount(labels.ravel(), minlength=256)
+
+  sizes: Counter[tuple[int, int]] = Counter()
+  pixels = np.zeros(256, np.int64)
+  pairs = progress(split.pairs, f'checking {split.name}', split.num_pairs, 'pair')
+  for size, counts in map_good(statistics, pairs, bad):
+    sizes[size] += 1
+    pixels += counts
+  return SplitReport(
+    split.name,
+    split.num_pairs,
+    split.problems,
+    bad.messages,
+    sizes,
+    pixels[: label_set.num_classes],
+    int(pixels[IGNORE_LABEL]),
+    split.ignored,
+  )
+
+
+def _wanted(split: str | None, there: list[str], where: str) -> list[str]:
+  if split is not None and split not in there:
+    raise InputError(f'{where}: no split {split!r}; expected one of {", ".join(there)}')
+  return there if split is None else [split]
+
+
+def _listed(name: str, listing: Listing, published: bool) -> SplitToCheck:
+  return SplitToCheck(
+    name, listing.pairs, len(listing.pairs), listing.problems, listing.ignored, published=published
+  )
+
+
+def _folder_split(folder: pathlib.Path, split: str) -> SplitToCheck:
+  try:
+    return _listed(f'{folder}/{split}', list_folder(folder, split), published=False)
+  except InputError as error:  # one split without its folders; the others are checked all the same
+    return SplitToCheck(f'{folder}/{split}', [], 0, [str(error)], [], published=False)
+
+
+def _prepared_split(dataset: str, split: str, data_dir: str | None) -> SplitToCheck:
+  source = open_split(dataset, split, data_dir)
+  pairs = map(source.pair, range(len(source)))
+  return SplitToCheck(source.name, pairs, len(source), [], [], published=False)
