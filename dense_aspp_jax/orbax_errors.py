@@ -11,14 +11,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
-
 from dense_aspp_jax.errors import InputError, RunError
 
 
-def abstract_tree(tree: Any, sharding: jax.sharding.Sharding) -> Any:
-  """Shapes and types of `tree`, to be restored under `sharding`."""
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+def _keep(record: logging.LogRecord) -> bool:
+  return not (record.exc_info and 'orbax' in record.pathname)
+
+
+logging.getLogger('absl').addFilter(_keep)  # Orbax logs with a traceback what it raises as well
 
 
 def read_orbax(load: Callable[[], Any], path: pathlib.Path) -> Any:
@@ -44,8 +44,8 @@ def orbax_write(what: str, consequence: str) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-  """Type and first line of an error, at most 200 characters."""
-  return f'{type(error).__name__}: {error}'.splitlines()[0][:200]
+  """Type and first line of an error, at most 500 characters: Orbax names long paths before the reason."""
+  return f'{type(error).__name__}: {error}'.splitlines()[0][:500]
 
 
 def _discard_unfinished_tasks() -> None:

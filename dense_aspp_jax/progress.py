@@ -10,6 +10,7 @@ import tqdm
 
 T = TypeVar('T')
 _SECONDS_BETWEEN_LINES = 10.0
+_silent = False
 
 
 def progress_bar(
@@ -24,7 +25,7 @@ def progress_bar(
     initial: Items already done, for a resumed run.
     hidden: Shows nothing: the work is part of other work that has a bar.
   """
-  options = dict(total=total, desc=description, unit=unit, initial=initial, disable=hidden)
+  options = dict(total=total, desc=description, unit=unit, initial=initial, disable=hidden or _silent)
   if sys.stderr.isatty():
     return tqdm.tqdm(**options, dynamic_ncols=True)
   return tqdm.tqdm(
@@ -51,7 +52,14 @@ def progress(
 
 def say(text: str) -> None:
   """Prints a line for the user on stderr, above any bar."""
-  tqdm.tqdm.write(text, file=sys.stderr)
+  if not _silent:
+    tqdm.tqdm.write(text, file=sys.stderr)
+
+
+def be_silent() -> None:
+  """Keeps bars and lines of this process off the screen: another one shows the same."""
+  global _silent
+  _silent = True
 
 
 class _Lines:

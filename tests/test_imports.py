@@ -19,6 +19,8 @@ BASE = {
   'download',
   'whole_files',
   'orbax_errors',
+  'verified_checkpoint',
+  'distributed',
   'compilation_cache',
 }
 # Layer -> the layers it may import besides itself.

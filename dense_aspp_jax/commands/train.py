@@ -18,14 +18,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     type=pathlib.Path,
     help='directory of the run; one that holds this run already is resumed',
   )
+  parser.add_argument(
+    '--strict-resume',
+    action='store_true',
+    help='refuse to resume where the newest checkpoint is damaged, instead of falling back to an older one',
+  )
+  group = parser.add_argument_group('several processes (docs/scaling.md)')
+  group.add_argument(
+    '--distributed',
+    action='store_true',
+    help='join the processes that SLURM, Kubernetes or a TPU pod started',
+  )
+  group.add_argument('--coordinator', metavar='HOST:PORT', help='or by hand: address of process 0')
+  group.add_argument('--processes', type=int, help='how many processes')
+  group.add_argument('--process-id', type=int, help='which one this is, from 0')
+  group.add_argument(
+    '--heartbeat-timeout',
+    type=int,
+    default=100,
+    metavar='SECONDS',
+    help='after which a lost process ends the others (default 100)',
+  )
 
 
 def run(args: argparse.Namespace) -> int:
   """Trains, evaluates and saves until the configured number of epochs; prints scores, writes a report."""
   config = read_config_file(args)
+  by_hand = (args.coordinator, args.processes, args.process_id)
+  if args.distributed or any(x is not None for x in by_hand):
+    from dense_aspp_jax.distributed import initialize
+
+    initialize(*by_hand, heartbeat_timeout=args.heartbeat_timeout)
   from dense_aspp_jax.training.loop import train_and_evaluate
 
-  scores = train_and_evaluate(config, args.workdir)
+  scores = train_and_evaluate(config, args.workdir, args.strict_resume)
   path = args.workdir / 'report.html'
   if scores is None and path.exists():
     print(f'report {path}')

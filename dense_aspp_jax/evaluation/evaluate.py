@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -25,6 +25,7 @@ def evaluate(
   batch_size: int,
   num_pictures: int = 0,
   show_progress: bool = True,
+  before_batch: Callable[[], None] | None = None,
 ) -> tuple[ConfusionMatrix, np.ndarray | None]:
   """Predicts a split and compares with its labels at their native size.
 
@@ -37,6 +38,7 @@ def evaluate(
     batch_size: Images per call; no result depends on it.
     num_pictures: How many of this process's first images to draw.
     show_progress: Whether there is a progress bar.
+    before_batch: Called in front of each batch; it may raise, to end the evaluation.
 
   Returns:
     The confusion matrix, and a picture of image, ground truth and prediction side by side (uint8
@@ -48,6 +50,8 @@ def evaluate(
   share = len(range(jax.process_index(), len(split), jax.process_count()))
   with progress_bar(share, 'evaluating', 'image', hidden=not show_progress) as bar:
     for batch in padded_batches(examples, batch_size):
+      if before_batch is not None:
+        before_batch()
       predictions = predictor.predict_batch(batch.image, batch.labels[0].shape)
       real = slice(len(batch.image_ids))  # what follows is padding
       for image, image_id, label_ids, prediction in zip(

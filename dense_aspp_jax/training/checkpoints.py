@@ -1,4 +1,4 @@
-"""Orbax checkpoints of a run: the newest ones to resume from, and the best one to use."""
+"""Checkpoints of a run: the newest ones to resume from, and the best one to use."""
 
 from __future__ import annotations
 
@@ -7,25 +7,22 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from etils import epath
-from orbax.checkpoint import v1 as ocp
+import numpy as np
+from jax.experimental import multihost_utils
 
-from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.orbax_errors import abstract_tree, orbax_write, read_orbax
+from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.orbax_errors import orbax_write
+from dense_aspp_jax.progress import say
+from dense_aspp_jax.training.checkpoint_series import CheckpointSeries, steps_in
 from dense_aspp_jax.training.train_step import TrainState
+from dense_aspp_jax.verified_checkpoint import load_checkpoint, named_arrays, read_record, save_checkpoint
 
 LATEST = 'latest'
 BEST = 'best'
-
-
-def _checkpointer(directory: pathlib.Path, keep: int) -> ocp.training.Checkpointer:
-  return ocp.training.Checkpointer(
-    epath.Path(directory.absolute()),
-    # The default policy silently skips a save while another one is being written.
-    save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-    preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-    cleanup_tmp_directories=True,
-  )
+_SCORE = 'mean_iou'
+_MODEL = 'model'
+# How the network is computed; the arrays are the same.
+_FREE_MODEL_FIELDS = ('compute_dtype', 'formulation', 'rematerialize', 'dropout_rate')
 
 
 def _variables_items(state: TrainState) -> dict[str, Any]:
@@ -48,13 +45,21 @@ class Checkpoints:
     best_step: Its step.
   """
 
-  def __init__(self, workdir: pathlib.Path, keep: int):
+  def __init__(self, workdir: pathlib.Path, keep: int, model_fields: Mapping[str, Any] | None = None):
+    """Opens those of a run.
+
+    Args:
+      workdir: The run's directory.
+      keep: How many of the newest stay.
+      model_fields: The configuration's section `model`, stored with each checkpoint.
+    """
     root = checkpoints_directory(workdir)
-    self._latest = _checkpointer(root / LATEST, keep)
-    self._best = _checkpointer(root / BEST, 1)
-    best = self._best.latest
-    self.best_score: float | None = best.metrics['mean_iou'] if best else None
-    self.best_step: int | None = best.step if best else None
+    self._latest = CheckpointSeries(root / LATEST, keep)
+    self._best = CheckpointSeries(root / BEST, 1)
+    self._record = {_MODEL: model_record(model_fields or {})}
+    self.best_score: float | None = None
+    self.best_step: int | None = None
+    self._find_best(root / BEST)
 
   def __enter__(self) -> Checkpoints:
     return self
@@ -68,56 +73,114 @@ class Checkpoints:
     Raises:
       RunError: A save failed.
     """
-    errors = []
-    for checkpointer in (self._latest, self._best):
-      try:
-        checkpointer.close()
-      except Exception as error:  # whatever the background thread met
-        errors.append(error)
-    if errors:
-      with orbax_write('a checkpoint', 'the older ones are intact'):
-        raise errors[0]
+    try:
+      self._latest.wait()
+    finally:
+      self._best.wait()
 
   @property
   def latest_step(self) -> int | None:
     """Step of the newest checkpoint, None if there is none."""
-    return self._latest.latest.step if self._latest.latest else None
+    return max(self._latest.steps, default=None)
 
   def save_latest(self, state: TrainState) -> None:
     """Saves everything that a resume needs; a step already saved is left as it is.
 
     Raises:
-      RunError: This save, or the one before, failed.
+      RunError: This save, or the one before, failed; or the state holds what is not finite.
     """
     if self.latest_step != int(state.step):
-      with orbax_write('a checkpoint', 'the older ones are intact'):
-        self._latest.save_checkpointables_async(int(state.step), _state_items(state))
+      self._save(self._latest, state, _state_items(state), self._record)
 
   def save_best(self, state: TrainState, mean_iou: float) -> None:
     """Saves params and batch_stats as the best, if `mean_iou` is above that of the best so far.
 
-    Returns when they are on disk. Raises RunError if that fails.
-    """
-    if self.best_score is None or mean_iou > self.best_score:
-      self.best_score, self.best_step = mean_iou, int(state.step)
-      with orbax_write('a checkpoint', 'the older ones are intact'):
-        self._best.save_checkpointables(
-          int(state.step), _variables_items(state), metrics={'mean_iou': float(mean_iou)}
-        )
-
-  def restore_latest(self, state: TrainState, sharding: jax.sharding.Sharding) -> TrainState:
-    """Restores the newest checkpoint into the shape of `state`, under `sharding`.
+    Returns when they are on disk.
 
     Raises:
-      InputError: It cannot be read.
+      RunError: As `save_latest`.
     """
-    items = {name: abstract_tree(tree, sharding) for name, tree in _state_items(state).items()}
-    step = self._latest.latest
-    path = pathlib.Path(self._latest.directory) / str(step.step)
-    restored = read_orbax(lambda: self._latest.load_checkpointables(step, items), path)
+    if self.best_score is None or mean_iou > self.best_score:
+      self._save(self._best, state, _variables_items(state), {**self._record, _SCORE: float(mean_iou)})
+      self._best.wait()
+      self.best_score, self.best_step = float(mean_iou), int(state.step)
+
+  def restore_latest(self, state: TrainState, strict: bool = False) -> TrainState | None:
+    """Restores the newest checkpoint that is whole, and sets what is newer than it aside.
+
+    Args:
+      state: Of the same shapes.
+      strict: Refuses to fall back to an older one than the newest.
+
+    Returns:
+      The state, of NumPy arrays; None if there is no checkpoint.
+
+    Raises:
+      InputError: None of them can be used, or, if `strict`, the newest one cannot.
+    """
+    items = _state_items(state)
+    restored, step = {}, -1
+    steps = self._latest.steps
+    for candidate in reversed(steps):
+      try:
+        restored, step = self._latest.load(candidate, items), candidate
+        break
+      except InputError as error:
+        if strict:
+          raise
+        say(f'warning: {error}')
+    agreed = _smallest_over_processes(step)
+    if steps and agreed < 0:
+      raise InputError(
+        f'{self._latest.directory}: none of the checkpoints of steps {steps} can be used; remove them to '
+        'train from the start, or choose another --workdir'
+      )
+    if agreed != step:
+      restored = self._latest.load(agreed, items)
+    if steps and agreed != steps[-1]:
+      say(f'warning: the run falls back to its checkpoint of step {agreed}')
+    self._latest.set_aside_after(agreed)
+    if not steps:
+      return None
     return TrainState(
       params=restored['params'], batch_stats=restored.get('batch_stats', {}), **restored['optimizer']
     )
+
+  def verify_best(self, state: TrainState) -> None:
+    """Sets the best checkpoint aside if it is damaged: the next one scored is then the best.
+
+    Args:
+      state: Of the same shapes.
+    """
+    damaged = False
+    if self.best_step is not None:
+      try:
+        self._best.load(self.best_step, _variables_items(state))
+      except InputError as error:
+        say(f'warning: {error}')
+        damaged = True
+    if _smallest_over_processes(0 if damaged else 1) == 0:
+      self.best_score = self.best_step = None
+      self._best.set_aside_after(-1)
+
+  def _save(
+    self, series: CheckpointSeries, state: TrainState, items: dict[str, Any], record: dict[str, Any]
+  ) -> None:
+    step = int(state.step)
+    for name, array in named_arrays(items).items():
+      if not np.isfinite(np.asarray(array)).all():
+        raise RunError(
+          f'step {step}: {name} holds values that are not finite. The run is stopped and no checkpoint of '
+          'this step is written. Try a lower optimizer.learning_rate, or optimizer.warmup_steps'
+        )
+    series.save(step, items, record)
+
+  def _find_best(self, directory: pathlib.Path) -> None:
+    for step in self._best.steps:
+      try:
+        self.best_score, self.best_step = read_record(directory / str(step)).get(_SCORE), step
+      except InputError as error:
+        say(f'warning: {error}')
 
 
 def checkpoints_directory(workdir: pathlib.Path) -> pathlib.Path:
@@ -127,49 +190,88 @@ def checkpoints_directory(workdir: pathlib.Path) -> pathlib.Path:
 
 def has_latest(workdir: pathlib.Path) -> bool:
   """Whether there is a checkpoint to resume from."""
-  return bool(_steps(checkpoints_directory(workdir) / LATEST))
+  return bool(steps_in(checkpoints_directory(workdir) / LATEST))
 
 
-def save_variables(workdir: pathlib.Path, variables: Mapping[str, Any]) -> None:
+def model_record(model_fields: Mapping[str, Any]) -> dict[str, Any]:
+  """The fields of a network that decide its arrays, as JSON data."""
+  return {
+    name: list(value) if isinstance(value, tuple | list) else value
+    for name, value in model_fields.items()
+    if name not in _FREE_MODEL_FIELDS
+  }
+
+
+def save_variables(
+  workdir: pathlib.Path, variables: Mapping[str, Any], model_fields: Mapping[str, Any] | None = None
+) -> None:
   """Writes params and batch_stats as the best checkpoint, of step 0, of a workdir that has none."""
-  path = epath.Path((checkpoints_directory(workdir) / BEST / '0').absolute())
+  path = checkpoints_directory(workdir) / BEST / '0'
   path.parent.mkdir(parents=True)
   with orbax_write(str(workdir), 'nothing is left of it'):
-    ocp.save_checkpointables(path, dict(variables))
+    save_checkpoint(path, variables, {_MODEL: model_record(model_fields or {})}).result()
 
 
 def restore_variables(
-  workdir: pathlib.Path, checkpoint: str, abstract_variables: Mapping[str, Any]
+  workdir: pathlib.Path,
+  checkpoint: str,
+  abstract_variables: Mapping[str, Any],
+  model_fields: Mapping[str, Any] | None = None,
 ) -> tuple[int, dict[str, Any]]:
   """Restores params and batch_stats for use, onto the first local device.
 
   Args:
     workdir: The run's directory.
-    checkpoint: 'best', 'latest', or a step, looked for under latest and best.
+    checkpoint: 'best', 'latest' (the newest one that is whole), or a step, looked for under latest and best.
     abstract_variables: Shapes and types, from jax.eval_shape of the model's init.
+    model_fields: What the network was made from; compared with what the checkpoint says of itself.
 
   Returns:
     The checkpoint's step and the variables.
 
   Raises:
-    InputError: There is no such checkpoint, and the message lists those that exist; or it cannot be read.
+    InputError: There is no such checkpoint, and the message lists those that exist; it is damaged, or of
+      another network.
   """
   root = checkpoints_directory(workdir)
-  steps = {kind: _steps(root / kind) for kind in (LATEST, BEST)}
+  steps = {kind: steps_in(root / kind) for kind in (LATEST, BEST)}
   if steps.get(checkpoint):
-    kind, step = checkpoint, max(steps[checkpoint])
+    kind, candidates = checkpoint, steps[checkpoint]
   elif checkpoint.isdecimal() and (kinds := [k for k, s in steps.items() if int(checkpoint) in s]):
-    kind, step = kinds[0], int(checkpoint)
+    kind, candidates = kinds[0], [int(checkpoint)]
   else:
     existing = '; '.join(f'{kind}: {sorted(found) or "none"}' for kind, found in steps.items())
     raise InputError(
       f'{root}: no checkpoint {checkpoint!r}; existing: {existing}. Choose best, latest or a step'
     )
-  sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  items = {name: abstract_tree(tree, sharding) for name, tree in abstract_variables.items()}
-  path = (root / kind / str(step)).absolute()
-  return step, read_orbax(lambda: ocp.load_checkpointables(epath.Path(path), items), path)
+  while True:
+    step = candidates.pop()
+    path = root / kind / str(step)
+    try:
+      _check_network(path, model_fields or {})
+      variables = load_checkpoint(path, abstract_variables)
+      break
+    except InputError as error:
+      if not candidates:
+        raise
+      say(f'warning: {error}; step {candidates[-1]} is taken')
+  return step, jax.device_put(variables, jax.local_devices()[0])
 
 
-def _steps(directory: pathlib.Path) -> set[int]:
-  return {int(p.name) for p in directory.iterdir() if p.name.isdecimal()} if directory.is_dir() else set()
+def _check_network(path: pathlib.Path, model_fields: Mapping[str, Any]) -> None:
+  stored, given = read_record(path).get(_MODEL) or {}, model_record(model_fields)
+  different = [
+    f'model.{name}: {given[name]!r} in the configuration, {stored[name]!r} in the checkpoint'
+    for name in sorted(stored.keys() & given.keys())
+    if stored[name] != given[name]
+  ]
+  if different:
+    raise InputError(
+      f'{path}: a checkpoint of another network ({"; ".join(different)}). Use its own config.json'
+    )
+
+
+def _smallest_over_processes(number: int) -> int:
+  if jax.process_count() == 1:
+    return number
+  return int(np.min(multihost_utils.process_allgather(np.int32(number))))

@@ -49,6 +49,7 @@ def configured_step(
     std=config.data.std,
     augmentation=augmentation,
     gradient_accumulation=config.training.gradient_accumulation,
+    skip_not_finite=config.training.max_skipped_steps > 0,
     mesh=mesh,
     **config.loss,
   )

@@ -56,7 +56,7 @@ def convert_dense_aspp(architecture: str, path: pathlib.Path, output: pathlib.Pa
     'evaluation': {'batch_size': 1},
   }
   with new_directory(output) as folder:
-    save_variables(folder, weights.variables)
+    save_variables(folder, weights.variables, fields)
     write_json(folder / workdirs.LABELS, CITYSCAPES_19.to_json())
     write_json(folder / workdirs.PROVENANCE, [{'step': 0, 'converted': weights.description, **provenance()}])
     write_json(folder / workdirs.CONFIG, config)

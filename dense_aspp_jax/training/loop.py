@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import pathlib
-import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -18,29 +15,35 @@ from ml_collections import ConfigDict
 from dense_aspp_jax.datasets.augmentation import Augmentation
 from dense_aspp_jax.datasets.load import load_split
 from dense_aspp_jax.datasets.pipeline import train_batches
+from dense_aspp_jax.errors import Stopped
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.evaluation.inference import Predictor
 from dense_aspp_jax.evaluation.metrics import Scores, format_table, protocol
 from dense_aspp_jax.labels import load_label_set
 from dense_aspp_jax.models.complexity import count_parameters
 from dense_aspp_jax.models.segmentation import SegmentationModel, create_model
-from dense_aspp_jax.progress import progress_bar, say
+from dense_aspp_jax.progress import say
 from dense_aspp_jax.provenance import provenance, write_json
 from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.checkpoints import Checkpoints, has_latest
 from dense_aspp_jax.training.config_check import check_consistency, check_extractor_weights, check_fields
 from dense_aspp_jax.training.configured_step import configured_step
 from dense_aspp_jax.training.run_log import RunLog, StepMonitor
-from dense_aspp_jax.training.train_step import Batch, TrainState, create_state
+from dense_aspp_jax.training.run_steps import run_steps
+from dense_aspp_jax.training.stop import StopSignals
+from dense_aspp_jax.training.train_step import TrainState, create_state
 from dense_aspp_jax.weights.store import ExtractorWeights, load_extractor_weights
 
 
-def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | None:
+def train_and_evaluate(
+  config: ConfigDict, workdir: pathlib.Path, strict_resume: bool = False
+) -> Scores | None:
   """Trains the network of `config`, resuming what `workdir` holds.
 
   Args:
     config: As configs/default.py.
     workdir: Directory of the run.
+    strict_resume: Refuses to resume from an older checkpoint where the newest one is damaged.
 
   Returns:
     The scores of the last evaluation; None if the run had been finished before.
@@ -48,6 +51,7 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | No
   Raises:
     InputError: Bad configuration, data or workdir; found before anything is written into the workdir.
     RunError: Loss or gradient not finite, or something could not be written.
+    Stopped: SIGTERM or SIGINT came; the run is saved and can be resumed.
   """
   check_fields(config)
   data = config.data
@@ -62,7 +66,7 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | No
   load = functools.partial(
     load_split, data.dataset, data_dir=data.data_dir, label_set=label_set, image_size=data.image_size
   )
-  train_split = load(data.train_split, native_labels=False)
+  train_split = load(data.train_split, native_labels=False, skip_bad=data.skip_bad)
   validation_split = load(data.validation_split, native_labels=True, keep_aspect=data.keep_aspect)
 
   def steps(epochs: float) -> int:
@@ -73,14 +77,16 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | No
   optimizer, train_step = configured_step(config, model, augmentation, num_steps, mesh)
   splits = {data.train_split: train_split, data.validation_split: validation_split}
   with (
+    StopSignals() as stop,  # outermost: also while the last checkpoint is written
     workdirs.begin(workdir, config.to_dict(), label_set, splits),
-    Checkpoints(workdir, config.checkpoint.keep) as checkpoints,
+    Checkpoints(workdir, config.checkpoint.keep, config.model.to_dict()) as checkpoints,
   ):
-    state = jax.device_put(create_state(model, optimizer, config.seed, weights), replicated)
-    if checkpoints.latest_step is not None:
-      state = checkpoints.restore_latest(state, replicated)
+    state = create_state(model, optimizer, config.seed, weights)
+    state = _placed(checkpoints.restore_latest(state, strict_resume) or state, replicated)
+    checkpoints.verify_best(state)
     first_step = int(state.step)
-    if first_step >= num_steps:
+    evaluated = workdirs.scored_step(workdir) == first_step
+    if first_step > num_steps or (first_step == num_steps and evaluated):
       say(
         f'{workdir}: this run is finished, at step {first_step} of {num_steps}; nothing was trained. '
         'Evaluate it, or choose another --workdir'
@@ -109,7 +115,7 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | No
       on_device=data.on_device,
       num_workers=data.num_workers,
     )
-    log = RunLog(workdir, first_step)
+    log = RunLog(workdir, first_step, evaluated)
 
     def evaluate_state(state: TrainState) -> Scores:
       predictor.update(state.variables)
@@ -119,8 +125,10 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | No
         label_set,
         batch_size=config.evaluation.batch_size,
         num_pictures=config.evaluation.num_pictures,
+        before_batch=stop.check,
       )
       scores = confusion.scores()
+      checkpoints.save_best(state, scores.mean_iou)
       _report(int(state.step), scores, picture, log)
       if jax.process_index() == 0:
         result = {
@@ -134,30 +142,46 @@ def train_and_evaluate(config: ConfigDict, workdir: pathlib.Path) -> Scores | No
           'config': config.to_dict(),
           'provenance': provenance(),
         }
-        write_json(workdir / 'scores.json', result)
+        write_json(workdir / workdirs.SCORES, result)  # last: it says that this evaluation is complete
       return scores
 
     try:
-      scores = _run_steps(
+      scores = run_steps(
         state,
         train_step,
         batches,
         evaluate_state,
         checkpoints,
-        StepMonitor(log, config.training.log_every_steps, config.training.batch_size),
+        StepMonitor(
+          log,
+          config.training.log_every_steps,
+          config.training.batch_size,
+          config.training.max_skipped_steps,
+        ),
+        stop,
         num_steps=num_steps,
         evaluate_every=steps(config.evaluation.every_epochs),
         checkpoint_every=steps(config.checkpoint.every_epochs),
+        evaluated=evaluated,
       )
     finally:
       batches.close()
       log.close()
+  if stop.received:
+    raise Stopped(stop.received, f'{workdir}: the run was at its end and is complete')
   if jax.process_index() == 0:
     best = f'{100 * checkpoints.best_score:.2f} % at step {checkpoints.best_step}'
     print(format_table(scores))
     print(f'these are the scores of step {num_steps}; best mean IoU: {best}')
     print(f'checkpoints {workdir}/checkpoints, pictures {workdir}/pictures, scores {workdir}/scores.json')
   return scores
+
+
+def _placed(state: TrainState, sharding: NamedSharding) -> TrainState:
+  """The state, the same on every process, on all devices."""
+  return jax.tree.map(
+    lambda x: jax.make_array_from_callback(x.shape, sharding, np.asarray(x).__getitem__), state
+  )
 
 
 def _load_weights(config: ConfigDict) -> ExtractorWeights | None:
@@ -167,48 +191,6 @@ def _load_weights(config: ConfigDict) -> ExtractorWeights | None:
   weights = load_extractor_weights(pathlib.Path(config.init.extractor_weights).expanduser())
   check_extractor_weights(config, weights)
   return weights
-
-
-def _run_steps(
-  state: TrainState,
-  train_step: jax.stages.Wrapped,
-  batches: Iterator[Batch],
-  evaluate_state: Callable[[TrainState], Scores],
-  checkpoints: Checkpoints,
-  monitor: StepMonitor,
-  *,
-  num_steps: int,
-  evaluate_every: int,
-  checkpoint_every: int,
-) -> Scores:
-  """Runs the steps that remain; evaluates and saves in between and at the end."""
-  first_step = int(state.step)
-  first_batch = next(batches)
-  start = time.perf_counter()
-  train_step = train_step.lower(state, first_batch).compile()
-  say(f'compiled in {time.perf_counter() - start:.0f} s')
-  batches = itertools.chain([first_batch], batches)
-  with progress_bar(num_steps, 'training', 'step', initial=first_step) as bar:
-    monitor.start()
-    for step in range(first_step + 1, num_steps + 1):
-      with monitor.waiting_for_data():
-        batch = next(batches)
-      state, metrics = train_step(state, batch)
-      monitor.add(step, metrics)
-      bar.set_postfix(monitor.latest, refresh=False)
-      bar.update()
-      save = step % checkpoint_every == 0 or step == num_steps
-      score = step % evaluate_every == 0 or step == num_steps
-      if save or score:
-        with monitor.paused():  # a state is saved or scored once its loss is known to be finite
-          # The newest checkpoint comes last: a run killed before it makes this evaluation again.
-          if score:
-            scores = evaluate_state(state)
-            checkpoints.save_best(state, scores.mean_iou)
-          if save:
-            checkpoints.save_latest(state)
-  say(monitor.finish())
-  return scores
 
 
 def _say_sizes(

@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: clu.metrics reads those of IntervalMetrics as objects.
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ from clu import metrics
 
 from dense_aspp_jax.errors import RunError
 from dense_aspp_jax.evaluation.pictures import save_png
+from dense_aspp_jax.progress import say
 from dense_aspp_jax.training.train_step import StepMetrics
 
 _STEPS_IN_FLIGHT = 2  # steps dispatched before the result of the first is waited for
@@ -25,20 +27,21 @@ _STEPS_IN_FLIGHT = 2  # steps dispatched before the result of the first is waite
 class RunLog:
   """Writes `WORKDIR/metrics.jsonl`, `WORKDIR/tensorboard/` and `WORKDIR/pictures/`; process 0 only."""
 
-  def __init__(self, workdir: pathlib.Path, first_step: int):
+  def __init__(self, workdir: pathlib.Path, first_step: int, evaluated: bool = True):
     """Opens the files.
 
     Args:
       workdir: Directory of the run.
       first_step: Updates made when the run starts or resumes. What an interrupted run wrote of later
         steps is taken out: they will be made, and written, again.
+      evaluated: Whether the evaluation of that step, if one is due, is complete; or else it is taken out too.
     """
     self._enabled = jax.process_index() == 0
     if self._enabled:
       self._pictures = workdir / 'pictures'
       lines = workdir / 'metrics.jsonl'
       if lines.exists():
-        _keep_lines_until(lines, first_step)
+        _keep_lines_until(lines, first_step, evaluated)
       self._lines = lines.open('a', encoding='utf-8')
       self._events = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=first_step + 1)
 
@@ -49,11 +52,17 @@ class RunLog:
       step: Updates made.
       kind: 'train' or 'validation', prefix of the event names.
       values: By name.
+
+    Raises:
+      RunError: They cannot be written.
     """
     if not self._enabled:
       return
-    self._lines.write(json.dumps({'step': step, 'kind': kind, **values}) + '\n')
-    self._lines.flush()
+    try:
+      self._lines.write(json.dumps({'step': step, 'kind': kind, **values}) + '\n')
+      self._lines.flush()
+    except OSError as error:
+      raise RunError(f'{self._lines.name}: cannot be written ({error.strerror})') from error
     for name, value in values.items():
       if value is not None:
         self._events.add_scalar(f'{kind}/{name}', value, step)
@@ -71,12 +80,14 @@ class RunLog:
       self._events.close()
 
 
-def _keep_lines_until(path: pathlib.Path, last_step: int) -> None:
+def _keep_lines_until(path: pathlib.Path, last_step: int, evaluated: bool) -> None:
   """Drops the JSON lines of steps after `last_step`, and a line that a killed run left unfinished."""
   kept = []
   for line in path.read_text(encoding='utf-8').splitlines():
     with contextlib.suppress(ValueError):
-      if json.loads(line)['step'] <= last_step:
+      found = json.loads(line)
+      last = last_step if evaluated or found['kind'] == 'train' else last_step - 1
+      if found['step'] <= last:
         kept.append(line + '\n')
   temporary = path.with_name(f'.{path.name}.tmp')
   temporary.write_text(''.join(kept), encoding='utf-8')
@@ -105,15 +116,18 @@ class StepMonitor:
       progress bar.
   """
 
-  def __init__(self, log: RunLog, log_every: int, batch_size: int):
+  def __init__(self, log: RunLog, log_every: int, batch_size: int, max_skipped: int = 0):
     """Makes a monitor.
 
     Args:
       log: Gets the means over every `log_every` steps.
       log_every: Steps.
       batch_size: Images per step.
+      max_skipped: How many updates in a row the step may have left out because they were not finite.
     """
-    self._log, self._log_every, self._batch_size = log, log_every, batch_size
+    self._log, self._log_every, self._batch_size, self._max_skipped = log, log_every, batch_size, max_skipped
+    self._skipped_in_a_row: list[int] = []
+    self._interval_skipped = 0
     self._in_flight: deque[tuple[int, StepMetrics]] = deque()
     self._interval: list[IntervalMetrics] = []
     self._last_step = 0
@@ -130,7 +144,8 @@ class StepMonitor:
     """Takes the metrics of the update that made `step`.
 
     Raises:
-      RunError: The loss or the gradient of this or an earlier step is not finite.
+      RunError: The loss or the gradient of this or an earlier step is not finite, and the update was not
+        left out, or too many in a row were.
     """
     self._in_flight.append((step, step_metrics))
     while len(self._in_flight) > _STEPS_IN_FLIGHT:
@@ -149,8 +164,10 @@ class StepMonitor:
     while self._in_flight:
       self._fetch()
     start = time.perf_counter()
-    yield
-    self._interval_start += time.perf_counter() - start
+    try:
+      yield
+    finally:
+      self._interval_start += time.perf_counter() - start
 
   def finish(self) -> str:
     """Logs the steps since the last full interval; call it after the last step's `paused`.
@@ -158,8 +175,10 @@ class StepMonitor:
     Returns:
       Seconds, images/s and `data_wait` of all steps, as text.
     """
-    if self._interval:
+    if self._interval or self._interval_skipped:
       self._log_interval()
+    if not self._total_images:
+      return 'no step was made'
     return (
       f'{self._total_images} images in {self._total_seconds:.0f} s of training, '
       f'{self._total_images / self._total_seconds:.1f} images/s; '
@@ -169,31 +188,57 @@ class StepMonitor:
   def _fetch(self) -> None:
     step, step_metrics = self._in_flight.popleft()
     values = {name: np.asarray(x.addressable_data(0)) for name, x in step_metrics.items()}  # waits
-    for name in ('loss', 'gradient_norm'):
-      if not np.isfinite(values[name]):
-        raise RunError(
-          f'step {step}: {name} is {float(values[name])}. The run is stopped and no checkpoint of this '
-          'or a later step is written. Try a lower optimizer.learning_rate, or optimizer.warmup_steps'
-        )
-    self.latest['loss'] = f'{float(values["loss"]):.3f}'
-    self.latest['lr'] = f'{float(values["learning_rate"]):.1e}'
-    self._interval.append(IntervalMetrics.single_from_model_output(**values))
     self._last_step = step
+    if values.pop('skipped', False):
+      self._skip(step, values)
+    else:
+      self._skipped_in_a_row = []
+      _check_finite(step, values)
+      self.latest['loss'] = f'{float(values["loss"]):.3f}'
+      self.latest['lr'] = f'{float(values["learning_rate"]):.1e}'
+      self._interval.append(IntervalMetrics.single_from_model_output(**values))
     if step % self._log_every == 0:
       self._log_interval()
 
+  def _skip(self, step: int, values: dict[str, np.ndarray]) -> None:
+    """Counts an update that was left out; it is in no mean."""
+    self._interval_skipped += 1
+    self._skipped_in_a_row.append(step)
+    count = len(self._skipped_in_a_row)
+    found = f'loss {float(values["loss"])}, gradient_norm {float(values["gradient_norm"])}'
+    if count > self._max_skipped:
+      raise RunError(
+        f'steps {self._skipped_in_a_row[0]} to {step}: {count} updates in a row are not finite ({found}), '
+        f'more than training.max_skipped_steps = {self._max_skipped}. The run is stopped; none of them '
+        'changed anything. Try a lower optimizer.learning_rate, or optimizer.warmup_steps'
+      )
+    say(f'step {step}: the update is not finite ({found}) and left out, {count} in a row')
+
   def _log_interval(self) -> None:
     now = time.perf_counter()
-    images, elapsed = len(self._interval) * self._batch_size, now - self._interval_start
+    steps = len(self._interval) + self._interval_skipped
+    images, elapsed = steps * self._batch_size, now - self._interval_start
     rate, data_wait = images / elapsed, self._interval_wait / elapsed
     self._total_images += images
     self._total_seconds += elapsed
     self._total_wait += self._interval_wait
-    merged = self._interval[0]
-    for step_metrics in self._interval[1:]:
-      merged = merged.merge(step_metrics)
-    values = {name: float(value) for name, value in merged.compute().items()}
-    self._log.scalars(self._last_step, 'train', {**values, 'images_per_second': rate, 'data_wait': data_wait})
+    values = {'images_per_second': rate, 'data_wait': data_wait}
+    if self._interval:
+      merged = functools.reduce(lambda x, y: x.merge(y), self._interval)
+      values = {**{name: float(value) for name, value in merged.compute().items()}, **values}
+    if self._interval_skipped:
+      values['skipped_steps'] = self._interval_skipped
+    self._log.scalars(self._last_step, 'train', values)
     self.latest['images/s'] = f'{rate:.1f}'
     self.latest['data_wait'] = f'{100 * data_wait:.1f}%'
     self._interval, self._interval_start, self._interval_wait = [], now, 0.0
+    self._interval_skipped = 0
+
+
+def _check_finite(step: int, values: dict[str, np.ndarray]) -> None:
+  for name in ('loss', 'gradient_norm'):
+    if not np.isfinite(values[name]):
+      raise RunError(
+        f'step {step}: {name} is {float(values[name])}. The run is stopped and no checkpoint of this '
+        'or a later step is written. Try a lower optimizer.learning_rate, or optimizer.warmup_steps'
+      )

@@ -20,7 +20,8 @@ from dense_aspp_jax.training.losses import pixel_weights, upsampled_cross_entrop
 from dense_aspp_jax.weights.store import ExtractorWeights, merge_extractor
 
 Batch = dict[str, jax.Array]
-# Means over the step's batch: 'loss', 'pixel_accuracy', 'gradient_norm'; and 'learning_rate'.
+# Means over the step's batch: 'loss', 'pixel_accuracy', 'gradient_norm'; 'learning_rate'; and 'skipped',
+# where updates may be left out: whether this one was.
 StepMetrics = dict[str, jax.Array]
 
 _DROPOUT = 2**31 - 1  # folded into the step's key; the augmentation folds in an image's row of the batch
@@ -88,6 +89,7 @@ def create_train_step(
   class_weights: tuple[float, ...] = (),
   ignore_label: int = IGNORE_LABEL,
   gradient_accumulation: int = 1,
+  skip_not_finite: bool = False,
   mesh: Mesh | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
   """Makes `train_step(state, batch) -> (state, metrics)`, a pure function to be jitted.
@@ -109,6 +111,8 @@ def create_train_step(
     ignore_label: See `pixel_weights`.
     gradient_accumulation: Parts k that the batch is computed in, one after another; k must divide it.
       Loss and gradient are those of the whole batch; BN takes its statistics from each part.
+    skip_not_finite: Whether an update whose loss, gradient, parameters or BN statistics would not be finite
+      is left out: nothing changes then but the step, and with it the next batch.
     mesh: Devices that the batch is spread over, along its only axis; None: one device.
   """
   padding = tuple(255.0 * m for m in mean)
@@ -159,18 +163,20 @@ def create_train_step(
       (gradients, batch_stats, loss, correct), _ = jax.lax.scan(add_part, start, (parts, dropout_keys))
 
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    new = (optax.apply_updates(state.params, updates), batch_stats, opt_state)
     step_metrics = {
       'loss': loss,
       'pixel_accuracy': correct / jnp.maximum(jnp.sum(batch['weight'] > 0), 1),
       'gradient_norm': _norm(gradients),
       'learning_rate': learning_rate(state.step),
     }
-    state = TrainState(
-      step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
-      batch_stats=batch_stats,
-      opt_state=opt_state,
-    )
+    if skip_not_finite:
+      finite = _all_finite((loss, step_metrics['gradient_norm'], *new[:2]))
+      old = (state.params, state.batch_stats, state.opt_state)
+      new = jax.tree.map(lambda x, y: jnp.where(finite, x, y), new, old)
+      step_metrics['skipped'] = ~finite
+    params, batch_stats, opt_state = new
+    state = TrainState(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
     return state, step_metrics
 
   return train_step
@@ -191,3 +197,8 @@ def _norm(gradients: Any) -> jax.Array:
   """
   flat = jnp.concatenate([gradient.ravel() for gradient in jax.tree.leaves(gradients)])
   return jnp.sqrt(jnp.sum(jnp.square(jax.lax.optimization_barrier(flat))))
+
+
+def _all_finite(tree: Any) -> jax.Array:
+  """Whether no array holds an infinity or NaN, bool scalar."""
+  return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))

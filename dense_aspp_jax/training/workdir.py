@@ -28,6 +28,7 @@ from dense_aspp_jax.training.checkpoints import restore_variables
 CONFIG = 'config.json'
 LABELS = 'labels.json'
 DATA = 'data.json'
+SCORES = 'scores.json'  # of the last evaluation
 PROVENANCE = 'provenance.json'  # one entry for each time the run was started
 
 # Fields that a resumed run may change: none of them alters what a given step computes. Nor does
@@ -36,7 +37,9 @@ _FREE_FIELDS = (
   'data.data_dir',
   'data.num_workers',
   'data.on_device',
+  'data.skip_bad',  # data.json tells whether it left out other images
   'training.log_every_steps',
+  'training.max_skipped_steps',
   'evaluation.',
   'checkpoint.',
 )
@@ -220,6 +223,14 @@ def _read_json(workdir: pathlib.Path, name: str) -> Any:
     raise InputError(f'{path}: cannot be read as JSON ({error})') from error
 
 
+def scored_step(workdir: pathlib.Path) -> int | None:
+  """Step of the last evaluation that is complete, None if there is none."""
+  try:
+    return json.loads((workdir / SCORES).read_text(encoding='utf-8'))['step']
+  except (OSError, ValueError, KeyError, TypeError):
+    return None
+
+
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
   """The configuration stored with a run, as plain data; no code of the workdir is executed."""
   return _tuples(_read_json(workdir, CONFIG))
@@ -292,6 +303,11 @@ def load_run(workdir: str | os.PathLike, checkpoint: str = 'best') -> Run:
     preprocessing = {name: data[name] for name in ('image_size', 'mean', 'std', 'keep_aspect')}
   except (KeyError, TypeError) as error:
     raise InputError(f'{workdir / CONFIG}: not the configuration of a run ({error})') from error
-  step, variables = restore_variables(workdir, checkpoint, abstract_variables(model))
+  if label_set.num_classes != config['model']['num_classes']:
+    raise InputError(
+      f'{workdir}: {LABELS} has {label_set.num_classes} classes, {CONFIG} says model.num_classes = '
+      f'{config["model"]["num_classes"]}; restore the files of the run'
+    )
+  step, variables = restore_variables(workdir, checkpoint, abstract_variables(model), config['model'])
   predictor = Predictor(model, variables, **preprocessing)
   return Run(config, label_set, model, variables, step, predictor)

@@ -13,16 +13,13 @@ from typing import Any
 
 import flax
 import flax.linen as nn
-import jax
-import numpy as np
-from etils import epath
-from orbax.checkpoint import v1 as ocp
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models.complexity import abstract_variables
 from dense_aspp_jax.models.extractors import create_extractor
-from dense_aspp_jax.orbax_errors import abstract_tree, orbax_write, read_orbax
+from dense_aspp_jax.orbax_errors import orbax_write
 from dense_aspp_jax.provenance import provenance, write_json
+from dense_aspp_jax.verified_checkpoint import load_checkpoint, save_checkpoint
 from dense_aspp_jax.weights.check import check_parity
 from dense_aspp_jax.weights.convert import ForeignWeights, read_classifier_weights
 from dense_aspp_jax.whole_files import check_new_directory, new_directory
@@ -88,7 +85,7 @@ def save_extractor_weights(directory: pathlib.Path, weights: ForeignWeights) -> 
   items['classifier'] = weights.variables['params']['head']
   with new_directory(directory) as folder:
     with orbax_write(str(directory), 'nothing is left of it'):
-      ocp.save_checkpointables(epath.Path(folder / CHECKPOINT), items)
+      save_checkpoint(folder / CHECKPOINT, items).result()
     write_json(folder / WEIGHTS, {**weights.description, 'provenance': provenance()})
 
 
@@ -108,11 +105,7 @@ def load_extractor_weights(directory: pathlib.Path) -> ExtractorWeights:
       f'{directory}: not converted weights ({type(error).__name__}: {error}); expected a directory that '
       '`dense-aspp convert` wrote'
     ) from error
-  sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  items = abstract_tree(dict(abstract_variables(extractor)), sharding)
-  path = (directory / CHECKPOINT).absolute()
-  restored = read_orbax(lambda: ocp.load_checkpointables(epath.Path(path), items), path)
-  variables = {name: jax.tree.map(np.asarray, tree) for name, tree in restored.items()}
+  variables = load_checkpoint((directory / CHECKPOINT).absolute(), dict(abstract_variables(extractor)))
   return ExtractorWeights(architecture, variables, mean, std, description)
 
 

@@ -1,13 +1,14 @@
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dense_aspp_jax.errors import RunError
+from dense_aspp_jax.training import checkpoint_series
 from dense_aspp_jax.training.checkpoints import Checkpoints, checkpoints_directory, restore_variables
 from dense_aspp_jax.training.train_step import TrainState
-
-SHARDING = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
 
 def make_state(step):
@@ -44,7 +45,7 @@ def test_as_many_of_the_newest_are_kept_as_asked_for_and_the_last_is_restored_wh
       checkpoints.save_latest(make_state(step))
   with Checkpoints(tmp_path, keep=3) as checkpoints:
     assert checkpoints.latest_step == 5
-    assert_same(checkpoints.restore_latest(make_state(0), SHARDING), make_state(5))
+    assert_same(checkpoints.restore_latest(make_state(0)), make_state(5))
   assert {p.name for p in (checkpoints_directory(tmp_path) / 'latest').iterdir()} == {'3', '4', '5'}
 
 
@@ -58,22 +59,26 @@ def test_variables_are_those_of_the_checkpoint_asked_for(tmp_path, checkpoint, e
   assert_same(variables, make_state(expected).variables)
 
 
-@pytest.mark.parametrize(
-  ('which', 'method', 'act'),
-  [
-    ('_latest', 'save_checkpointables_async', lambda c: c.save_latest(make_state(1))),
-    ('_best', 'save_checkpointables', lambda c: c.save_best(make_state(1), 0.5)),
-    ('_latest', 'close', lambda c: c.close()),  # what a save in the background met
-  ],
-)
-def test_a_save_that_fails_is_a_failed_run(tmp_path, monkeypatch, which, method, act):
-  def fail(*args, **arguments):
+@pytest.mark.parametrize('save', [Checkpoints.save_latest, lambda c, s: c.save_best(s, 0.5)])
+@pytest.mark.parametrize('where', ['at once', 'in the background'])
+def test_a_save_that_fails_is_a_failed_run(tmp_path, monkeypatch, save, where):
+  def fail(*_):
     raise OSError(28, 'No space left on device')
 
-  with Checkpoints(tmp_path, keep=1) as checkpoints, monkeypatch.context() as patch:
-    patch.setattr(getattr(checkpoints, which), method, fail)
-    with pytest.raises(RunError, match=r'could not be written.*No space left on device'):
-      act(checkpoints)
+  begin = fail if where == 'at once' else lambda *_: types.SimpleNamespace(result=fail)
+  monkeypatch.setattr(checkpoint_series, 'save_checkpoint', begin)
+  checkpoints = Checkpoints(tmp_path, keep=1)
+
+  def save_and_wait():
+    save(checkpoints, make_state(1))
+    checkpoints.close()
+
+  with pytest.raises(RunError, match=r'1 could not be written.*No space left on device.*older'):
+    save_and_wait()
+  monkeypatch.undo()
+  with checkpoints:  # the next one is saved again
+    save(checkpoints, make_state(2))
+  assert restore_variables(tmp_path, '2', make_state(0).variables)[0] == 2
 
 
 def test_a_network_without_batch_statistics_is_saved_and_restored(tmp_path):
@@ -83,5 +88,5 @@ def test_a_network_without_batch_statistics_is_saved_and_restored(tmp_path):
     checkpoints.save_best(state, 0.5)
     checkpoints.save_latest(state)
   with Checkpoints(tmp_path, keep=1) as checkpoints:
-    assert_same(checkpoints.restore_latest(make_state(0).replace(batch_stats={}), SHARDING), state)
+    assert_same(checkpoints.restore_latest(make_state(0).replace(batch_stats={})), state)
   assert_same(restore_variables(tmp_path, 'best', {'params': state.params})[1], {'params': state.params})

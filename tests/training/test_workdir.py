@@ -16,6 +16,8 @@ FREE = {
   'data.on_device',
   'training.num_epochs',
   'training.log_every_steps',
+  'training.max_skipped_steps',
+  'data.skip_bad',
   'evaluation.every_epochs',
   'evaluation.batch_size',
   'evaluation.num_pictures',
@@ -72,7 +74,7 @@ def test_a_start_cut_off_before_the_configuration_can_be_made_again(tmp_path, mo
 
 
 def test_a_run_is_loaded_at_its_best_unless_told_otherwise(tmp_path, monkeypatch):
-  def restore(workdir, checkpoint, abstract_variables):
+  def restore(workdir, checkpoint, abstract_variables, model_fields):
     raise InputError(f'asked for {checkpoint}')
 
   monkeypatch.setattr(workdirs, 'restore_variables', restore)

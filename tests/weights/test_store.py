@@ -126,7 +126,7 @@ def test_a_checkpoint_that_orbax_cannot_write_leaves_nothing(foreign, tmp_path, 
   def fail(*_):
     raise ValueError('No space left on device\nmore')
 
-  monkeypatch.setattr(store.ocp, 'save_checkpointables', fail)
+  monkeypatch.setattr(store, 'save_checkpoint', fail)
   with pytest.raises(RunError, match=r'out could not be written \(ValueError: No space left on device\)'):
     save_extractor_weights(tmp_path / 'out', foreign)
   assert not list(tmp_path.iterdir())

@@ -1,0 +1,64 @@
+"""SIGTERM and SIGINT during a training: obeyed after the step, by all processes after the same one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+
+import jax
+from jax.experimental import multihost_utils
+
+from dense_aspp_jax.errors import Stopped
+from dense_aspp_jax.progress import say
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopSignals:
+  """Takes SIGTERM and SIGINT inside its `with` block; a signal after the first changes nothing.
+
+  Several processes agree through JAX's preemption service, whose own handler of SIGTERM stays in place;
+  a SIGINT is handed on to it.
+
+  Attributes:
+    received: The first signal, None if none came.
+  """
+
+  def __init__(self):
+    self.received: signal.Signals | None = None
+    self._before: dict[signal.Signals, object] = {}
+
+  def __enter__(self) -> StopSignals:
+    if threading.current_thread() is threading.main_thread():  # elsewhere Python takes no handlers
+      handled = _SIGNALS if jax.process_count() == 1 else (signal.SIGINT,)
+      self._before = {number: signal.signal(number, self._note) for number in handled}
+    return self
+
+  def __exit__(self, *exc_info) -> None:
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
+
+  def due(self, step: int) -> bool:
+    """Whether the run is to stop after this step; every process must ask after every step."""
+    if jax.process_count() > 1:
+      return multihost_utils.reached_preemption_sync_point(step)
+    return self.received is not None
+
+  def check(self) -> None:
+    """Raises `Stopped` if a signal came; several processes finish what they are at, and then agree."""
+    if self.received is not None and jax.process_count() == 1:
+      raise self.stopped()
+
+  def stopped(self) -> Stopped:
+    """What ends the run."""
+    return Stopped(self.received or signal.SIGTERM)
+
+  def _note(self, number: int, frame: FrameType | None) -> None:
+    del frame
+    if self.received is None:
+      self.received = signal.Signals(number)
+      say(f'{self.received.name}: the run stops after this step and saves; the same command resumes it')
+      if jax.process_count() > 1:
+        os.kill(os.getpid(), signal.SIGTERM)

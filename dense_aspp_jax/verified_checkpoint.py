@@ -1,0 +1,114 @@
+"""One Orbax checkpoint with a digest of every array, so that damage on disk is noticed.
+
+Orbax alone restores a flipped bit without a word, because its array data carry no checksum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.orbax_errors import read_orbax
+
+_DIGESTS = 'sha256'
+_SHOWN = 3
+
+
+def named_arrays(items: Mapping[str, Any]) -> dict[str, Any]:
+  """The arrays of trees by path, such as 'params/extractor/conv0/kernel'."""
+  leaves = jax.tree_util.tree_leaves_with_path(dict(items))
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
+
+
+def save_checkpoint(
+  path: pathlib.Path, items: Mapping[str, Any], record: Mapping[str, Any] | None = None
+) -> ocp.AsyncResponse[None]:
+  """Begins to write a checkpoint; it appears under its name when it is whole. All processes must call it.
+
+  Args:
+    path: A new directory.
+    items: Trees of arrays by name; on every process the same, whole values.
+    record: JSON data kept with it, see `read_record`.
+
+  Returns:
+    Its `result()` waits until all is on disk, and raises what went wrong.
+  """
+  digests = {name: _digest(array) for name, array in named_arrays(items).items()}
+  return ocp.save_checkpointables_async(
+    epath.Path(path.absolute()), dict(items), custom_metadata={**(record or {}), _DIGESTS: digests}
+  )
+
+
+def read_record(path: pathlib.Path) -> dict[str, Any]:
+  """The record a checkpoint was saved with.
+
+  Raises:
+    InputError: It cannot be read.
+  """
+  return _read_metadata(path)[0]
+
+
+def load_checkpoint(path: pathlib.Path, items: Mapping[str, Any]) -> dict[str, Any]:
+  """Restores trees of a checkpoint; each process reads by itself.
+
+  Args:
+    path: The checkpoint.
+    items: By name, trees of arrays or `jax.ShapeDtypeStruct`; others that are stored stay unread.
+
+  Returns:
+    The trees, of NumPy arrays.
+
+  Raises:
+    InputError: It cannot be read, is not of these shapes, or an array is not the one that was saved.
+  """
+  _, digests = _read_metadata(path)
+  sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), dict(items))
+  with _this_process_alone():
+    restored = read_orbax(lambda: ocp.load_checkpointables(epath.Path(path.absolute()), abstract), path)
+  restored = jax.tree.map(np.asarray, restored)
+  arrays = named_arrays(restored)
+  damaged = [name for name, array in arrays.items() if digests.get(name) != _digest(array)]
+  if damaged:
+    raise InputError(
+      f'{path}: this checkpoint is damaged: {len(damaged)} of {len(arrays)} arrays are not those that were '
+      f'saved ({", ".join(damaged[:_SHOWN])}{", ..." if len(damaged) > _SHOWN else ""}). Choose another one'
+    )
+  return restored
+
+
+def _read_metadata(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, str]]:
+  """The record, and the digests."""
+
+  def read() -> tuple[dict[str, Any], dict[str, str]]:
+    with _this_process_alone():
+      record = dict(ocp.checkpointables_metadata(epath.Path(path.absolute())).custom_metadata or {})
+    return record, dict(record.pop(_DIGESTS))
+
+  return read_orbax(read, path)
+
+
+def _this_process_alone() -> ocp.Context:
+  """Keeps Orbax from waiting for other processes, one of which may find its copy damaged."""
+  context = ocp.Context()
+  if jax.process_count() > 1:
+    index = jax.process_index()
+    context.multiprocessing.primary_host = index
+    context.multiprocessing.active_processes = {index}
+    context.multiprocessing.barrier_sync_key_prefix = f'process_{index}'
+  return context
+
+
+def _digest(array: Any) -> str:
+  array = np.asarray(array)
+  digest = hashlib.sha256(f'{array.dtype.name} {array.shape} '.encode())
+  digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+  return digest.hexdigest()

@@ -1,0 +1,143 @@
+"""Small real runs for the fault tests: commands, states, and what a checkpoint holds."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dense_aspp_jax.commands import train as train_command
+from dense_aspp_jax.commands.main import main
+from dense_aspp_jax.training.checkpoint_series import steps_in
+from dense_aspp_jax.training.workdir import load_run
+
+ROOT = pathlib.Path(__file__).parents[1]
+NETWORK = {
+  'model.extractor': 'densenet_tiny',
+  'model.dilation_rates': (1, 2),
+  'model.growth_rate': 4,
+  'model.bottleneck_width': 8,
+  'model.compute_dtype': 'float32',
+}
+WITHOUT_REPORT = """
+import sys
+from dense_aspp_jax.commands import main, train
+train._report = lambda *_: None
+sys.exit(main.main())
+"""
+# Two steps an epoch, a checkpoint after each step, one evaluation at the end.
+RECIPE = {
+  'data.image_size': (32, 64),
+  'augmentation.flip_probability': 0.5,
+  'optimizer.learning_rate': 1e-2,
+  'training.batch_size': 8,
+  'training.num_epochs': 4.0,
+  'checkpoint.every_epochs': 0.5,
+  'checkpoint.keep': 3,
+  'evaluation.every_epochs': 100.0,
+}
+
+
+def train_arguments(folder, workdir, *options, **fields):
+  """Arguments of a training on a folder of scenes; `fields` with `__` for the dot."""
+  fields = {
+    **NETWORK,
+    **RECIPE,
+    'data.dataset': f'folder:{folder}',
+    'data.data_dir': folder.parent / 'data',
+    **{name.replace('__', '.'): value for name, value in fields.items()},
+  }
+  overrides = [f'--config.{name}={value}' for name, value in fields.items()]
+  return ['train', f'--config={ROOT}/configs/default.py', f'--workdir={workdir}', *options, *overrides]
+
+
+def train(folder, workdir, *options, **fields):
+  """Trains in this process, without the report; the exit code."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(train_command, '_report', lambda *_: None)
+    return main(train_arguments(folder, workdir, *options, **fields))
+
+
+def start(arguments, prefix=(), **environment):
+  """Starts a command as a process of its own; a training makes no report."""
+  command = [*prefix, sys.executable, '-c', WITHOUT_REPORT, *map(str, arguments)]
+  return subprocess.Popen(
+    command,
+    cwd=ROOT,
+    env={**os.environ, **environment},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def wait_for_step(workdir, step, process, seconds=120):
+  """Returns when the log of a run has reached a step; fails if its process ends before."""
+  deadline = time.monotonic() + seconds
+  while time.monotonic() < deadline:
+    assert process.poll() is None, process.communicate()[0]
+    lines = workdir / 'metrics.jsonl'
+    if lines.exists() and any(json.loads(text)['step'] >= step for text in whole_lines(lines)):
+      return
+    time.sleep(0.02)
+  raise AssertionError(f'step {step} was not reached')
+
+
+def whole_lines(path):
+  """The lines of a file that is being written."""
+  return [line for line in path.read_text().splitlines(keepends=True) if line.endswith('\n')]
+
+
+def latest(workdir):
+  """Steps of the checkpoints to resume from."""
+  return steps_in(workdir / 'checkpoints' / 'latest')
+
+
+def digests(workdir, step):
+  """The digests of the whole state at a step: equal ones are equal bits."""
+  load_run(workdir, str(step))  # what is there is what the digests say
+  return read_metadata(workdir, step)['sha256']
+
+
+def read_metadata(workdir, step):
+  """What a checkpoint says of itself, raw."""
+  path = workdir / 'checkpoints' / 'latest' / str(step) / '_CHECKPOINT_METADATA'
+  return json.loads(path.read_text())['custom_metadata']
+
+
+def values_file(checkpoint):
+  """The file with the parameters' values."""
+  params = checkpoint / 'params'  # large arrays lie in the process's own folder
+  files = [*(params / 'd').iterdir(), *(params / 'ocdbt.process_0' / 'd').iterdir()]
+  return max(files, key=lambda p: p.stat().st_size)
+
+
+def copied(workdir, path):
+  """A copy of a run, to be damaged."""
+  shutil.copytree(workdir, path)
+  return path
+
+
+def can_mount():
+  """Whether a file system may be mounted here, in a namespace of its own."""
+  if not shutil.which('unshare'):
+    return False
+  probe = ['unshare', '-rm', 'sh', '-c', 'mount -t tmpfs -o size=1m none /mnt']
+  return subprocess.run(probe, capture_output=True, check=False).returncode == 0
+
+
+def scores(workdir):
+  """What the last evaluation found."""
+  found = json.loads((workdir / 'scores.json').read_text())
+  return {
+    name: found[name] for name in ('step', 'images', 'mean_iou_19', 'mean_iou_20', 'pixel_accuracy', 'iou')
+  }
+
+
+def log(workdir):
+  """The lines of metrics.jsonl."""
+  return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]

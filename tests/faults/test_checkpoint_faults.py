@@ -1,0 +1,203 @@
+"""Checkpoints cut off, damaged, out of place, or not to be written; see docs/reliability.md."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import fault_runs
+import jax
+import numpy as np
+import pytest
+from fault_runs import copied, digests, latest, train, train_arguments, values_file
+
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.training.checkpoints import Checkpoints
+from dense_aspp_jax.training.train_step import TrainState
+
+SAVE_FOR_EVER = """
+import pathlib, sys
+sys.path.insert(0, {tests!r})
+from faults.test_checkpoint_faults import state_of
+from dense_aspp_jax.training.checkpoints import Checkpoints
+with Checkpoints(pathlib.Path({workdir!r}), keep=2) as checkpoints:
+  step = checkpoints.latest_step or 0
+  while True:
+    step += 1
+    checkpoints.save_latest(state_of(step))
+    print(step, flush=True)
+"""
+
+
+def state_of(step):
+  """A state of 2 MB that says which step it is of."""
+  values = np.random.default_rng(step).standard_normal(2**17).astype(np.float32)
+  return TrainState(np.array(step, np.int32), {'w': values}, {'m': values[:9]}, {'t': values + 1})
+
+
+def assert_is_step(state, step):
+  jax.tree.map(np.testing.assert_array_equal, state, state_of(step))
+
+
+@pytest.fixture(scope='module')
+def finished(scene_folder, tmp_path_factory):
+  """Eight steps, of which the checkpoints 6, 7 and 8 are kept."""
+  workdir = tmp_path_factory.mktemp('finished') / 'work'
+  assert train(scene_folder, workdir) == 0
+  assert latest(workdir) == [6, 7, 8]
+  return workdir
+
+
+@pytest.mark.parametrize('kills', [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_scenario_01_kill_9_during_a_save(tmp_path, kills):
+  moments = random.Random(0)
+  code = SAVE_FOR_EVER.format(tests=str(fault_runs.ROOT / 'tests'), workdir=str(tmp_path))
+  saved = 0
+  for _ in range(kills):
+    process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
+    saved = max(saved, int(process.stdout.readline()) - 1)
+    time.sleep(moments.uniform(0, 0.5))
+    process.send_signal(signal.SIGKILL)
+    begun = [int(line) for line in process.communicate()[0].splitlines()]
+    saved = max([saved, *(step - 1 for step in begun)])  # a save begins when the one before is on disk
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+      state = checkpoints.restore_latest(state_of(0), strict=True)
+    assert int(state.step) >= saved
+    assert_is_step(state, int(state.step))
+    names = {p.name for p in (tmp_path / 'checkpoints' / 'latest').iterdir()}
+    assert names == {str(step) for step in latest(tmp_path)}  # nothing unfinished is left
+  assert not (tmp_path / 'checkpoints' / 'set_aside').exists()
+
+
+def test_scenario_01_a_training_killed_and_resumed_is_the_same_bit_for_bit(finished, scene_folder, tmp_path):
+  process = fault_runs.start(train_arguments(scene_folder, tmp_path))
+  fault_runs.wait_for_step(tmp_path, 3, process)
+  process.kill()
+  process.communicate()
+  assert train(scene_folder, tmp_path) == 0
+  assert digests(tmp_path, 8) == digests(finished, 8)
+
+
+def truncate(path):
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip_byte(path):
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 1
+  path.write_bytes(data)
+
+
+def resume_after(damage, finished, scene_folder, workdir, *options):
+  """Damages step 8 and trains one epoch more; a process of its own: Orbax leaves threads behind."""
+  copied(finished, workdir)
+  damage(values_file(workdir / 'checkpoints' / 'latest' / '8'))
+  process = fault_runs.start(train_arguments(scene_folder, workdir, *options, training__num_epochs=5.0))
+  text = process.communicate()[0]
+  return process.returncode, text
+
+
+def test_scenario_02_the_latest_checkpoint_is_truncated(finished, scene_folder, tmp_path):
+  code, text = resume_after(truncate, finished, scene_folder, tmp_path / 'work')
+  assert code == 0, text
+  assert f'warning: {tmp_path}/work/checkpoints/latest/8: this checkpoint cannot be read' in text
+  assert 'the run falls back to its checkpoint of step 7' in text
+  assert 'resuming at step 7 of 10' in text
+  assert latest(tmp_path / 'work') == [8, 9, 10]
+  assert digests(tmp_path / 'work', 8) == digests(finished, 8)  # made again
+  assert [p.name for p in (tmp_path / 'work' / 'checkpoints' / 'set_aside').iterdir()] == ['latest-8-0']
+
+
+def test_scenario_02_strict_resume_refuses(finished, scene_folder, tmp_path):
+  code, text = resume_after(truncate, finished, scene_folder, tmp_path / 'work', '--strict-resume')
+  assert code == 2, text
+  assert f'dense-aspp train: {tmp_path}/work/checkpoints/latest/8: this checkpoint cannot be read' in text
+  assert latest(tmp_path / 'work') == [6, 7, 8]
+
+
+def test_scenario_03_one_byte_flipped(finished, scene_folder, tmp_path):
+  code, text = resume_after(flip_byte, finished, scene_folder, tmp_path / 'work')
+  assert code == 0, text
+  assert f'warning: {tmp_path}/work/checkpoints/latest/8: this checkpoint' in text
+  assert 'the run falls back to its checkpoint of step 7' in text
+  assert digests(tmp_path / 'work', 8) == digests(finished, 8)
+
+
+@pytest.mark.parametrize('place', [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_scenario_03_a_flip_anywhere_in_the_values_is_noticed(tmp_path, place):
+  with Checkpoints(tmp_path, keep=2) as checkpoints:
+    checkpoints.save_latest(state_of(1))
+    checkpoints.save_latest(state_of(2))
+  path = values_file(tmp_path / 'checkpoints' / 'latest' / '2')
+  data = bytearray(path.read_bytes())
+  data[int(place * len(data))] ^= 1 << 3
+  path.write_bytes(data)
+  with Checkpoints(tmp_path, keep=2) as checkpoints:
+    with pytest.raises(InputError, match=r'latest/2: this checkpoint is damaged: 1 of 4 arrays'):
+      checkpoints.restore_latest(state_of(0), strict=True)
+    assert_is_step(checkpoints.restore_latest(state_of(0)), 1)
+
+
+def test_scenario_03_a_damaged_best_checkpoint_gives_way(tmp_path, capsys):
+  with Checkpoints(tmp_path, keep=2) as checkpoints:
+    checkpoints.save_best(state_of(2), 0.5)
+  best = tmp_path / 'checkpoints' / 'best'
+  flip_byte(values_file(best / '2'))
+  with Checkpoints(tmp_path, keep=2) as checkpoints:
+    assert checkpoints.best_score == 0.5
+    checkpoints.verify_best(state_of(0))
+    assert 'best/2: this checkpoint is damaged: 1 of 2 arrays' in capsys.readouterr().err
+    checkpoints.save_best(state_of(4), 0.4)
+  assert [p.name for p in best.iterdir()] == ['4']
+  assert (tmp_path / 'checkpoints' / 'set_aside' / 'best-2-0').is_dir()
+
+
+def test_scenario_04_stray_directories(finished, scene_folder, tmp_path, capsys):
+  workdir = copied(finished, tmp_path / 'work')
+  series = workdir / 'checkpoints' / 'latest'
+  for name in ('999', '9', '8.orbax-checkpoint-tmp-3', 'notes'):
+    (series / name).mkdir()
+  (series / 'notes' / 'read.me').write_text('mine')
+  assert train(scene_folder, workdir, training__num_epochs=5.0) == 0
+  text = capsys.readouterr().err
+  assert f'{series}/999: ignored; it is not a checkpoint' in text
+  assert f'{series}/8.orbax-checkpoint-tmp-3: removed' in text
+  assert 'resuming at step 8 of 10' in text
+  assert latest(workdir) == [8, 9, 10]
+  assert (series / 'notes' / 'read.me').read_text() == 'mine'
+
+
+@pytest.mark.skipif(not fault_runs.can_mount(), reason='no mount allowed; see test_a_save_that_fails')
+def test_scenario_05_the_disk_is_full(scene_folder, tmp_path):
+  """A file system of 1 MiB that holds all of a dozen checkpoints."""
+  workdir, kept = tmp_path / 'work', tmp_path / 'kept'
+  workdir.mkdir()
+  arguments = train_arguments(
+    scene_folder, workdir, checkpoint__keep=100, training__num_epochs=50.0, evaluation__num_pictures=0
+  )
+  script = (
+    f'mount -t tmpfs -o size=1m none {workdir}; "$@"; code=$?; '
+    f'umask 0; cp -r {workdir} {kept}; df {workdir} | tail -1; exit $code'
+  )
+  process = fault_runs.start(arguments, prefix=['unshare', '-rm', 'sh', '-c', script, 'sh'])
+  text = process.communicate()[0]
+  assert process.returncode == 1, text
+  assert 'Traceback' not in text
+  assert 'could not be written' in text
+  assert 'No space left on device' in text
+  assert 'the older checkpoints are intact; is the disk full?' in text
+  steps = latest(kept)
+  assert steps
+  for step in steps:
+    digests(kept, step)  # raises where one is damaged
+  names = {p.name for p in (kept / 'checkpoints' / 'latest').iterdir()}
+  assert names == {str(step) for step in steps}  # what failed does not fill the disk
+
+
+def test_scenario_29_the_process_exits_right_after_the_last_step(scene_folder, tmp_path):
+  process = fault_runs.start(train_arguments(scene_folder, tmp_path, training__num_epochs=0.5))
+  text = process.communicate()[0]
+  assert process.returncode == 0, text
+  assert latest(tmp_path) == [1]
+  assert digests(tmp_path, 1)

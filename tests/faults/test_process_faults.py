@@ -1,0 +1,169 @@
+"""Several processes as one run, for real: two of them with two devices each, against one with four."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import fault_runs
+import numpy as np
+import pytest
+from fault_runs import copied, digests, latest, train_arguments
+
+DEVICES = '--xla_force_host_platform_device_count={}'
+FIELDS = dict(training__num_epochs=3.0, checkpoint__keep=9, evaluation__batch_size=4)
+EVALUATE = """
+import pathlib, sys
+from dense_aspp_jax import distributed
+if sys.argv[4:]:
+  distributed.initialize(sys.argv[4], int(sys.argv[5]), int(sys.argv[6]))
+import jax, numpy as np
+from dense_aspp_jax.evaluation.evaluate import evaluate
+from dense_aspp_jax.training.workdir import load_run
+run = load_run(sys.argv[1], 'latest')
+split = run.load_split('validation')
+confusion, _ = evaluate(run.predictor, split, run.label_set, batch_size=int(sys.argv[2]))
+np.save(sys.argv[3] + f'/{jax.process_index()}.npy', confusion.counts)
+"""
+
+
+def free_address():
+  with socket.socket() as server:
+    server.bind(('127.0.0.1', 0))
+    return f'127.0.0.1:{server.getsockname()[1]}'
+
+
+def start_two(folder, workdir, *options, **fields):
+  """Starts a training on two processes with two devices each."""
+  address = free_address()
+  return [
+    fault_runs.start(
+      train_arguments(
+        folder,
+        workdir,
+        f'--coordinator={address}',
+        '--processes=2',
+        f'--process-id={index}',
+        '--heartbeat-timeout=10',
+        *options,
+        **fields,
+      ),
+      XLA_FLAGS=DEVICES.format(2),
+    )
+    for index in range(2)
+  ]
+
+
+def finish(processes, code=0):
+  texts = [process.communicate(timeout=300)[0] for process in processes]
+  assert [process.returncode for process in processes] == [code] * len(processes), '\n'.join(texts)
+  return texts
+
+
+@pytest.fixture(scope='module')
+def seven(scene_folder, tmp_path_factory):
+  """The scenes with seven validation images, which two processes cannot share evenly."""
+  folder = copied(scene_folder, tmp_path_factory.mktemp('seven') / 'scenes')
+  for kind in ('images', 'labels'):
+    for index in (5, 6):
+      source = folder / 'train' / kind / f'{index}.png'
+      (folder / 'validation' / kind / f'{index}.png').write_bytes(source.read_bytes())
+  return folder
+
+
+@pytest.fixture(scope='module')
+def one(seven, tmp_path_factory):
+  """One process with four devices."""
+  workdir = tmp_path_factory.mktemp('one') / 'work'
+  arguments = train_arguments(seven, workdir, **FIELDS)
+  finish([fault_runs.start(arguments, XLA_FLAGS=DEVICES.format(4))])
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def two(seven, tmp_path_factory):
+  """Two processes with two devices each."""
+  workdir = tmp_path_factory.mktemp('two') / 'work'
+  finish(start_two(seven, workdir, **FIELDS))
+  return workdir
+
+
+def losses(workdir):
+  return [line['loss'] for line in fault_runs.log(workdir) if line['kind'] == 'train']
+
+
+def test_two_processes_train_as_one(one, two):
+  assert len(losses(two)) == 6
+  np.testing.assert_allclose(losses(two), losses(one), rtol=1e-6)
+
+
+def test_scenario_27_evaluation_is_the_same_for_any_batch_and_number_of_processes(one, tmp_path):
+  """Seven images; batches of 1 in one process and of 4 in each of two."""
+  (tmp_path / 'one').mkdir()
+  (tmp_path / 'two').mkdir()
+  address = free_address()
+  commands = [
+    [one, 1, tmp_path / 'one'],
+    *([one, 4, tmp_path / 'two', address, 2, index] for index in range(2)),
+  ]
+  processes = [
+    subprocess.Popen([sys.executable, '-c', EVALUATE, *map(str, command)], cwd=fault_runs.ROOT)
+    for command in commands
+  ]
+  assert [process.wait(timeout=300) for process in processes] == [0, 0, 0]
+  alone, *together = [np.load(tmp_path / p) for p in ('one/0.npy', 'two/0.npy', 'two/1.npy')]
+  assert alone.sum() == 7 * 64 * 128
+  for counts in together:
+    np.testing.assert_array_equal(counts, alone)
+
+
+@pytest.mark.parametrize('processes', [2, pytest.param(1, marks=pytest.mark.slow)])
+def test_scenario_08_sigterm_to_one_of_two(seven, one, two, tmp_path, processes):
+  """Resumed by two processes the run is that of two, bit for bit; by one, to rounding that of one."""
+  pair = start_two(seven, tmp_path, **FIELDS | dict(training__num_epochs=5000.0))
+  fault_runs.wait_for_step(tmp_path, 2, pair[0])
+  pair[1].send_signal(signal.SIGTERM)
+  texts = finish(pair, 143)
+  step = latest(tmp_path)[-1]
+  for text in texts:
+    assert f'stopped by SIGTERM at step {step} of 10000, which is saved' in text
+  assert [line['step'] for line in fault_runs.log(tmp_path)][-1] == step
+  epochs = step / 2 + 1
+  fields = FIELDS | dict(training__num_epochs=epochs)
+  unbroken = tmp_path.with_name(f'{tmp_path.name}_unbroken')
+  finish(start_two(seven, unbroken, **fields))
+  if processes == 2:
+    finish(start_two(seven, tmp_path, **fields))
+    assert digests(tmp_path, step + 2) == digests(unbroken, step + 2)
+  else:
+    arguments = train_arguments(seven, tmp_path, **fields)
+    finish([fault_runs.start(arguments, XLA_FLAGS=DEVICES.format(4))])
+    np.testing.assert_allclose(losses(tmp_path), losses(unbroken), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_scenario_09_kill_9_of_one_of_two(seven, tmp_path):
+  fields = FIELDS | dict(training__num_epochs=5000.0, checkpoint__every_epochs=1.0)
+  pair = start_two(seven, tmp_path, **fields)
+  fault_runs.wait_for_step(tmp_path, 5, pair[0])
+  pair[1].kill()
+  killed = time.monotonic()
+  texts = [process.communicate(timeout=60)[0] for process in pair]
+  assert time.monotonic() - killed < 40  # heartbeat of 10 s
+  assert pair[0].returncode not in (0, None), texts[0]
+  assert 'stopped sending heartbeats' in texts[0]
+  step = latest(tmp_path)[-1]
+  assert step >= 2
+  arguments = train_arguments(seven, tmp_path, **fields | dict(training__num_epochs=step / 2 + 1))
+  (resumed,) = finish([fault_runs.start(arguments, XLA_FLAGS=DEVICES.format(4))])
+  assert f'resuming at step {step} of {step + 2}' in resumed
+
+
+def test_processes_are_given_whole_or_not_at_all(scene_folder, tmp_path, capsys):
+  assert fault_runs.train(scene_folder, tmp_path / 'work', '--processes=2') == 2
+  assert '--coordinator, --processes and --process-id: expected all three' in capsys.readouterr().err
+  options = ['--coordinator=127.0.0.1:1', '--processes=2', '--process-id=2']
+  assert fault_runs.train(scene_folder, tmp_path / 'work', *options) == 2
+  assert 'expected 0 <= process id < processes' in capsys.readouterr().err
+  assert not (tmp_path / 'work').exists()

@@ -1,0 +1,105 @@
+"""Runs that are asked to end: what is done is saved, and the resumed run is the same bit for bit."""
+
+import os
+import signal
+
+import fault_runs
+import pytest
+from fault_runs import digests, latest, train, train_arguments
+
+from dense_aspp_jax.training import checkpoint_series, loop
+
+
+@pytest.fixture(scope='module')
+def finished(scene_folder, tmp_path_factory):
+  """Four steps without interruption."""
+  workdir = tmp_path_factory.mktemp('unbroken') / 'work'
+  assert train(scene_folder, workdir, training__num_epochs=2.0) == 0
+  return workdir
+
+
+def send(number=signal.SIGTERM):
+  os.kill(os.getpid(), number)
+
+
+def assert_resumes_to(finished, scene_folder, workdir):
+  assert train(scene_folder, workdir, training__num_epochs=2.0) == 0
+  assert latest(workdir)[-1] == 4
+  assert digests(workdir, 4) == digests(finished, 4)
+  assert fault_runs.scores(workdir) == fault_runs.scores(finished)
+  steps = [line['step'] for line in fault_runs.log(workdir) if line['kind'] == 'validation']
+  assert steps == [4]
+  assert not list((workdir / 'checkpoints').rglob('*.orbax-checkpoint-tmp*'))
+
+
+@pytest.mark.parametrize(('number', 'code'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_scenario_06_a_signal_to_a_process_of_its_own(scene_folder, tmp_path, number, code):
+  """Between two checkpoints; the rest of the run is made by this process."""
+  fields = dict(training__num_epochs=1000.0, checkpoint__every_epochs=1000.0)
+  process = fault_runs.start(train_arguments(scene_folder, tmp_path / 'a', **fields))
+  fault_runs.wait_for_step(tmp_path / 'a', 3, process)
+  process.send_signal(number)
+  text = process.communicate(timeout=60)[0]
+  assert process.returncode == code, text
+  assert 'Traceback' not in text
+  (step,) = latest(tmp_path / 'a')
+  assert f'dense-aspp train: stopped by {number.name} at step {step} of 2000, which is saved' in text
+  assert [line['step'] for line in fault_runs.log(tmp_path / 'a')] == list(range(1, step + 1))
+  last = (step + 2) / 2  # two epochs more than what is done, of two steps each
+  assert train(scene_folder, tmp_path / 'a', **fields | {'training__num_epochs': last}) == 0
+  assert train(scene_folder, tmp_path / 'b', **fields | {'training__num_epochs': last}) == 0
+  assert digests(tmp_path / 'a', step + 2) == digests(tmp_path / 'b', step + 2)
+
+
+def test_scenario_07_a_signal_in_the_evaluation(finished, scene_folder, tmp_path, monkeypatch, capsys):
+  evaluate = loop.evaluate
+
+  def interrupted(*args, **arguments):
+    send()
+    scores = evaluate(*args, **arguments)
+    pytest.fail(f'the evaluation went on to its end: {scores}')
+
+  monkeypatch.setattr(loop, 'evaluate', interrupted)
+  assert train(scene_folder, tmp_path, training__num_epochs=2.0, checkpoint__every_epochs=100.0) == 143
+  monkeypatch.undo()
+  assert 'stopped by SIGTERM at step 4 of 4, which is saved' in capsys.readouterr().err
+  assert latest(tmp_path) == [4]
+  assert not (tmp_path / 'scores.json').exists()
+  assert_resumes_to(finished, scene_folder, tmp_path)
+  assert 'the evaluation of step 4 was cut off and is made again' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('signals', [1, 3])
+def test_scenario_07_signals_during_a_save(finished, scene_folder, tmp_path, monkeypatch, signals):
+  """Of step 2, which is being written when the first arrives, and of the last save, for the others."""
+  save = checkpoint_series.save_checkpoint
+
+  def interrupted(path, *args):
+    response = save(path, *args)
+    if path.name in ('2', '3'):
+      for _ in range(signals):
+        send()
+    return response
+
+  monkeypatch.setattr(checkpoint_series, 'save_checkpoint', interrupted)
+  assert train(scene_folder, tmp_path, training__num_epochs=2.0) == 143
+  monkeypatch.undo()
+  assert latest(tmp_path) == [1, 2]
+  assert_resumes_to(finished, scene_folder, tmp_path)
+
+
+def test_scenario_07_a_signal_while_the_last_checkpoint_is_written(
+  finished, scene_folder, tmp_path, monkeypatch, capsys
+):
+  wait = checkpoint_series.CheckpointSeries.wait
+
+  def interrupted(self):
+    if self.directory.name == 'latest' and self.steps[-1:] == [4]:
+      send()
+    wait(self)
+
+  monkeypatch.setattr(checkpoint_series.CheckpointSeries, 'wait', interrupted)
+  assert train(scene_folder, tmp_path, training__num_epochs=2.0) == 143
+  monkeypatch.undo()
+  assert 'the run was at its end and is complete' in capsys.readouterr().err
+  assert digests(tmp_path, 4) == digests(finished, 4)
