@@ -33,3 +33,39 @@ def scene_folder(tmp_path_factory):
       save_png(root / split / 'images' / f'{index}.png', image)
       save_png(root / split / 'labels' / f'{index}.png', label_ids)
   return root
+
+
+@pytest.fixture(scope='session')
+def tiny_run(tmp_path_factory):
+  """The directory of a run: a small network with random weights, 20 classes, 32x64. Not to be changed."""
+  import numpy as np
+
+  from configs import default
+  from dense_aspp_jax.labels import CITYSCAPES_20
+  from dense_aspp_jax.models.complexity import abstract_variables
+  from dense_aspp_jax.models.segmentation import create_model
+  from dense_aspp_jax.provenance import write_json
+  from dense_aspp_jax.training.checkpoints import save_variables
+
+  config = default.get_config()
+  config.data.image_size = (32, 64)
+  config.model.update(
+    extractor='densenet_tiny',
+    dilation_rates=(1, 2),
+    growth_rate=4,
+    bottleneck_width=8,
+    compute_dtype='float32',
+  )
+  rng = np.random.default_rng(0)
+  shapes = abstract_variables(create_model(**config.model))
+  variables = {
+    'params': jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes['params']),
+    'batch_stats': jax.tree.map(
+      lambda x: rng.uniform(0.1, 1, x.shape).astype(x.dtype), shapes['batch_stats']
+    ),
+  }
+  workdir = tmp_path_factory.mktemp('tiny_run')
+  save_variables(workdir, variables, config.model.to_dict())
+  write_json(workdir / 'labels.json', CITYSCAPES_20.to_json())
+  write_json(workdir / 'config.json', config.to_dict())
+  return workdir

@@ -6,13 +6,30 @@ import argparse
 import pathlib
 
 _EXTENSIONS = ('.png', '.jpg', '.jpeg')
+_LABEL_IDS, _COLOR, _OVERLAY = 'label_ids', 'color', 'overlay'
+_RULES = """\
+Images are PNG and JPEG files of any kind. Grey and palette images become RGB; alpha is dropped, the colour
+below it kept; CMYK is converted without a colour profile; of 16-bit samples the upper 8 bits are taken. The
+EXIF orientation is applied, so a prediction has the size of the picture as viewers show it; --as-stored
+leaves it out. An image may have up to 89,478,485 pixels; one of 6000x8000 takes 1 GB of memory besides what
+the network takes.
+
+All headers are read first: what is no image, or claims to be larger, is refused. A bad image does not keep
+the others from being predicted; the bad ones are listed at the end, and the exit code is 2. The network is
+loaded only if there is an image to predict.
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's options."""
+  parser.formatter_class = argparse.RawDescriptionHelpFormatter
+  parser.epilog = _RULES
   parser.add_argument('--workdir', required=True, type=pathlib.Path, help='directory of the run')
   parser.add_argument('--checkpoint', default='best', help="'best' (default), 'latest', or a step")
   parser.add_argument('--output', required=True, type=pathlib.Path, help='directory for the predictions')
+  parser.add_argument(
+    '--as-stored', action='store_true', help='predict the pixels as stored, whatever the EXIF orientation'
+  )
   parser.add_argument(
     'images', nargs='+', type=pathlib.Path, metavar='IMAGE', help='PNG or JPEG files, and folders of them'
   )
@@ -20,34 +37,63 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Writes label_ids/, color/ and overlay/ (one PNG an image, at its own size) and predictions.json."""
+  from dense_aspp_jax.datasets.images import check_image_header
+  from dense_aspp_jax.errors import InputError
+  from dense_aspp_jax.progress import say
+  from dense_aspp_jax.whole_files import check_writable
+
+  for folder in (_LABEL_IDS, _COLOR, _OVERLAY):
+    check_writable(args.output / folder)
+  images = find_images(args.images, args.output)
+  refused: dict[str, str] = {}  # why, by name
+  for name, path in images.items():
+    try:
+      check_image_header(path)
+    except InputError as error:
+      refused[name] = str(error)
+  if len(refused) < len(images):
+    for why in refused.values():
+      say(f'warning: {why}')
+    _predict(args, images, refused)
+  if refused:
+    listed = '\n  '.join(refused.values())
+    raise InputError(f'{len(refused)} of {len(images)} images could not be read:\n  {listed}')
+  return 0
+
+
+def _predict(args: argparse.Namespace, images: dict[str, pathlib.Path], refused: dict[str, str]) -> None:
+  """Predicts all but those in `refused`, and adds those that turn out to be damaged to it."""
   from dense_aspp_jax.datasets.images import decode_image
   from dense_aspp_jax.errors import InputError
   from dense_aspp_jax.evaluation.pictures import colorize, overlay, save_png
   from dense_aspp_jax.progress import progress
   from dense_aspp_jax.provenance import provenance, write_json
-  from dense_aspp_jax.training.workdir import load_run
 
-  if args.output.exists() and not args.output.is_dir():
-    raise InputError(f'{args.output}: a file; --output expects a folder')
-  images = find_images(args.images, args.output)
-  run = load_run(args.workdir, args.checkpoint)
-  refused = []
-  for name, path in progress(images.items(), 'predicting', unit='image'):
+  run = None  # loaded with the first image that can be decoded
+  for name in progress([name for name in images if name not in refused], 'predicting', unit='image'):
     try:
-      image = decode_image(path, str(path))
-    except InputError as error:  # the others are still predicted
-      refused.append(str(error))
+      image = decode_image(images[name], str(images[name]), as_stored=args.as_stored)
+    except InputError as error:
+      refused[name] = str(error)
       continue
+    if run is None:
+      from dense_aspp_jax.training.workdir import load_run
+
+      run = load_run(args.workdir, args.checkpoint)
     prediction = run.predictor.predict(image)
-    save_png(args.output / 'label_ids' / f'{name}.png', run.label_set.decode(prediction))
-    save_png(args.output / 'color' / f'{name}.png', colorize(prediction, run.label_set))
-    save_png(args.output / 'overlay' / f'{name}.png', overlay(image, prediction, run.label_set))
+    save_png(args.output / _LABEL_IDS / f'{name}.png', run.label_set.decode(prediction))
+    save_png(args.output / _COLOR / f'{name}.png', colorize(prediction, run.label_set))
+    save_png(args.output / _OVERLAY / f'{name}.png', overlay(image, prediction, run.label_set))
+  if run is None:
+    return
   write_json(
     args.output / 'predictions.json',
     {
       'label_set': run.label_set.to_json(),
       'num_classes': run.label_set.num_classes,
       'images': len(images) - len(refused),
+      'refused': refused,
+      'as_stored': args.as_stored,
       'workdir': str(args.workdir),
       'checkpoint': args.checkpoint,
       'step': run.step,
@@ -56,9 +102,6 @@ def run(args: argparse.Namespace) -> int:
     },
   )
   print(f'{len(images) - len(refused)} images predicted: {args.output}')
-  if refused:
-    raise InputError(f'{len(refused)} of {len(images)} images could not be read:\n  ' + '\n  '.join(refused))
-  return 0
 
 
 def find_images(paths: list[pathlib.Path], output: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -73,21 +116,20 @@ def find_images(paths: list[pathlib.Path], output: pathlib.Path) -> dict[str, pa
     Path by output name: the file's stem; below a folder, its path relative to the folder.
 
   Raises:
-    InputError: A path does not exist, a folder holds no image, or two images have the same name.
+    InputError: A path does not exist, a folder holds no image or cannot be listed, or two images have the
+      same name.
   """
+  from dense_aspp_jax.datasets.stored_files import files_of_folder
   from dense_aspp_jax.errors import InputError
 
   images: dict[str, pathlib.Path] = {}
   for path in paths:
     if path.is_dir():
-      found = sorted(
+      found = [
         p
-        for p in path.rglob('*')
-        if p.suffix.lower() in _EXTENSIONS
-        and not any(part.startswith('.') for part in p.relative_to(path).parts)
-        and not p.resolve().is_relative_to(output.resolve())
-        and p.is_file()
-      )
+        for p in (path / name for name in files_of_folder(path))
+        if p.suffix.lower() in _EXTENSIONS and not p.resolve().is_relative_to(output.resolve())
+      ]
       if not found:
         raise InputError(f'{path}: holds no image; expected files ending in {", ".join(_EXTENSIONS)}')
       named = [(p.relative_to(path).with_suffix('').as_posix(), p) for p in found]

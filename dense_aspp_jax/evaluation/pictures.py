@@ -44,9 +44,12 @@ def overlay(image: np.ndarray, labels: np.ndarray, label_set: LabelSet, alpha: f
   """
   if image.shape[:2] != labels.shape:
     raise ValueError(f'image of shape {image.shape}, labels of shape {labels.shape}; expected equal sizes')
-  blend = (1 - alpha) * image.astype(np.float32) + alpha * colorize(labels, label_set)
-  painted = (labels < label_set.num_classes)[..., None]
-  return np.where(painted, np.rint(blend).astype(np.uint8), image)
+  result = np.empty_like(image)
+  for row, pixels, classes in zip(result, image, labels, strict=True):  # floats of all would take gigabytes
+    blend = (1 - alpha) * pixels.astype(np.float32) + alpha * colorize(classes, label_set)
+    painted = (classes < label_set.num_classes)[:, None]
+    row[:] = np.where(painted, np.rint(blend).astype(np.uint8), pixels)
+  return result
 
 
 def side_by_side(panels: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndarray:

@@ -142,7 +142,9 @@ def read_legacy(data: bytes) -> dict[str, np.ndarray]:
     storage = _storage(pid, num_fields=6)
     if pid[5] is not None:
       raise RefusedError('a storage is a view of another one')
-    return storages.setdefault(storage.key, storage)
+    if storages.setdefault(storage.key, storage) != storage:
+      raise RefusedError('two tensors describe the storage that they share differently')
+    return storage
 
   content = unpickle(stream, _FUNCTIONS, load)
   keys = unpickle(stream, _FUNCTIONS)

@@ -47,7 +47,11 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     InputError: It cannot be read, is damaged or of another kind, or holds something else, which is named.
   """
   try:
-    return _read(path)
+    arrays = _read(path)
+    for name, array in arrays.items():
+      if array.dtype == bool and (array.view(np.uint8) > 1).any():
+        raise RefusedError(f'{name[:200]!r} holds truth values that are neither 0 nor 1')
+    return arrays
   except RefusedError as error:
     raise InputError(f'{path}: refused: {_one_line(error)}') from error
   except OSError as error:

@@ -9,6 +9,7 @@ and the few that state dicts consist of are carried out on lists, tuples and dic
 from __future__ import annotations
 
 import dataclasses
+import pickle
 import pickletools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, BinaryIO
@@ -97,7 +98,12 @@ class _Machine:
 
   def _execute_structure(self, name: str, argument: Any) -> None:
     match name:
-      case 'PROTO' | 'FRAME':
+      case 'PROTO':
+        if argument > pickle.HIGHEST_PROTOCOL:
+          raise RefusedError(
+            f'the pickle is of protocol {argument}; expected at most {pickle.HIGHEST_PROTOCOL}'
+          )
+      case 'FRAME':
         pass
       case 'MARK':
         self._below_marks.append(self._stack)

@@ -436,6 +436,30 @@ def test_files_of_another_kind(tmp_path, content):
     read_tensors(tmp_path / 'a.pth')
 
 
+@formats
+def test_truth_values_that_are_neither_0_nor_1(tmp_path, legacy):
+  view = View('BoolStorage', '0', 6, 0, (6,), (1,))
+  body = torch_files.state({'a': view}, legacy)
+  path = write(tmp_path / 'a.pth', body, legacy, {'0': bytes([0, 1, 0, 1, 1, 0])})
+  assert read_tensors(path)['a'].tolist() == [False, True, False, True, True, False]
+  path = write(tmp_path / 'a.pth', body, legacy, {'0': bytes([0, 1, 2, 1, 1, 0])})
+  with pytest.raises(InputError, match=r"refused: 'a' holds truth values that are neither 0 nor 1"):
+    read_tensors(path)
+
+
+def test_a_legacy_storage_that_is_described_in_two_ways(tmp_path):
+  body = torch_files.state({'a': FLOATS, 'b': FLOATS._replace(count=7)}, legacy=True)
+  with pytest.raises(InputError, match='two tensors describe the storage that they share differently'):
+    read_tensors(write(tmp_path / 'a.pth', body, legacy=True))
+
+
+def test_a_pickle_of_a_protocol_that_does_not_exist(tmp_path):
+  body = pickled(torch_files.state({'a': FLOATS}), protocol=pickle.HIGHEST_PROTOCOL + 1)
+  torch_files.write_zip(tmp_path / 'a.pth', body, {'0': BYTES})
+  with pytest.raises(InputError, match='refused: the pickle is of protocol 6; expected at most 5'):
+    read_tensors(tmp_path / 'a.pth')
+
+
 # Damage.
 
 

@@ -1,0 +1,129 @@
+"""`dense-aspp predict`: what it refuses, when, and what becomes of the rest."""
+
+import json
+import os
+import pathlib
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dense_aspp_jax.commands.main import main
+from dense_aspp_jax.datasets.images import encode_png
+from dense_aspp_jax.labels import CITYSCAPES_20
+from dense_aspp_jax.training import workdir as workdirs
+from dense_aspp_jax.training.workdir import load_run
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
+
+
+def predict(workdir: pathlib.Path, output: pathlib.Path, *arguments: pathlib.Path | str) -> int:
+  return main(['predict', '--workdir', str(workdir), '--output', str(output), *map(str, arguments)])
+
+
+@pytest.fixture
+def nothing_is_loaded(monkeypatch):
+  def fail(*_):
+    raise AssertionError('a network was loaded')
+
+  monkeypatch.setattr(workdirs, 'load_run', fail)
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """Two good images; one cut off behind its header; one that is none."""
+  folder = tmp_path / 'in'
+  folder.mkdir()
+  data = encode_png(PIXELS)
+  (folder / 'a_cut.png').write_bytes(data[: len(data) // 2])
+  (folder / 'b_good.png').write_bytes(data)
+  (folder / 'c_page.jpg').write_text('<html>not found</html>')
+  (folder / 'd_good.png').write_bytes(encode_png(PIXELS[::-1]))
+  return folder
+
+
+def test_bad_images_are_listed_and_the_others_predicted(tiny_run, folder, tmp_path, capsys):
+  output = tmp_path / 'out'
+  assert predict(tiny_run, output, folder) == 2
+  printed = capsys.readouterr()
+  assert '2 images predicted' in printed.out
+  cut, page = folder / 'a_cut.png', folder / 'c_page.jpg'
+  refused = {
+    'c_page': f"{page}: neither PNG nor JPEG (it begins with b'<html>no'); convert it to one of them",
+    'a_cut': f'{cut}: truncated PNG of {cut.stat().st_size} bytes; get the file again',
+  }
+  listed = '\n  '.join(refused.values())
+  assert printed.err.endswith(f'dense-aspp predict: 2 of 4 images could not be read:\n  {listed}\n')
+  assert printed.err.index(f'warning: {refused["c_page"]}') < printed.err.index('predicting')
+  predictor = load_run(tiny_run).predictor
+  for name, pixels in (('b_good', PIXELS), ('d_good', PIXELS[::-1])):
+    with Image.open(output / 'label_ids' / f'{name}.png') as label_ids:
+      expected = CITYSCAPES_20.decode(predictor.predict(pixels))
+      np.testing.assert_array_equal(np.asarray(label_ids), expected)
+  assert len(np.unique(expected)) > 3  # so that a wrong image would show
+  for kind in ('label_ids', 'color', 'overlay'):
+    assert sorted(p.name for p in (output / kind).iterdir()) == ['b_good.png', 'd_good.png']
+  written = json.loads((output / 'predictions.json').read_text())
+  assert (written['images'], written['refused'], written['as_stored']) == (2, refused, False)
+
+
+def test_a_network_is_not_loaded_for_bad_images_alone(nothing_is_loaded, folder, tmp_path, capsys):
+  bad = [folder / 'a_cut.png', folder / 'c_page.jpg']
+  for images in ([bad[0]], [bad[1]], bad):
+    assert predict(tmp_path / 'no run', tmp_path / 'out', *images) == 2
+    assert f'{len(images)} of {len(images)} images could not be read' in capsys.readouterr().err
+  assert not (tmp_path / 'out').exists()
+
+
+def test_headers_of_jpeg_files_are_checked_too(nothing_is_loaded, tmp_path, capsys):
+  Image.fromarray(PIXELS).save(tmp_path / 'a.jpg')
+  data = bytearray((tmp_path / 'a.jpg').read_bytes())
+  struct.pack_into('>HH', data, data.index(b'\xff\xc0') + 5, 20000, 30000)  # height, width of the frame
+  (tmp_path / 'a.jpg').write_bytes(data)
+  (tmp_path / 'b.jpg').write_bytes(data[:20])
+  assert predict(tmp_path, tmp_path / 'out', tmp_path / 'a.jpg', tmp_path / 'b.jpg') == 2
+  error = capsys.readouterr().err
+  assert f'{tmp_path}/a.jpg: 30000x20000 pixels; expected between 1 and 89,478,485' in error
+  assert f'{tmp_path}/b.jpg: damaged or truncated JPEG' in error
+  assert 'predicting' not in error
+
+
+@pytest.mark.parametrize('kind', ['label_ids', 'color', 'overlay', ''])
+def test_an_output_that_cannot_be_written_is_found_first(nothing_is_loaded, folder, tmp_path, kind, capsys):
+  (tmp_path / 'out').mkdir()
+  in_the_way = tmp_path / 'out' / (kind or 'file')
+  in_the_way.touch()
+  assert predict(tmp_path, tmp_path / 'out' / ('' if kind else 'file/out'), folder) == 2
+  assert f'{in_the_way} is not a folder that can be written' in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may write anywhere')
+def test_an_output_in_a_folder_of_others_is_found_first(nothing_is_loaded, folder, tmp_path, capsys):
+  (tmp_path / 'theirs').mkdir(mode=0o500)
+  assert predict(tmp_path, tmp_path / 'theirs' / 'out', folder) == 2
+  assert f'{tmp_path}/theirs is not a folder that can be written' in capsys.readouterr().err
+
+
+def test_what_is_no_file_does_not_hang(nothing_is_loaded, tmp_path, capsys):
+  (tmp_path / 'in').mkdir()
+  os.mkfifo(tmp_path / 'in' / 'pipe.png')
+  (tmp_path / 'in' / 'dangling.png').symlink_to('nowhere')
+  assert predict(tmp_path, tmp_path / 'out', tmp_path / 'in') == 2
+  error = capsys.readouterr().err
+  assert f'{tmp_path}/in/pipe.png: not a file' in error
+  assert f'{tmp_path}/in/dangling.png: cannot be read (No such file or directory)' in error
+
+
+def test_the_help_states_the_rules(capsys):
+  with pytest.raises(SystemExit, match='0'):
+    main(['predict', '--help'])
+  text = ' '.join(capsys.readouterr().out.split())
+  for rule in (
+    'alpha is dropped',
+    'CMYK',
+    'upper 8 bits',
+    'EXIF orientation is applied',
+    '89,478,485 pixels',
+  ):
+    assert rule in text

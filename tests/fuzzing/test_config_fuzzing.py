@@ -1,0 +1,89 @@
+"""Configurations with any values in their fields: refused by name of the field, or a network comes out."""
+
+import inspect
+
+import ml_collections
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from configs import default
+from dense_aspp_jax.datasets.augmentation import Augmentation
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.labels import CITYSCAPES_20
+from dense_aspp_jax.models.complexity import abstract_variables
+from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.training.config_check import RULES, check_consistency, check_fields
+from dense_aspp_jax.training.optimizer import create_optimizer, create_schedule
+
+SMALL_MODEL = {
+  'extractor': 'densenet_tiny',
+  'dilation_rates': (1, 2),
+  'growth_rate': 4,
+  'bottleneck_width': 8,
+}
+NUM_DEVICES = 2
+
+
+def fresh_config():
+  config = ml_collections.ConfigDict(default.get_config().to_dict(), type_safe=False)
+  config.model.update(SMALL_MODEL)
+  return config
+
+
+FIELDS = [('seed',)] + [
+  (section, name) for section, fields in fresh_config().items() if section != 'seed' for name in fields
+]
+scalars = st.one_of(
+  st.none(),
+  st.booleans(),
+  st.integers(),
+  st.floats(),
+  st.text(max_size=5),
+  st.binary(max_size=3),
+  st.sampled_from(
+    ['mobilenet_v3_small', 'transition3', 'bfloat16', 'plain', 'sgd', 'adamw', 'poly', 'cosine']
+  ),
+)
+numbers = st.one_of(st.integers(0, 64), st.floats(0, 2))
+values = st.one_of(
+  numbers,
+  st.lists(numbers, max_size=3).map(tuple),
+  st.recursive(
+    scalars,
+    lambda inner: st.one_of(
+      st.lists(inner, max_size=3),
+      st.lists(inner, max_size=3).map(tuple),
+      st.dictionaries(st.sampled_from('ab'), inner),
+    ),
+    max_leaves=4,
+  ),
+)
+
+
+def test_every_argument_of_a_network_has_a_rule():
+  assert RULES['model'].keys() == inspect.signature(create_model).parameters.keys()
+
+
+@settings(derandomize=True, database=None, max_examples=400, deadline=None)
+@given(st.dictionaries(st.sampled_from(FIELDS), values, min_size=1, max_size=2))
+def test_any_value_is_refused_by_name_or_works(changes):
+  config = fresh_config()
+  for path, value in changes.items():
+    (config[path[0]] if path[1:] else config)[path[-1]] = value
+  message = None
+  try:
+    check_fields(config)
+    check_consistency(config, CITYSCAPES_20, NUM_DEVICES)
+    model = create_model(**config.model)
+    Augmentation(**config.augmentation)
+    options = config.optimizer.to_dict()
+    optimizer_options = {name: options.pop(name) for name in ('name', 'weight_decay', 'momentum')}
+    create_optimizer(create_schedule(num_steps=10, **options), **optimizer_options)
+  except InputError as error:
+    message = str(error)
+  if message is not None:
+    assert any(path[-1] in message for path in changes), message
+    assert '\n' not in message
+  elif any(path[0] == 'model' for path in changes):
+    shapes = abstract_variables(model)
+    assert shapes['params']['head']['bias'].shape == (CITYSCAPES_20.num_classes,)
