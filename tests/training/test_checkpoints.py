@@ -90,3 +90,14 @@ def test_a_network_without_batch_statistics_is_saved_and_restored(tmp_path):
   with Checkpoints(tmp_path, keep=1) as checkpoints:
     assert_same(checkpoints.restore_latest(make_state(0).replace(batch_stats={})), state)
   assert_same(restore_variables(tmp_path, 'best', {'params': state.params})[1], {'params': state.params})
+
+
+@pytest.mark.parametrize('save', [Checkpoints.save_latest, lambda c, s: c.save_best(s, 0.5)])
+@pytest.mark.parametrize('value', ['nan', 'inf'])
+def test_what_is_not_finite_is_never_saved(tmp_path, save, value):
+  state = make_state(3).replace(batch_stats={'mean': jnp.array([1.0, float(value)])})
+  with Checkpoints(tmp_path, keep=1) as checkpoints:
+    with pytest.raises(RunError, match=r'step 3: batch_stats/mean holds values that are not finite'):
+      save(checkpoints, state)
+    assert checkpoints.best_score is None
+  assert not checkpoints_directory(tmp_path).exists()

@@ -108,3 +108,33 @@ def test_null_is_no_event_and_zero_is_one(tmp_path):
   events = EventAccumulator(str(tmp_path / 'tensorboard'))
   events.Reload()
   assert events.Tags()['scalars'] == ['validation/present']
+
+
+def skipped(loss='nan'):
+  return {**make_metrics(float(loss)), 'skipped': jnp.bool_(True)}
+
+
+def test_updates_left_out_are_counted_and_in_no_mean(capsys):
+  log = Rows()
+  monitor = StepMonitor(log, log_every=3, batch_size=4, max_skipped=2)
+  monitor.start()
+  kept = {**make_metrics(3.0), 'skipped': jnp.bool_(False)}
+  for step, metrics in enumerate((kept, skipped(), skipped('inf'), kept, kept, skipped()), start=1):
+    monitor.add(step, metrics)
+  with monitor.paused():
+    pass
+  rows = [(step, values['loss'], values['skipped_steps']) for step, values in log.rows]
+  assert rows == [(3, 3, 2), (6, 3, 1)]
+  said = [line for line in capsys.readouterr().err.splitlines() if 'left out' in line]
+  assert [line.split(':')[0] for line in said] == ['step 2', 'step 3', 'step 6']
+  assert [line.split(', ')[-1] for line in said] == ['1 in a row', '2 in a row', '1 in a row']
+
+
+def test_more_in_a_row_than_allowed_end_the_run():
+  monitor = StepMonitor(Rows(), log_every=10, batch_size=4, max_skipped=2)
+  monitor.start()
+  for step in (5, 6):
+    monitor.add(step, skipped())
+  monitor.add(7, skipped())
+  with pytest.raises(RunError, match=r'steps 5 to 7: 3 updates in a row are not finite'), monitor.paused():
+    pytest.fail('entered a pause')

@@ -308,3 +308,30 @@ def test_dropout_differs_between_the_parts_of_a_batch():
 def test_dropout_does_not_depend_on_the_number_of_devices():
   mesh = Mesh(np.array(jax.devices()), ('data',))
   np.testing.assert_allclose(dropped_losses(NamedSharding(mesh, P('data'))), dropped_losses(), rtol=1e-6)
+
+
+@pytest.mark.parametrize('what', ['loss', 'parameters', 'batch_stats'])
+def test_an_update_that_is_not_finite_changes_nothing_but_the_step(what):
+  batch = make_batch()
+  optimizer = optax.sgd(0.1, momentum=0.9)
+  if what == 'parameters':
+    optimizer = optax.chain(optimizer, optax.scale(1e30), optax.scale(1e30))
+  step, state = make_step(PixelClassifier(norm=True), optimizer, skip_not_finite=True)
+  if what == 'loss':  # too large for float32 in the logits
+    state.params['head']['kernel'] = jnp.full_like(state.params['head']['kernel'], 3e38)
+  if what == 'batch_stats':  # they stay infinite, and are not used
+    state.batch_stats['norm']['mean'] = jnp.full_like(state.batch_stats['norm']['mean'], jnp.inf)
+  new_state, metrics = jax.jit(step)(state, batch)
+  assert metrics['skipped']
+  assert np.isfinite(metrics['loss']) == (what != 'loss')
+  assert new_state.step == 1
+  jax.tree.map(np.testing.assert_array_equal, new_state, state.replace(step=new_state.step))
+
+
+def test_a_finite_update_is_not_changed_by_the_guard():
+  batch = make_batch()
+  guarded, state = make_step(PixelClassifier(norm=True), skip_not_finite=True)
+  plain, _ = make_step(PixelClassifier(norm=True))
+  (found, metrics), (expected, _) = (jax.jit(step)(state, batch) for step in (guarded, plain))
+  assert not metrics['skipped']
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
