@@ -21,6 +21,7 @@ from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import count_ids
 
 MAX_PIXELS = 89_478_485  # Pillow's limit against decompression bombs (Image.MAX_IMAGE_PIXELS)
+MAX_SIDE = 65_535  # JPEG's limit, for PNG too: the network would see a line as an image a million pixels wide
 PNG_HEADER_BYTES = 33  # signature and IHDR chunk
 
 _PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
@@ -339,6 +340,10 @@ def _check_size(width: int, height: int, where: str) -> None:
   if not 0 < width * height <= MAX_PIXELS:
     raise InputError(
       f'{where}: {width}x{height} pixels; expected between 1 and {MAX_PIXELS:,} pixels. Make it smaller'
+    )
+  if max(width, height) > MAX_SIDE:
+    raise InputError(
+      f'{where}: {width}x{height} pixels; expected at most {MAX_SIDE:,} pixels a side. Make it smaller'
     )
 
 

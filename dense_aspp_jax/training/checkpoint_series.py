@@ -78,7 +78,8 @@ class CheckpointSeries:
     with self._writing(step):
       response.result()
       if _is_first_process():
-        for old in steps_in(self.directory)[: -self._keep]:
+        older = [s for s in steps_in(self.directory) if s != step]
+        for old in older[: max(0, len(older) + 1 - self._keep)]:
           _remove(self.directory / str(old))
 
   def load(self, step: int, items: Mapping[str, Any]) -> dict[str, Any]:

@@ -152,7 +152,7 @@ class Checkpoints:
     Args:
       state: Of the same shapes.
     """
-    damaged = False
+    damaged = self.best_step is None and bool(self._best.steps)  # not even its record can be read
     if self.best_step is not None:
       try:
         self._best.load(self.best_step, _variables_items(state))

@@ -141,13 +141,16 @@ class TestDecodeImage:
     with pytest.raises(InputError, match=r'a\.png: cannot be read \(No such file'):
       images.decode_image(tmp_path / 'none.png', 'a.png')
 
-  def test_decompression_bomb_is_refused_by_its_header(self, monkeypatch: pytest.MonkeyPatch):
+  @pytest.mark.parametrize(('width', 'height'), [(20000, 20000), (65536, 1), (1, 65536)])
+  def test_decompression_bomb_is_refused_by_its_header(
+    self, monkeypatch: pytest.MonkeyPatch, width: int, height: int
+  ):
     bomb = raw_png(np.zeros((1, 1), np.uint8), 8, 0, width=20000)
-    header = struct.pack('>IIBBBBB', 20000, 20000, 8, 0, 0, 0, 0)
+    header = struct.pack('>IIBBBBB', width, height, 8, 0, 0, 0, 0)
     bomb = bomb[:16] + header + struct.pack('>I', zlib.crc32(b'IHDR' + header)) + bomb[33:]
     monkeypatch.setattr(images, '_load', None)  # nothing may be decoded
     for decode in (images.decode_image, images.decode_label):
-      with pytest.raises(InputError, match=r'bomb\.png: 20000x20000 pixels'):
+      with pytest.raises(InputError, match=rf'bomb\.png: {width}x{height} pixels'):
         decode(bomb, 'bomb.png')
 
   def test_large_jpeg_is_refused(self, monkeypatch: pytest.MonkeyPatch):

@@ -49,6 +49,27 @@ def test_as_many_of_the_newest_are_kept_as_asked_for_and_the_last_is_restored_wh
   assert {p.name for p in (checkpoints_directory(tmp_path) / 'latest').iterdir()} == {'3', '4', '5'}
 
 
+@pytest.mark.parametrize('keep', [1, 2, 4])
+def test_the_one_just_saved_stays_whatever_its_number(tmp_path, keep):
+  """After a fall-back the best may be of an earlier step than the one before."""
+  series = checkpoint_series.CheckpointSeries(tmp_path, keep)
+  for step in (7, 8, 3):
+    series.save(step, {'params': make_state(step).params}, {})
+    series.wait()
+  assert series.steps == {1: [3], 2: [3, 8], 4: [3, 7, 8]}[keep]
+
+
+def test_a_best_checkpoint_whose_record_is_unreadable_is_set_aside(tmp_path):
+  with Checkpoints(tmp_path, keep=1) as checkpoints:
+    checkpoints.save_best(make_state(8), 0.5)
+  (checkpoints_directory(tmp_path) / 'best' / '8' / '_CHECKPOINT_METADATA').write_text('{')
+  with Checkpoints(tmp_path, keep=1) as checkpoints:
+    assert checkpoints.best_score is None
+    checkpoints.verify_best(make_state(0))
+    checkpoints.save_best(make_state(7), 0.1)
+  assert [p.name for p in (checkpoints_directory(tmp_path) / 'best').iterdir()] == ['7']
+
+
 @pytest.mark.parametrize(('checkpoint', 'expected'), [('latest', 2), ('1', 1)])
 def test_variables_are_those_of_the_checkpoint_asked_for(tmp_path, checkpoint, expected):
   with Checkpoints(tmp_path, keep=2) as checkpoints:
