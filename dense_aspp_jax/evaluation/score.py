@@ -6,6 +6,7 @@ evalPixelLevelSemanticLabeling.getPrediction); other folders by equal relative n
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
@@ -14,6 +15,8 @@ import unicodedata
 from typing import NamedTuple
 
 from dense_aspp_jax.datasets.images import decode_label
+from dense_aspp_jax.datasets.label_colors import decode_label_ids
+from dense_aspp_jax.datasets.stored_files import StoredFile
 from dense_aspp_jax.datasets.validation import name_some
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix
@@ -89,7 +92,8 @@ def score_files(score_input: ScoreInput) -> ConfusionMatrix:
   """
   confusion = ConfusionMatrix(score_input.label_set)
   for label_path, prediction_path in progress(score_input.pairs, 'score', unit='image'):
-    label_ids = decode_label(label_path, str(label_path))
+    label = StoredFile(str(label_path), functools.partial(label_path.open, 'rb')).read()
+    label_ids = decode_label_ids(label, score_input.label_set, str(label_path))
     prediction_ids = decode_label(prediction_path, str(prediction_path))
     confusion.add(label_ids, prediction_ids, str(label_path), str(prediction_path))
   return confusion

@@ -192,3 +192,12 @@ class TestScoreFiles:
     save(predictions / f'{A}.png', [[7, 8]])
     with pytest.raises(InputError, match=r'val/frankfurt/\S*labelIds\.png: unknown label ids 255'):
       score_files(find_score_input(labels, predictions))
+
+
+def test_ground_truth_drawn_in_declared_colours(labels, predictions):
+  classes = (LabelClass('road', (7,), (128, 64, 128)), LabelClass('sky', (3,), (0, 0, 255)))
+  drawn = LabelSet('drawn', classes, label_colors=True)
+  save(labels / 'a.png', [[(128, 64, 128), (0, 0, 255), (0, 0, 255)]])
+  save(predictions / 'a.png', [[7, 3, 7]])
+  confusion = score_files(find_score_input(labels, predictions, drawn))
+  assert confusion.scores().iou == {'road': 1 / 2, 'sky': 1 / 2}
