@@ -230,7 +230,9 @@ def test_a_stored_analysis_that_is_broken_is_named(workdir, capsys):
 @pytest.fixture
 def finished(monkeypatch):
   """`train` without the training: it has reached its end."""
-  monkeypatch.setattr('dense_aspp_jax.training.loop.train_and_evaluate', lambda config, workdir: 'scores')
+  monkeypatch.setattr(
+    'dense_aspp_jax.training.loop.train_and_evaluate', lambda config, workdir, strict_resume: 'scores'
+  )
   return ['train', f'--config={ROOT / "configs" / "default.py"}', '--workdir=runs/x']
 
 
@@ -278,7 +280,7 @@ def test_the_report_is_of_the_split_that_the_run_validates_on(finished, monkeypa
 
 @pytest.mark.parametrize('end', ['finished before', 'failed'])
 def test_there_is_no_new_report_where_the_training_did_nothing(finished, monkeypatch, tmp_path, end):
-  def training(config, workdir):
+  def training(config, workdir, strict_resume):
     if end == 'failed':
       raise InputError('bad')
 
@@ -291,7 +293,9 @@ def test_there_is_no_new_report_where_the_training_did_nothing(finished, monkeyp
 def test_a_finished_run_without_its_report_gets_it(finished, monkeypatch, tmp_path, capsys):
   folder = tmp_path / 'my run'
   folder.mkdir()
-  monkeypatch.setattr('dense_aspp_jax.training.loop.train_and_evaluate', lambda config, workdir: None)
+  monkeypatch.setattr(
+    'dense_aspp_jax.training.loop.train_and_evaluate', lambda config, workdir, strict_resume: None
+  )
 
   def fail(*_, **__):
     raise ValueError('no picture')

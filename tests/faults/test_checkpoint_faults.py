@@ -196,7 +196,9 @@ def test_scenario_05_the_disk_is_full(scene_folder, tmp_path):
 
 
 def test_scenario_29_the_process_exits_right_after_the_last_step(scene_folder, tmp_path):
-  process = fault_runs.start(train_arguments(scene_folder, tmp_path, training__num_epochs=0.5))
+  process = fault_runs.start(
+    train_arguments(scene_folder, tmp_path, training__num_epochs=0.5, checkpoint__every_epochs=9.0)
+  )
   text = process.communicate()[0]
   assert process.returncode == 0, text
   assert latest(tmp_path) == [1]
