@@ -2,6 +2,8 @@
 # make test    runs the default tests
 # Both create .venv first if it is missing. Another Python: make test PYTHON=python3.12
 PYTHON ?= python3
+#  Processes that share the default tests; each takes up to 5 GB.
+WORKERS ?= 2
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -16,7 +18,7 @@ train: $(INSTALLED)
 	$(BIN)/python train.py --config=configs/street_scenes.py --workdir=runs/street_scenes
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(PYTEST_ARGUMENTS)
+	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(PYTEST_ARGUMENTS)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m 'slow and not gpu' $(PYTEST_ARGUMENTS)
