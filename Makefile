@@ -1,8 +1,8 @@
 # make train   trains a DenseASPP network on generated street scenes, on a CPU, in minutes
 # make test    runs the default tests
 # Both create .venv first if it is missing. Another Python: make test PYTHON=python3.12
+# Two processes share the tests; with less than 12 GB of memory: make test WORKERS=1
 PYTHON ?= python3
-#  Processes that share the default tests; each takes up to 5 GB.
 WORKERS ?= 2
 VENV ?= .venv
 BIN := $(VENV)/bin
