@@ -26,13 +26,17 @@ def initialize(
     heartbeat_timeout: Seconds after which a process that is gone ends the others.
 
   Raises:
-    InputError: Only some of the three, or impossible ones; or there is nothing to detect.
+    InputError: Only some of the three, or impossible values; or there is nothing to detect.
     RunError: The others did not come.
   """
+  if heartbeat_timeout < 1:
+    raise InputError(f'--heartbeat-timeout {heartbeat_timeout}: expected at least 1 second')
   given = (coordinator, processes, process_id)
   if any(x is not None for x in given):
     if any(x is None for x in given):
       raise InputError('--coordinator, --processes and --process-id: expected all three, or none of them')
+    if not coordinator.rpartition(':')[2].isdecimal():
+      raise InputError(f'--coordinator {coordinator}: expected HOST:PORT, such as host0:12345')
     if not 0 <= process_id < processes:
       raise InputError(
         f'--process-id {process_id} of --processes {processes}: expected 0 <= process id < processes'

@@ -173,10 +173,24 @@ def test_scenario_09_kill_9_of_one_of_two(seven, tmp_path):
   assert f'resuming at step {step} of {step + 2}' in resumed
 
 
-def test_processes_are_given_whole_or_not_at_all(scene_folder, tmp_path, capsys):
-  assert fault_runs.train(scene_folder, tmp_path / 'work', '--processes=2') == 2
-  assert '--coordinator, --processes and --process-id: expected all three' in capsys.readouterr().err
-  options = ['--coordinator=127.0.0.1:1', '--processes=2', '--process-id=2']
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    (['--processes=2'], '--coordinator, --processes and --process-id: expected all three'),
+    (['--coordinator=host:1', '--processes=2', '--process-id=2'], 'expected 0 <= process id < processes'),
+    (['--coordinator=host', '--processes=2', '--process-id=0'], '--coordinator host: expected HOST:PORT'),
+    (['--distributed', '--heartbeat-timeout=0'], '--heartbeat-timeout 0: expected at least 1 second'),
+  ],
+)
+def test_processes_are_given_whole_or_not_at_all(scene_folder, tmp_path, capsys, options, message):
   assert fault_runs.train(scene_folder, tmp_path / 'work', *options) == 2
-  assert 'expected 0 <= process id < processes' in capsys.readouterr().err
+  assert message in capsys.readouterr().err
+  assert not (tmp_path / 'work').exists()
+
+
+def test_where_there_is_no_cluster_that_is_said(scene_folder, tmp_path):
+  process = fault_runs.start(train_arguments(scene_folder, tmp_path / 'work', '--distributed'))
+  text = process.communicate()[0]
+  assert process.returncode == 2, text
+  assert 'dense-aspp train: this is no cluster that JAX knows' in text
   assert not (tmp_path / 'work').exists()
