@@ -28,8 +28,12 @@ def write_file(path: pathlib.Path, data: bytes) -> None:
     raise RunError(f'{path}: cannot be written ({error.strerror})') from error
 
 
-def check_writable(directory: pathlib.Path) -> None:
+def check_writable(directory: pathlib.Path, option: str) -> None:
   """Checks, without writing, that a folder, which may be missing, can be made and written.
+
+  Args:
+    directory: The folder.
+    option: What names it on the command line, for the message.
 
   Raises:
     InputError: It, or what is there in its place or above it, is no folder or must not be written.
@@ -37,7 +41,9 @@ def check_writable(directory: pathlib.Path) -> None:
   path = directory.absolute()
   existing = next(p for p in (path, *path.parents) if os.path.lexists(p))
   if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-    raise InputError(f'{directory}: {existing} is not a folder that can be written; choose another --output')
+    raise InputError(
+      f'{directory}: {existing} is not a directory that can be written; choose another {option}'
+    )
 
 
 def check_new_directory(directory: pathlib.Path) -> None:

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
   from dense_aspp_jax.whole_files import check_writable
 
   for folder in (_LABEL_IDS, _COLOR, _OVERLAY):
-    check_writable(args.output / folder)
+    check_writable(args.output / folder, '--output')
   images = find_images(args.images, args.output)
   refused: dict[str, str] = {}  # why, by name
   for name, path in images.items():

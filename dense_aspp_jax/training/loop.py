@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 from dense_aspp_jax.datasets.augmentation import Augmentation
 from dense_aspp_jax.datasets.load import load_split
 from dense_aspp_jax.datasets.pipeline import train_batches
-from dense_aspp_jax.errors import Stopped
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.evaluation.inference import Predictor
 from dense_aspp_jax.evaluation.metrics import Scores, format_table, protocol
@@ -167,8 +166,6 @@ def train_and_evaluate(
     finally:
       batches.close()
       log.close()
-  if stop.received:
-    raise Stopped(stop.received, f'{workdir}: the run was at its end and is complete')
   if jax.process_index() == 0:
     best = f'{100 * checkpoints.best_score:.2f} % at step {checkpoints.best_step}'
     print(format_table(scores))

@@ -19,6 +19,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class StopSignals:
   """Takes SIGTERM and SIGINT inside its `with` block; a signal after the first changes nothing.
 
+  One that came when there was nothing left to stop ends the program where the block ends.
+
   Several processes agree through JAX's preemption service, whose own handler of SIGTERM stays in place;
   a SIGINT is handed on to it.
 
@@ -36,9 +38,11 @@ class StopSignals:
       self._before = {number: signal.signal(number, self._note) for number in handled}
     return self
 
-  def __exit__(self, *exc_info) -> None:
+  def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
     for number, handler in self._before.items():
       signal.signal(number, handler)
+    if self.received is not None and kind is None:
+      raise Stopped(self.received, f'stopped by {self.received.name}; the run was at its end and is complete')
 
   def due(self, step: int) -> bool:
     """Whether the run is to stop after this step; every process must ask after every step."""

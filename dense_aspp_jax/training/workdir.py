@@ -24,6 +24,7 @@ from dense_aspp_jax.models.complexity import abstract_variables
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.provenance import provenance, write_json
 from dense_aspp_jax.training.checkpoints import restore_variables
+from dense_aspp_jax.whole_files import check_writable
 
 CONFIG = 'config.json'
 LABELS = 'labels.json'
@@ -56,16 +57,14 @@ def check(workdir: pathlib.Path, config: dict[str, Any], label_set: LabelSet) ->
   Raises:
     InputError: The directory holds something else, a run of another configuration, or is not writable.
   """
-  existing = next(p for p in (workdir.absolute(), *workdir.absolute().parents) if p.exists())
-  if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-    raise InputError(
-      f'{workdir}: {existing} is not a directory that can be written; choose another --workdir'
-    )
+  check_writable(workdir, '--workdir')
   if (workdir / CONFIG).exists():
     _check_same(workdir, _stored_form(config), label_set)
     return
-  ours = {'.lock', LABELS, DATA, PROVENANCE}  # a start that was cut off before CONFIG
-  found = sorted({p.name for p in workdir.iterdir()} - ours) if workdir.exists() else []
+  # Ours of a start that was cut off before CONFIG, or that another process is making just now.
+  ours = {LABELS, DATA, PROVENANCE}
+  names = [p.name for p in workdir.iterdir()] if workdir.exists() else []
+  found = sorted(name for name in names if name not in ours and not name.startswith('.'))
   if found:
     raise InputError(
       f'{workdir}: holds {", ".join(found[:3])}{", ..." if len(found) > 3 else ""} but no {CONFIG}, so it '

@@ -95,14 +95,14 @@ def test_an_output_that_cannot_be_written_is_found_first(nothing_is_loaded, fold
   in_the_way = tmp_path / 'out' / (kind or 'file')
   in_the_way.touch()
   assert predict(tmp_path, tmp_path / 'out' / ('' if kind else 'file/out'), folder) == 2
-  assert f'{in_the_way} is not a folder that can be written' in capsys.readouterr().err
+  assert f'{in_the_way} is not a directory that can be written' in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason='root may write anywhere')
 def test_an_output_in_a_folder_of_others_is_found_first(nothing_is_loaded, folder, tmp_path, capsys):
   (tmp_path / 'theirs').mkdir(mode=0o500)
   assert predict(tmp_path, tmp_path / 'theirs' / 'out', folder) == 2
-  assert f'{tmp_path}/theirs is not a folder that can be written' in capsys.readouterr().err
+  assert f'{tmp_path}/theirs is not a directory that can be written' in capsys.readouterr().err
 
 
 def test_what_is_no_file_does_not_hang(nothing_is_loaded, tmp_path, capsys):

@@ -68,6 +68,7 @@ def test_a_start_cut_off_before_the_configuration_can_be_made_again(tmp_path, mo
     with pytest.raises(RuntimeError):
       start(tmp_path, config)
   assert not (tmp_path / 'config.json').exists()
+  (tmp_path / '.config.json.4321.tmp').write_text('{')  # as of a process killed while it wrote
   workdirs.check(tmp_path, config, CITYSCAPES_20)
   start(tmp_path, config)
   assert (tmp_path / 'config.json').exists()
