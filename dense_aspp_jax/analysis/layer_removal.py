@@ -25,7 +25,7 @@ from dense_aspp_jax.analysis.removal_summary import (
   mean_shares,
 )
 from dense_aspp_jax.datasets.cache import CachedExample
-from dense_aspp_jax.datasets.pipeline import padded_batches
+from dense_aspp_jax.datasets.evaluation_batches import padded_batches
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.evaluation.inference import Predictor
 from dense_aspp_jax.evaluation.metrics import Scores, protocol

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dense_aspp_jax.analysis.figures import literal
-from dense_aspp_jax.datasets.images import resize_image, resize_label
+from dense_aspp_jax.datasets.resize import resize_image, resize_label
 from dense_aspp_jax.evaluation.metrics import Scores
 from dense_aspp_jax.evaluation.pictures import colorize, gallery, side_by_side
 from dense_aspp_jax.labels import LabelSet

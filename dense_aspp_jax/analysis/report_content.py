@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dense_aspp_jax.datasets.cache import CachedExample
-from dense_aspp_jax.datasets.pipeline import padded_batches
+from dense_aspp_jax.datasets.evaluation_batches import padded_batches
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.inference import Predictor
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix, is_cityscapes

@@ -25,7 +25,7 @@ from dense_aspp_jax.analysis.figures import render
 from dense_aspp_jax.analysis.similarity_pictures import matrix_figure, similarity_figure
 from dense_aspp_jax.datasets.augmentation import normalize
 from dense_aspp_jax.datasets.cache import CachedExample
-from dense_aspp_jax.datasets.pipeline import evaluation_examples
+from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.pictures import save_png
 from dense_aspp_jax.labels import LabelSet

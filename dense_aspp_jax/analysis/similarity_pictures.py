@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from dense_aspp_jax.analysis.figures import literal
-from dense_aspp_jax.datasets.images import resize_image
+from dense_aspp_jax.datasets.resize import resize_image
 from dense_aspp_jax.evaluation.pictures import colorize
 from dense_aspp_jax.labels import IGNORE_LABEL, LabelSet
 

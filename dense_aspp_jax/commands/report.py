@@ -86,7 +86,7 @@ def report_run(
     run_analysis,
   )
   from dense_aspp_jax.analysis.similarity import analyse_similarity
-  from dense_aspp_jax.datasets.pipeline import evaluation_examples
+  from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples
   from dense_aspp_jax.errors import InputError
   from dense_aspp_jax.evaluation.evaluate import evaluate
   from dense_aspp_jax.models.complexity import count_parameters

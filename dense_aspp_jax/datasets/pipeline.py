@@ -1,4 +1,4 @@
-"""The input pipeline: the host reads records in a reproducible order, the device gets uint8 batches.
+"""The input of training: the host reads records in a reproducible order, the device gets uint8 batches.
 
 The order of the training data is a function of (seed, step) alone, so a run resumes at any step without
 saved iterator state, with any number of workers and processes. Two placements give the same batches bit
@@ -15,8 +15,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
 import grain
 import jax
@@ -29,25 +28,8 @@ from dense_aspp_jax.progress import progress
 
 _BATCHES_AHEAD = 2  # on their way to the device while it computes
 _READ_THREADS = 4
-_EXAMPLES_AHEAD = 16
 _SECONDS_BETWEEN_LOOKS = 1.0
 _GIB = 2**30
-
-
-class EvaluationBatch(NamedTuple):
-  """Examples of one shape, filled up to the batch size.
-
-  Attributes:
-    image_ids: Ids of the real examples, n <= batch size.
-    image: RGB, uint8 `[batch, h, w, 3]`; zeros after the real ones.
-    labels: uint8 label maps of the real examples, all of one shape.
-    valid: bool `[batch]`, True for the real ones, which come first.
-  """
-
-  image_ids: list[str]
-  image: np.ndarray
-  labels: list[np.ndarray]
-  valid: np.ndarray
 
 
 def train_indices(num_examples: int, batch_size: int, seed: int) -> grain.MapDataset:
@@ -217,42 +199,6 @@ def train_batches(
   return _placed(batches, batch_size, sharding)
 
 
-def evaluation_examples(
-  examples: Sequence[CachedExample], process_index: int = 0, process_count: int = 1
-) -> Iterator[CachedExample]:
-  """A process's share of a split, every `process_count`-th example in order, each exactly once.
-
-  Args:
-    examples: A `CacheSplit`, or a `DecodedSplit` to do without a cache; threads read ahead.
-    process_index: Which share.
-    process_count: How many shares.
-  """
-  share = grain.MapDataset.source(examples)[process_index::process_count]
-  options = grain.ReadOptions(os.cpu_count() or 1, prefetch_buffer_size=_EXAMPLES_AHEAD)
-  iterator = iter(share.to_iter_dataset(options))
-  try:
-    yield from iterator
-  finally:
-    iterator.close()
-
-
-def padded_batches(examples: Iterable[CachedExample], batch_size: int) -> Iterator[EvaluationBatch]:
-  """Groups consecutive examples of equal image and label shape into batches of exactly `batch_size`.
-
-  A group that ends early, because the shape changes or the examples end, is filled with black images.
-  """
-  if batch_size < 1:
-    raise InputError(f'batch_size: {batch_size}; expected at least 1')
-  group: list[CachedExample] = []
-  for example in examples:
-    if group and (len(group) == batch_size or _shapes(example) != _shapes(group[0])):
-      yield _padded(group, batch_size)
-      group = []
-    group.append(example)
-  if group:
-    yield _padded(group, batch_size)
-
-
 @dataclasses.dataclass(frozen=True)
 class _ReadBatch:
   """Reads the rows of a global batch, given its indices; goes to the worker processes."""
@@ -339,18 +285,3 @@ def _check_device_memory(num_bytes: int, sharding: jax.sharding.NamedSharding) -
         f'data.on_device: the split takes {num_bytes / _GIB:.2f} GiB, {device} has {free / _GIB:.2f} GiB '
         'free; set it to False, or choose a smaller image size'
       )
-
-
-def _padded(group: list[CachedExample], batch_size: int) -> EvaluationBatch:
-  image = np.zeros((batch_size, *group[0].image.shape), np.uint8)
-  image[: len(group)] = [example.image for example in group]
-  return EvaluationBatch(
-    image_ids=[example.image_id for example in group],
-    image=image,
-    labels=[example.label for example in group],
-    valid=np.arange(batch_size) < len(group),
-  )
-
-
-def _shapes(example: CachedExample) -> tuple[tuple[int, ...], tuple[int, ...]]:
-  return example.image.shape, example.label.shape

@@ -9,7 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dense_aspp_jax.datasets.cache import CachedExample
-from dense_aspp_jax.datasets.pipeline import evaluation_examples, padded_batches
+from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples, padded_batches
 from dense_aspp_jax.evaluation.inference import Predictor
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix
 from dense_aspp_jax.evaluation.pictures import comparison, gallery

@@ -14,8 +14,8 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import UInt8
 
 from dense_aspp_jax.datasets.augmentation import normalize
-from dense_aspp_jax.datasets.images import resize_image
 from dense_aspp_jax.datasets.network_size import network_size
+from dense_aspp_jax.datasets.resize import resize_image
 from dense_aspp_jax.models.segmentation import SegmentationModel
 from dense_aspp_jax.models.upsampling import upsampled_argmax
 

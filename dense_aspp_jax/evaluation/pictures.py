@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dense_aspp_jax.datasets.images import encode_png, resize_label
+from dense_aspp_jax.datasets.images import encode_png
+from dense_aspp_jax.datasets.resize import resize_label
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.whole_files import write_file
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dense_aspp_jax.datasets.images import resize_image
+from dense_aspp_jax.datasets.resize import resize_image
 from dense_aspp_jax.evaluation.inference import Predictor
 from dense_aspp_jax.models.segmentation import create_model
 
