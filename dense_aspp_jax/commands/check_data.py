@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 100
 _IGNORED_SHOWN = 10
+_NO_BREAK = '\xa0'  # keeps a class and its figure on one line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,8 +76,8 @@ def _summary(report: SplitReport, label_set: LabelSet) -> str:
   total = int(report.class_pixels.sum()) + report.ignored_pixels
   if total:
     counts = dict(zip(label_set.class_names, report.class_pixels, strict=True))
-    shares = [f'{name} {100 * n / total:.2f} %' for name, n in counts.items() if n]
-    shares.append(f'ignored {100 * report.ignored_pixels / total:.2f} %')
+    shares = [_share(name, n, total) for name, n in counts.items() if n]
+    shares.append(_share('ignored', report.ignored_pixels, total))
     lines.append(_wrapped('share of pixels: ' + ', '.join(shares)))
     absent = [name for name, n in counts.items() if not n]
     if len(absent) == label_set.num_classes:
@@ -90,5 +91,10 @@ def _summary(report: SplitReport, label_set: LabelSet) -> str:
   return '\n'.join(lines)
 
 
+def _share(name: str, part: int, total: int) -> str:
+  return f'{name} {100 * part / total:.2f} %'.replace(' ', _NO_BREAK)
+
+
 def _wrapped(text: str) -> str:
-  return textwrap.fill(text, _WIDTH, initial_indent='  ', subsequent_indent='    ', break_on_hyphens=False)
+  lines = textwrap.fill(text, _WIDTH, initial_indent='  ', subsequent_indent='    ', break_on_hyphens=False)
+  return lines.replace(_NO_BREAK, ' ')
