@@ -39,6 +39,7 @@ def scene_folder(tmp_path_factory):
 def tiny_run(tmp_path_factory):
   """The directory of a run: a small network with random weights, 20 classes, 32x64. Not to be changed."""
   import numpy as np
+  from tiny_network import TINY
 
   from configs import default
   from dense_aspp_jax.labels import CITYSCAPES_20
@@ -49,13 +50,7 @@ def tiny_run(tmp_path_factory):
 
   config = default.get_config()
   config.data.image_size = (32, 64)
-  config.model.update(
-    extractor='densenet_tiny',
-    dilation_rates=(1, 2),
-    growth_rate=4,
-    bottleneck_width=8,
-    compute_dtype='float32',
-  )
+  config.model.update(TINY)
   rng = np.random.default_rng(0)
   shapes = abstract_variables(create_model(**config.model))
   variables = {

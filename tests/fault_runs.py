@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from tiny_network import TINY
 
 from dense_aspp_jax.commands import train as train_command
 from dense_aspp_jax.commands.main import main
@@ -16,13 +17,6 @@ from dense_aspp_jax.training.checkpoint_series import steps_in
 from dense_aspp_jax.training.workdir import load_run
 
 ROOT = pathlib.Path(__file__).parents[1]
-NETWORK = {
-  'model.extractor': 'densenet_tiny',
-  'model.dilation_rates': (1, 2),
-  'model.growth_rate': 4,
-  'model.bottleneck_width': 8,
-  'model.compute_dtype': 'float32',
-}
 WITHOUT_REPORT = """
 import sys
 from dense_aspp_jax.commands import main, train
@@ -45,7 +39,7 @@ RECIPE = {
 def train_arguments(folder, workdir, *options, **fields):
   """Arguments of a training on a folder of scenes; `fields` with `__` for the dot."""
   fields = {
-    **NETWORK,
+    **{f'model.{name}': value for name, value in TINY.items()},
     **RECIPE,
     'data.dataset': f'folder:{folder}',
     'data.data_dir': folder.parent / 'data',

@@ -11,20 +11,14 @@ import layouts
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_network import OVERRIDES
 
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.evaluation.pictures import colorize, overlay
 from dense_aspp_jax.labels import CITYSCAPES_20
 
 ROOT = pathlib.Path(__file__).parents[1]
-SMALL_MODEL = [
-  '--config.model.extractor=densenet_tiny',
-  '--config.model.dilation_rates=(1, 2)',
-  '--config.model.growth_rate=4',
-  '--config.model.bottleneck_width=8',
-  '--config.model.compute_dtype=float32',
-  '--config.training.num_epochs=1.0',
-]
+SMALL_MODEL = [*OVERRIDES, '--config.training.num_epochs=1.0']
 
 
 def train(config, workdir, *overrides):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tiny_network import TINY
 
 from configs import default
 from dense_aspp_jax.commands.main import main
@@ -13,13 +14,7 @@ from dense_aspp_jax.training.loop import train_and_evaluate
 @pytest.fixture(scope='module')
 def workdir(scene_folder, tmp_path_factory):
   config = default.get_config()
-  config.model.update(
-    extractor='densenet_tiny',
-    dilation_rates=(1, 2),
-    growth_rate=4,
-    bottleneck_width=8,
-    compute_dtype='float32',
-  )
+  config.model.update(TINY)
   config.data.update(
     dataset=f'folder:{scene_folder}',
     label_set='cityscapes20',

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_network import TINY
 from torch_files import write_pth
 
 from configs import default
@@ -123,13 +124,7 @@ def test_download_without_a_network_says_what_to_do(tmp_path, monkeypatch, capsy
 
 def tiny_config(scene_folder, tmp_path):
   config = default.get_config()
-  config.model.update(
-    extractor='densenet_tiny',
-    dilation_rates=(1, 2),
-    growth_rate=4,
-    bottleneck_width=8,
-    compute_dtype='float32',
-  )
+  config.model.update(TINY)
   config.data.update(
     dataset=f'folder:{scene_folder}',
     data_dir=str(tmp_path / 'data'),

@@ -86,6 +86,8 @@ GUARDS = (
         RUN + 'test_scenario_13_another_run_in_a_used_directory'),
   Guard(14, 'datasets/pipeline.py', "if 'terminated unexpectedly' not in str(error):", 'if True:',
         RUN + 'test_scenario_14_a_reading_process_is_killed[reader]'),
+  Guard(14, 'datasets/pipeline.py', 'while os.getppid() == parent:', 'while True:',
+        RUN + 'test_scenario_14_a_reading_process_is_killed[parent]'),
   Guard(15, 'training/run_steps.py', "if 'RESOURCE_EXHAUSTED' not in str(error):", 'if True:',
         RUN + 'test_scenario_15_too_little_memory'),
   Guard(16, 'datasets/validation.py', 'if image_id not in label_files', 'if False',

@@ -159,7 +159,8 @@ def test_scenario_14_a_reading_process_is_killed(scene_folder, tmp_path, killed)
     assert 'Traceback' not in text
   else:
     process.kill()
-    process.communicate()
+    process.wait()  # not for its output, which the readers hold open
+    process.stdout.close()
   deadline = time.monotonic() + 20
   while any(is_alive(pid) for pid in readers) and time.monotonic() < deadline:
     time.sleep(0.1)

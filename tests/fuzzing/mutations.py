@@ -76,14 +76,7 @@ def flip_last_bits(data: bytes, rng: random.Random) -> bytes:
 def reorder_png(data: bytes, rng: random.Random) -> bytes:
   """Swaps, removes or repeats a chunk; no checksum tells."""
   chunks = list(plain_png.chunks(data))
-  i, j = (rng.randrange(len(chunks)) for _ in range(2))
-  match rng.randrange(3):
-    case 0:
-      chunks[i], chunks[j] = chunks[j], chunks[i]
-    case 1:
-      del chunks[i]
-    case 2:
-      chunks.insert(j, chunks[i])
+  _reorder(chunks, rng)
   return _png(chunks)
 
 
@@ -111,14 +104,7 @@ def _png(chunks: list[tuple[bytes, bytes]]) -> bytes:
 def reorder_jpeg(data: bytes, rng: random.Random) -> bytes:
   """Swaps, removes or repeats a segment of a JPEG's header."""
   segments, rest = _jpeg_segments(data)
-  i, j = (rng.randrange(len(segments)) for _ in range(2))
-  match rng.randrange(3):
-    case 0:
-      segments[i], segments[j] = segments[j], segments[i]
-    case 1:
-      del segments[i]
-    case 2:
-      segments.insert(j, segments[i])
+  _reorder(segments, rng)
   return b'\xff\xd8' + b''.join(segments) + rest
 
 
@@ -146,3 +132,15 @@ def change_safetensors_header(data: bytes, rng: random.Random) -> bytes:
   (length,) = struct.unpack_from('<Q', data)
   header = _some_bytes(data[8 : 8 + length], rng)
   return struct.pack('<Q', len(header)) + header + data[8 + length :]
+
+
+def _reorder(parts: list, rng: random.Random) -> None:
+  """Swaps two parts, removes one, or repeats one elsewhere."""
+  i, j = (rng.randrange(len(parts)) for _ in range(2))
+  match rng.randrange(3):
+    case 0:
+      parts[i], parts[j] = parts[j], parts[i]
+    case 1:
+      del parts[i]
+    case 2:
+      parts.insert(j, parts[i])

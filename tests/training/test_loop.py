@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_network import TINY
 
 from configs import default
 from dense_aspp_jax.datasets.augmentation import Augmentation
@@ -31,13 +32,7 @@ def make_config(folder, **overrides):
   """Batches of 8 out of 16 images: two steps an epoch."""
   config = default.get_config()
   with config.unlocked():
-    config.model.update(
-      extractor='densenet_tiny',
-      dilation_rates=(1, 2),
-      growth_rate=4,
-      bottleneck_width=8,
-      compute_dtype='float32',
-    )
+    config.model.update(TINY)
     config.data.update(
       dataset=f'folder:{folder}', label_set='cityscapes20', data_dir=str(folder.parent / 'data')
     )

@@ -1,0 +1,10 @@
+"""The network of tests that are not about it: four narrow dense blocks and two atrous layers, float32."""
+
+TINY = dict(
+  extractor='densenet_tiny',
+  dilation_rates=(1, 2),
+  growth_rate=4,
+  bottleneck_width=8,
+  compute_dtype='float32',
+)
+OVERRIDES = [f'--config.model.{name}={value}' for name, value in TINY.items()]
