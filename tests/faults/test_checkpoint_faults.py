@@ -13,7 +13,7 @@ import pytest
 from fault_runs import copied, digests, latest, train, train_arguments, values_file
 
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.training.checkpoints import Checkpoints
+from dense_aspp_jax.training.checkpoints import Checkpoints, restore_variables
 from dense_aspp_jax.training.train_step import TrainState
 
 SAVE_FOR_EVER = """
@@ -137,6 +137,21 @@ def test_scenario_03_a_flip_anywhere_in_the_values_is_noticed(tmp_path, place):
     with pytest.raises(InputError, match=r'latest/2: this checkpoint is damaged: 1 of 4 arrays'):
       checkpoints.restore_latest(state_of(0), strict=True)
     assert_is_step(checkpoints.restore_latest(state_of(0)), 1)
+
+
+def test_scenario_03_what_evaluates_takes_an_older_one_too_unless_a_step_is_asked_for(tmp_path, capsys):
+  with Checkpoints(tmp_path, keep=2) as checkpoints:
+    checkpoints.save_latest(state_of(1))
+    checkpoints.save_latest(state_of(2))
+  flip_byte(values_file(tmp_path / 'checkpoints' / 'latest' / '2'))
+  step, variables = restore_variables(tmp_path, 'latest', state_of(0).variables)
+  assert step == 1
+  jax.tree.map(np.testing.assert_array_equal, variables, state_of(1).variables)
+  text = capsys.readouterr().err
+  assert f'warning: {tmp_path}/checkpoints/latest/2: this checkpoint is damaged: 1 of 2 arrays' in text
+  assert 'step 1 is taken' in text
+  with pytest.raises(InputError, match=r'latest/2: this checkpoint is damaged'):
+    restore_variables(tmp_path, '2', state_of(0).variables)
 
 
 def test_scenario_03_a_damaged_best_checkpoint_gives_way(tmp_path, capsys):
