@@ -33,7 +33,9 @@ ALLOWED = {
   'analysis': BASE | {'datasets', 'models', 'weights', 'evaluation'},
   'training': BASE | {'datasets', 'models', 'weights', 'evaluation'},
   'benchmark': BASE | {'datasets', 'models', 'weights', 'evaluation', 'training'},
-  'commands': BASE | {'datasets', 'models', 'weights', 'evaluation', 'analysis', 'training', 'benchmark'},
+  'results': BASE | {'datasets', 'models', 'weights', 'evaluation', 'training'},
+  'commands': BASE
+  | {'datasets', 'models', 'weights', 'evaluation', 'analysis', 'training', 'benchmark', 'results'},
 }
 OPTIONAL = {'tensorflow', 'torch', 'torchvision', 'timm', 'efficientnet_lite_pytorch'}
 # What models must not know: flags, configurations, files.
