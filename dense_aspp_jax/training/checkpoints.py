@@ -19,6 +19,8 @@ from dense_aspp_jax.verified_checkpoint import load_checkpoint, named_arrays, re
 
 LATEST = 'latest'
 BEST = 'best'
+RAW = 'raw'
+EMA = 'ema'
 _SCORE = 'mean_iou'
 _MODEL = 'model'
 # How the network is computed; the arrays are the same.
@@ -26,8 +28,12 @@ _FREE_MODEL_FIELDS = ('compute_dtype', 'formulation', 'rematerialize', 'dropout_
 
 
 def _variables_items(state: TrainState) -> dict[str, Any]:
-  items = {'params': state.params, 'batch_stats': state.batch_stats}
-  return {name: tree for name, tree in items.items() if tree}  # Orbax takes no empty item
+  items = _not_empty(state.variables)
+  return items if state.ema is None else {**items, EMA: _not_empty(state.ema)}
+
+
+def _not_empty(trees: Mapping[str, Any]) -> dict[str, Any]:
+  return {name: tree for name, tree in trees.items() if tree}  # Orbax takes no empty one
 
 
 def _state_items(state: TrainState) -> dict[str, Any]:
@@ -93,7 +99,7 @@ class Checkpoints:
       self._save(self._latest, state, _state_items(state), self._record)
 
   def save_best(self, state: TrainState, mean_iou: float) -> None:
-    """Saves params and batch_stats as the best, if `mean_iou` is above that of the best so far.
+    """Saves the variables and their averages as the best, if `mean_iou` is above the best one's so far.
 
     Returns when they are on disk.
 
@@ -142,8 +148,12 @@ class Checkpoints:
     self._latest.set_aside_after(agreed)
     if not steps:
       return None
+    ema = {**state.variables, **restored[EMA]} if EMA in restored else None
     return TrainState(
-      params=restored['params'], batch_stats=restored.get('batch_stats', {}), **restored['optimizer']
+      params=restored['params'],
+      batch_stats=restored.get('batch_stats', {}),
+      ema=ema,
+      **restored['optimizer'],
     )
 
   def verify_best(self, state: TrainState) -> None:
@@ -217,6 +227,7 @@ def restore_variables(
   checkpoint: str,
   abstract_variables: Mapping[str, Any],
   model_fields: Mapping[str, Any] | None = None,
+  weights: str = RAW,
 ) -> tuple[int, dict[str, Any]]:
   """Restores params and batch_stats for use, onto the first local device.
 
@@ -225,6 +236,7 @@ def restore_variables(
     checkpoint: 'best', 'latest' (the newest one that is whole), or a step, looked for under latest and best.
     abstract_variables: Shapes and types, from jax.eval_shape of the model's init.
     model_fields: What the network was made from; compared with what the checkpoint says of itself.
+    weights: 'raw', or 'ema' for the moving averages of a checkpoint that has them.
 
   Returns:
     The checkpoint's step and the variables.
@@ -249,7 +261,10 @@ def restore_variables(
     path = root / kind / str(step)
     try:
       _check_network(path, model_fields or {})
-      variables = load_checkpoint(path, abstract_variables)
+      if weights == EMA:
+        variables = load_checkpoint(path, {EMA: dict(abstract_variables)})[EMA]
+      else:
+        variables = load_checkpoint(path, abstract_variables)
       break
     except InputError as error:
       if not candidates:

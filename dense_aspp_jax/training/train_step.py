@@ -36,12 +36,14 @@ class TrainState:
     params: Parameters, float32.
     batch_stats: Running BN statistics, float32.
     opt_state: The optimizer's state.
+    ema: Exponential moving averages {'params': ..., 'batch_stats': ...}; None where there are none.
   """
 
   step: jax.Array
   params: Any
   batch_stats: Any
   opt_state: Any
+  ema: Any = None
 
   @property
   def variables(self) -> dict[str, Any]:
@@ -54,6 +56,7 @@ def create_state(
   optimizer: optax.GradientTransformation,
   seed: int,
   extractor_weights: ExtractorWeights | None = None,
+  ema: bool = False,
 ) -> TrainState:
   """Draws the initial parameters from `seed`; they do not depend on the image size.
 
@@ -62,6 +65,7 @@ def create_state(
     optimizer: From `create_optimizer`.
     seed: Of the parameters.
     extractor_weights: What the extractor starts from, instead.
+    ema: Whether the state carries moving averages; they start as the initial variables.
 
   Raises:
     InputError: The weights do not fit the model's extractor.
@@ -69,12 +73,14 @@ def create_state(
   variables = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, 64, 64, 3)))
   if extractor_weights is not None:
     variables = merge_extractor(variables, model.extractor, extractor_weights)
-  return TrainState(
+  state = TrainState(
     step=jnp.zeros((), jnp.int32),
     params=variables['params'],
     batch_stats=variables.get('batch_stats', {}),
     opt_state=optimizer.init(variables['params']),
   )
+  # Copies: a step takes the state's memory, each array's once.
+  return state.replace(ema=jax.tree.map(jnp.copy, state.variables)) if ema else state
 
 
 def create_train_step(

@@ -23,7 +23,7 @@ from dense_aspp_jax.labels import LABEL_SETS, LabelSet
 from dense_aspp_jax.models.complexity import abstract_variables
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.provenance import provenance, write_json
-from dense_aspp_jax.training.checkpoints import restore_variables
+from dense_aspp_jax.training.checkpoints import EMA, RAW, restore_variables
 from dense_aspp_jax.whole_files import check_writable
 
 CONFIG = 'config.json'
@@ -251,6 +251,7 @@ class Run:
     variables: Its 'params' and 'batch_stats'.
     step: Updates made before the checkpoint was written.
     predictor: Predicts RGB images of any size.
+    weights: Which variables they are: 'raw', or 'ema', their moving averages.
   """
 
   config: dict[str, Any]
@@ -259,6 +260,7 @@ class Run:
   variables: dict[str, Any]
   step: int
   predictor: Predictor
+  weights: str
 
   def load_split(
     self, split: str, data_dir: str | None = None, cached: bool = False
@@ -283,15 +285,16 @@ class Run:
     )
 
 
-def load_run(workdir: str | os.PathLike, checkpoint: str = 'best') -> Run:
+def load_run(workdir: str | os.PathLike, checkpoint: str = 'best', weights: str | None = None) -> Run:
   """Loads a run: `load_run('runs/x').predictor.predict(image)` gives class indices.
 
   Args:
     workdir: The run's directory.
     checkpoint: 'best' (by validation mIoU), 'latest', or a step.
+    weights: 'raw', or 'ema' for the moving averages; None: these where the run has them.
 
   Raises:
-    InputError: Not a run's directory, or no such checkpoint.
+    InputError: Not a run's directory, or no such checkpoint or averages.
   """
   workdir = pathlib.Path(workdir)
   config = read_config(workdir)
@@ -307,6 +310,22 @@ def load_run(workdir: str | os.PathLike, checkpoint: str = 'best') -> Run:
       f'{workdir}: {LABELS} has {label_set.num_classes} classes, {CONFIG} says model.num_classes = '
       f'{config["model"]["num_classes"]}; restore the files of the run'
     )
-  step, variables = restore_variables(workdir, checkpoint, abstract_variables(model), config['model'])
+  weights = _weights(workdir, config, weights)
+  step, variables = restore_variables(
+    workdir, checkpoint, abstract_variables(model), config['model'], weights
+  )
   predictor = Predictor(model, variables, **preprocessing)
-  return Run(config, label_set, model, variables, step, predictor)
+  return Run(config, label_set, model, variables, step, predictor, weights)
+
+
+def _weights(workdir: pathlib.Path, config: dict[str, Any], weights: str | None) -> str:
+  has_ema = bool(config.get('training', {}).get('ema_decay'))
+  if weights is None:
+    return EMA if has_ema else RAW
+  if weights not in (RAW, EMA):
+    raise InputError(f'weights {weights!r}: expected {RAW} or {EMA}')
+  if weights == EMA and not has_ema:
+    raise InputError(
+      f'{workdir}: no moving averages of the weights (training.ema_decay = 0 in {CONFIG}); use those of {RAW}'
+    )
+  return weights

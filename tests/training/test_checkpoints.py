@@ -80,6 +80,24 @@ def test_variables_are_those_of_the_checkpoint_asked_for(tmp_path, checkpoint, e
   assert_same(variables, make_state(expected).variables)
 
 
+@pytest.mark.parametrize('batch_stats', [{}, {'mean': jnp.full(2, 5.0)}])
+@pytest.mark.parametrize('kind', ['latest', 'best'])
+def test_moving_averages_are_kept_beside_the_raw_weights(tmp_path, kind, batch_stats):
+  ema = {'params': {'w': jnp.full(3, 4.0)}, 'batch_stats': batch_stats}
+  state = make_state(3).replace(batch_stats=batch_stats, ema=ema)
+  with Checkpoints(tmp_path, keep=1) as checkpoints:
+    checkpoints.save_latest(state)
+    checkpoints.save_best(state, 0.5)
+  with Checkpoints(tmp_path, keep=1) as checkpoints:
+    assert_same(checkpoints.restore_latest(jax.tree.map(jnp.zeros_like, state)), state)
+  abstract = {name: tree for name, tree in ema.items() if tree}
+  raw, averaged = (
+    restore_variables(tmp_path, kind, abstract, weights=weights)[1] for weights in ('raw', 'ema')
+  )
+  assert_same(raw, {name: tree for name, tree in state.variables.items() if tree})
+  assert_same(averaged, abstract)
+
+
 @pytest.mark.parametrize('save', [Checkpoints.save_latest, lambda c, s: c.save_best(s, 0.5)])
 @pytest.mark.parametrize('where', ['at once', 'in the background'])
 def test_a_save_that_fails_is_a_failed_run(tmp_path, monkeypatch, save, where):
