@@ -22,7 +22,7 @@ from dense_aspp_jax.models.dense_block import (
   normalization,
 )
 from dense_aspp_jax.models.layers import channel_dropout, kaiming_normal
-from dense_aspp_jax.models.moments import Affine, Moments
+from dense_aspp_jax.models.moments import Affine, Moments, momentum_in_force
 
 
 class NormVariables(nn.Module):
@@ -54,9 +54,10 @@ class NormVariables(nn.Module):
     """Lets the running statistics take in a batch's."""
     if self.is_initializing():
       return
+    momentum = momentum_in_force(self.momentum)
     for running, batch in ((self.mean, x_moments.mean), (self.var, x_moments.variance)):
       batch = jax.lax.stop_gradient(batch[: self.channels]).astype(running.value.dtype)
-      running.value = self.momentum * running.value + (1 - self.momentum) * batch
+      running.value = momentum * running.value + (1 - momentum) * batch
 
   def __call__(self, x: Float[Array, 'b h w c'], x_moments: Moments | None) -> Float[Array, 'b h w c']:
     """Normalises `x`, in its type; see `affine`."""

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models.depthwise import depthwise_convolution
 from dense_aspp_jax.models.dtypes import DType
+from dense_aspp_jax.models.moments import momentum_in_force
 
 # 'fast': as this package computes a network by default. 'plain': layer by layer, as it is defined, with the
 # same variables; tests compare the two, and analyses that look inside a network take it.
@@ -81,7 +82,7 @@ def batch_norm(
   """
   return nn.BatchNorm(
     use_running_average=not train,
-    momentum=momentum,
+    momentum=momentum_in_force(momentum),
     epsilon=epsilon,
     dtype=dtype,
     # E[x^2] - E[x]^2 cancels: at mean 1e4 it gives variance 0 in float32.

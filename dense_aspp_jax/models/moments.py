@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -10,6 +13,27 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from dense_aspp_jax.models.dtypes import accumulation_dtype
+
+_MOMENTUM: contextvars.ContextVar[float | None] = contextvars.ContextVar('momentum', default=None)
+
+
+@contextlib.contextmanager
+def running_statistics_momentum(momentum: float) -> Iterator[None]:
+  """Within the `with` block every BN that is traced updates its running statistics with this momentum.
+
+  With 0 an application in training leaves exactly the batch's own statistics.
+  """
+  token = _MOMENTUM.set(momentum)
+  try:
+    yield
+  finally:
+    _MOMENTUM.reset(token)
+
+
+def momentum_in_force(own: float) -> float:
+  """The momentum of a BN whose own one is `own`: that of `running_statistics_momentum`, if within it."""
+  momentum = _MOMENTUM.get()
+  return own if momentum is None else momentum
 
 
 class Moments(NamedTuple):
