@@ -24,6 +24,7 @@ from dense_aspp_jax.models.complexity import abstract_variables
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.provenance import provenance, write_json
 from dense_aspp_jax.training.checkpoints import EMA, RAW, restore_variables
+from dense_aspp_jax.training.recalibration import load_statistics
 from dense_aspp_jax.whole_files import check_writable
 
 CONFIG = 'config.json'
@@ -31,6 +32,8 @@ LABELS = 'labels.json'
 DATA = 'data.json'
 SCORES = 'scores.json'  # of the last evaluation
 PROVENANCE = 'provenance.json'  # one entry for each time the run was started
+RUNNING = 'running'
+RECALIBRATED = 'recalibrated'
 
 # Fields that a resumed run may change: none of them alters what a given step computes. Nor does
 # training.num_epochs where the learning rate is constant; a schedule ends with the run.
@@ -252,6 +255,7 @@ class Run:
     step: Updates made before the checkpoint was written.
     predictor: Predicts RGB images of any size.
     weights: Which variables they are: 'raw', or 'ema', their moving averages.
+    bn: Which statistics BN takes: 'running', those of training, or 'recalibrated'.
   """
 
   config: dict[str, Any]
@@ -261,6 +265,7 @@ class Run:
   step: int
   predictor: Predictor
   weights: str
+  bn: str
 
   def load_split(
     self, split: str, data_dir: str | None = None, cached: bool = False
@@ -284,17 +289,38 @@ class Run:
       cached=cached,
     )
 
+  def load_train_split(self, data_dir: str | None = None) -> CacheSplit:
+    """Opens the training split as training reads it, not augmented.
 
-def load_run(workdir: str | os.PathLike, checkpoint: str = 'best', weights: str | None = None) -> Run:
+    Args:
+      data_dir: As in `load_split`.
+    """
+    data = self.config['data']
+    return load_split(
+      data['dataset'],
+      data['train_split'],
+      data_dir=data_dir or data['data_dir'],
+      label_set=self.label_set,
+      image_size=data['image_size'],
+      native_labels=False,
+      skip_bad=data.get('skip_bad', 0),
+    )
+
+
+def load_run(
+  workdir: str | os.PathLike, checkpoint: str = 'best', weights: str | None = None, bn: str = RUNNING
+) -> Run:
   """Loads a run: `load_run('runs/x').predictor.predict(image)` gives class indices.
 
   Args:
     workdir: The run's directory.
     checkpoint: 'best' (by validation mIoU), 'latest', or a step.
     weights: 'raw', or 'ema' for the moving averages; None: these where the run has them.
+    bn: The statistics that BN takes: 'running', those of training, or 'recalibrated', what `dense-aspp
+      recalibrate` made of them.
 
   Raises:
-    InputError: Not a run's directory, or no such checkpoint or averages.
+    InputError: Not a run's directory, or no such checkpoint, averages or statistics.
   """
   workdir = pathlib.Path(workdir)
   config = read_config(workdir)
@@ -314,8 +340,13 @@ def load_run(workdir: str | os.PathLike, checkpoint: str = 'best', weights: str 
   step, variables = restore_variables(
     workdir, checkpoint, abstract_variables(model), config['model'], weights
   )
+  if bn == RECALIBRATED:
+    statistics = load_statistics(workdir, checkpoint, step, weights, variables.get('batch_stats', {}))
+    variables = {**variables, 'batch_stats': jax.device_put(statistics, jax.local_devices()[0])}
+  elif bn != RUNNING:
+    raise InputError(f'bn {bn!r}: expected {RUNNING} or {RECALIBRATED}')
   predictor = Predictor(model, variables, **preprocessing)
-  return Run(config, label_set, model, variables, step, predictor, weights)
+  return Run(config, label_set, model, variables, step, predictor, weights, bn)
 
 
 def _weights(workdir: pathlib.Path, config: dict[str, Any], weights: str | None) -> str:
