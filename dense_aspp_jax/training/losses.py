@@ -83,14 +83,32 @@ def upsampled_cross_entropy(
     The weighted sum of the pixels' cross entropy in nats, and the number of pixels of weight above 0
     whose arg max (the first of equal classes) is the label.
   """
+  columns = logits.shape[2]
+  labels, weights = (_split_columns(x, columns, factor) for x in (labels, weights))
+  return _cross_entropy_of_columns(logits, labels, weights, factor)
+
+
+def upsampled_pixel_losses(
+  logits: Float[Array, 'b h w classes'], labels: UInt8[Array, 'b oh ow'], factor: int
+) -> Float[Array, 'b oh ow']:
+  """Each pixel's cross entropy in nats in `upsampled_cross_entropy`, without gradient.
+
+  Args:
+    logits: See `upsampled_cross_entropy`.
+    labels: Class indices; the loss of any other value is some finite number.
+    factor: See `upsampled_cross_entropy`.
+  """
   batch, height, width = labels.shape
   columns = logits.shape[2]
+  labels = _split_columns(labels, columns, factor)
+  log_normalizer, picked, _ = _at_columns(lax.stop_gradient(logits), labels, factor)
+  return (log_normalizer - picked).reshape(batch, height, columns * factor)[:, :, :width]
 
-  def split_columns(x: jax.Array) -> jax.Array:
-    padded = jnp.pad(x, ((0, 0), (0, 0), (0, columns * factor - width)))
-    return padded.reshape(batch, height, columns, factor)
 
-  return _cross_entropy_of_columns(logits, split_columns(labels), split_columns(weights), factor)
+def _split_columns(x: jax.Array, columns: int, factor: int) -> jax.Array:
+  batch, height, width = x.shape
+  padded = jnp.pad(x, ((0, 0), (0, 0), (0, columns * factor - width)))
+  return padded.reshape(batch, height, columns, factor)
 
 
 # Labels and weights of the columns j x factor + r are [b, oh, j, r], as `upsample_columns` has them.
@@ -104,6 +122,14 @@ def _cross_entropy_of_columns(
 def _forward(
   logits: jax.Array, labels: jax.Array, weights: jax.Array, factor: int
 ) -> tuple[tuple[jax.Array, jax.Array], Any]:
+  log_normalizer, picked, prediction = _at_columns(logits, labels, factor)
+  loss = jnp.sum((log_normalizer - picked) * weights)
+  correct = jnp.sum((prediction == labels) & (weights > 0), dtype=jnp.int32)
+  return (loss, correct), (logits, labels, weights, log_normalizer)
+
+
+def _at_columns(logits: jax.Array, labels: jax.Array, factor: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """The upsampled logits' log-normaliser, logit of the label and arg max."""
   rows = upsample_rows(logits, labels.shape[1], factor)
   # Apart from the columns, which are then one pass over all classes.
   rows = lax.optimization_barrier([rows[:, index] for index in range(rows.shape[1])])
@@ -111,9 +137,7 @@ def _forward(
   maximum, prediction = first_maximum(classes)
   log_normalizer = maximum + jnp.log(sum(jnp.exp(values - maximum) for values in classes))
   picked = sum(jnp.where(labels == index, values, 0) for index, values in enumerate(classes))
-  loss = jnp.sum((log_normalizer - picked) * weights)
-  correct = jnp.sum((prediction == labels) & (weights > 0), dtype=jnp.int32)
-  return (loss, correct), (logits, labels, weights, log_normalizer)
+  return log_normalizer, picked, prediction
 
 
 def _backward(factor: int, saved: Any, cotangents: Any) -> tuple[jax.Array, None, None]:

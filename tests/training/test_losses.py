@@ -10,7 +10,12 @@ from jax.sharding import PartitionSpec as P
 
 from dense_aspp_jax.labels import IGNORE_LABEL
 from dense_aspp_jax.models.layers import upsample_bilinear
-from dense_aspp_jax.training.losses import cross_entropy, pixel_weights, upsampled_cross_entropy
+from dense_aspp_jax.training.losses import (
+  cross_entropy,
+  pixel_weights,
+  upsampled_cross_entropy,
+  upsampled_pixel_losses,
+)
 
 
 def reference(logits, labels, weights, ignore):
@@ -114,6 +119,32 @@ def test_upsampled_cross_entropy_and_its_gradient_are_exact(batch, size, label_s
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-10, atol=1e-10)
     assert correct == count
     assert correct.dtype == jnp.int32
+
+
+@pytest.mark.parametrize(
+  ('batch', 'size', 'label_size', 'factor'), [(2, (3, 4), (21, 27), 8), (1, (3, 4), (20, 11), 8)]
+)
+def test_upsampled_pixel_losses_against_numpy_and_without_gradient(batch, size, label_size, factor):
+  logits, labels = scene(batch, size, label_size, dtype=np.float32)
+
+  @jax.jit
+  def losses_and_gradient(logits, labels):
+    losses, pullback = jax.vjp(lambda x: upsampled_pixel_losses(x, labels, factor), logits)
+    return (
+      losses,
+      *pullback(jnp.ones_like(losses)),
+      upsample_bilinear(logits, label_size, (float(factor),) * 2),
+    )
+
+  losses, gradient, upsampled = map(np.asarray, losses_and_gradient(logits, labels))
+  normalizer = np.log(np.exp(upsampled.astype(np.float64)).sum(-1))
+  picked = np.take_along_axis(upsampled, np.minimum(labels, 4)[..., None].astype(int), -1)[..., 0]
+  assert losses.shape == labels.shape
+  assert losses.dtype == np.float32
+  assert np.isfinite(losses).all()
+  counted = labels != IGNORE_LABEL
+  np.testing.assert_allclose(losses[counted], (normalizer - picked)[counted], rtol=1e-5, atol=1e-5)
+  assert not gradient.any()
 
 
 def test_upsampled_cross_entropy_of_equal_classes_counts_the_first_as_the_prediction():
