@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+
+from dense_aspp_jax.datasets.cache import CachedExample
+from dense_aspp_jax.datasets.class_frequencies import ClassCounts, class_weights, count_classes
+from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.labels import IGNORE_LABEL
+
+V = IGNORE_LABEL
+
+
+def split_of(*labels):
+  return [CachedExample(str(i), None, np.array(label, np.uint8)) for i, label in enumerate(labels)]
+
+
+# Class 2 in one image only, class 3 in none.
+SPLIT = split_of([[0, 0, 0, 1], [0, 0, V, V]], [[1, 1, 2, V]], [[0, 0, 0, 0]])
+
+
+def test_pixels_and_images_are_counted():
+  counts = count_classes(SPLIT, 4)
+  np.testing.assert_array_equal(counts.pixels, [9, 3, 1, 0])
+  np.testing.assert_array_equal(counts.pixels_where_present, [6 + 4, 6 + 3, 3, 0])
+  np.testing.assert_array_equal(counts.images, [2, 2, 1, 0])
+  assert {x.dtype for x in counts} == {np.dtype(np.int64)}
+
+
+def test_an_ignored_class_is_not_counted_at_all():
+  counts = count_classes(SPLIT, 4, ignore_label=0)
+  np.testing.assert_array_equal(counts.pixels, [0, 3, 1, 0])
+  np.testing.assert_array_equal(counts.pixels_where_present, [0, 1 + 3, 3, 0])
+  np.testing.assert_array_equal(counts.images, [0, 2, 1, 0])
+
+
+def test_weights_by_hand():
+  counts = count_classes(SPLIT, 4)
+  # Shares 9, 3 and 1 of 13; the class without pixels gets 0.
+  expected = [1 / np.log(1.02 + n / 13) for n in (9, 3, 1)]
+  np.testing.assert_allclose(class_weights(counts, 'enet'), [*expected, 0], rtol=1e-12)
+  # Frequencies 9/10, 3/9, 1/3: their median is 1/3.
+  np.testing.assert_allclose(class_weights(counts, 'median_frequency'), [10 / 27, 1, 1, 0], rtol=1e-12)
+
+
+def test_the_median_of_an_even_number_of_classes_is_between_the_middle_ones():
+  counts = ClassCounts(*(np.array(x) for x in ([8, 4, 0, 2, 1], [16, 16, 0, 16, 16], [1, 1, 0, 1, 1])))
+  np.testing.assert_allclose(
+    class_weights(counts, 'median_frequency'), [3 / 8, 3 / 4, 0, 3 / 2, 3], rtol=1e-12
+  )
+
+
+def test_rare_classes_weigh_at_most_50_under_enet():
+  counts = ClassCounts(*(np.array(x) for x in ([10**12, 1], [10**12 + 1] * 2, [1, 1])))
+  np.testing.assert_allclose(class_weights(counts, 'enet'), [1 / np.log(2.02), 1 / np.log(1.02)], rtol=1e-9)
+
+
+def test_no_pixel_at_all_is_one_message():
+  with pytest.raises(InputError, match=r'no pixel of any class; check config\.data\.label_set'):
+    class_weights(count_classes(split_of([[V, V]]), 3), 'enet')
+
+
+def test_a_record_that_cannot_be_read_ends_the_count():
+  class Broken(list):
+    def __getitem__(self, index):
+      if index == 1:
+        raise RunError('record 1 cannot be read')
+      return super().__getitem__(index)
+
+  with pytest.raises(RunError, match='record 1'):
+    count_classes(Broken(SPLIT), 4)
