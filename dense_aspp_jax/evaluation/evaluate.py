@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -10,15 +11,28 @@ from jax.experimental import multihost_utils
 
 from dense_aspp_jax.datasets.cache import CachedExample
 from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples, padded_batches
-from dense_aspp_jax.evaluation.inference import Predictor
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix
 from dense_aspp_jax.evaluation.pictures import comparison, gallery
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.progress import progress_bar
 
 
+class BatchPredictor(Protocol):
+  """What predicts the batches of an evaluation.
+
+  Attributes:
+    takes_padding: Whether a batch may be filled up with black images, so that all have one size.
+  """
+
+  takes_padding: bool
+
+  def predict_batch(self, images: np.ndarray, output_size: tuple[int, int]) -> np.ndarray:
+    """Maps RGB images at the network's input size, uint8 `[b, h, w, 3]`, to class indices `[b, oh, ow]`."""
+    ...
+
+
 def evaluate(
-  predictor: Predictor,
+  predictor: BatchPredictor,
   split: Sequence[CachedExample],
   label_set: LabelSet,
   *,
@@ -35,7 +49,7 @@ def evaluate(
     predictor: The network.
     split: Images at the network's input size with native label ids.
     label_set: What the network's class indices mean.
-    batch_size: Images per call; no result depends on it.
+    batch_size: Images per call; the result depends on it only where the predictor says so.
     num_pictures: How many of this process's first images to draw.
     show_progress: Whether there is a progress bar.
     before_batch: Called in front of each batch; it may raise, to end the evaluation.
@@ -52,8 +66,9 @@ def evaluate(
     for batch in padded_batches(examples, batch_size):
       if before_batch is not None:
         before_batch()
-      predictions = predictor.predict_batch(batch.image, batch.labels[0].shape)
       real = slice(len(batch.image_ids))  # what follows is padding
+      images = batch.image if predictor.takes_padding else batch.image[real]
+      predictions = predictor.predict_batch(images, batch.labels[0].shape)
       for image, image_id, label_ids, prediction in zip(
         batch.image[real], batch.image_ids, batch.labels, predictions[real], strict=True
       ):

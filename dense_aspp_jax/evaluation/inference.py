@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -54,11 +54,18 @@ class Predictor:
   came in: not on its size, its order or the number of devices.
 
   Attributes:
+    model: The network.
     image_size: Height and width the network was trained at; see `network_size`.
     keep_aspect: See `network_size`.
+    mean: RGB in 0..1.
+    std: RGB in 0..1.
+    mesh: The devices of this process, along one axis.
     step: `step(variables, images, output_size)` under jit; images as `place` gives them.
     variables: On all devices.
+    takes_padding: True: black images may fill a batch up, so that one compilation serves a whole split.
   """
+
+  takes_padding = True
 
   def __init__(
     self,
@@ -70,35 +77,20 @@ class Predictor:
     std: tuple[float, ...],
     keep_aspect: bool = True,
   ):
+    self.model = model
     self.image_size = tuple(image_size)
     self.keep_aspect = keep_aspect
-    self._mesh = Mesh(np.array(jax.local_devices()), ('data',))
-    self.variables = jax.device_put(
-      jax.tree.map(_local_copy, dict(variables)), NamedSharding(self._mesh, P())
-    )
+    self.mean, self.std = tuple(mean), tuple(std)
+    self.mesh = Mesh(np.array(jax.local_devices()), ('data',))
+    self.variables = jax.device_put(jax.tree.map(_local_copy, dict(variables)), NamedSharding(self.mesh, P()))
     together = _images_together()
-    self._call_size = together * self._mesh.size
-    predict = functools.partial(predict_images, model, mean=tuple(mean), std=tuple(std))
-
-    @functools.partial(jax.jit, static_argnames='output_size')
-    def predict_batch(variables, images, output_size):
-      def predict_local(variables, images):
-        groups = images.reshape(-1, together, *images.shape[1:])
-        predictions = jax.lax.map(lambda group: predict(variables, group, output_size=output_size), groups)
-        return predictions.reshape(-1, *output_size)
-
-      shard = jax.shard_map(
-        predict_local, mesh=self._mesh, in_specs=(P(), P('data')), out_specs=P('data'), check_vma=False
-      )
-      return shard(variables, images)
-
-    self.step = predict_batch
+    self._call_size = together * self.mesh.size
+    predict = functools.partial(predict_images, model, mean=self.mean, std=self.std)
+    self.step = step_on_devices(predict, self.mesh, together)
 
   def update(self, variables: Mapping[str, Any]) -> None:
     """Takes other variables of the same shapes, without compiling again."""
-    self.variables = jax.device_put(
-      jax.tree.map(_local_copy, dict(variables)), NamedSharding(self._mesh, P())
-    )
+    self.variables = jax.device_put(jax.tree.map(_local_copy, dict(variables)), NamedSharding(self.mesh, P()))
 
   def predict_batch(
     self, images: UInt8[np.ndarray, 'b h w 3'], output_size: tuple[int, int]
@@ -108,10 +100,7 @@ class Predictor:
 
   def place(self, images: UInt8[np.ndarray, 'b h w 3']) -> UInt8[jax.Array, 'padded h w 3']:
     """Spreads images over the devices, filled up with black ones to what the devices compute at once."""
-    missing = -len(images) % self._call_size
-    if missing:
-      images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)])
-    return jax.device_put(images, NamedSharding(self._mesh, P('data')))
+    return place_on_devices(images, self.mesh, self._call_size)
 
   def predict(self, image: UInt8[np.ndarray, 'h w 3']) -> UInt8[np.ndarray, 'h w']:
     """Predicts an RGB image of any size at its own size.
@@ -125,6 +114,43 @@ class Predictor:
     size = image.shape[:2]
     resized = resize_image(image, network_size(size, self.image_size, self.keep_aspect))
     return self.predict_batch(resized[None], size)[0]
+
+
+def step_on_devices(predict: Callable[..., jax.Array], mesh: Mesh, together: int) -> Callable[..., jax.Array]:
+  """Makes `step(variables, images, output_size)` under jit, images spread over devices.
+
+  Args:
+    predict: `predict(variables, images, output_size=...)`, class indices of `together` images.
+    mesh: Of one axis, 'data'.
+    together: Images that a device computes at once, one group after another.
+
+  Returns:
+    The step. Its images are an array, or a tuple of arrays of equal length, as `place_on_devices` gives them.
+  """
+
+  @functools.partial(jax.jit, static_argnames='output_size')
+  def predict_batch(variables, images, output_size):
+    def predict_local(variables, images):
+      groups = jax.tree.map(lambda x: x.reshape(-1, together, *x.shape[1:]), images)
+      predictions = jax.lax.map(lambda group: predict(variables, group, output_size=output_size), groups)
+      return predictions.reshape(-1, *output_size)
+
+    shard = jax.shard_map(
+      predict_local, mesh=mesh, in_specs=(P(), P('data')), out_specs=P('data'), check_vma=False
+    )
+    return shard(variables, images)
+
+  return predict_batch
+
+
+def place_on_devices(
+  images: UInt8[np.ndarray, 'b h w 3'], mesh: Mesh, multiple: int
+) -> UInt8[jax.Array, 'padded h w 3']:
+  """Spreads images over devices, filled up with black ones to a multiple of `multiple`."""
+  missing = -len(images) % multiple
+  if missing:
+    images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)])
+  return jax.device_put(images, NamedSharding(mesh, P('data')))
 
 
 def _images_together() -> int:

@@ -11,7 +11,12 @@ from dense_aspp_jax.labels import CAMVID_11
 class ColorPredictor:
   """Predicts the class that the red channel names, at the output size by repetition."""
 
+  def __init__(self, takes_padding=True):
+    self.takes_padding = takes_padding
+    self.given = []  # images of each batch
+
   def predict_batch(self, images, output_size):
+    self.given.append(len(images))
     factor = output_size[0] // images.shape[1]
     return images[..., 0].repeat(factor, 1).repeat(factor, 2)
 
@@ -38,6 +43,15 @@ def test_every_pixel_is_counted_once_whatever_the_batch(batch_size):
     np.add.at(expected, (example.label, prediction), 1)  # id 11, void, has the last row
   np.testing.assert_array_equal(confusion.counts, expected)
   assert picture is None
+
+
+def test_black_images_fill_a_batch_only_where_the_predictor_takes_them():
+  counts = []
+  for takes_padding, given in ((True, [3, 3, 3, 3]), (False, [2, 1, 3, 1])):  # example 2 has another shape
+    predictor = ColorPredictor(takes_padding)
+    counts.append(evaluate(predictor, make_split(7), CAMVID_11, batch_size=3)[0].counts)
+    assert predictor.given == given
+  np.testing.assert_array_equal(*counts)
 
 
 def test_pictures_are_of_the_first_examples():
