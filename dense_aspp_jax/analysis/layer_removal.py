@@ -63,8 +63,13 @@ def remove_layers(variables: Mapping[str, Any], removed: Collection[int]) -> dic
     channels[number] = slice(start, start + layer['conv2']['kernel'].shape[3])
     unread = [channels[i] for i in removed if i < number]
     cascade[f'layer{number}'] = {**layer, reader: _without_rows(layer[reader], unread)}
-  head = _without_rows(params['head'], [channels[i] for i in removed])
-  return {**variables, 'params': {**params, 'dense_aspp': cascade, 'head': head}}
+  unread = [channels[i] for i in removed]
+  changed = {'dense_aspp': cascade}
+  if decoder := params.get('skip_decoder'):
+    changed['skip_decoder'] = {**decoder, 'project_conv': _without_rows(decoder['project_conv'], unread)}
+  else:
+    changed['head'] = _without_rows(params['head'], unread)
+  return {**variables, 'params': {**params, **changed}}
 
 
 def _without_rows(convolution: Mapping[str, Any], channels: Sequence[slice]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   """Prints the table of parameters, or the counts as JSON."""
   config = read_config_file(args)
-  from dense_aspp_jax.models.complexity import count_parameters, parameter_table
+  from dense_aspp_jax.models.complexity import PARTS, count_parameters, parameter_table
   from dense_aspp_jax.models.segmentation import create_model
   from dense_aspp_jax.training.config_check import check_fields
 
@@ -29,8 +29,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
   print(parameter_table(model))
   height, width = config.data.image_size
-  for part in ('extractor', 'dense_aspp', 'head', 'dense_aspp_and_head', 'total'):
-    print(f'{part:20} {counts[part]:>12,}')
+  for part in (*PARTS, 'dense_aspp_and_head', 'total'):
+    if counts[part]:
+      print(f'{part:20} {counts[part]:>12,}')
   print(
     f'{"gmac":20} {counts["gmac"]:>12,.2f}  (multiply-adds of the convolutions, one {height}x{width} image)'
   )

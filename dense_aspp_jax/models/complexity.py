@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 from dense_aspp_jax.models.segmentation import SegmentationModel, plain_model
 
+PARTS = ('extractor', 'dense_aspp', 'skip_decoder', 'head', 'auxiliary_head')
+
 
 @functools.lru_cache(maxsize=16)
 def abstract_variables(model: nn.Module) -> Any:
@@ -27,15 +29,14 @@ def count_parameters(model: SegmentationModel, image_size: tuple[int, int]) -> d
     image_size: Height and width for the multiply-adds.
 
   Returns:
-    'extractor', 'dense_aspp', 'head', 'dense_aspp_and_head' (what the slides count), 'total', and
-    'gmac': 1e9 multiply-adds of all convolutions for one image.
+    Those of each of `PARTS` (0 where the network has none), 'dense_aspp_and_head' (what the slides count),
+    'total', and 'gmac': 1e9 multiply-adds of all convolutions for one image in evaluation.
   """
   params = abstract_variables(model)['params']
-  counts = {
-    part: sum(x.size for x in jax.tree.leaves(params[part])) for part in ('extractor', 'dense_aspp', 'head')
-  }
+  counts = {part: sum(x.size for x in jax.tree.leaves(params.get(part, {}))) for part in PARTS}
+  total = sum(counts.values())
   counts['dense_aspp_and_head'] = counts['dense_aspp'] + counts['head']
-  counts['total'] = counts['extractor'] + counts['dense_aspp_and_head']
+  counts['total'] = total
   return {**counts, 'gmac': multiply_adds(model, image_size) / 1e9}
 
 

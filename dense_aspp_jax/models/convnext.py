@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from dense_aspp_jax.models.depthwise import depthwise_convolution
 from dense_aspp_jax.models.dtypes import DType
+from dense_aspp_jax.models.heads import Levels
 from dense_aspp_jax.models.layers import (
   check_formulation,
   check_output_stride,
@@ -138,12 +139,15 @@ class ConvNeXt(nn.Module):
     return self.output_stride
 
   @nn.compact
-  def __call__(self, image: Float[Array, 'b h w 3'], train: bool = False) -> Float[Array, 'b fh fw c']:
+  def __call__(
+    self, image: Float[Array, 'b h w 3'], train: bool = False, levels: bool = False
+  ) -> Float[Array, 'b fh fw c'] | Levels:
     """Maps normalised images to features, not normalised behind the last block.
 
     Args:
       image: RGB, ImageNet mean and standard deviation taken out.
       train: Whether blocks are left out at random (random numbers 'dropout').
+      levels: Whether to return the features of stages 1 and 3 too.
     """
     x = nn.Conv(
       self.channels[0],
@@ -159,6 +163,7 @@ class ConvNeXt(nn.Module):
     strides = [4] + [s for n in self.num_blocks[:-1] for s in (*(1,) * n, 2)] + [1] * self.num_blocks[-1]
     layers = iter(strides_and_dilations(strides, self.output_stride)[1:])
     num_blocks, done = sum(self.num_blocks), 0
+    stages = []
     for stage, (blocks, channels) in enumerate(zip(self.num_blocks, self.channels, strict=True), start=1):
       if stage > 1:
         x = Downsample(channels, *next(layers), dtype=self.dtype, name=f'downsample{stage - 1}')(x)
@@ -169,4 +174,5 @@ class ConvNeXt(nn.Module):
         name = f'stage{stage}_block{block}'
         x = block_class(dilation, drop_rate, self.dtype, self.formulation, name=name)(x, train)
         done += 1
-    return x
+      stages.append(x)
+    return Levels(stages[0], stages[2], x) if levels else x

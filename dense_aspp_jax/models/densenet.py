@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -17,6 +18,7 @@ from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models import stem
 from dense_aspp_jax.models.dtypes import DType
 from dense_aspp_jax.models.fast_densenet import FastDenseBlock, FastTransition
+from dense_aspp_jax.models.heads import Levels
 from dense_aspp_jax.models.layer_variables import ConvolutionVariables, NormVariables
 from dense_aspp_jax.models.layers import (
   avg_pool_2x2,
@@ -187,17 +189,24 @@ class DenseNet(nn.Module):
     return min(self.output_stride, 4 * 2**poolings)
 
   @nn.compact
-  def __call__(self, image: Float[Array, 'b h w 3'], train: bool = False) -> Float[Array, 'b fh fw c']:
+  def __call__(
+    self, image: Float[Array, 'b h w 3'], train: bool = False, levels: bool = False
+  ) -> Float[Array, 'b fh fw c'] | Levels:
     """Maps normalised images to features.
 
     Args:
       image: RGB, ImageNet mean and standard deviation taken out.
       train: Whether BN uses and updates batch statistics (collection 'batch_stats').
+      levels: Whether to return what dense blocks 1 and 3 give too; they must not be cut off.
     """
     features = self._fast if self.formulation == 'fast' else self._plain
-    return features(image.astype(self.dtype), train)
+    blocks: dict[str, jax.Array] = {}
+    x = features(image.astype(self.dtype), train, blocks)
+    return Levels(blocks['denseblock1'], blocks['denseblock3'], x) if levels else x
 
-  def _plain(self, x: Float[Array, 'b h w 3'], train: bool) -> Float[Array, 'b fh fw c']:
+  def _plain(
+    self, x: Float[Array, 'b h w 3'], train: bool, blocks: dict[str, jax.Array]
+  ) -> Float[Array, 'b fh fw c']:
     x = convolution(self.num_init_features, 7, stride=2, name='conv0', dtype=self.dtype)(x)
     x = max_pool_3x3(nn.relu(batch_norm(train, name='norm0', dtype=self.dtype)(x)))
     for stage in self._stages():
@@ -206,12 +215,14 @@ class DenseNet(nn.Module):
         block = DenseBlock(
           stage.num_layers, *widths, stage.dilation, self.dtype, self.rematerialize, name=stage.name
         )
-        x = block(x, train)
+        x = blocks[stage.name] = block(x, train)
       else:
         x = Transition(stage.pool, self.dtype, name=stage.name)(x, train)
     return batch_norm(train, name='norm5', dtype=self.dtype)(x) if self._has_norm5 else x
 
-  def _fast(self, x: Float[Array, 'b h w 3'], train: bool) -> Float[Array, 'b fh fw c']:
+  def _fast(
+    self, x: Float[Array, 'b h w 3'], train: bool, blocks: dict[str, jax.Array]
+  ) -> Float[Array, 'b fh fw c']:
     kernel, _ = ConvolutionVariables(self.num_init_features, 7, name='conv0')(x.shape[-1])
     x = stem.space_to_depth_convolution(x, kernel.astype(self.dtype))
     affine = NormVariables(self.num_init_features, name='norm0').affine(moments(x) if train else None)
@@ -222,12 +233,18 @@ class DenseNet(nn.Module):
         widths = self.growth_rate, self.bottleneck_factor * self.growth_rate
         block = FastDenseBlock(stage.num_layers, *widths, stage.dilation, name=stage.name)
         x, x_moments = block(x, x_moments)
+        blocks[stage.name] = x
       else:
         x = FastTransition(stage.pool, name=stage.name)(x, x_moments)
         x_moments = moments(x) if train else None
     if not self._has_norm5:
       return x
     return NormVariables(x.shape[-1], name='norm5')(x, x_moments)
+
+  @property
+  def has_middle(self) -> bool:
+    """Whether dense block 3 is not cut off."""
+    return self.last_layer not in ('denseblock2', 'transition2')
 
   @property
   def _has_norm5(self) -> bool:

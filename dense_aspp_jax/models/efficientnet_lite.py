@@ -14,10 +14,12 @@ from jaxtyping import Array, Float
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models.dtypes import DType
+from dense_aspp_jax.models.heads import Levels
 from dense_aspp_jax.models.inverted_residual import ConvNorm, InvertedResidual
 from dense_aspp_jax.models.layers import (
   check_formulation,
   check_output_stride,
+  level_ends,
   rematerialized,
   strides_and_dilations,
 )
@@ -73,12 +75,15 @@ class EfficientNetLite(nn.Module):
     return self.output_stride
 
   @nn.compact
-  def __call__(self, image: Float[Array, 'b h w 3'], train: bool = False) -> Float[Array, 'b fh fw c']:
+  def __call__(
+    self, image: Float[Array, 'b h w 3'], train: bool = False, levels: bool = False
+  ) -> Float[Array, 'b fh fw c'] | Levels:
     """Maps normalised images to features.
 
     Args:
       image: RGB, mean 0.5 and standard deviation 0.5 taken out.
       train: Whether BN uses and updates batch statistics (collection 'batch_stats').
+      levels: Whether to return the last features of the levels of stride 4 and 16 too.
     """
     x = image.astype(self.dtype)
     x = ConvNorm(32, 3, self.dtype, nn.relu6, stride=2, padding='SAME', name='stem')(x, train)
@@ -90,6 +95,8 @@ class EfficientNetLite(nn.Module):
       for block in range(1, num_blocks + 1)
     ]
     layers = strides_and_dilations([2, *(block[2] for block in blocks)], self.output_stride)[1:]
+    ends = level_ends([block[2] for block in blocks], stem_stride=2)
+    maps = []
     for block, (stride, dilation) in zip(blocks, layers, strict=True):
       name, kernel_size, defined_stride, expansion, channels = block
       x = rematerialized(InvertedResidual, self.rematerialize)(
@@ -105,6 +112,7 @@ class EfficientNetLite(nn.Module):
         padding='SAME',
         name=name,
       )(x, train)
-    if self.last_layer == 'blocks':
-      return x
-    return ConvNorm(1280, 1, self.dtype, nn.relu6, name='conv_head')(x, train)
+      maps.append(x)
+    if self.last_layer != 'blocks':
+      x = ConvNorm(1280, 1, self.dtype, nn.relu6, name='conv_head')(x, train)
+    return Levels(maps[ends[4]], maps[ends[16]], x) if levels else x

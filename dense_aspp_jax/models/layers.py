@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+import itertools
+import operator
+from collections.abc import Iterable, Sequence
 
 import flax.linen as nn
 import jax
@@ -115,6 +117,20 @@ def strides_and_dilations(strides: Iterable[int], output_stride: int) -> list[tu
     result.append((stride if kept else 1, dilation))
     total, dilation = (total * stride, dilation) if kept else (total, dilation * stride)
   return result
+
+
+def level_ends(strides: Sequence[int], stem_stride: int) -> dict[int, int]:
+  """The last of the blocks at each stride of a network for ImageNet.
+
+  Args:
+    strides: Of each block, as defined: before some are turned into dilation.
+    stem_stride: Of what stands before them.
+
+  Returns:
+    Input pixels per pixel -> index of the last block at that stride.
+  """
+  totals = itertools.accumulate(strides, operator.mul, initial=stem_stride)
+  return {total: index for index, total in enumerate(totals, start=-1)}
 
 
 def check_output_stride(output_stride: int) -> None:

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.models.dtypes import DType
+from dense_aspp_jax.models.heads import Levels
 from dense_aspp_jax.models.inverted_residual import ConvNorm, InvertedResidual
 from dense_aspp_jax.models.layers import (
   check_formulation,
   check_output_stride,
+  level_ends,
   rematerialized,
   strides_and_dilations,
 )
@@ -103,16 +105,21 @@ class MobileNetV3(nn.Module):
     return self.output_stride
 
   @nn.compact
-  def __call__(self, image: Float[Array, 'b h w 3'], train: bool = False) -> Float[Array, 'b fh fw c']:
+  def __call__(
+    self, image: Float[Array, 'b h w 3'], train: bool = False, levels: bool = False
+  ) -> Float[Array, 'b fh fw c'] | Levels:
     """Maps normalised images to features.
 
     Args:
       image: RGB, ImageNet mean and standard deviation taken out.
       train: Whether BN uses and updates batch statistics (collection 'batch_stats').
+      levels: Whether to return the last features of the levels of stride 4 and 16 too.
     """
     x = image.astype(self.dtype)
     x = ConvNorm(16, 3, self.dtype, nn.hard_swish, stride=2, name='stem')(x, train)
     layers = strides_and_dilations([2, *(b.stride for b in self.blocks)], self.output_stride)[1:]
+    ends = level_ends([block.stride for block in self.blocks], stem_stride=2)
+    maps = []
     for index, (block, (stride, dilation)) in enumerate(zip(self.blocks, layers, strict=True), start=1):
       x = rematerialized(InvertedResidual, self.rematerialize)(
         block.features,
@@ -127,7 +134,9 @@ class MobileNetV3(nn.Module):
         squeezed_channels=_squeezed(block.expanded_channels) if block.squeeze_excite else 0,
         name=f'block{index}',
       )(x, train)
-    return ConvNorm(6 * x.shape[-1], 1, self.dtype, nn.hard_swish, name='last')(x, train)
+      maps.append(x)
+    x = ConvNorm(6 * x.shape[-1], 1, self.dtype, nn.hard_swish, name='last')(x, train)
+    return Levels(maps[ends[4]], maps[ends[16]], x) if levels else x
 
 
 def _squeezed(channels: int) -> int:

@@ -13,6 +13,7 @@ from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models.dense_aspp import DenseASPP
 from dense_aspp_jax.models.dtypes import accumulation_dtype
 from dense_aspp_jax.models.extractors import create_extractor
+from dense_aspp_jax.models.heads import LOW_STRIDE, AuxiliaryHead, Levels, SkipDecoder
 from dense_aspp_jax.models.layers import channel_dropout, pad_to_multiple, upsample_bilinear
 
 COMPUTE_DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
@@ -46,17 +47,26 @@ class SegmentationModel(nn.Module):
     dense_aspp: The cascade on top.
     num_classes: Channels of the logits.
     dropout_rate: Probability that a channel is dropped in front of the head, in training.
+    skip_decoder: Joins the features of stride 4 to the cascade's, in front of the head; or None.
+    auxiliary_head: Gives `training_logits` its second logits; or None.
   """
 
   extractor: nn.Module
   dense_aspp: nn.Module
   num_classes: int
   dropout_rate: float = 0.0
+  skip_decoder: nn.Module | None = None
+  auxiliary_head: nn.Module | None = None
 
   @property
   def stride(self) -> int:
     """Input pixels per position of `feature_logits`."""
-    return self.extractor.stride
+    return self.extractor.stride if self.skip_decoder is None else LOW_STRIDE
+
+  @property
+  def auxiliary_stride(self) -> int:
+    """Input pixels per position of the auxiliary head's logits."""
+    return min(self.extractor.stride, 16)
 
   def setup(self):
     """Makes the head."""
@@ -91,9 +101,31 @@ class SegmentationModel(nn.Module):
   def feature_logits(
     self, image: Float[Array, 'b h w 3'], train: bool = False
   ) -> Float[Array, 'b fh fw classes']:
-    """Computes float32 logits at the features' resolution; what follows is bilinear upsampling alone."""
-    features = self.extractor(pad_to_multiple(image, self.stride), train)
-    features = self.dropout(self.dense_aspp(features, train), deterministic=not train)
+    """Computes float32 logits, one vector per `stride`; what follows is bilinear upsampling alone."""
+    levels = self._levels(image, train)
+    if self.auxiliary_head is not None and self.is_initializing():
+      self.auxiliary_head(levels.middle, train)  # makes its variables
+    return self._logits(levels, train)
+
+  def training_logits(
+    self, image: Float[Array, 'b h w 3']
+  ) -> tuple[Float[Array, 'b fh fw classes'], Float[Array, 'b mh mw classes']]:
+    """`feature_logits` in training, and those of the auxiliary head, one vector per `auxiliary_stride`."""
+    levels = self._levels(image, True)
+    return self._logits(levels, True), self.auxiliary_head(levels.middle, True)
+
+  def _levels(self, image: Float[Array, 'b h w 3'], train: bool) -> Levels:
+    image = pad_to_multiple(image, self.extractor.stride)
+    if self.skip_decoder is None and self.auxiliary_head is None:
+      features = self.extractor(image, train)
+      return Levels(features, features, features)  # nobody reads the first two
+    return self.extractor(image, train, levels=True)
+
+  def _logits(self, levels: Levels, train: bool) -> Float[Array, 'b fh fw classes']:
+    features = self.dense_aspp(levels.features, train)
+    if self.skip_decoder is not None:
+      features = self.skip_decoder(features, levels.low, train)
+    features = self.dropout(features, deterministic=not train)
 
     def head(self: SegmentationModel, features: jax.Array) -> jax.Array:
       return self.head(features.astype(accumulation_dtype(features.dtype)))
@@ -138,6 +170,8 @@ def create_model(
   use_bias: bool = False,
   rectify_features: bool = False,
   dropout_rate: float = 0.0,
+  skip_head: bool = False,
+  auxiliary_head: bool = False,
   compute_dtype: str = 'float32',
   formulation: str = 'fast',
   rematerialize: bool = False,
@@ -158,6 +192,8 @@ def create_model(
     use_bias: See `DenseASPP`.
     rectify_features: See `DenseASPP`.
     dropout_rate: In training, of the new channels of each atrous layer and in front of the head.
+    skip_head: Whether a `SkipDecoder` stands in front of the head, whose logits then have stride 4.
+    auxiliary_head: Whether there is an `AuxiliaryHead` for the loss of training.
     compute_dtype: 'float32' or 'bfloat16', for activations. Parameters, BN statistics and logits are float32.
     formulation: 'fast', or 'plain': the same network with the same variables, layer by layer as it is
       defined; slower, for comparison.
@@ -172,16 +208,22 @@ def create_model(
   if num_classes < 1:
     raise InputError(f'model.num_classes = {num_classes}: expected at least 1')
   dtype = COMPUTE_DTYPES[compute_dtype]
+  backbone = create_extractor(
+    extractor,
+    output_stride=output_stride,
+    last_layer=last_layer,
+    fourth_transition=fourth_transition,
+    dtype=dtype,
+    formulation=formulation,
+    rematerialize=rematerialize,
+  )
+  if (skip_head or auxiliary_head) and not getattr(backbone, 'has_middle', True):
+    raise InputError(
+      f'model.last_layer = {last_layer!r} with model.skip_head = {skip_head}, model.auxiliary_head = '
+      f'{auxiliary_head}: these need dense block 3; set neither, or another last_layer'
+    )
   return SegmentationModel(
-    extractor=create_extractor(
-      extractor,
-      output_stride=output_stride,
-      last_layer=last_layer,
-      fourth_transition=fourth_transition,
-      dtype=dtype,
-      formulation=formulation,
-      rematerialize=rematerialize,
-    ),
+    extractor=backbone,
     dense_aspp=DenseASPP(
       dilation_rates=tuple(dilation_rates),
       growth_rate=growth_rate,
@@ -197,4 +239,6 @@ def create_model(
     ),
     num_classes=num_classes,
     dropout_rate=dropout_rate,
+    skip_decoder=SkipDecoder(dtype=dtype) if skip_head else None,
+    auxiliary_head=AuxiliaryHead(num_classes, dropout_rate, dtype) if auxiliary_head else None,
   )

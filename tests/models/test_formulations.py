@@ -29,6 +29,7 @@ CASES = {
   'paper': (PAPER, 2, (40, 24)),
 }
 SLOW_CASES = {
+  'skip_and_auxiliary_heads': (dict(skip_head=True, auxiliary_head=True, dropout_rate=0.3), 2, (29, 40)),
   'cut_no_bottleneck': (dict(last_layer='denseblock3', bottleneck_width=0), 2, (33, 40)),
   'stride_16': (dict(output_stride=16, first_norm=False, final_norm=True), 2, (32, 96)),
   'stride_8': ({}, 2, (64, 96)),
@@ -46,8 +47,9 @@ SLOW_CASES = {
 
 def in_float64(fields):
   model = create_model(**{**BASE, **fields})
-  part = dict(dtype=jnp.float64)
-  return model.clone(extractor=model.extractor.clone(**part), dense_aspp=model.dense_aspp.clone(**part))
+  parts = ('extractor', 'dense_aspp', 'skip_decoder', 'auxiliary_head')
+  found = {name: getattr(model, name) for name in parts}
+  return model.clone(**{name: part.clone(dtype=jnp.float64) for name, part in found.items() if part})
 
 
 def draw(model, batch, size):
@@ -69,20 +71,25 @@ def draw(model, batch, size):
 def loss_of(model, variables, image, label, weights):
   """Loss with running statistics and logits, as a training step computes them."""
 
-  def apply(method):
+  def apply(method, **arguments):
     return model.apply(
       variables,
       image,
-      train=True,
+      **arguments,
       mutable=['batch_stats'],
       rngs={'dropout': jax.random.key(1)},
       method=method,
     )
 
+  if model.auxiliary_head:
+    both, updates = apply('training_logits')
+    strides = model.stride, model.auxiliary_stride
+    losses = [upsampled_cross_entropy(x, label, weights, s)[0] for x, s in zip(both, strides, strict=True)]
+    return sum(losses), updates['batch_stats']
   if model.dense_aspp.formulation == 'plain':
-    logits, updates = apply('__call__')
+    logits, updates = apply('__call__', train=True)
     return cross_entropy(logits, label, weights), updates['batch_stats']
-  logits, updates = apply('feature_logits')
+  logits, updates = apply('feature_logits', train=True)
   return upsampled_cross_entropy(logits, label, weights, model.stride)[0], updates['batch_stats']
 
 

@@ -1,0 +1,88 @@
+"""Optional parts of a network: a decoder with a skip from stride 4, and a head that only training has."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dense_aspp_jax.models.dtypes import DType, accumulation_dtype
+from dense_aspp_jax.models.layers import batch_norm, channel_dropout, convolution, upsample_bilinear
+
+LOW_STRIDE = 4
+
+
+class Levels(NamedTuple):
+  """What an extractor computes on its way.
+
+  Attributes:
+    low: Its last feature map of stride 4: behind dense block 1.
+    middle: The last of its level that has stride 16 in the network for ImageNet: behind dense block 3.
+    features: Its output.
+  """
+
+  low: Float[Array, 'b lh lw c1']
+  middle: Float[Array, 'b mh mw c2']
+  features: Float[Array, 'b fh fw c3']
+
+
+class SkipDecoder(nn.Module):
+  """Joins the features with those of stride 4, which still have thin and small things at their place.
+
+  As the decoder of DeepLabv3+ (Chen et al., ECCV 2018, section 3.1: features upsampled, low level reduced to
+  48 channels, 3x3), but narrower and with one 3x3 convolution. Neither in the slides nor in the paper.
+
+  Attributes:
+    width: Channels of the reduced features and of the result.
+    low_width: Channels that the features of stride 4 are reduced to.
+    dtype: Compute type.
+  """
+
+  width: int = 128
+  low_width: int = 48
+  dtype: DType = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, features: Float[Array, 'b fh fw c'], low: Float[Array, 'b lh lw c1'], train: bool
+  ) -> Float[Array, 'b lh lw width']:
+    """Maps features of DenseASPP and of stride 4 to `width` channels at stride 4."""
+
+    def reduce(x: jax.Array, width: int, kernel_size: int, name: str) -> jax.Array:
+      x = convolution(width, kernel_size, name=f'{name}_conv', dtype=self.dtype)(x)
+      return nn.relu(batch_norm(train, name=f'{name}_norm', dtype=self.dtype)(x))
+
+    x = reduce(features, self.width, 1, 'project')
+    height, width = low.shape[1:3]
+    x = upsample_bilinear(x, (height, width), (height / x.shape[1], width / x.shape[2]))
+    x = jnp.concatenate([x, reduce(low, self.low_width, 1, 'low')], axis=-1)
+    return reduce(x, self.width, 3, 'fuse')
+
+
+class AuxiliaryHead(nn.Module):
+  """A second way to logits, from the middle of the extractor, that only the loss of training reads.
+
+  3x3 convolution to a quarter of the channels, BN, ReLU, dropout, 1x1 convolution: as PSPNet's (Zhao et al.,
+  CVPR 2017, section 3.3) in torchvision/models/segmentation/fcn.py. Neither in the slides nor in the paper.
+
+  Attributes:
+    num_classes: Channels of the logits.
+    dropout_rate: Probability that a channel is dropped in front of the last convolution.
+    dtype: Compute type; the logits are float32.
+  """
+
+  num_classes: int
+  dropout_rate: float = 0.0
+  dtype: DType = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h w classes']:
+    """Maps features to logits at their resolution."""
+    x = convolution(x.shape[-1] // 4, 3, name='conv', dtype=self.dtype)(x)
+    x = nn.relu(batch_norm(train, name='norm', dtype=self.dtype)(x))
+    x = channel_dropout(self.dropout_rate)(x, deterministic=not train)
+    x = x.astype(accumulation_dtype(x.dtype))
+    return nn.Conv(self.num_classes, (1, 1), name='logits')(x)

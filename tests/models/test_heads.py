@@ -1,0 +1,188 @@
+"""The skip decoder and the auxiliary head: against NumPy, and where they stand in whole networks."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_network import TINY
+
+from dense_aspp_jax.analysis.layer_removal import remove_layers
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.models.complexity import count_parameters
+from dense_aspp_jax.models.heads import AuxiliaryHead, SkipDecoder
+from dense_aspp_jax.models.layers import bilinear_matrix, level_ends
+from dense_aspp_jax.models.segmentation import create_model
+
+FAMILIES = ('densenet_tiny', 'mobilenet_v3_small', 'convnext_tiny', 'efficientnet_lite0')
+
+
+def drawn(module, *inputs, **arguments):
+  """Variables with every value away from its initial one."""
+  rng = np.random.default_rng(0)
+  variables = jax.jit(functools.partial(module.init, **arguments))(jax.random.key(0), *inputs)
+  return jax.tree.map(lambda x: jnp.asarray(x * rng.uniform(0.5, 1.5, x.shape) + 0.1, x.dtype), variables)
+
+
+def convolve(x, kernel):
+  """A convolution with odd kernel, zero padded to the same size."""
+  kernel = np.asarray(kernel, np.float64)
+  side = kernel.shape[0] // 2
+  padded = np.pad(x, ((0, 0), (side, side), (side, side), (0, 0)))
+  height, width = x.shape[1:3]
+  return sum(
+    padded[:, i : i + height, j : j + width] @ kernel[i, j]
+    for i in range(kernel.shape[0])
+    for j in range(kernel.shape[1])
+  )
+
+
+def conv_norm_relu(x, variables, conv, norm):
+  params, stats = variables['params'], variables['batch_stats'][norm]
+  x = convolve(x, params[conv]['kernel'])
+  x = (x - np.asarray(stats['mean'])) / np.sqrt(np.asarray(stats['var']) + 1e-5)
+  return np.maximum(x * np.asarray(params[norm]['scale']) + np.asarray(params[norm]['bias']), 0)
+
+
+def test_the_skip_decoder_against_numpy():
+  rng = np.random.default_rng(1)
+  features, low = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, 3, 4, 5), (2, 6, 8, 3)))
+  decoder = SkipDecoder(width=4, low_width=2)
+  variables = drawn(decoder, features, low, train=False)
+  x = conv_norm_relu(features, variables, 'project_conv', 'project_norm')
+  x = np.einsum('oh,pw,bhwc->bopc', bilinear_matrix(3, 6, 2.0), bilinear_matrix(4, 8, 2.0), x)
+  x = np.concatenate([x, conv_norm_relu(low, variables, 'low_conv', 'low_norm')], -1)
+  expected = conv_norm_relu(x, variables, 'fuse_conv', 'fuse_norm')
+  np.testing.assert_allclose(decoder.apply(variables, features, low, False), expected, rtol=2e-5, atol=1e-4)
+
+
+def test_the_auxiliary_head_against_numpy():
+  x = jnp.asarray(np.random.default_rng(2).normal(size=(2, 4, 5, 8)), jnp.float32)
+  head = AuxiliaryHead(num_classes=3)
+  variables = drawn(head, x, train=False)
+  kernel, bias = (np.asarray(variables['params']['logits'][name]) for name in ('kernel', 'bias'))
+  expected = conv_norm_relu(x, variables, 'conv', 'norm') @ kernel[0, 0] + bias
+  np.testing.assert_allclose(head.apply(variables, x, False), expected, rtol=2e-5, atol=1e-4)
+
+
+def test_level_ends_by_hand():
+  assert level_ends([1, 2, 1, 2, 1, 1, 2], stem_stride=2) == {2: 0, 4: 2, 8: 5, 16: 6}
+
+
+@pytest.mark.parametrize(
+  ('extractor', 'output_stride'), [*((name, 8) for name in FAMILIES), (FAMILIES[0], 16), (FAMILIES[0], 32)]
+)
+def test_sizes_and_strides_in_every_family(extractor, output_stride):
+  model = create_model(
+    **{**TINY, 'extractor': extractor, 'output_stride': output_stride},
+    num_classes=5,
+    skip_head=True,
+    auxiliary_head=True,
+  )
+  assert (model.stride, model.auxiliary_stride) == (4, min(output_stride, 16))
+  image = jnp.zeros((2, 90, 131, 3))
+  height, width = (-(-side // output_stride) * output_stride for side in image.shape[1:3])
+  variables = jax.eval_shape(model.init, jax.random.key(0), image)
+
+  def training_logits(variables):
+    return model.apply(
+      variables,
+      image,
+      mutable=['batch_stats'],
+      rngs={'dropout': jax.random.key(0)},
+      method='training_logits',
+    )[0]
+
+  logits, auxiliary = jax.eval_shape(training_logits, variables)
+  assert logits.shape == (2, height // 4, width // 4, 5)
+  assert auxiliary.shape == (2, height // model.auxiliary_stride, width // model.auxiliary_stride, 5)
+  assert jax.eval_shape(model.apply, variables, image).shape == (2, 90, 131, 5)
+
+
+@pytest.mark.parametrize(
+  ('extractor', 'low', 'middle'),
+  [
+    ('densenet121', 256, 1024),  # Huang et al. 2017, table 1: 64 + 6 x 32, and 256 + 24 x 32
+    ('mobilenet_v3_large', 24, 112),  # Howard et al. 2019, table 1: the last rows of 56x56 and 14x14
+    ('convnext_tiny', 96, 384),
+    ('efficientnet_lite0', 24, 112),
+  ],
+)
+def test_the_levels_are_those_of_stride_4_and_16(extractor, low, middle):
+  model = create_model(extractor=extractor, num_classes=2, skip_head=True, auxiliary_head=True)
+  params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))['params']
+  assert params['skip_decoder']['low_conv']['kernel'].shape == (1, 1, low, 48)
+  assert params['auxiliary_head']['conv']['kernel'].shape == (3, 3, middle, middle // 4)
+
+
+@pytest.fixture(scope='module')
+def tiny():
+  model = create_model(**TINY, num_classes=5, skip_head=True, auxiliary_head=True, formulation='plain')
+  image = jnp.asarray(np.random.default_rng(0).normal(size=(1, 32, 40, 3)), jnp.float32)
+  return model, drawn(model, image), image
+
+
+def test_the_heads_read_dense_blocks_1_and_3_and_the_cascade(tiny):
+  model, variables, image = tiny
+
+  def both(variables):
+    return model.apply(
+      variables,
+      image,
+      mutable=['batch_stats', 'intermediates'],
+      capture_intermediates=True,
+      method='training_logits',
+    )
+
+  (logits, auxiliary), state = jax.jit(both)(variables)
+  seen = {name: state['intermediates'][name] for name in ('extractor', 'dense_aspp')}
+  block1, block3 = (seen['extractor'][f'denseblock{i}']['__call__'][0] for i in (1, 3))
+  of = {name: {k: v[name] for k, v in variables.items()} for name in ('skip_decoder', 'auxiliary_head')}
+  expected, _ = AuxiliaryHead(5).apply(of['auxiliary_head'], block3, True, mutable=['batch_stats'])
+  np.testing.assert_allclose(auxiliary, expected, rtol=1e-4, atol=1e-4)
+  decoder = SkipDecoder()
+  decoded, _ = decoder.apply(
+    of['skip_decoder'], seen['dense_aspp']['__call__'][0], block1, True, mutable=['batch_stats']
+  )
+  head = variables['params']['head']
+  np.testing.assert_allclose(logits, decoded @ head['kernel'][0, 0] + head['bias'], rtol=1e-4, atol=1e-3)
+
+
+def test_evaluation_does_not_read_the_auxiliary_head(tiny):
+  model, variables, image = tiny
+  params = {**variables['params'], 'auxiliary_head': jax.tree.map(jnp.nan_to_num, {})}
+  without = {**variables, 'params': params}
+  np.testing.assert_array_equal(jax.jit(model.apply)(without, image), jax.jit(model.apply)(variables, image))
+
+
+def test_the_top_layer_is_removed_from_what_the_decoder_reads(tiny):
+  model, variables, image = tiny
+  silent = jax.tree.map(lambda x: x, variables)
+  kernel = silent['params']['dense_aspp']['layer2']['conv2']['kernel']
+  silent['params']['dense_aspp']['layer2']['conv2']['kernel'] = jnp.zeros_like(kernel)
+  apply = jax.jit(model.apply)
+  removed = apply(remove_layers(variables, (2,)), image)
+  np.testing.assert_allclose(removed, apply(silent, image), rtol=1e-5, atol=1e-5)
+  assert np.abs(removed - apply(variables, image)).max() > 0.01
+
+
+def test_parameters_of_the_parts():
+  fields = dict(extractor='densenet121', num_classes=11)
+  plain = count_parameters(create_model(**fields), (64, 64))
+  both = count_parameters(create_model(**fields, skip_head=True, auxiliary_head=True), (64, 64))
+  channels = 1024 + 5 * 64
+  assert both['skip_decoder'] == (channels + 2) * 128 + (256 + 2) * 48 + (9 * 176 + 2) * 128
+  assert both['auxiliary_head'] == (9 * 1024 + 2) * 256 + 257 * 11
+  assert both['head'] == 129 * 11
+  added = both['skip_decoder'] + both['auxiliary_head'] - (channels - 128) * 11
+  assert both['total'] - plain['total'] == added
+  assert plain['skip_decoder'] == plain['auxiliary_head'] == 0
+
+
+@pytest.mark.parametrize('head', ['skip_head', 'auxiliary_head'])
+def test_a_network_cut_in_front_of_block_3_is_refused(head):
+  with pytest.raises(
+    InputError, match=rf'last_layer = .transition2.*model\.{head} = True.*need dense block 3'
+  ):
+    create_model(**TINY, num_classes=5, last_layer='transition2', **{head: True})
