@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 
 from dense_aspp_jax.datasets.cache import CacheSplit, DecodedSplit, open_cache
 from dense_aspp_jax.datasets.prepare import prepare
@@ -21,6 +22,7 @@ def load_split(
   keep_aspect: bool = True,
   cached: bool = True,
   skip_bad: int = 0,
+  held_out: Sequence[str] = (),
 ) -> CacheSplit | DecodedSplit:
   """Opens a split at the network's input size; builds its cache in `data_dir`/cache at first use.
 
@@ -36,13 +38,14 @@ def load_split(
     keep_aspect: See `network_size`.
     cached: Whether to build the cache; without it each access decodes, which is enough for one pass.
     skip_bad: See `open_cache`.
+    held_out: See `open_split`.
   """
   import tensorflow_datasets as tfds  # not at the top: slow to import
 
   if dataset == 'street_scenes':  # generated: nobody needs to fetch anything first
     prepare(dataset, data_dir=data_dir)
   cache_dir = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser() / 'cache'
-  source = open_split(dataset, split, data_dir)
+  source = open_split(dataset, split, data_dir, held_out)
   if not cached:
     return DecodedSplit(source, label_set, tuple(image_size), native_labels, keep_aspect)
   return open_cache(

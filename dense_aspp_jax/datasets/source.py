@@ -11,16 +11,18 @@ import hashlib
 import io
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from dense_aspp_jax.datasets.selected_split import ConcatenatedSplit, SelectedSplit
 from dense_aspp_jax.datasets.stored_files import StoredFile
 from dense_aspp_jax.errors import InputError
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
 
-SPLITS = ('train', 'validation', 'test')
+SPLITS = ('train', 'validation', 'test')  # those that are stored
+HELD_OUT, TRAIN_AND_VALIDATION = 'held_out', 'train+validation'  # made of them by `open_split`
 FOLDER_PREFIX = 'folder:'
 
 
@@ -94,19 +96,41 @@ BUILDERS: dict[str, Callable[[], type[tfds.core.GeneratorBasedBuilder]]] = {
 LABEL_SET_OF = {'cityscapes': 'cityscapes20', 'camvid': 'camvid11', 'street_scenes': 'cityscapes20'}
 
 
-def open_split(dataset: str, split: str, data_dir: str | None = None) -> SplitSource:
+def open_split(
+  dataset: str, split: str, data_dir: str | None = None, held_out: Sequence[str] = ()
+) -> SplitSource:
   """Opens a split for reading.
+
+  Images of the training split can be held out of training, to choose by, by the beginnings of their ids (a
+  drive of CamVid, a city of Cityscapes): then neither 'train' nor 'train+validation' has them.
 
   Args:
     dataset: A name in `BUILDERS`, or 'folder:PATH' (layout: docs/own_data.md).
-    split: 'train', 'validation' or 'test'.
+    split: 'train', 'validation' or 'test'; 'held_out', the images held out; 'train+validation'.
     data_dir: Where tfds keeps prepared datasets; None: TFDS_DATA_DIR, else ~/tensorflow_datasets.
       A folder does not use it.
+    held_out: Beginnings of the image ids held out; (): none are, and 'train' is as it is stored.
 
   Raises:
-    InputError: Unknown dataset or split, not prepared, prepared in a format without random access, or
-      a split without examples.
+    InputError: Unknown dataset or split, not prepared, prepared in a format without random access, a
+      split without examples, or prefixes that do not fit.
   """
+  if split == HELD_OUT:
+    if not held_out:
+      raise InputError(
+        f'split {HELD_OUT!r}: no images are held out of training; set config.data.held_out to the beginnings '
+        "of their image ids, such as ('0006R0',)"
+      )
+    return SelectedSplit(_open_stored(dataset, 'train', data_dir), held_out, keep=True)
+  if split == TRAIN_AND_VALIDATION:
+    train = open_split(dataset, 'train', data_dir, held_out)
+    validation = _open_stored(dataset, 'validation', data_dir)
+    return ConcatenatedSplit(train, validation, f'{train.name}+validation')
+  source = _open_stored(dataset, split, data_dir)
+  return SelectedSplit(source, held_out, keep=False) if split == 'train' and held_out else source
+
+
+def _open_stored(dataset: str, split: str, data_dir: str | None) -> SplitSource:
   if dataset.startswith(FOLDER_PREFIX):
     from dense_aspp_jax.datasets.folder import FolderSplit
 
@@ -163,7 +187,8 @@ class TfdsSplit:
     splits = builder.info.splits
     if split not in splits:
       raise InputError(
-        f'{builder.data_dir}: no split {split!r}; dataset {dataset!r} was prepared with {", ".join(splits)}'
+        f'{builder.data_dir}: no split {split!r}; dataset {dataset!r} was prepared with {", ".join(splits)} '
+        f'({HELD_OUT!r} and {TRAIN_AND_VALIDATION!r} are made of these)'
       )
     if not splits[split].num_examples:
       raise InputError(f'{builder.data_dir}: split {split!r} has no examples; prepare the dataset again')

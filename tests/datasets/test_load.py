@@ -39,7 +39,7 @@ def test_street_scenes_alone_are_prepared_at_first_use(dataset, expected, monkey
   class Stop(Exception):
     pass
 
-  def open_split(dataset, split, data_dir):
+  def open_split(*arguments):
     raise Stop
 
   prepared = []
