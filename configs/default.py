@@ -32,6 +32,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.use_bias = False  # biases in the atrous layers (paper's code)
   config.model.rectify_features = False  # ReLU on the features that are concatenated (paper's code)
   config.model.dropout_rate = 0.0  # of channels, in DenseASPP and in front of the head (paper: 0.1)
+  config.model.skip_head = False  # features of stride 4 joined in front of the head, for thin things; ours
+  config.model.auxiliary_head = (
+    False  # second logits from dense block 3, for the loss of training alone; ours
+  )
   config.model.num_classes = 20  # must be that of data.label_set
   config.model.compute_dtype = 'bfloat16'  # or 'float32'; ours. Parameters, BN statistics, loss: float32
   config.model.formulation = 'fast'  # or 'plain': the same network as it is defined, slower, to compare with
@@ -44,8 +48,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.dataset = 'cityscapes'  # 'camvid', 'street_scenes', or 'folder:PATH'
   config.data.data_dir = config_dict.placeholder(str)  # default: TFDS_DATA_DIR or ~/tensorflow_datasets
   config.data.label_set = 'cityscapes20'  # 'cityscapes19', 'camvid11', or the path of a labels.json
-  config.data.train_split = 'train'
-  config.data.validation_split = 'validation'
+  config.data.train_split = 'train'  # or 'train+validation'
+  config.data.validation_split = 'validation'  # or 'held_out', see below
+  config.data.held_out = ()  # beginnings of image ids: these images of 'train' are 'held_out' instead
   config.data.image_size = (512, 1024)  # height, width the network sees; slides
   config.data.keep_aspect = True  # evaluation: images of another aspect ratio are not stretched to image_size
   config.data.mean = (0.485, 0.456, 0.406)  # of RGB in 0..1; slides
@@ -64,13 +69,22 @@ def get_config() -> ml_collections.ConfigDict:
   config.augmentation.hue = 0.0  # shift in [-x, x] of the colour circle, x <= 0.5
 
   config.loss = ml_collections.ConfigDict()  # cross entropy; ours
-  config.loss.class_weights = ()  # one per class; (): all 1
+  config.loss.class_weighting = 'none'  # 'enet', 'median_frequency': weights from the training split's labels
+  config.loss.class_weights = ()  # or given ones, one per class; (): all 1
   config.loss.ignore_label = 255  # class index left out of the loss; 255 is always left out
+
+  config.loss.ohem_threshold = 0.0  # only pixels whose class has a lower probability count (0.7); 0: all do
+  config.loss.ohem_min_kept = 0.0625  # share of the pixels, the hardest, that count in any case
+  config.loss.region = 'none'  # added to the cross entropy: 'dice', 'lovasz'
+  config.loss.region_weight = 1.0
+  config.loss.auxiliary_weight = 0.4  # of the cross entropy of model.auxiliary_head
 
   config.optimizer = ml_collections.ConfigDict()
   config.optimizer.name = 'adam'  # L2 decay inside the gradient (slides); 'adamw', 'sgd'
   config.optimizer.learning_rate = 3e-4  # slides
   config.optimizer.weight_decay = 1e-5  # slides
+  config.optimizer.decay_norms_and_biases = True  # or of kernels alone
+  config.optimizer.clip_norm = 0.0  # largest norm of the whole gradient; 0: none
   config.optimizer.momentum = 0.9  # of 'sgd' alone
   config.optimizer.schedule = 'constant'  # ours; 'poly', 'cosine'
   config.optimizer.poly_power = 0.9
@@ -80,6 +94,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.training.num_epochs = 60.0  # passes over the training split; slides
   config.training.batch_size = 8  # images per update, over all devices; ours
   config.training.gradient_accumulation = 1  # parts a batch is computed in, to save memory
+  config.training.ema_decay = 0.0  # of moving averages of parameters and BN statistics, scored too; 0: none
   config.training.max_skipped_steps = 0  # updates in a row left out for not being finite; 0: none
   config.training.log_every_steps = 1  # steps whose means make a line in metrics.jsonl and an event
 

@@ -108,6 +108,7 @@ def benchmark_input(config: ConfigDict, *, repeats: int) -> dict[str, Any]:
     label_set=load_label_set(data.label_set),
     image_size=data.image_size,
     native_labels=False,
+    held_out=data.held_out,
   )
   rows = input_speeds(
     split,

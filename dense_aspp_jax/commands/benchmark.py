@@ -89,7 +89,8 @@ def _modes(mode: str, config: Any) -> list[str]:
 
     importlib.import_module('dense_aspp_jax.benchmark.input_speed')  # needs Grain
 
-    open_split(config.data.dataset, config.data.train_split, config.data.data_dir)
+    data = config.data
+    open_split(data.dataset, data.train_split, data.data_dir, data.held_out)
   except (InputError, ImportError) as error:
     say(f'input is not measured: {error}')
     return ['inference', 'train']

@@ -11,8 +11,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dense_aspp_jax.datasets.augmentation import Augmentation
+from dense_aspp_jax.datasets.class_frequencies import CLASS_WEIGHTINGS
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import LabelSet
+from dense_aspp_jax.training.region_losses import REGION_LOSSES
 from dense_aspp_jax.weights.store import ExtractorWeights
 
 
@@ -45,6 +47,8 @@ _POSITIVE = (lambda v: _is_number(v) and v > 0, 'a number above 0')
 _NOT_NEGATIVE = (lambda v: _is_number(v) and v >= 0, 'a number of at least 0')
 _COUNT = (lambda v: _is_integer(v, 1), 'an integer of at least 1')
 _COUNT_OR_ZERO = (lambda v: _is_integer(v, 0), 'an integer of at least 0')
+_SHARE = (lambda v: _is_number(v) and 0 <= v <= 1, 'a number, 0 to 1')
+_BELOW_ONE = (lambda v: _is_number(v) and 0 <= v < 1, 'a number of at least 0, below 1')
 _TEXT = (_is_text, 'a text')
 _SWITCH = (lambda v: isinstance(v, bool), 'True or False')
 _MOST = 2**16  # channels of a layer, pixels of a dilation: what is larger is a mistake and fits no device
@@ -66,7 +70,9 @@ RULES: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     'final_norm': _SWITCH,
     'use_bias': _SWITCH,
     'rectify_features': _SWITCH,
-    'dropout_rate': (lambda v: _is_number(v) and 0 <= v < 1, 'a number of at least 0, below 1'),
+    'dropout_rate': _BELOW_ONE,
+    'skip_head': _SWITCH,
+    'auxiliary_head': _SWITCH,
     'num_classes': _COUNT,
     'compute_dtype': _TEXT,
     'formulation': _TEXT,
@@ -81,6 +87,10 @@ RULES: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     'label_set': _TEXT,
     'train_split': _TEXT,
     'validation_split': _TEXT,
+    'held_out': (
+      lambda v: isinstance(v, tuple | list) and all(map(_is_text, v)),
+      'a tuple of texts, beginnings of image ids',
+    ),
     'image_size': (
       lambda v: isinstance(v, tuple | list) and len(v) == 2 and all(_is_integer(n, 1) for n in v),
       '(height, width) in pixels',
@@ -93,17 +103,28 @@ RULES: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     'skip_bad': _COUNT_OR_ZERO,
   },
   'loss': {
+    'class_weighting': (
+      lambda v: v in ('none', *CLASS_WEIGHTINGS),
+      f'none, {" or ".join(CLASS_WEIGHTINGS)}',
+    ),
     'class_weights': (
       lambda v: _numbers(None, 0)(v) and (not v or any(v)),
       'none, or one number of at least 0 a class, not all 0',
     ),
     'ignore_label': (lambda v: _is_integer(v, 0, 255), 'a class index, or 255'),
+    'ohem_threshold': _SHARE,
+    'ohem_min_kept': _SHARE,
+    'region': (lambda v: v in ('none', *REGION_LOSSES), f'none, {" or ".join(REGION_LOSSES)}'),
+    'region_weight': _NOT_NEGATIVE,
+    'auxiliary_weight': _NOT_NEGATIVE,
   },
   'optimizer': {
     'name': _TEXT,
     'learning_rate': _POSITIVE,
     'weight_decay': _NOT_NEGATIVE,
-    'momentum': (lambda v: _is_number(v) and 0 <= v < 1, 'a number of at least 0, below 1'),
+    'decay_norms_and_biases': _SWITCH,
+    'clip_norm': _NOT_NEGATIVE,
+    'momentum': _BELOW_ONE,
     'schedule': _TEXT,
     'poly_power': _POSITIVE,
     'warmup_steps': _COUNT_OR_ZERO,
@@ -112,6 +133,7 @@ RULES: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     'num_epochs': _POSITIVE,
     'batch_size': _COUNT,
     'gradient_accumulation': _COUNT,
+    'ema_decay': _BELOW_ONE,
     'max_skipped_steps': _COUNT_OR_ZERO,
     'log_every_steps': _COUNT,
   },
@@ -180,6 +202,11 @@ def check_consistency(config: ConfigDict, label_set: LabelSet, num_devices: int)
     raise InputError(
       f'config.loss.class_weights has {len(config.loss.class_weights)} values; '
       f'expected {label_set.num_classes}, one a class, or none'
+    )
+  if config.loss.class_weights and config.loss.class_weighting != 'none':
+    raise InputError(
+      f'config.loss.class_weighting = {config.loss.class_weighting!r}, and config.loss.class_weights are '
+      'given: set one of them only'
     )
   parts = num_devices * config.training.gradient_accumulation
   if config.training.batch_size % parts:

@@ -10,12 +10,18 @@ from ml_collections import ConfigDict
 
 from dense_aspp_jax.datasets.augmentation import Augmentation
 from dense_aspp_jax.models.segmentation import SegmentationModel
+from dense_aspp_jax.training.objective import Objective
 from dense_aspp_jax.training.optimizer import create_optimizer, create_schedule
 from dense_aspp_jax.training.train_step import create_train_step
 
 
 def configured_step(
-  config: ConfigDict, model: SegmentationModel, augmentation: Augmentation, num_steps: int, mesh: Mesh
+  config: ConfigDict,
+  model: SegmentationModel,
+  augmentation: Augmentation,
+  num_steps: int,
+  mesh: Mesh,
+  class_weights: tuple[float, ...] | None = None,
 ) -> tuple[optax.GradientTransformation, jax.stages.Wrapped]:
   """Makes the optimizer and the train step under jit.
 
@@ -25,6 +31,7 @@ def configured_step(
     augmentation: Of `config.augmentation`.
     num_steps: Of the whole run, for the schedule.
     mesh: One axis, 'data', over all devices; the batch is spread over it, the state is on every device.
+    class_weights: What `config.loss.class_weighting` makes of the training split; None: the configured ones.
 
   Returns:
     The optimizer, and `train_step(state, batch) -> (state, metrics)`, which takes the state's memory.
@@ -38,8 +45,16 @@ def configured_step(
     poly_power=options.poly_power,
   )
   optimizer = create_optimizer(
-    learning_rate, name=options.name, weight_decay=options.weight_decay, momentum=options.momentum
+    learning_rate,
+    name=options.name,
+    weight_decay=options.weight_decay,
+    momentum=options.momentum,
+    decay_norms_and_biases=options.decay_norms_and_biases,
+    clip_norm=options.clip_norm,
   )
+  fields = {name: value for name, value in config.loss.items() if name != 'class_weighting'}
+  if class_weights is not None:
+    fields['class_weights'] = class_weights
   train_step = create_train_step(
     model,
     optimizer,
@@ -51,7 +66,8 @@ def configured_step(
     gradient_accumulation=config.training.gradient_accumulation,
     skip_not_finite=config.training.max_skipped_steps > 0,
     mesh=mesh,
-    **config.loss,
+    objective=Objective(**fields),
+    ema_decay=config.training.ema_decay,
   )
   replicated = NamedSharding(mesh, P())
   train_step = jax.jit(

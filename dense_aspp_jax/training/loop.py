@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,20 +12,21 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from dense_aspp_jax.datasets.augmentation import Augmentation
+from dense_aspp_jax.datasets.cache import CacheSplit
+from dense_aspp_jax.datasets.class_frequencies import class_weights, count_classes
 from dense_aspp_jax.datasets.load import load_split
 from dense_aspp_jax.datasets.pipeline import train_batches
-from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.evaluation.inference import Predictor
-from dense_aspp_jax.evaluation.metrics import Scores, format_table, protocol
-from dense_aspp_jax.labels import load_label_set
-from dense_aspp_jax.models.complexity import count_parameters
+from dense_aspp_jax.evaluation.metrics import Scores, format_table
+from dense_aspp_jax.labels import LabelSet, load_label_set
+from dense_aspp_jax.models.complexity import PARTS, count_parameters
 from dense_aspp_jax.models.segmentation import SegmentationModel, create_model
 from dense_aspp_jax.progress import say
-from dense_aspp_jax.provenance import provenance, write_json
 from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.checkpoints import Checkpoints, has_latest
 from dense_aspp_jax.training.config_check import check_consistency, check_extractor_weights, check_fields
 from dense_aspp_jax.training.configured_step import configured_step
+from dense_aspp_jax.training.run_evaluation import RunEvaluation, ranking
 from dense_aspp_jax.training.run_log import RunLog, StepMonitor
 from dense_aspp_jax.training.run_steps import run_steps
 from dense_aspp_jax.training.stop import StopSignals
@@ -45,7 +45,8 @@ def train_and_evaluate(
     strict_resume: Refuses to resume from an older checkpoint where the newest one is damaged.
 
   Returns:
-    The scores of the last evaluation; None if the run had been finished before.
+    The scores of the last evaluation, of the moving averages if there are any; None if the run had been
+    finished before.
 
   Raises:
     InputError: Bad configuration, data or workdir; found before anything is written into the workdir.
@@ -63,7 +64,12 @@ def train_and_evaluate(
   weights = None if has_latest(workdir) else _load_weights(config)
   workdirs.check(workdir, config.to_dict(), label_set)
   load = functools.partial(
-    load_split, data.dataset, data_dir=data.data_dir, label_set=label_set, image_size=data.image_size
+    load_split,
+    data.dataset,
+    data_dir=data.data_dir,
+    label_set=label_set,
+    image_size=data.image_size,
+    held_out=data.held_out,
   )
   train_split = load(data.train_split, native_labels=False, skip_bad=data.skip_bad)
   validation_split = load(data.validation_split, native_labels=True, keep_aspect=data.keep_aspect)
@@ -73,14 +79,15 @@ def train_and_evaluate(
     return max(1, int(epochs * len(train_split) / config.training.batch_size))
 
   num_steps = steps(config.training.num_epochs)
-  optimizer, train_step = configured_step(config, model, augmentation, num_steps, mesh)
+  weighting = _class_weights(config, train_split, label_set)
+  optimizer, train_step = configured_step(config, model, augmentation, num_steps, mesh, weighting)
   splits = {data.train_split: train_split, data.validation_split: validation_split}
   with (
     StopSignals() as stop,  # outermost: also while the last checkpoint is written
     workdirs.begin(workdir, config.to_dict(), label_set, splits),
     Checkpoints(workdir, config.checkpoint.keep, config.model.to_dict()) as checkpoints,
   ):
-    state = create_state(model, optimizer, config.seed, weights)
+    state = create_state(model, optimizer, config.seed, weights, ema=config.training.ema_decay > 0)
     state = _placed(checkpoints.restore_latest(state, strict_resume) or state, replicated)
     checkpoints.verify_best(state)
     first_step = int(state.step)
@@ -93,7 +100,13 @@ def train_and_evaluate(
       return None
     if weights:
       say(f'extractor weights: {weights.description["source"]}, {weights.description["file"]}')
-    workdirs.record_start(workdir, config.to_dict(), first_step, weights.description if weights else None)
+    workdirs.record_start(
+      workdir,
+      config.to_dict(),
+      first_step,
+      extractor_weights=weights.description if weights else None,
+      class_weights=weighting,
+    )
     if first_step:
       say(f'{workdir}: resuming at step {first_step} of {num_steps}')
     _say_sizes(config, model, len(train_split), len(validation_split), num_steps, mesh)
@@ -116,40 +129,25 @@ def train_and_evaluate(
     )
     log = RunLog(workdir, first_step, evaluated)
 
-    def evaluate_state(state: TrainState) -> Scores:
-      predictor.update(state.variables)
-      confusion, picture = evaluate(
-        predictor,
-        validation_split,
-        label_set,
-        batch_size=config.evaluation.batch_size,
-        num_pictures=config.evaluation.num_pictures,
-        before_batch=stop.check,
-      )
-      scores = confusion.scores()
-      checkpoints.save_best(state, scores.mean_iou)
-      _report(int(state.step), scores, picture, log)
-      if jax.process_index() == 0:
-        result = {
-          **scores.to_json(),
-          'step': int(state.step),
-          'dataset': data.dataset,
-          'split': data.validation_split,
-          'images': len(validation_split),
-          'protocol': protocol(label_set),
-          'seed': config.seed,
-          'config': config.to_dict(),
-          'provenance': provenance(),
-        }
-        write_json(workdir / workdirs.SCORES, result)  # last: it says that this evaluation is complete
-      return scores
+    evaluation = RunEvaluation(
+      config,
+      workdir,
+      label_set,
+      predictor,
+      validation_split,
+      train_images=len(train_split),
+      num_steps=num_steps,
+      checkpoints=checkpoints,
+      log=log,
+      stop=stop,
+    )
 
     try:
       scores = run_steps(
         state,
         train_step,
         batches,
-        evaluate_state,
+        evaluation,
         checkpoints,
         StepMonitor(
           log,
@@ -168,10 +166,11 @@ def train_and_evaluate(
       log.close()
   if jax.process_index() == 0:
     best = f'{100 * checkpoints.best_score:.2f} % at step {checkpoints.best_step}'
-    print(format_table(scores))
+    for weights, table in scores.items():
+      print(*([f'{weights} weights:'] if len(scores) > 1 else []), format_table(table), sep='\n')
     print(f'these are the scores of step {num_steps}; best mean IoU: {best}')
     print(f'checkpoints {workdir}/checkpoints, pictures {workdir}/pictures, scores {workdir}/scores.json')
-  return scores
+  return ranking(scores)
 
 
 def _placed(state: TrainState, sharding: NamedSharding) -> TrainState:
@@ -190,6 +189,20 @@ def _load_weights(config: ConfigDict) -> ExtractorWeights | None:
   return weights
 
 
+def _class_weights(
+  config: ConfigDict, train_split: CacheSplit, label_set: LabelSet
+) -> tuple[float, ...] | None:
+  """What `config.loss.class_weighting` makes of the training split; None where there is no rule."""
+  rule = config.loss.class_weighting
+  if rule == 'none':
+    return None
+  counts = count_classes(train_split, label_set.num_classes, config.loss.ignore_label)
+  weights = class_weights(counts, rule)
+  listed = ', '.join(f'{name} {w:.2f}' for name, w in zip(label_set.class_names, weights, strict=True))
+  say(f'class weights ({rule}): {listed}')
+  return weights
+
+
 def _say_sizes(
   config: ConfigDict,
   model: SegmentationModel,
@@ -200,25 +213,12 @@ def _say_sizes(
 ) -> None:
   counts = count_parameters(model, config.data.image_size)
   height, width = config.data.image_size
-  say(
-    f'network: {config.model.extractor} {counts["extractor"]:,} + DenseASPP {counts["dense_aspp"]:,} + '
-    f'head {counts["head"]:,} = {counts["total"]:,} parameters, {counts["gmac"]:.2f} GMAC an image'
-  )
+  names = {'dense_aspp': 'DenseASPP', 'skip_decoder': 'skip decoder', 'auxiliary_head': 'auxiliary head'}
+  names['extractor'] = config.model.extractor
+  parts = ' + '.join(f'{names.get(part, part)} {counts[part]:,}' for part in PARTS if counts[part])
+  say(f'network: {parts} = {counts["total"]:,} parameters, {counts["gmac"]:.2f} GMAC an image')
   say(
     f'{num_train} training and {num_validation} validation images, {num_steps} steps of '
     f'{config.training.batch_size} images at {height}x{width} on {mesh.size} x '
     f'{jax.devices()[0].device_kind}; compiling ...'
-  )
-
-
-def _report(step: int, scores: Scores, picture: np.ndarray | None, log: RunLog) -> None:
-  values: dict[str, Any] = {
-    **{name: value for name, value in scores.to_json().items() if name != 'iou'},
-    **{f'iou/{name}': value for name, value in scores.iou.items()},
-  }
-  log.scalars(step, 'validation', values)
-  if picture is not None:
-    log.picture(step, 'validation', picture)
-  say(
-    f'step {step}: mean IoU {100 * scores.mean_iou:.1f} %, pixel accuracy {100 * scores.pixel_accuracy:.1f} %'
   )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
 import optax
 
 from dense_aspp_jax.errors import InputError
@@ -45,7 +48,13 @@ def create_schedule(
 
 
 def create_optimizer(
-  learning_rate: optax.Schedule, *, name: str, weight_decay: float = 0.0, momentum: float = 0.9
+  learning_rate: optax.Schedule,
+  *,
+  name: str,
+  weight_decay: float = 0.0,
+  momentum: float = 0.9,
+  decay_norms_and_biases: bool = True,
+  clip_norm: float = 0.0,
 ) -> optax.GradientTransformation:
   """The update rule.
 
@@ -54,8 +63,12 @@ def create_optimizer(
     name: 'adam': weight decay is L2, added to the gradient before the moments, as torch.optim.Adam
       (the slides' Adam with weight decay); 'adamw': decoupled (Loshchilov and Hutter 2019); 'sgd':
       momentum with L2, as torch.optim.SGD.
-    weight_decay: Applies to all parameters, BN and biases included, as torch's default.
+    weight_decay: See `name`.
     momentum: Of 'sgd'.
+    decay_norms_and_biases: Whether weight decay applies to all parameters, as torch's default; or else to the
+      kernels of convolutions alone, as in He et al., "Bag of Tricks", CVPR 2019, section 3.1.
+    clip_norm: Largest Euclidean norm of all gradients together, in front of weight decay; a larger one is
+      scaled down to it (Pascanu et al. 2013). 0: none.
 
   Raises:
     InputError: Unknown name or negative value.
@@ -64,9 +77,13 @@ def create_optimizer(
     raise InputError(f'optimizer.name = {name!r}: expected one of {", ".join(OPTIMIZERS)}')
   if weight_decay < 0:
     raise InputError(f'optimizer.weight_decay = {weight_decay}: expected at least 0')
-  if name == 'adamw':
-    return optax.adamw(learning_rate, weight_decay=weight_decay)
-  direction = optax.scale_by_adam() if name == 'adam' else optax.trace(decay=momentum)
-  return optax.chain(
-    optax.add_decayed_weights(weight_decay), direction, optax.scale_by_learning_rate(learning_rate)
-  )
+  decay = optax.add_decayed_weights(weight_decay, None if decay_norms_and_biases else _kernels)
+  direction = optax.trace(decay=momentum) if name == 'sgd' else optax.scale_by_adam()
+  rule = (direction, decay) if name == 'adamw' else (decay, direction)
+  clip = (optax.clip_by_global_norm(clip_norm),) if clip_norm else ()
+  return optax.chain(*clip, *rule, optax.scale_by_learning_rate(learning_rate))
+
+
+def _kernels(params: Any) -> Any:
+  """Which parameters are kernels of convolutions or linear layers."""
+  return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', params)

@@ -22,7 +22,7 @@ def run_steps(
   state: TrainState,
   train_step: jax.stages.Wrapped,
   batches: Iterator[Batch],
-  evaluate_state: Callable[[TrainState], Scores],
+  evaluate_state: Callable[[TrainState], dict[str, Scores]],
   checkpoints: Checkpoints,
   monitor: StepMonitor,
   stop: StopSignals,
@@ -31,7 +31,7 @@ def run_steps(
   evaluate_every: int,
   checkpoint_every: int,
   evaluated: bool,
-) -> Scores:
+) -> dict[str, Scores]:
   """Makes the steps that remain; evaluates and saves in between and at the end.
 
   A state is saved before it is scored, so that a run that ends in an evaluation loses only that, and makes
@@ -51,7 +51,7 @@ def run_steps(
     evaluated: Whether the evaluation that is due at the first state, if one is, has been made.
 
   Returns:
-    The scores of the last evaluation.
+    The scores of the last evaluation, as `evaluate_state` gave them.
 
   Raises:
     Stopped: A signal came; the state is saved.

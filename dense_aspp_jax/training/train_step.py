@@ -14,9 +14,8 @@ import optax
 from jax.sharding import Mesh
 
 from dense_aspp_jax.datasets.augmentation import Augmentation, augment, normalize
-from dense_aspp_jax.labels import IGNORE_LABEL
 from dense_aspp_jax.models.segmentation import SegmentationModel
-from dense_aspp_jax.training.losses import pixel_weights, upsampled_cross_entropy
+from dense_aspp_jax.training.objective import Objective, above_zero
 from dense_aspp_jax.weights.store import ExtractorWeights, merge_extractor
 
 Batch = dict[str, jax.Array]
@@ -92,10 +91,10 @@ def create_train_step(
   mean: tuple[float, ...],
   std: tuple[float, ...],
   augmentation: Augmentation,
-  class_weights: tuple[float, ...] = (),
-  ignore_label: int = IGNORE_LABEL,
+  objective: Objective,
   gradient_accumulation: int = 1,
   skip_not_finite: bool = False,
+  ema_decay: float = 0.0,
   mesh: Mesh | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
   """Makes `train_step(state, batch) -> (state, metrics)`, a pure function to be jitted.
@@ -113,27 +112,32 @@ def create_train_step(
     mean: RGB in 0..1.
     std: RGB in 0..1.
     augmentation: What is drawn.
-    class_weights: See `pixel_weights`.
-    ignore_label: See `pixel_weights`.
+    objective: What is minimised.
     gradient_accumulation: Parts k that the batch is computed in, one after another; k must divide it.
       Loss and gradient are those of the whole batch; BN takes its statistics from each part.
     skip_not_finite: Whether an update whose loss, gradient, parameters or BN statistics would not be finite
       is left out: nothing changes then but the step, and with it the next batch.
+    ema_decay: d of the moving averages, where the state has them: average <- d' average + (1 - d') new for
+      parameters and BN statistics alike, d' = min(d, (1 + t) / (10 + t)) in update t = 0, 1, ..., so that the
+      first ones do not weigh long (as tf.train.ExponentialMovingAverage with num_updates).
     mesh: Devices that the batch is spread over, along its only axis; None: one device.
   """
   padding = tuple(255.0 * m for m in mean)
+  with_auxiliary = getattr(model, 'auxiliary_head', None) is not None
+  how = {'method': 'training_logits'} if with_auxiliary else {'method': 'feature_logits', 'train': True}
 
   def loss_of_part(params, batch_stats, part, key, total_weight):
     logits, updates = model.apply(
       {'params': params, 'batch_stats': batch_stats},
       part['image'],
-      train=True,
       mutable=['batch_stats'],
       rngs={'dropout': key},
-      method='feature_logits',
+      **how,
     )
-    loss, correct = upsampled_cross_entropy(logits, part['label'], part['weight'], model.stride)
-    return loss / total_weight, (updates.get('batch_stats', {}), correct)
+    loss, correct = objective.loss(
+      model, logits, part['label'], part['weight'], total_weight, gradient_accumulation
+    )
+    return loss, (updates.get('batch_stats', {}), correct)
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
     spread = mesh is not None and mesh.size > 1
@@ -145,9 +149,8 @@ def create_train_step(
     batch = augment(batch, key, augmentation, padding)
     dropout_keys = jax.random.split(jax.random.fold_in(key, _DROPOUT), gradient_accumulation)
     batch['image'] = normalize(batch['image'], mean, std)
-    batch['weight'] = pixel_weights(batch['label'], model.num_classes, class_weights, ignore_label)
-    # A batch without any counted pixel has loss and gradient 0, not 0 / 0.
-    total_weight = jnp.maximum(jnp.sum(batch['weight']), jnp.finfo(jnp.float32).tiny)
+    batch['weight'] = objective.weights(batch['label'], model.num_classes)
+    total_weight = above_zero(jnp.sum(batch['weight']))
     value_and_grad = jax.value_and_grad(loss_of_part, has_aux=True)
 
     def add_part(carry, part_and_key):
@@ -169,7 +172,11 @@ def create_train_step(
       (gradients, batch_stats, loss, correct), _ = jax.lax.scan(add_part, start, (parts, dropout_keys))
 
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    new = (optax.apply_updates(state.params, updates), batch_stats, opt_state)
+    new = state.replace(
+      params=optax.apply_updates(state.params, updates), batch_stats=batch_stats, opt_state=opt_state
+    )
+    if state.ema is not None:
+      new = new.replace(ema=_averaged(state.ema, new.variables, ema_decay, state.step))
     step_metrics = {
       'loss': loss,
       'pixel_accuracy': correct / jnp.maximum(jnp.sum(batch['weight'] > 0), 1),
@@ -177,15 +184,18 @@ def create_train_step(
       'learning_rate': learning_rate(state.step),
     }
     if skip_not_finite:
-      finite = _all_finite((loss, step_metrics['gradient_norm'], *new[:2]))
-      old = (state.params, state.batch_stats, state.opt_state)
-      new = jax.tree.map(lambda x, y: jnp.where(finite, x, y), new, old)
+      finite = _all_finite((loss, step_metrics['gradient_norm'], new.variables))
+      new = jax.tree.map(lambda x, y: jnp.where(finite, x, y), new, state)
       step_metrics['skipped'] = ~finite
-    params, batch_stats, opt_state = new
-    state = TrainState(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
-    return state, step_metrics
+    return new.replace(step=state.step + 1), step_metrics
 
   return train_step
+
+
+def _averaged(ema: Any, variables: Any, decay: float, step: jax.Array) -> Any:
+  """Moving averages after the update that `step` came before."""
+  decay = jnp.minimum(decay, (1 + step) / (10 + step))
+  return jax.tree.map(lambda average, new: decay * average + (1 - decay) * new, ema, variables)
 
 
 def _split(x: jax.Array, parts: int) -> jax.Array:

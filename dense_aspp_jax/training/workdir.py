@@ -113,6 +113,7 @@ def record_start(
   config: dict[str, Any],
   step: int,
   extractor_weights: dict[str, Any] | None = None,
+  class_weights: tuple[float, ...] | None = None,
 ) -> None:
   """Notes that a run starts or resumes at `step`, with which configuration and which weights."""
   if jax.process_index() == 0:
@@ -120,6 +121,8 @@ def record_start(
     start = {'step': step, **provenance()}
     if extractor_weights is not None:
       start['extractor_weights'] = extractor_weights
+    if class_weights is not None:
+      start['class_weights'] = list(class_weights)
     write_json(workdir / PROVENANCE, [*starts, start])
     write_json(workdir / CONFIG, _stored_form(config))
 
@@ -273,7 +276,8 @@ class Run:
     """Opens a split of the run's data set as this network takes it, with labels at their native size.
 
     Args:
-      split: 'train' (not augmented), 'validation' or 'test'.
+      split: 'train' (not augmented, without what the run held out), 'held_out', 'train+validation',
+        'validation' or 'test'.
       data_dir: Where the prepared data are; None: where the run's configuration says.
       cached: See `datasets.load.load_split`.
     """
@@ -287,6 +291,7 @@ class Run:
       native_labels=True,
       keep_aspect=data['keep_aspect'],
       cached=cached,
+      held_out=data.get('held_out', ()),
     )
 
   def load_train_split(self, data_dir: str | None = None) -> CacheSplit:

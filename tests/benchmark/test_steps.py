@@ -18,6 +18,7 @@ from dense_aspp_jax.datasets.augmentation import Augmentation
 from dense_aspp_jax.evaluation.inference import Predictor
 from dense_aspp_jax.models.complexity import multiply_adds
 from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.training.objective import Objective
 from dense_aspp_jax.training.optimizer import create_optimizer, create_schedule
 from dense_aspp_jax.training.train_step import create_state, create_train_step
 
@@ -44,6 +45,7 @@ def test_the_training_step_is_the_one_of_training(compiled_training):
     mean=config.data.mean,
     std=config.data.std,
     augmentation=Augmentation(),
+    objective=Objective(),
   )
   state, batch = create_state(model, optimizer, 0), jax.tree.map(jnp.asarray, random_batch(config, 8))
   expected = []

@@ -25,6 +25,7 @@ from dense_aspp_jax.training import configured_step, loop
 from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.checkpoints import Checkpoints
 from dense_aspp_jax.training.loop import train_and_evaluate
+from dense_aspp_jax.training.objective import Objective
 from dense_aspp_jax.training.workdir import load_run
 
 
@@ -217,6 +218,11 @@ def test_seed_data_and_update_are_those_of_the_configuration(scene_folder, tmp_p
       'augmentation.brightness': 0.25,
       'loss.class_weights': weights,
       'loss.ignore_label': 19,
+      'loss.ohem_threshold': 0.7,
+      'loss.ohem_min_kept': 0.1,
+      'loss.region': 'lovasz',
+      'loss.region_weight': 0.5,
+      'loss.auxiliary_weight': 0.3,
       'optimizer.name': 'sgd',
       'optimizer.learning_rate': 1.0,
       'optimizer.momentum': 0.5,
@@ -226,6 +232,7 @@ def test_seed_data_and_update_are_those_of_the_configuration(scene_folder, tmp_p
       'optimizer.warmup_steps': 2,
       'training.batch_size': 16,
       'training.gradient_accumulation': 2,
+      'training.ema_decay': 0.75,
       'training.max_skipped_steps': 3,
       'training.num_epochs': 10.0,
     },
@@ -242,8 +249,8 @@ def test_seed_data_and_update_are_those_of_the_configuration(scene_folder, tmp_p
     augmentation=Augmentation(flip_probability=0.5, brightness=0.25),
     gradient_accumulation=2,
     skip_not_finite=True,
-    class_weights=weights,
-    ignore_label=19,
+    objective=Objective(weights, 19, 0.7, 0.1, 'lovasz', 0.5, 0.3),
+    ema_decay=0.75,
   )
   np.testing.assert_allclose([rate(i) for i in range(4)], [1 / 3, 2 / 3, 1, (7 / 8) ** 2], rtol=1e-6)
   params = {'w': np.float32(2)}

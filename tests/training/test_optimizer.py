@@ -96,3 +96,34 @@ def test_bad_names_and_values_are_named():
     create_schedule(schedule='step', learning_rate=1.0, num_steps=10)
   with pytest.raises(InputError, match=r'optimizer\.warmup_steps = 10'):
     create_schedule(schedule='constant', learning_rate=1.0, num_steps=10, warmup_steps=10)
+
+
+@pytest.mark.parametrize('name', ['adam', 'adamw', 'sgd'])
+def test_decay_of_kernels_alone_leaves_norms_and_biases_as_without_decay(name):
+  def after_one_update(**arguments):
+    optimizer = create_optimizer(optax.constant_schedule(0.1), name=name, **arguments)
+    shapes = {'kernel': (2, 2), 'scale': (2,), 'bias': (2,), 'layer_scale': (2,)}
+    params = {'layer': {key: jnp.ones(shape) for key, shape in shapes.items()}}
+    gradients = {'layer': {key: jnp.full(shape, 0.25) for key, shape in shapes.items()}}
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    return {key: np.asarray(x) for key, x in optax.apply_updates(params, updates)['layer'].items()}
+
+  none, everything = after_one_update(), after_one_update(weight_decay=0.5)
+  kernels = after_one_update(weight_decay=0.5, decay_norms_and_biases=False)
+  np.testing.assert_array_equal(kernels['kernel'], everything['kernel'])
+  for key in ('scale', 'bias', 'layer_scale'):
+    np.testing.assert_array_equal(kernels[key], none[key])
+  if name != 'adam':  # whose first step has the same length whatever the gradient
+    assert (everything['bias'] < none['bias']).all()
+
+
+def test_gradients_are_clipped_by_their_norm_before_decay():
+  arguments = dict(name='sgd', momentum=0.0, weight_decay=0.5)
+  optimizer = create_optimizer(optax.constant_schedule(1.0), **arguments, clip_norm=2.0)
+  params = {'a': {'kernel': jnp.float32(1.0)}, 'b': {'kernel': jnp.float32(2.0)}}
+  for gradients, scale in (((3.0, 4.0), 2 / 5), ((0.3, 0.4), 1.0)):
+    tree = {key: {'kernel': jnp.float32(g)} for key, g in zip('ab', gradients, strict=True)}
+    updates, _ = optimizer.update(tree, optimizer.init(params), params)
+    for key, g in zip('ab', gradients, strict=True):
+      expected = -(scale * g + 0.5 * params[key]['kernel'])
+      np.testing.assert_allclose(updates[key]['kernel'], expected, rtol=1e-6)

@@ -16,10 +16,12 @@ from dense_aspp_jax.datasets.street_scenes import render_scene
 from dense_aspp_jax.labels import CITYSCAPES_20, IGNORE_LABEL
 from dense_aspp_jax.models.layers import batch_norm, channel_dropout
 from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.training.objective import Objective
 from dense_aspp_jax.training.optimizer import create_optimizer
 from dense_aspp_jax.training.train_step import create_state, create_train_step
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+OBJECTIVE = Objective()
 
 
 class PixelClassifier(nn.Module):
@@ -46,18 +48,17 @@ def make_batch(size=8, seed=0):
   return {'image': rng.integers(0, 256, (size, 4, 6, 3)).astype(np.uint8), 'label': label}
 
 
-def make_step(model, optimizer=None, **arguments):
+def make_step(model, optimizer=None, objective=OBJECTIVE, ema_decay=0.0, **arguments):
   rate = optax.constant_schedule(0.1)
   optimizer = optimizer or optax.sgd(rate)
-  step = create_train_step(
-    model, optimizer, rate, seed=0, mean=MEAN, std=STD, augmentation=Augmentation(), **arguments
-  )
-  return step, create_state(model, optimizer, 0)
+  arguments = dict(arguments, mean=MEAN, std=STD, augmentation=Augmentation(), objective=objective)
+  step = create_train_step(model, optimizer, rate, seed=0, ema_decay=ema_decay, **arguments)
+  return step, create_state(model, optimizer, 0, ema=ema_decay > 0)
 
 
 def test_loss_accuracy_and_update_against_numpy():
   batch = make_batch()
-  step, state = make_step(PixelClassifier(), class_weights=(1.0, 2.0, 0.5))
+  step, state = make_step(PixelClassifier(), objective=Objective(class_weights=(1.0, 2.0, 0.5)))
   kernel = np.asarray(state.params['head']['kernel'])[0, 0].astype(np.float64)
   new_state, metrics = jax.jit(step)(state, batch)
 
@@ -90,7 +91,8 @@ def test_augmentation_is_drawn_from_seed_and_step_and_padded_with_the_mean_color
   augmentation = Augmentation(crop_size=(6, 8), brightness=0.5)
   optimizer, rate = optax.sgd(0.1), optax.linear_schedule(0.0, 1.0, 10)
   model = PixelClassifier(norm=True)
-  step = create_train_step(model, optimizer, rate, seed=3, mean=MEAN, std=STD, augmentation=augmentation)
+  arguments = dict(mean=MEAN, std=STD, augmentation=augmentation, objective=OBJECTIVE)
+  step = create_train_step(model, optimizer, rate, seed=3, **arguments)
   state = create_state(model, optimizer, 0).replace(step=jnp.int32(5))
   new_state, metrics = jax.jit(step)(state, batch)
 
@@ -116,7 +118,7 @@ def test_a_batch_of_ignored_pixels_changes_no_parameter_and_gives_no_nan(parts):
 
 def test_accuracy_is_over_the_pixels_that_the_loss_counts():
   batch = make_batch()
-  step, state = make_step(PixelClassifier(), ignore_label=2)
+  step, state = make_step(PixelClassifier(), objective=Objective(ignore_label=2))
   _, metrics = jax.jit(step)(state, batch)
   pixels = (batch['image'] / 255 - MEAN) / STD
   predictions = (pixels @ np.asarray(state.params['head']['kernel'])[0, 0]).argmax(-1)
@@ -194,7 +196,8 @@ def test_the_steps_are_lowered_for_gpu_and_tpu(platform):
   augmentation = Augmentation(
     scale_range=(0.5, 2.0), crop_size=(32, 64), flip_probability=0.5, brightness=0.2
   )
-  step = create_train_step(model, optimizer, rate, seed=0, mean=MEAN, std=STD, augmentation=augmentation)
+  arguments = dict(mean=MEAN, std=STD, augmentation=augmentation, objective=OBJECTIVE)
+  step = create_train_step(model, optimizer, rate, seed=0, **arguments)
   state = jax.eval_shape(lambda: create_state(model, optimizer, 0))
   batch = {
     'image': jax.ShapeDtypeStruct((2, 64, 128, 3), jnp.uint8),
@@ -234,7 +237,8 @@ def test_the_slides_best_model_learns_one_batch_in_bfloat16():
   model = create_model(**config.model)
   rate = optax.constant_schedule(config.optimizer.learning_rate)
   optimizer = create_optimizer(rate, name='adam', weight_decay=config.optimizer.weight_decay)
-  step = create_train_step(model, optimizer, rate, seed=0, mean=MEAN, std=STD, augmentation=Augmentation())
+  arguments = dict(mean=MEAN, std=STD, augmentation=Augmentation(), objective=OBJECTIVE)
+  step = create_train_step(model, optimizer, rate, seed=0, **arguments)
   state = create_state(model, optimizer, 0)
   image, label = (np.stack(x) for x in zip(*(render_scene(0, i, (64, 128)) for i in range(2)), strict=True))
   batch = {'image': image, 'label': CITYSCAPES_20.encode(label, 'generated')}
@@ -316,7 +320,7 @@ def test_an_update_that_is_not_finite_changes_nothing_but_the_step(what):
   optimizer = optax.sgd(0.1, momentum=0.9)
   if what == 'parameters':
     optimizer = optax.chain(optimizer, optax.scale(1e30), optax.scale(1e30))
-  step, state = make_step(PixelClassifier(norm=True), optimizer, skip_not_finite=True)
+  step, state = make_step(PixelClassifier(norm=True), optimizer, skip_not_finite=True, ema_decay=0.5)
   if what == 'loss':  # too large for float32 in the logits
     state.params['head']['kernel'] = jnp.full_like(state.params['head']['kernel'], 3e38)
   if what == 'batch_stats':  # they stay infinite, and are not used
@@ -335,3 +339,29 @@ def test_a_finite_update_is_not_changed_by_the_guard():
   (found, metrics), (expected, _) = (jax.jit(step)(state, batch) for step in (guarded, plain))
   assert not metrics['skipped']
   jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_moving_averages_follow_parameters_and_statistics_at_the_same_decay():
+  step, state = make_step(PixelClassifier(norm=True), ema_decay=0.25)
+  states = [state]
+  for seed in range(4):
+    states.append(jax.jit(step)(states[-1], make_batch(seed=seed))[0])
+  jax.tree.map(np.testing.assert_array_equal, state.ema, state.variables)
+  for name in ('kernel', 'bias'):
+    expected = np.asarray(state.params['head'][name], np.float64)
+    for decay, new in zip((1 / 10, 2 / 11, 3 / 12, 0.25), states[1:], strict=True):
+      expected = decay * expected + (1 - decay) * np.asarray(new.params['head'][name])
+    np.testing.assert_allclose(states[-1].ema['params']['head'][name], expected, rtol=1e-5, atol=1e-7)
+  for name in ('mean', 'var'):
+    expected = np.asarray(state.batch_stats['norm'][name], np.float64)
+    for decay, new in zip((1 / 10, 2 / 11, 3 / 12, 0.25), states[1:], strict=True):
+      expected = decay * expected + (1 - decay) * np.asarray(new.batch_stats['norm'][name])
+    np.testing.assert_allclose(states[-1].ema['batch_stats']['norm'][name], expected, rtol=1e-5)
+
+
+def test_moving_averages_change_nothing_else():
+  with_ema, state = make_step(PixelClassifier(norm=True), ema_decay=0.9)
+  without, other = make_step(PixelClassifier(norm=True))
+  batch = make_batch()
+  found, expected = jax.jit(with_ema)(state, batch)[0], jax.jit(without)(other, batch)[0]
+  jax.tree.map(np.testing.assert_array_equal, found.replace(ema=None), expected)
