@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+from typing import Any
 
-from dense_aspp_jax.commands.run_arguments import add_run_arguments, describe_run
+from dense_aspp_jax.commands.run_arguments import (
+  add_averaging_arguments,
+  add_run_arguments,
+  averaging_asked_for,
+  averaging_predictor,
+  check_averaging,
+  describe_run,
+)
+
+_EVALUATIONS = 'evaluations'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's options."""
-  add_run_arguments(parser)
-  parser.add_argument('--batch-size', type=int, help='images per call; no result depends on it')
+  add_run_arguments(parser, ('running', 'recalibrated', 'batch'))
+  parser.add_argument(
+    '--batch-size', type=int, help='images per call; no result depends on it, but those of --bn batch'
+  )
+  add_averaging_arguments(parser)
   parser.add_argument('--output', type=pathlib.Path, help='JSON file for the scores')
+  parser.add_argument(
+    '--record', action='store_true', help='also keep the scores in WORKDIR/evaluations, for `results`'
+  )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -20,30 +36,74 @@ def run(args: argparse.Namespace) -> int:
   import json
 
   from dense_aspp_jax.errors import InputError
+  from dense_aspp_jax.evaluation.batch_statistics import BatchStatisticsPredictor
   from dense_aspp_jax.evaluation.evaluate import evaluate
   from dense_aspp_jax.evaluation.metrics import format_table, protocol
+  from dense_aspp_jax.progress import say
   from dense_aspp_jax.provenance import write_json
   from dense_aspp_jax.training.workdir import load_run
+  from dense_aspp_jax.whole_files import check_writable
 
   if args.output and args.output.is_dir():
     raise InputError(f'{args.output}: a folder; --output expects the name of a JSON file')
   if args.batch_size is not None and args.batch_size < 1:
     raise InputError(f'--batch-size {args.batch_size}: expected at least 1')
-  run = load_run(args.workdir, args.checkpoint)
+  check_averaging(args)
+  by_batch = args.bn == 'batch'
+  if by_batch and averaging_asked_for(args):
+    raise InputError(
+      '--bn batch with --flip, --scales or --window: averaging takes one image at a time, not a batch; leave '
+      'either out'
+    )
+  if args.record:
+    check_writable(args.workdir / _EVALUATIONS, '--workdir')
+  run = load_run(args.workdir, args.checkpoint, args.weights, 'running' if by_batch else args.bn)
   split = run.load_split(args.split, args.data_dir)
   batch_size = args.batch_size or run.config['evaluation']['batch_size']
-  confusion, _ = evaluate(run.predictor, split, run.label_set, batch_size=batch_size)
+  predictor = run.predictor
+  if by_batch:
+    predictor = BatchStatisticsPredictor(run.model, run.variables, mean=predictor.mean, std=predictor.std)
+  confusion, _ = evaluate(predictor, split, run.label_set, batch_size=batch_size)
   scores = confusion.scores()
   result = {
     **scores.to_json(),
     'images': len(split),
     'protocol': protocol(run.label_set),
     **describe_run(args, run),
+    'bn': args.bn,
+    'bn_batch_size': batch_size if by_batch else None,
+    'test_time': None,
   }
-  print(format_table(scores))
+  if averaging_asked_for(args):
+    averaging = averaging_predictor(args, run)
+    confusion, _ = evaluate(averaging, split, run.label_set, batch_size=batch_size)
+    averaged = confusion.scores()
+    result['test_time'] = {**averaging.to_json(), 'scores': averaged.to_json()}
+    print(f'plain, at one scale:\n{format_table(scores)}\n')
+    print(f'averaged, {_words(averaging)}:\n{format_table(averaged)}')
+  else:
+    print(format_table(scores))
+  if args.record:
+    path = args.workdir / _EVALUATIONS / f'{_record_name(result)}.json'
+    write_json(path, result)
+    say(f'recorded in {path}')
   if args.output:
     write_json(args.output, result)
     print(f'{len(split)} images; report in {args.output}')
   else:
     print(json.dumps(result))
   return 0
+
+
+def _words(averaging: Any) -> str:
+  parts = [f'scales {", ".join(f"{scale:g}" for scale in averaging.scales)}']
+  if averaging.flip:
+    parts.append('mirrored images')
+  if averaging.window:
+    parts.append('windows of {} x {}'.format(*averaging.window))
+  return '; '.join(parts)
+
+
+def _record_name(result: dict[str, Any]) -> str:
+  parts = [result['split'], str(result['step']), result['weights'], result['bn']]
+  return '_'.join(parts + (['test_time'] if result['test_time'] else []))

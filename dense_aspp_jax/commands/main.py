@@ -20,6 +20,7 @@ COMMANDS = {
   'check-data': 'Check every pair of a data set and list all that is wrong.',
   'train': 'Train a network.',
   'evaluate': 'Score the checkpoint of a run on a split.',
+  'recalibrate': 'Estimate the BN statistics of a run again, over its training split.',
   'predict': 'Predict images with the checkpoint of a run.',
   'score': 'Score a folder of prediction PNGs against label PNGs.',
   'parameters': 'Count the parameters of a network, exactly.',

@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 
 from dense_aspp_jax.commands.config_file import read_config_file
+from dense_aspp_jax.commands.run_arguments import add_bn_argument, add_weights_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--workdir', type=pathlib.Path, help="measure with a run's parameters; default: random initial ones"
   )
   parser.add_argument('--checkpoint', help="of --workdir: 'best' (default), 'latest', or a step")
+  add_weights_argument(parser)
+  add_bn_argument(parser)
   parser.add_argument('--images', type=int, default=4, help='random images to average over (default 4)')
   parser.add_argument(
     '--output',
@@ -42,8 +45,10 @@ def run(args: argparse.Namespace) -> int:
     raise InputError(f'{output}: a file; --output expects a folder')
   if args.images < 1:
     raise InputError(f'--images {args.images}: expected at least 1')
-  if args.checkpoint and not args.workdir:
-    raise InputError(f'--checkpoint {args.checkpoint}: it needs the --workdir of a run')
+  for option in ('checkpoint', 'weights', 'bn'):
+    value = getattr(args, option)
+    if value not in (None, 'running') and not args.workdir:
+      raise InputError(f'--{option} {value}: it needs the --workdir of a run')
   config = read_config_file(args) if args.config else None
 
   import dataclasses
@@ -62,7 +67,9 @@ def run(args: argparse.Namespace) -> int:
   from dense_aspp_jax.training.config_check import check_fields
   from dense_aspp_jax.training.workdir import load_run
 
-  loaded = load_run(args.workdir, args.checkpoint or 'best') if args.workdir else None
+  loaded = None
+  if args.workdir:
+    loaded = load_run(args.workdir, args.checkpoint or 'best', args.weights, args.bn)
   if config is None:
     config = ConfigDict(loaded.config)
   else:
@@ -108,6 +115,8 @@ def run(args: argparse.Namespace) -> int:
       'workdir': str(args.workdir) if args.workdir else None,
       'checkpoint': (args.checkpoint or 'best') if args.workdir else None,
       'step': loaded.step if loaded else None,
+      'weights': loaded.weights if loaded else None,
+      'bn': loaded.bn if loaded else None,
       'seed': config.seed,
       'config': config.to_dict(),
       'provenance': provenance(),

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     raise InputError(f'--images {args.images}: expected at least 1')
   if args.pictures < 0:
     raise InputError(f'--pictures {args.pictures}: expected at least 0')
-  run = load_run(args.workdir, args.checkpoint)
+  run = load_run(args.workdir, args.checkpoint, args.weights, args.bn)
   # Every setting reads all images.
   split = run.load_split(args.split, args.data_dir, cached=args.images is None)
   with replaced_directory(output, 'layer_removal.json') as folder:

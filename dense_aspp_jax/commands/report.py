@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
   path = report_run(
     args.workdir,
     checkpoint=args.checkpoint,
+    weights=args.weights,
+    bn=args.bn,
     split_name=args.split,
     num_images=args.images,
     num_pictures=args.pictures,
@@ -51,6 +53,8 @@ def report_run(
   workdir: pathlib.Path,
   *,
   checkpoint: str = 'best',
+  weights: str | None = None,
+  bn: str = 'running',
   split_name: str = 'validation',
   num_images: int = NUM_IMAGES,
   num_pictures: int = NUM_PICTURES,
@@ -62,6 +66,8 @@ def report_run(
   Args:
     workdir: The run's directory.
     checkpoint: 'best', 'latest', or a step.
+    weights: See `load_run`.
+    bn: See `load_run`.
     split_name: The split that is scored, all of it.
     num_images: How many images, from the first, the analyses run here use.
     num_pictures: How many images are shown as results.
@@ -100,7 +106,7 @@ def report_run(
   for option, value in (('images', num_images), ('pictures', num_pictures)):
     if value < 1:
       raise InputError(f'--{option} {value}: expected at least 1')
-  run = load_run(workdir, checkpoint)
+  run = load_run(workdir, checkpoint, weights, bn)
   data, batch_size = run.config['data'], run.config['evaluation']['batch_size']
   split = run.load_split(split_name, data_dir)
   confusion, _ = evaluate(run.predictor, split, run.label_set, batch_size=batch_size)
@@ -132,6 +138,8 @@ def report_run(
   subject = {
     'checkpoint': checkpoint,
     'step': run.step,
+    'weights': run.weights,
+    'bn': run.bn,
     'split': split_name,
     'dataset': data['dataset'],
     'data_dir': data_dir,

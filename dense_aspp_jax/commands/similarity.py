@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     raise InputError(f'{output}: a file; --output expects a folder')
   if args.images < 1:
     raise InputError(f'--images {args.images}: expected at least 1')
-  run = load_run(args.workdir, args.checkpoint)
+  run = load_run(args.workdir, args.checkpoint, args.weights, args.bn)
   data = run.config['data']
   split = run.load_split(args.split, args.data_dir)
   with replaced_directory(output, 'similarity.json') as folder:

@@ -18,12 +18,14 @@ from jaxtyping import UInt8
 from dense_aspp_jax.datasets.augmentation import normalize
 from dense_aspp_jax.datasets.cache import CachedExample
 from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples, padded_batches
+from dense_aspp_jax.errors import RunError
 from dense_aspp_jax.models.moments import running_statistics_momentum
 from dense_aspp_jax.models.segmentation import SegmentationModel
 from dense_aspp_jax.models.upsampling import upsampled_argmax
 from dense_aspp_jax.progress import progress_bar
 
 _MEAN, _VARIANCE = 'mean', 'var'  # as flax names them
+_EPSILON = 1e-5  # what most BNs add to a variance
 
 
 def without_dropout(model: SegmentationModel) -> SegmentationModel:
@@ -111,6 +113,9 @@ def recalibrated_statistics(
 
   Returns:
     The new 'batch_stats', float32. Those of layers that logits do not depend on are as they were.
+
+  Raises:
+    RunError: They are not finite.
   """
   model, mean, std = without_dropout(model), tuple(mean), tuple(std)
 
@@ -133,7 +138,37 @@ def recalibrated_statistics(
       merged = _merge(merged, done, statistics, count) if done else statistics
       done += count
       bar.update(count)
+  for path, x in merged.items():
+    if not np.isfinite(x).all():
+      raise RunError(
+        f'batch_stats/{"/".join(path)}: not finite over these images; the checkpoint cannot be recalibrated'
+      )
   return unflatten_dict({path: x.astype(np.float32) for path, x in merged.items()})
+
+
+def largest_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+  """How far BN statistics lie apart, as JSON data.
+
+  Returns:
+    'mean': the largest change of a mean in old standard deviations, and the layer it is in;
+    'variance': the largest factor, at least 1, between old and new variance (with 1e-5 added), likewise.
+  """
+  old, new = (
+    {path: np.asarray(x, np.float64) for path, x in flatten_dict(t).items()} for t in (before, after)
+  )
+  deviations, factors = {}, {}
+  for *layer, kind in old:
+    if kind == _MEAN:
+      mean, variance = (*layer, _MEAN), (*layer, _VARIANCE)
+      old_variance, new_variance = old[variance] + _EPSILON, new[variance] + _EPSILON
+      name = '/'.join(layer)
+      deviations[name] = float(np.max(np.abs(new[mean] - old[mean]) / np.sqrt(old_variance)))
+      factors[name] = float(np.exp(np.max(np.abs(np.log(new_variance / old_variance)))))
+  mean, variance = (max(values, key=values.get) for values in (deviations, factors))
+  return {
+    'mean': {'deviations': deviations[mean], 'layer': mean},
+    'variance': {'factor': factors[variance], 'layer': variance},
+  }
 
 
 def _merge(

@@ -295,7 +295,7 @@ class Run:
     )
 
   def load_train_split(self, data_dir: str | None = None) -> CacheSplit:
-    """Opens the training split as training reads it, not augmented.
+    """Opens the training split as training reads it, without what is held out; not augmented.
 
     Args:
       data_dir: As in `load_split`.
@@ -309,6 +309,7 @@ class Run:
       image_size=data['image_size'],
       native_labels=False,
       skip_bad=data.get('skip_bad', 0),
+      held_out=data.get('held_out', ()),
     )
 
 

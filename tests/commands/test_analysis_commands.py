@@ -40,6 +40,7 @@ def test_similarity_writes_into_the_workdir_and_names_the_most_confused(workdir,
   assert sum(result['pixels'].values()) == 5 * 64 * 128  # void is a class of this set
   assert (result['layer'], result['images'], result['split']) == ('dense_aspp', 5, 'validation')
   assert (result['step'], result['checkpoint'], result['seed']) == (2, 'best', 0)
+  assert (result['weights'], result['bn']) == ('raw', 'running')
   assert result['config'] == json.loads((workdir / 'config.json').read_text())
   assert result['provenance']['libraries']['jax']
   assert 'ignored pixels belong to no class' in result['protocol']

@@ -93,19 +93,31 @@ def test_the_table_of_parameters_ends_with_the_counts_of_the_parts(capsys):
   assert json.loads(capsys.readouterr().out)['gmac'] == pytest.approx(counts['gmac'] / 2)
 
 
-@pytest.mark.parametrize('command', ['evaluate', 'predict'])
 @pytest.mark.parametrize(
-  ('options', 'checkpoint'), [([], 'best'), (['--checkpoint=latest'], 'latest'), (['--checkpoint=7'], '7')]
+  'command',
+  ['evaluate', 'predict', 'similarity', 'remove-layers', 'receptive-field', 'report', 'recalibrate'],
 )
-def test_the_checkpoint_asked_for_is_loaded(command, options, checkpoint, monkeypatch, tmp_path, capsys):
-  def load_run(workdir, checkpoint):
-    raise InputError(f'{workdir} {checkpoint}')
+@pytest.mark.parametrize(
+  ('options', 'loaded'),
+  [
+    ([], 'best None running'),
+    (['--checkpoint=latest', '--weights=raw'], 'latest raw running'),
+    (['--checkpoint=7', '--weights=ema', '--bn=recalibrated'], '7 ema recalibrated'),
+  ],
+)
+def test_the_variables_asked_for_are_loaded(command, options, loaded, monkeypatch, tmp_path, capsys):
+  def load_run(workdir, checkpoint, weights, bn='running'):
+    raise InputError(f'{workdir} {checkpoint} {weights} {bn}')
 
   monkeypatch.setattr('dense_aspp_jax.training.workdir.load_run', load_run)
   Image.new('RGB', (1, 1)).save(tmp_path / 'a.png')
-  others = ['--output', str(tmp_path / 'out')] + ([str(tmp_path / 'a.png')] if command == 'predict' else [])
+  others = [] if command == 'recalibrate' else ['--output', str(tmp_path / 'out')]
+  if command == 'predict':
+    others.append(str(tmp_path / 'a.png'))
+  if command == 'recalibrate':  # from those of training
+    options, loaded = options[:2], loaded.replace('recalibrated', 'running')
   assert main([command, '--workdir=runs/x', *options, *others]) == 2
-  assert capsys.readouterr().err.endswith(f'dense-aspp {command}: runs/x {checkpoint}\n')
+  assert capsys.readouterr().err.endswith(f'dense-aspp {command}: runs/x {loaded}\n')
 
 
 def test_a_batch_size_below_one_is_refused(capsys):

@@ -3,16 +3,20 @@
 import json
 import os
 import pathlib
+import shutil
 import struct
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.datasets.images import encode_png
+from dense_aspp_jax.evaluation.test_time import AveragingPredictor
 from dense_aspp_jax.labels import CITYSCAPES_20
 from dense_aspp_jax.training import workdir as workdirs
+from dense_aspp_jax.training.recalibration import save_statistics
 from dense_aspp_jax.training.workdir import load_run
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
@@ -66,6 +70,30 @@ def test_bad_images_are_listed_and_the_others_predicted(tiny_run, folder, tmp_pa
     assert sorted(p.name for p in (output / kind).iterdir()) == ['b_good.png', 'd_good.png']
   written = json.loads((output / 'predictions.json').read_text())
   assert (written['images'], written['refused'], written['as_stored']) == (2, refused, False)
+  assert (written['weights'], written['bn'], written['test_time']) == ('raw', 'running', None)
+
+
+def test_averaging_and_the_variables_are_recorded(tiny_run, tmp_path):
+  (tmp_path / 'a.png').write_bytes(encode_png(PIXELS))
+  run = load_run(tiny_run)
+  workdir = shutil.copytree(tiny_run, tmp_path / 'run')
+  statistics = jax.tree.map(lambda x: np.asarray(x) + np.float32(1), run.variables['batch_stats'])
+  save_statistics(workdir, 0, 'raw', statistics, {})
+  options = ('--bn', 'recalibrated', '--scales', '0.5', '--window', '16', '24', '--flip')
+  assert predict(workdir, tmp_path / 'out', *options, tmp_path / 'a.png') == 0
+  written = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
+  assert (written['weights'], written['bn']) == ('raw', 'recalibrated')
+  assert written['test_time'] == {'flip': True, 'scales': [0.5], 'window': [16, 24]}
+  run.predictor.update({**run.variables, 'batch_stats': statistics})
+  averaging = AveragingPredictor(run.predictor, flip=True, scales=(0.5,), window=(16, 24))
+  with Image.open(tmp_path / 'out' / 'label_ids' / 'a.png') as label_ids:
+    np.testing.assert_array_equal(np.asarray(label_ids), CITYSCAPES_20.decode(averaging.predict(PIXELS)))
+
+
+def test_options_out_of_range_are_found_first(nothing_is_loaded, folder, tmp_path, capsys):
+  assert predict(tmp_path, tmp_path / 'out', folder, '--scales', '-1') == 2
+  assert '--scales -1.0: expected factors above 0' in capsys.readouterr().err
+  assert not (tmp_path / 'out').exists()
 
 
 def test_a_network_is_not_loaded_for_bad_images_alone(nothing_is_loaded, folder, tmp_path, capsys):

@@ -63,6 +63,7 @@ def test_random_initial_parameters(tmp_path, capsys):
   sides = [measured['sides'][share] for share in ('50%', '90%', '99%')]
   assert sides == sorted(sides)
   assert (result['workdir'], result['checkpoint'], result['step'], result['seed']) == (None, None, None, 0)
+  assert (result['weights'], result['bn']) == (None, None)
   assert result['config']['model']['dilation_rates'] == [1, 2]
   assert result['provenance']['libraries']['jax']
   assert 'R1 + R2 - 1' in result['protocol']
@@ -98,6 +99,7 @@ def test_the_parameters_of_a_run(workdir, tmp_path, measured, capsys):
   assert run(tmp_path / 'out', '--workdir', workdir, '--checkpoint', 'best') == 0
   result = json.loads((tmp_path / 'out' / 'receptive_field.json').read_text())
   assert (result['workdir'], result['checkpoint'], result['step']) == (str(workdir), 'best', 0)
+  assert (result['weights'], result['bn']) == ('raw', 'running')
   assert 'measured (checkpoint of step 0, 1 images)' in capsys.readouterr().out
   (((model, variables, *_), _),) = measured
   assert model == create_model(**TINY, num_classes=20)  # in float32, though the run is in bfloat16
@@ -151,6 +153,8 @@ def test_global_pooling_is_said(tmp_path, monkeypatch, capsys):
   [
     (['--images=0'], '--images 0: expected at least 1'),
     (['--checkpoint=best'], '--checkpoint best: it needs the --workdir of a run'),
+    (['--weights=raw'], '--weights raw: it needs the --workdir of a run'),
+    (['--bn=recalibrated'], '--bn recalibrated: it needs the --workdir of a run'),
     (['--output', CONFIG], 'default.py: a file; --output expects a folder'),
     (['--config.training.batch_size=0'], 'config.training.batch_size = 0: expected'),
   ],

@@ -145,6 +145,28 @@ def test_what_is_stored_of_another_split_is_neither_used_nor_lost(workdir):
   assert json.loads(stored.read_text())['split'] == 'train'
 
 
+def test_stored_analyses_must_be_of_the_same_variables_and_data(workdir, monkeypatch):
+  asked = []
+
+  def read_analysis(folder, subject):
+    asked.append((folder.name, subject))
+    raise InputError('enough')
+
+  monkeypatch.setattr('dense_aspp_jax.analysis.report_content.read_analysis', read_analysis)
+  assert report(workdir, '--checkpoint', 'latest') == 2
+  subject = {
+    'checkpoint': 'latest',
+    'step': 2,
+    'weights': 'raw',
+    'bn': 'running',
+    'split': 'validation',
+    'dataset': json.loads((workdir / 'config.json').read_text())['data']['dataset'],
+    'data_dir': None,
+    'layer': 'dense_aspp',
+  }
+  assert asked == [('similarity', subject)]
+
+
 def test_a_run_without_its_log_is_reported_without_curves(workdir):
   (workdir / 'metrics.jsonl').unlink()
   (workdir / 'provenance.json').unlink()

@@ -1,0 +1,71 @@
+"""Estimate the BN statistics of a run again, over its training split."""
+
+from __future__ import annotations
+
+import argparse
+
+from dense_aspp_jax.commands.run_arguments import (
+  add_checkpoint_arguments,
+  add_data_dir_argument,
+  add_weights_argument,
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the command's options."""
+  add_checkpoint_arguments(parser)
+  add_weights_argument(parser)
+  add_data_dir_argument(parser)
+  parser.add_argument(
+    '--batch-size', type=int, help='images that are normalised together (default: the batch size of training)'
+  )
+
+
+def run(args: argparse.Namespace) -> int:
+  """Writes WORKDIR/recalibrated/STEP_WEIGHTS; says how much the statistics changed."""
+  from dense_aspp_jax.errors import InputError
+  from dense_aspp_jax.evaluation.batch_statistics import largest_changes, recalibrated_statistics
+  from dense_aspp_jax.provenance import provenance
+  from dense_aspp_jax.training.recalibration import FOLDER, save_statistics
+  from dense_aspp_jax.training.workdir import load_run
+  from dense_aspp_jax.whole_files import check_writable
+
+  if args.batch_size is not None and args.batch_size < 1:
+    raise InputError(f'--batch-size {args.batch_size}: expected at least 1')
+  check_writable(args.workdir / FOLDER, '--workdir')
+  run = load_run(args.workdir, args.checkpoint, args.weights)
+  before = run.variables.get('batch_stats')
+  if not before:
+    raise InputError(f'{args.workdir}: this network has no batch normalisation, nothing to recalibrate')
+  batch_size = args.batch_size or run.config.get('training', {}).get('batch_size')
+  if batch_size is None:
+    raise InputError(f'{args.workdir}: trained elsewhere, with an unknown batch size; give --batch-size')
+  split = run.load_train_split(args.data_dir)
+  after = recalibrated_statistics(
+    run.model, run.variables, split, batch_size=batch_size, mean=run.predictor.mean, std=run.predictor.std
+  )
+  changes = largest_changes(before, after)
+  record = {
+    'dataset': run.config['data']['dataset'],
+    'data_dir': args.data_dir,
+    'split': run.config['data']['train_split'],
+    'images': len(split),
+    'batch_size': batch_size,
+    'workdir': str(args.workdir),
+    'checkpoint': args.checkpoint,
+    'step': run.step,
+    'weights': run.weights,
+    'largest_changes': changes,
+    'config': run.config,
+    'provenance': provenance(),
+  }
+  directory = save_statistics(args.workdir, run.step, run.weights, after, record)
+  print(
+    f'largest changes: a mean by {changes["mean"]["deviations"]:.3g} of its standard deviations '
+    f'({changes["mean"]["layer"]}), a variance by a factor of {changes["variance"]["factor"]:.3g} '
+    f'({changes["variance"]["layer"]})'
+  )
+  print(
+    f'{len(split)} images in batches of {batch_size}; statistics in {directory}; --bn recalibrated takes them'
+  )
+  return 0
