@@ -13,6 +13,7 @@ from dense_aspp_jax.datasets.street_scenes import render_scene
 from dense_aspp_jax.evaluation.pictures import save_png
 from dense_aspp_jax.labels import CAMVID_11, CITYSCAPES_20
 from dense_aspp_jax.models import extractors
+from dense_aspp_jax.models.complexity import PARTS
 from dense_aspp_jax.models.convnext import ConvNeXt
 from dense_aspp_jax.models.densenet import DENSENETS, DenseNet
 from dense_aspp_jax.models.efficientnet_lite import EfficientNetLite
@@ -40,6 +41,7 @@ TOTALS = {
   'paper_densenet169': 18_420_675,
   'paper_densenet201': 28_639_987,
   'street_scenes': 222_812,
+  'camvid': 6_953_856 + 2_225_920 + 387_680 + 1_419 + 2_362_635,
 }
 EXTRACTORS = {
   'densenet201': 18_092_928,
@@ -52,6 +54,8 @@ EXTRACTORS = {
 # With few and narrow layers these are the network of another file: only their fields differ.
 SLOW_TO_REPEAT = {
   'augmented',
+  'camvid_trainval',
+  'camvid_tuning',
   'densenet201',
   'longer',
   'paper_densenet161',
@@ -83,7 +87,7 @@ def load_config(name):
 def test_it_builds_and_prints_its_parameters(name, capsys):
   assert main(['parameters', f'--config=configs/{name}.py', '--json']) == 0
   counts = json.loads(capsys.readouterr().out)
-  assert counts['total'] == counts['extractor'] + counts['dense_aspp'] + counts['head']
+  assert counts['total'] == sum(counts[part] for part in PARTS)
   for expected, part in ((SLIDES, 'dense_aspp_and_head'), (TOTALS, 'total'), (EXTRACTORS, 'extractor')):
     if name in expected:
       assert counts[part] == expected[name]
@@ -102,7 +106,7 @@ def test_the_cut_behind_dense_block_2_gives_model_1s_count_too(capsys):
   assert json.loads(capsys.readouterr().out)['dense_aspp_and_head'] == 662_420
 
 
-# What the slides' tables and the text about improvements say of each.
+# What the slides' tables and the text about improvements say of each; CamVid's protocol.
 FIELDS = {
   'slides_model1': {'data.image_size': (224, 224), 'training.num_epochs': 50, 'model.num_classes': 20},
   'slides_model2': {'data.image_size': (224, 224), 'training.num_epochs': 60, 'model.num_classes': 20},
@@ -114,12 +118,15 @@ FIELDS = {
   'convnext': {'training.num_epochs': 30},
   'longer': {'training.num_epochs': 80},
   'full_resolution': {'data.image_size': (1024, 2048), 'augmentation.crop_size': (768, 768)},
+  'camvid': {'training.num_epochs': 300, 'data.image_size': (360, 480), 'data.train_split': 'train'},
+  'camvid_trainval': {'data.train_split': 'train+validation', 'evaluation.every_epochs': 300},
+  'camvid_tuning': {'data.held_out': ('0006R0',), 'data.validation_split': 'held_out'},
   'augmented': {'augmentation.flip_probability': 0.5, 'augmentation.scale_range': (0.5, 2.0)},
 }
 
 
 @pytest.mark.parametrize('name', FIELDS)
-def test_fields_of_the_slides(name):
+def test_fields(name):
   config = load_config(name)
   for field, value in FIELDS[name].items():
     section, field = field.split('.')
@@ -128,15 +135,19 @@ def test_fields_of_the_slides(name):
 
 @pytest.fixture(scope='module')
 def folders(tmp_path_factory):
-  """Generated scenes, 8 to train on and 2 to evaluate, with the label ids of Cityscapes and of CamVid."""
+  """Generated scenes, 10 to train on and 2 to evaluate, with the label ids of Cityscapes and of CamVid.
+
+  Their names are those of CamVid's drives: two images of training may be held out.
+  """
   root = tmp_path_factory.mktemp('folders')
   for name, label_set, num_ids in (('cityscapes', CITYSCAPES_20, 34), ('camvid', CAMVID_11, 12)):
     write_json(root / name / 'labels.json', label_set.to_json())
-    for seed, (split, count) in enumerate({'train': 8, 'validation': 2}.items()):
+    for seed, (split, count) in enumerate({'train': 10, 'validation': 2}.items()):
       for index in range(count):
+        drive = '0016E5' if split == 'validation' else '0001TP' if index < 8 else '0006R0'
         image, label_ids = render_scene(seed, index, (64, 128))
-        save_png(root / name / split / 'images' / f'{index}.png', image)
-        save_png(root / name / split / 'labels' / f'{index}.png', label_ids % np.uint8(num_ids))
+        save_png(root / name / split / 'images' / f'{drive}_{index}.png', image)
+        save_png(root / name / split / 'labels' / f'{drive}_{index}.png', label_ids % np.uint8(num_ids))
   return root
 
 
@@ -150,7 +161,7 @@ def two_steps(config, folders, tmp_path):
   config.data.dataset = f'folder:{folders / dataset}'
   config.data.data_dir = str(tmp_path / 'data')
   config.training.batch_size = 8
-  config.training.num_epochs = 2.0
+  config.training.num_epochs = 2.0 if config.data.train_split == 'train' else 1.5  # of 8 or 10, or of 12
   config.optimizer.warmup_steps = min(1, config.optimizer.warmup_steps)
   config.evaluation.every_epochs = config.checkpoint.every_epochs = 2.0
   config.evaluation.num_pictures = 0

@@ -1,0 +1,17 @@
+r"""configs/camvid.py for choosing anything: drive 0006R0 is held out of training, and scored.
+
+  python train.py --config=configs/camvid_tuning.py --workdir=runs/tuning
+
+266 images of three drives to train on, 101 of 0006R0 to choose by. Neither validation nor test is touched.
+"""
+
+import ml_collections
+
+from configs import camvid
+
+
+def get_config() -> ml_collections.ConfigDict:
+  config = camvid.get_config()
+  config.data.held_out = ('0006R0',)
+  config.data.validation_split = 'held_out'
+  return config

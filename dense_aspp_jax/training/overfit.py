@@ -1,0 +1,174 @@
+"""Learning a few images by heart: what any network must manage before it is trained on many."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from dense_aspp_jax.datasets.augmentation import Augmentation
+from dense_aspp_jax.datasets.cache import CachedExample
+from dense_aspp_jax.datasets.class_frequencies import class_weights, count_classes
+from dense_aspp_jax.datasets.load import load_split
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.evaluation.inference import Predictor
+from dense_aspp_jax.evaluation.metrics import Scores, confusion_matrix
+from dense_aspp_jax.evaluation.pictures import comparison, gallery
+from dense_aspp_jax.labels import LabelSet, load_label_set
+from dense_aspp_jax.models.segmentation import SegmentationModel, create_model
+from dense_aspp_jax.progress import progress_bar, say
+from dense_aspp_jax.training.config_check import check_consistency, check_fields
+from dense_aspp_jax.training.configured_step import configured_step
+from dense_aspp_jax.training.train_step import create_state
+
+_STEPS_BETWEEN_SCORES = 20
+
+
+class Overfitted(NamedTuple):
+  """What came of it.
+
+  Attributes:
+    scores: Of the last step, on the training images at the size the network sees.
+    steps: Updates made.
+    seconds: What they took, without compiling.
+    pixel_accuracy: Of the last update, with the statistics of its batch. Where it is far above
+      `scores.pixel_accuracy`, the running statistics are at fault.
+    history: (step, loss, mean IoU) of each time the images were scored.
+    stride: Input pixels per logit.
+    picture: Images, ground truth and predictions, uint8 `[h, w, 3]`.
+  """
+
+  scores: Scores
+  steps: int
+  seconds: float
+  pixel_accuracy: float
+  history: list[tuple[int, float, float]]
+  stride: int
+  picture: np.ndarray
+
+
+def overfit(config: ConfigDict, *, num_images: int, target: float, max_steps: int) -> Overfitted:
+  """Trains on a few images alone until their mean IoU, with running statistics, is above `target`.
+
+  As configured but for what stands in the way of learning by heart: no augmentation, no dropout, a constant
+  learning rate (after the warm-up), no moving averages. All images are in every batch, on one device. Images
+  larger than the configured crop are cropped to it, in their middle.
+
+  Args:
+    config: As configs/default.py.
+    num_images: How many, spread evenly over the training split.
+    target: Mean IoU, 0..1.
+    max_steps: Where to give up.
+
+  Raises:
+    InputError: Bad configuration or data.
+  """
+  config = _without_obstacles(config, num_images)
+  check_fields(config)
+  label_set = load_label_set(config.data.label_set)
+  check_consistency(config, label_set, 1)
+  model = create_model(**config.model)
+  examples = _examples(config, label_set, num_images)
+  batch = {name: np.stack([getattr(e, name) for e in examples]) for name in ('image', 'label')}
+  weighting = None
+  if config.loss.class_weighting != 'none':
+    counts = count_classes(examples, label_set.num_classes, config.loss.ignore_label)
+    weighting = class_weights(counts, config.loss.class_weighting)
+  mesh = Mesh(np.array(jax.devices()[:1]), ('data',))
+  optimizer, train_step = configured_step(config, model, Augmentation(), max_steps, mesh, weighting)
+  state = create_state(model, optimizer, config.seed)
+  placed = jax.tree.map(jnp.asarray, batch)
+  say(f'{num_images} images at {"x".join(map(str, batch["label"].shape[1:]))}; compiling ...')
+  compiled = train_step.lower(state, placed).compile()
+  predictor = _predictor(config, model, state.variables)
+  history, seconds, metrics = [], 0.0, {}
+  with progress_bar(max_steps, 'overfitting', 'step') as bar:
+    for step in range(1, max_steps + 1):
+      start = time.perf_counter()
+      state, metrics = compiled(state, placed)
+      loss = float(metrics['loss'])
+      seconds += time.perf_counter() - start
+      bar.update()
+      if step % _STEPS_BETWEEN_SCORES == 0 or step == max_steps:
+        predictor.update(state.variables)
+        predictions = predictor.predict_batch(batch['image'], batch['label'].shape[1:])
+        scores = _score(batch['label'], predictions, config.loss.ignore_label, label_set)
+        history.append((step, loss, scores.mean_iou))
+        bar.set_postfix({'loss': f'{loss:.3f}', 'mIoU': f'{100 * scores.mean_iou:.1f}%'})
+        say(f'step {step}: loss {loss:.3f}, mean IoU {100 * scores.mean_iou:.1f} %')
+        if scores.mean_iou > target or not np.isfinite(loss):
+          break
+  rows = [
+    comparison(image, label, prediction, label_set)
+    for image, label, prediction in zip(*batch.values(), predictions, strict=True)
+  ]
+  accuracy = float(metrics['pixel_accuracy'])
+  return Overfitted(scores, step, seconds, accuracy, history, model.stride, gallery(rows, label_set))
+
+
+def _without_obstacles(config: ConfigDict, num_images: int) -> ConfigDict:
+  config = config.copy_and_resolve_references()
+  config.update_from_flattened_dict(
+    {
+      'model.dropout_rate': 0.0,
+      'optimizer.schedule': 'constant',
+      'training.batch_size': num_images,
+      'training.gradient_accumulation': 1,
+      'training.ema_decay': 0.0,
+      'training.max_skipped_steps': 0,
+    }
+  )
+  return config
+
+
+def _examples(config: ConfigDict, label_set: LabelSet, count: int) -> list[CachedExample]:
+  data = config.data
+  split = load_split(
+    data.dataset,
+    data.train_split,
+    data_dir=data.data_dir,
+    label_set=label_set,
+    image_size=data.image_size,
+    native_labels=False,
+    cached=False,
+    held_out=data.held_out,
+  )
+  if len(split) < count:
+    raise InputError(f'split {data.train_split!r} has {len(split)} images; {count} are asked for')
+  indices = np.linspace(0, len(split) - 1, count).round().astype(int)
+  return [_cropped(split[int(index)], config.augmentation.crop_size) for index in indices]
+
+
+def _cropped(example: CachedExample, size: Sequence[int] | None) -> CachedExample:
+  """The middle of an example."""
+  rows, columns = (
+    slice((side - min(side, wanted)) // 2, (side + min(side, wanted)) // 2)
+    for side, wanted in zip(example.label.shape, size or example.label.shape, strict=True)
+  )
+  return CachedExample(example.image_id, example.image[rows, columns], example.label[rows, columns])
+
+
+def _predictor(config: ConfigDict, model: SegmentationModel, variables: Any) -> Predictor:
+  data = config.data
+  return Predictor(model, variables, image_size=data.image_size, mean=data.mean, std=data.std)
+
+
+def _score(labels: np.ndarray, predictions: np.ndarray, ignore_label: int, label_set: LabelSet) -> Scores:
+  """IoU of the classes that occur, over class indices at the size the network sees."""
+  num_classes = label_set.num_classes
+  counted = (labels < num_classes) & (labels != ignore_label)
+  counts = confusion_matrix(labels[counted][None], predictions[counted][None], num_classes)
+  correct, union = np.diag(counts), counts.sum(0) + counts.sum(1) - np.diag(counts)
+  iou = {
+    name: float(c / u) if u else None
+    for name, c, u in zip(label_set.class_names, correct, union, strict=True)
+  }
+  present = [value for value in iou.values() if value is not None]
+  mean = float(np.mean(present)) if present else 0.0
+  return Scores({'mean_iou': mean}, float(correct.sum() / max(counts.sum(), 1)), iou)
