@@ -29,6 +29,7 @@ COMMANDS = {
   'remove-layers': 'Score a network with layers of DenseASPP removed.',
   'receptive-field': 'Show what a network sees: receptive field, coverage, and the measured one.',
   'report': 'Write one HTML file about a run.',
+  'results': 'Gather the scores of runs over seeds, beside published ones.',
   'benchmark': 'Measure training, inference and input on this machine.',
 }
 

@@ -1,0 +1,1 @@
+"""Scores of runs gathered over seeds, beside published ones; model cards."""

@@ -1,0 +1,108 @@
+import dataclasses
+
+import pytest
+
+from dense_aspp_jax.results.protocol import (
+  STANDARDS,
+  Protocol,
+  averaging_words,
+  bn_words,
+  differences,
+  pretraining_words,
+  standard_of,
+)
+
+STANDARD = STANDARDS['camvid']
+
+
+def test_the_standard_differs_from_itself_in_nothing():
+  assert differences(STANDARD) == []
+
+
+@pytest.mark.parametrize(
+  ('changes', 'expected'),
+  [
+    ({'split': 'validation', 'images': 101}, ['validation split']),
+    ({'split': 'train', 'images': 367}, ['training split']),
+    (
+      {'split': 'held_out', 'images': 62, 'train_images': 305, 'held_out': ['0001TP']},
+      ['training images held out (0001TP)', 'trained on 305 images (train without 0001TP)'],
+    ),
+    ({'split': None}, ['split unknown']),
+    ({'images': 232}, ['scored on 232 images, not 233']),
+    (
+      {'train_images': 468, 'train_split': 'train+validation'},
+      ['trained on 468 images (train + validation)'],
+    ),
+    ({'train_images': 366}, ['trained on 366 images (train)']),
+    ({'train_images': None, 'train_split': None}, ['training split unknown']),
+    ({'image_size': [720, 960]}, ['720x960']),
+    ({'image_size': None}, ['input size unknown']),
+    ({'classes': 12}, ['12 classes']),
+    ({'void_ignored': False}, ['void counted']),
+    (
+      {'test_time': {'flip': True, 'scales': [0.75, 1.0, 1.25], 'window': None}},
+      ['flip and scales 0.75, 1, 1.25'],
+    ),
+    ({'test_time': {'flip': True, 'scales': [1.0], 'window': None}}, ['flip']),
+    ({'test_time': {'flip': False, 'scales': [1.0], 'window': [360, 480]}}, ['sliding window of 360x480']),
+    ({'test_time': {'flip': True, 'scales': None, 'window': None}}, ['flip and several scales']),
+    ({'bn': 'batch', 'bn_batch_size': 10}, ['test-time batch statistics of 10']),
+    ({'bn': 'batch'}, ['test-time batch statistics']),
+    ({'bn': 'recalibrated'}, ['statistics re-estimated after training']),
+    ({'checkpoint': 'best', 'selected_on': 'test'}, ['checkpoint chosen on the test split']),
+    ({'checkpoint': 'step 500'}, ['checkpoint of step 500, not the last']),
+    ({'pretraining': ['ImageNet']}, []),
+    ({'pretraining': None}, ['pretraining unknown']),
+    ({'pretraining': ['ImageNet', 'Mapillary', 'Cityscapes']}, ['pretrained on Mapillary and Cityscapes']),
+    ({'pretraining': ['unstated']}, ['pretrained, on what is not stated']),
+    ({'pretraining': ['mixed']}, ['pretrained on several data sets']),
+    ({'pretraining': ['ImageNet', 'video']}, ['takes unlabelled video']),
+    ({'dataset': 'folder:camvid'}, ['data: folder camvid, not camvid']),
+    # What a source does not say of these is taken for standard.
+    ({'bn': None, 'checkpoint': None, 'images': None, 'void_ignored': None, 'metric': None}, []),
+  ],
+)
+def test_each_difference_is_said_in_words(changes, expected):
+  assert differences(dataclasses.replace(STANDARD, **changes)) == expected
+
+
+def test_all_differences_of_a_score_are_listed():
+  protocol = dataclasses.replace(
+    STANDARD,
+    split='validation',
+    image_size=[720, 960],
+    train_images=468,
+    train_split='train+validation',
+    pretraining=['Cityscapes'],
+    bn='batch',
+    checkpoint='best',
+    selected_on='validation',
+  )
+  assert differences(protocol) == [
+    'validation split',
+    '720x960',
+    'trained on 468 images (train + validation)',
+    'pretrained on Cityscapes',
+    'test-time batch statistics',
+    'checkpoint chosen on the validation split',
+  ]
+
+
+def test_other_data_have_no_standard():
+  assert differences(Protocol(dataset='cityscapes', label_set='cityscapes20')) is None
+  assert standard_of(Protocol(dataset='folder:x', label_set='camvid11')) is STANDARD
+
+
+@pytest.mark.parametrize(
+  ('pretraining', 'words'),
+  [(None, '?'), ([], 'none'), (['unstated'], 'yes'), (['ImageNet', 'Cityscapes'], 'ImageNet + Cityscapes')],
+)
+def test_pretraining_is_a_column_of_its_own(pretraining, words):
+  assert pretraining_words(Protocol(dataset='camvid', pretraining=pretraining)) == words
+
+
+def test_words_for_what_is_ordinary():
+  assert averaging_words(None) == 'single scale'
+  assert bn_words(STANDARD) == 'running statistics'
+  assert bn_words(Protocol(dataset='camvid')) == '?'
