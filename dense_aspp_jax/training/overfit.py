@@ -57,7 +57,7 @@ def overfit(config: ConfigDict, *, num_images: int, target: float, max_steps: in
   """Trains on a few images alone until their mean IoU, with running statistics, is above `target`.
 
   As configured but for what stands in the way of learning by heart: no augmentation, no dropout, a constant
-  learning rate (after the warm-up), no moving averages. All images are in every batch, on one device. Images
+  learning rate (after a warm-up of a tenth of the steps at most), no moving averages. All images are in every batch, on one device. Images
   larger than the configured crop are cropped to it, in their middle.
 
   Args:
@@ -69,7 +69,7 @@ def overfit(config: ConfigDict, *, num_images: int, target: float, max_steps: in
   Raises:
     InputError: Bad configuration or data.
   """
-  config = _without_obstacles(config, num_images)
+  config = _without_obstacles(config, num_images, max_steps)
   check_fields(config)
   label_set = load_label_set(config.data.label_set)
   check_consistency(config, label_set, 1)
@@ -112,12 +112,13 @@ def overfit(config: ConfigDict, *, num_images: int, target: float, max_steps: in
   return Overfitted(scores, step, seconds, accuracy, history, model.stride, gallery(rows, label_set))
 
 
-def _without_obstacles(config: ConfigDict, num_images: int) -> ConfigDict:
+def _without_obstacles(config: ConfigDict, num_images: int, max_steps: int) -> ConfigDict:
   config = config.copy_and_resolve_references()
   config.update_from_flattened_dict(
     {
       'model.dropout_rate': 0.0,
       'optimizer.schedule': 'constant',
+      'optimizer.warmup_steps': min(config.optimizer.warmup_steps, max_steps // 10),
       'training.batch_size': num_images,
       'training.gradient_accumulation': 1,
       'training.ema_decay': 0.0,
