@@ -32,8 +32,7 @@ _LIBRARIES = (
 def provenance() -> dict[str, Any]:
   """Version, git commit, library versions, devices, command and time, as plain JSON data.
 
-  `git_commit` is that of the checkout the package lies in, with '+changes' where files are modified;
-  None where there is no checkout.
+  `git_commit`: see the function of that name.
   """
   import jax  # not at the top: `dense-aspp --help` need not wait for it
 
@@ -45,7 +44,7 @@ def provenance() -> dict[str, Any]:
       versions[name] = None
   return {
     'dense_aspp_jax': dense_aspp_jax.__version__,
-    'git_commit': _git_commit(),
+    'git_commit': git_commit(),
     'python': platform.python_version(),
     'libraries': versions,
     'devices': [f'{d.platform}: {d.device_kind}' for d in jax.devices()],
@@ -55,10 +54,17 @@ def provenance() -> dict[str, Any]:
   }
 
 
-def _git_commit() -> str | None:
-  checkout = pathlib.Path(dense_aspp_jax.__file__).parents[1]
+def git_commit() -> str | None:
+  """The commit of the checkout the package lies in, with '+changes' where files are modified.
+
+  Without a checkout: what the package itself says in its file COMMIT, which tools/pack_offline.py puts into a
+  wheel; None if it has none.
+  """
+  package = pathlib.Path(dense_aspp_jax.__file__).parent
+  checkout = package.parent
   if not (checkout / '.git').exists():
-    return None
+    packed = package / 'COMMIT'
+    return packed.read_text(encoding='utf-8').strip() if packed.is_file() else None
   try:
     commit = _git(checkout, 'rev-parse', 'HEAD')
     return commit + ('+changes' if _git(checkout, 'status', '--porcelain', '--untracked-files=no') else '')

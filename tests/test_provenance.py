@@ -32,6 +32,8 @@ def test_the_commit_is_that_of_the_checkout_and_changes_are_marked(tmp_path, mon
   module.write_text('')
   monkeypatch.setattr(dense_aspp_jax, '__file__', str(module))
   assert provenance()['git_commit'] is None
+  (module.parent / 'COMMIT').write_text('0123abc+changes\n')  # as in a wheel of tools/pack_offline.py
+  assert provenance()['git_commit'] == '0123abc+changes'
   git('init', '--quiet')
   git('add', '.')
   git('commit', '--quiet', '--message', 'x')
