@@ -56,9 +56,9 @@ class Overfitted(NamedTuple):
 def overfit(config: ConfigDict, *, num_images: int, target: float, max_steps: int) -> Overfitted:
   """Trains on a few images alone until their mean IoU, with running statistics, is above `target`.
 
-  As configured but for what stands in the way of learning by heart: no augmentation, no dropout, a constant
-  learning rate (after a warm-up of a tenth of the steps at most), no moving averages. All images are in every batch, on one device. Images
-  larger than the configured crop are cropped to it, in their middle.
+  As configured but for what stands in the way of learning by heart: no augmentation, no dropout, no moving
+  averages, a constant learning rate after a warm-up of a tenth of the steps at most. All images are in every
+  batch, on one device. Images larger than the configured crop are cropped to it, in their middle.
 
   Args:
     config: As configs/default.py.
