@@ -56,6 +56,15 @@ def read_record(path: pathlib.Path) -> dict[str, Any]:
   return _read_metadata(path)[0]
 
 
+def read_digests(path: pathlib.Path) -> dict[str, str]:
+  """The SHA-256 of every array by its path in the trees, as they were saved with.
+
+  Raises:
+    InputError: They cannot be read.
+  """
+  return _read_metadata(path)[1]
+
+
 def load_checkpoint(path: pathlib.Path, items: Mapping[str, Any]) -> dict[str, Any]:
   """Restores trees of a checkpoint; each process reads by itself.
 

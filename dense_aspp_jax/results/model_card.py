@@ -31,7 +31,7 @@ from dense_aspp_jax.results.summary import summarize
 from dense_aspp_jax.results.table import card_tables
 from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.checkpoints import BEST, EMA, LATEST, checkpoints_directory
-from dense_aspp_jax.verified_checkpoint import _read_metadata, load_checkpoint, read_record, save_checkpoint
+from dense_aspp_jax.verified_checkpoint import load_checkpoint, read_digests, read_record, save_checkpoint
 from dense_aspp_jax.whole_files import new_directory, write_file
 
 CARD = 'README.md'
@@ -88,7 +88,7 @@ def weights_digest(checkpoint: pathlib.Path) -> str:
   The SHA-256 of the lines 'NAME DIGEST', sorted, one for each array: its path in the trees, such as
   'params/extractor/conv0/kernel', and the SHA-256 that was kept with it.
   """
-  lines = sorted(f'{name} {digest}\n' for name, digest in _read_metadata(checkpoint)[1].items())
+  lines = sorted(f'{name} {digest}\n' for name, digest in read_digests(checkpoint).items())
   return hashlib.sha256(''.join(lines).encode()).hexdigest()
 
 
