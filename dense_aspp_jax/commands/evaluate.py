@@ -15,8 +15,6 @@ from dense_aspp_jax.commands.run_arguments import (
   describe_run,
 )
 
-_EVALUATIONS = 'evaluations'
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's options."""
@@ -41,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
   from dense_aspp_jax.evaluation.metrics import format_table, protocol
   from dense_aspp_jax.progress import say
   from dense_aspp_jax.provenance import write_json
+  from dense_aspp_jax.results.runs import EVALUATIONS
   from dense_aspp_jax.training.workdir import load_run
   from dense_aspp_jax.whole_files import check_writable
 
@@ -56,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
       'either out'
     )
   if args.record:
-    check_writable(args.workdir / _EVALUATIONS, '--workdir')
+    check_writable(args.workdir / EVALUATIONS, '--workdir')
   run = load_run(args.workdir, args.checkpoint, args.weights, 'running' if by_batch else args.bn)
   split = run.load_split(args.split, args.data_dir)
   batch_size = args.batch_size or run.config['evaluation']['batch_size']
@@ -84,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
   else:
     print(format_table(scores))
   if args.record:
-    path = args.workdir / _EVALUATIONS / f'{_record_name(result)}.json'
+    path = args.workdir / EVALUATIONS / f'{_record_name(result)}.json'
     write_json(path, result)
     say(f'recorded in {path}')
   if args.output:

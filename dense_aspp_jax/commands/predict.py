@@ -29,7 +29,8 @@ the others from being predicted; the bad ones are listed at the end, and the exi
 loaded only if there is an image to predict.
 
 --scales and --window stand behind the images, or are ended by another option. Averaging holds the
-probabilities of all classes at the image's size, several times: 1 GB for 20 classes and 4 million pixels.
+probabilities of all classes at the image's size, several times: for 20 classes and 1000x1000 pixels, up to
+1 GB of memory.
 """
 
 

@@ -8,8 +8,10 @@ import pytest
 from patch_network import MEAN, STD, make_split
 from reference_network import random_variables
 
+from dense_aspp_jax.errors import RunError
 from dense_aspp_jax.evaluation.batch_statistics import (
   BatchStatisticsPredictor,
+  largest_changes,
   recalibrated_statistics,
   without_dropout,
 )
@@ -121,6 +123,27 @@ def test_layers_that_logits_do_not_depend_on_keep_their_statistics(network, reca
     for name in ('mean', 'var'):
       old = network[1]['batch_stats']['extractor']['norm'][name]
       assert not np.allclose(statistics['extractor']['norm'][name], old)
+
+
+def test_statistics_that_are_not_finite_are_refused(network, split):
+  model, variables = network
+  params = {**variables['params'], 'extractor': {'conv': {'kernel': np.full((8, 8, 3, 3), np.inf)}}}
+  params['extractor']['norm'] = variables['params']['extractor']['norm']
+  with pytest.raises(RunError, match='not finite over these images'):
+    recalibrated_statistics(model, {**variables, 'params': params}, split[:1], batch_size=1, **PREPROCESSING)
+
+
+def test_largest_changes_by_hand():
+  before = {'a': {'mean': np.float32([1, 2]), 'var': np.float32([4, 1])}}
+  after = {'a': {'mean': np.float32([3, 2.5]), 'var': np.float32([8, 1])}}
+  before['b'] = {'norm': {'mean': np.float32([0]), 'var': np.float32([0.25])}}
+  after['b'] = {'norm': {'mean': np.float32([-0.75]), 'var': np.float32([0.05])}}
+  changes = largest_changes(before, after)
+  assert changes['mean'] == {'deviations': pytest.approx(1.5, rel=1e-3), 'layer': 'b/norm'}
+  assert changes['variance'] == {'factor': pytest.approx(5, rel=1e-3), 'layer': 'b/norm'}
+  changes = largest_changes({'a': before['a']}, {'a': after['a']})
+  assert changes['mean'] == {'deviations': pytest.approx(1, rel=1e-3), 'layer': 'a'}
+  assert changes['variance'] == {'factor': pytest.approx(2, rel=1e-3), 'layer': 'a'}
 
 
 def test_neither_channels_nor_blocks_are_dropped():
