@@ -104,5 +104,12 @@ def _words(averaging: Any) -> str:
 
 
 def _record_name(result: dict[str, Any]) -> str:
-  parts = [result['split'], str(result['step']), result['weights'], result['bn']]
-  return '_'.join(parts + (['test_time'] if result['test_time'] else []))
+  """What tells an evaluation from another one of the run."""
+  checkpoint = result['checkpoint'] if result['checkpoint'] in ('best', 'latest') else 'step'
+  bn = f'batch{result["bn_batch_size"]}' if result['bn'] == 'batch' else result['bn']
+  parts = [result['split'], checkpoint, str(result['step']), result['weights'], bn]
+  if averaging := result['test_time']:
+    parts += ['flip'] if averaging['flip'] else []
+    parts.append('scales' + '-'.join(f'{scale:g}' for scale in averaging['scales']))
+    parts += ['window{}x{}'.format(*averaging['window'])] if averaging['window'] else []
+  return '_'.join(parts)

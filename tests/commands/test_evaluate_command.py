@@ -43,7 +43,7 @@ def test_averaged_scores_stand_apart_from_the_plain_ones(scene_run, tmp_path, ca
     'scores': averaged.to_json(),
   }
   assert (result['weights'], result['bn'], result['bn_batch_size']) == ('raw', 'running', None)
-  recorded = scene_run / 'evaluations' / 'validation_0_raw_running_test_time.json'
+  recorded = scene_run / 'evaluations' / 'validation_best_0_raw_running_flip_scales0.5_window32x64.json'
   assert json.loads(recorded.read_text()) == result
   assert [p.name for p in recorded.parent.iterdir()] == [recorded.name]
   printed = capsys.readouterr()
@@ -82,7 +82,8 @@ def test_batch_statistics_belong_to_a_batch_size(scene_run, capsys):
     assert (result['bn'], result['bn_batch_size'], result['test_time']) == ('batch', batch_size, None)
     found[batch_size] = result['iou']
   assert found[8] != found[1]
-  assert [p.name for p in (scene_run / 'evaluations').iterdir()] == ['validation_0_raw_batch.json']
+  names = {p.name for p in (scene_run / 'evaluations').iterdir()}  # neither in the place of the other
+  assert names == {f'validation_best_0_raw_batch{size}.json' for size in (1, 8)}
 
 
 @pytest.mark.parametrize(

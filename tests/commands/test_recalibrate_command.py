@@ -55,7 +55,8 @@ def test_statistics_are_of_the_training_split_and_evaluate_takes_them(scene_run,
   )
 
   assert main(['evaluate', '--workdir', str(scene_run), '--bn', 'recalibrated', '--record']) == 0
-  result = json.loads((scene_run / 'evaluations' / 'validation_0_raw_recalibrated.json').read_text())
+  recorded = scene_run / 'evaluations' / 'validation_best_0_raw_recalibrated.json'
+  result = json.loads(recorded.read_text())
   split = run.load_split('validation')
   scores = evaluate(run.predictor, split, run.label_set, batch_size=8)[0].scores().to_json()
   assert {name: result[name] for name in scores} == scores
