@@ -109,6 +109,8 @@ def report_content(**changes):
     'parameters': {'extractor': 1000, 'dense_aspp': 200, 'head': 34, 'total': 1234, 'gmac': 0.5},
     'checkpoint': 'best',
     'step': 5678,
+    'weights': 'raw',
+    'bn': 'running',
     'split': 'validation',
     'images': 90,
     'confusion': confusion(),

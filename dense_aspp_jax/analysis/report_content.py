@@ -67,6 +67,8 @@ class ReportContent:
     parameters: As `count_parameters` gives them.
     checkpoint: 'best', 'latest' or a step: which checkpoint was scored.
     step: Updates made before it was written.
+    weights: 'raw', or 'ema' for their moving averages.
+    bn: Whose BN statistics: 'running' or 'recalibrated'.
     split: The split that was scored.
     images: Images in it.
     confusion: Counts over the whole split.
@@ -83,6 +85,8 @@ class ReportContent:
   parameters: Mapping[str, int | float]
   checkpoint: str
   step: int
+  weights: str
+  bn: str
   split: str
   images: int
   confusion: ConfusionMatrix

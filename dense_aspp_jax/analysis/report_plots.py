@@ -33,7 +33,8 @@ def training_figures(lines: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
   """Draws what a run logged, by step.
 
   Args:
-    lines: Entries of metrics.jsonl: 'step', 'kind' ('train' or 'validation') and values by name.
+    lines: Entries of metrics.jsonl: 'step', 'kind' ('train', 'validation' or 'validation_ema') and values by
+      name.
 
   Returns:
     Figure by title: loss, pixel accuracy, mean IoU, learning rate. Those that nothing was logged of are
@@ -45,6 +46,10 @@ def training_figures(lines: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
     'Mean IoU on the validation split': [
       (name, 'validation', MEAN_NAMES.get(name, name), color)
       for name, color in zip(means, (_VALIDATION, _SECOND), strict=False)
+    ]
+    + [
+      (name, 'validation_ema', f'{MEAN_NAMES.get(name, name)}, averaged weights', _TRAIN)
+      for name in list(means)[:1]  # the one that ranks checkpoints
     ],
     'Pixel accuracy': [
       ('pixel_accuracy', 'train', 'training', _TRAIN),

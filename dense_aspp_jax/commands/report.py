@@ -156,6 +156,8 @@ def report_run(
     parameters=count_parameters(run.model, data['image_size']),
     checkpoint=checkpoint,
     step=run.step,
+    weights=run.weights,
+    bn=run.bn,
     split=split_name,
     images=len(split),
     confusion=confusion,

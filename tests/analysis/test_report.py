@@ -110,6 +110,16 @@ def test_a_converted_run_names_its_file_and_has_no_training():
     assert text not in page.text
 
 
+def test_which_weights_statistics_and_heads_is_said():
+  parameters = {'extractor': 1000, 'dense_aspp': 200, 'skip_decoder': 50, 'head': 34, 'auxiliary_head': 0}
+  changes = dict(weights='ema', bn='recalibrated', parameters={**parameters, 'total': 1284, 'gmac': 0.5})
+  page = Page(render_report(report_content(**changes)))
+  assert (
+    'Checkpoint best, step 5,678, moving averages of the weights, recalibrated BN statistics. '
+    'Extractor 1,000, DenseASPP 200, skip decoder 50, head 34 parameters.'
+  ) in page.text
+
+
 def test_sentences_leave_out_classes_without_ground_truth_and_void():
   counts = np.array([[6, 0, 2, 0], [2, 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
   similar = [{'classes': ['road', 'sky'], 'cosine': 0.9}, {'classes': ['road', 'car'], 'cosine': 0.5}]
@@ -176,7 +186,7 @@ def test_configuration_and_provenance_are_written_out(page):
   for text in (
     'Started at step 0, 2026-01-02 03:04 UTC',
     'Started at step 2, 2026-02-03 04:05 UTC',
-    'Extractor 1,000, DenseASPP 200, head 34 parameters.',
+    'Checkpoint best, step 5,678. Extractor 1,000, DenseASPP 200, head 34 parameters.',
     'Written by dense_aspp_jax 1.2.3 on 2026-03-04 05:06 UTC.',
   ):
     assert text in page.text

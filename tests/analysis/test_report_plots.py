@@ -56,6 +56,14 @@ def test_each_mean_iou_has_a_line_that_says_which_it_is():
   assert labels == ['Mean IoU, 19 classes', 'Mean IoU, with void']
 
 
+def test_the_averaged_weights_have_a_line_of_the_ranking_mean():
+  scores = {'step': 4, 'mean_iou_19': 0.5, 'mean_iou_20': 0.25}
+  lines = [{'kind': 'validation', **scores}, {'kind': 'validation_ema', **scores, 'mean_iou_19': 0.75}]
+  (axes,) = training_figures(lines)['Mean IoU on the validation split'].axes
+  assert data_of(axes) == [[[4, 0.5]], [[4, 0.25]], [[4, 0.75]]]
+  assert axes.get_legend().get_texts()[2].get_text() == 'Mean IoU, 19 classes, averaged weights'
+
+
 def test_values_that_are_null_are_left_out():
   lines = [{'step': 4, 'kind': 'validation', 'mean_iou_19': 0.5, 'mean_iou_20': None}]
   (axes,) = training_figures(lines)['Mean IoU on the validation split'].axes
