@@ -57,7 +57,7 @@ def overfit(config: ConfigDict, *, num_images: int, target: float, max_steps: in
   """Trains on a few images alone until their mean IoU, with running statistics, is above `target`.
 
   As configured but for what stands in the way of learning by heart: no augmentation, no dropout, no moving
-  averages; the learning rate falls to 0 over the steps, as a cosine, after a warm-up of a tenth of them at most.
+  averages; the learning rate falls to 0 as a cosine, after a warm-up of a tenth of the steps at most.
   All images are in every batch, on one device. Images larger than the configured crop are cropped to it, in
   their middle.
 
