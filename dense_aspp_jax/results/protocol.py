@@ -143,6 +143,8 @@ def _of_training(protocol: Protocol, standard: Protocol) -> list[str]:
 
 def _of_scoring(protocol: Protocol, standard: Protocol) -> list[str]:
   found = []
+  if protocol.split in (protocol.train_split or '').split('+'):
+    found.append('scored on images it was trained on')
   if protocol.test_time is not None:
     found.append(averaging_words(protocol.test_time))
   if protocol.bn not in (None, standard.bn):

@@ -23,7 +23,15 @@ def test_the_standard_differs_from_itself_in_nothing():
   ('changes', 'expected'),
   [
     ({'split': 'validation', 'images': 101}, ['validation split']),
-    ({'split': 'train', 'images': 367}, ['training split']),
+    ({'split': 'train', 'images': 367}, ['training split', 'scored on images it was trained on']),
+    (
+      {'split': 'validation', 'images': 101, 'train_images': 468, 'train_split': 'train+validation'},
+      [
+        'validation split',
+        'trained on 468 images (train + validation)',
+        'scored on images it was trained on',
+      ],
+    ),
     (
       {'split': 'held_out', 'images': 62, 'train_images': 305, 'held_out': ['0001TP']},
       ['training images held out (0001TP)', 'trained on 305 images (train without 0001TP)'],
