@@ -92,6 +92,7 @@ def test_all_differences_of_a_score_are_listed():
     '720x960',
     'trained on 468 images (train + validation)',
     'pretrained on Cityscapes',
+    'scored on images it was trained on',
     'test-time batch statistics',
     'checkpoint chosen on the validation split',
   ]
