@@ -56,8 +56,8 @@ class Overfitted(NamedTuple):
 def overfit(config: ConfigDict, *, num_images: int, target: float, max_steps: int) -> Overfitted:
   """Trains on a few images alone until their mean IoU, with running statistics, is above `target`.
 
-  As configured but for what stands in the way of learning by heart: no augmentation, no dropout, no moving
-  averages; the learning rate falls to 0 as a cosine, after a warm-up of a tenth of the steps at most.
+  As configured but for what stands in the way of learning by heart: no augmentation, dropout, weight decay or
+  moving averages; the learning rate falls to 0 as a cosine, after a warm-up of a tenth of the steps at most.
   All images are in every batch, on one device. Images larger than the configured crop are cropped to it, in
   their middle.
 
@@ -118,6 +118,7 @@ def _without_obstacles(config: ConfigDict, num_images: int, max_steps: int) -> C
   config.update_from_flattened_dict(
     {
       'model.dropout_rate': 0.0,
+      'optimizer.weight_decay': 0.0,
       'optimizer.schedule': 'cosine',
       'optimizer.warmup_steps': min(config.optimizer.warmup_steps, max_steps // 10),
       'training.batch_size': num_images,
