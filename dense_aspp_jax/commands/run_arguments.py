@@ -24,7 +24,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, bn_modes: Sequence[str] =
   parser.add_argument(
     '--split',
     default='validation',
-    help="'validation' (default), 'train' (not augmented), 'test', or another one that the data set has",
+    help="'validation' (default), 'train' (not augmented), 'test', 'held_out', 'train+validation', or "
+    'another that the data set has',
   )
   add_data_dir_argument(parser)
 
