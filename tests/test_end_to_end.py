@@ -244,6 +244,8 @@ def test_camvid_from_the_folder_through_evaluation(tmp_path):
     f'--config.data.data_dir={tmp_path / "data"}',
     '--config.data.image_size=(36, 48)',
     '--config.augmentation.crop_size=(24, 32)',
+    '--config.model.skip_head=False',  # less to compile
+    '--config.model.auxiliary_head=False',
     '--config.training.batch_size=2',
     '--config.optimizer.warmup_steps=0',
   )

@@ -13,6 +13,7 @@ from dense_aspp_jax.labels import CITYSCAPES_20
 from dense_aspp_jax.models.complexity import abstract_variables
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.training.config_check import RULES, check_consistency, check_fields
+from dense_aspp_jax.training.objective import Objective
 from dense_aspp_jax.training.optimizer import create_optimizer, create_schedule
 
 SMALL_MODEL = {
@@ -41,7 +42,7 @@ scalars = st.one_of(
   st.text(max_size=5),
   st.binary(max_size=3),
   st.sampled_from(
-    ['mobilenet_v3_small', 'transition3', 'bfloat16', 'plain', 'sgd', 'adamw', 'poly', 'cosine']
+    ['mobilenet_v3_small', 'transition3', 'bfloat16', 'plain', 'sgd', 'adamw', 'poly', 'enet', 'lovasz']
   ),
 )
 numbers = st.one_of(st.integers(0, 64), st.floats(0, 2))
@@ -77,8 +78,10 @@ def test_any_value_is_refused_by_name_or_works(changes):
     model = create_model(**config.model)
     Augmentation(**config.augmentation)
     options = config.optimizer.to_dict()
-    optimizer_options = {name: options.pop(name) for name in ('name', 'weight_decay', 'momentum')}
+    names = ('name', 'weight_decay', 'momentum', 'decay_norms_and_biases', 'clip_norm')
+    optimizer_options = {name: options.pop(name) for name in names}
     create_optimizer(create_schedule(num_steps=10, **options), **optimizer_options)
+    Objective(**{name: value for name, value in config.loss.items() if name != 'class_weighting'})
   except InputError as error:
     message = str(error)
   if message is not None:
