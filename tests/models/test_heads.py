@@ -151,7 +151,7 @@ def test_the_heads_read_dense_blocks_1_and_3_and_the_cascade(tiny):
 
 def test_evaluation_does_not_read_the_auxiliary_head(tiny):
   model, variables, image = tiny
-  params = {**variables['params'], 'auxiliary_head': jax.tree.map(jnp.nan_to_num, {})}
+  params = {**variables['params'], 'auxiliary_head': {}}  # reading it would be an error
   without = {**variables, 'params': params}
   np.testing.assert_array_equal(jax.jit(model.apply)(without, image), jax.jit(model.apply)(variables, image))
 

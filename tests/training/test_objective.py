@@ -2,7 +2,6 @@
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -239,4 +238,3 @@ def test_all_off_is_plain_weighted_cross_entropy():
   logits, label = upsampled(state, batch, 'head', 2), batch['label']
   expected = mean_cross_entropy(logits, label, weights_of(label))
   np.testing.assert_allclose(step(state, batch)[1]['loss'], expected, rtol=1e-5)
-  assert jnp.isfinite(expected)
