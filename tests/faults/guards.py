@@ -56,7 +56,7 @@ GUARDS = (
   Guard(5, 'training/checkpoint_series.py', 'self._remove_unfinished()\n      raise', 'pass\n      raise',
         CHECKPOINT + 'test_scenario_05_the_disk_is_full'),
   Guard(6, 'training/stop.py', '_SIGNALS if jax.process_count() == 1 else (signal.SIGINT,)', '()',
-        SIGNAL + 'test_scenario_06_a_signal_to_a_process_of_its_own[15-143]'),
+        SIGNAL + 'test_scenario_06_a_signal_to_a_process_of_its_own[2-130]'),
   Guard(7, 'training/run_evaluation.py', 'before_batch=self._stop.check', 'before_batch=None',
         SIGNAL + 'test_scenario_07_a_signal_in_the_evaluation'),
   Guard(7, 'training/stop.py', 'del frame', 'assert self.received is None',
