@@ -20,7 +20,7 @@ from dense_aspp_jax.models.efficientnet_lite import EfficientNetLite
 from dense_aspp_jax.models.mobilenet_v3 import MOBILENETS, MobileNetV3
 from dense_aspp_jax.provenance import write_json
 from dense_aspp_jax.training.loop import train_and_evaluate
-from dense_aspp_jax.training.workdir import load_run
+from dense_aspp_jax.training.trained_run import load_run
 
 CONFIGS = sorted(p.stem for p in (pathlib.Path(__file__).parents[1] / 'configs').glob('*.py'))
 # Parameters of DenseASPP and head: the slides' tables; the others follow from the extractor's channels.

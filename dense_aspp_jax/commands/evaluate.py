@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
   from dense_aspp_jax.progress import say
   from dense_aspp_jax.provenance import write_json
   from dense_aspp_jax.results.runs import EVALUATIONS
-  from dense_aspp_jax.training.workdir import load_run
+  from dense_aspp_jax.training.trained_run import load_run
   from dense_aspp_jax.whole_files import check_writable
 
   if args.output and args.output.is_dir():

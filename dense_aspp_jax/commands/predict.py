@@ -94,7 +94,7 @@ def _predict(args: argparse.Namespace, images: dict[str, pathlib.Path], refused:
       refused[name] = str(error)
       continue
     if run is None:
-      from dense_aspp_jax.training.workdir import load_run
+      from dense_aspp_jax.training.trained_run import load_run
 
       run = load_run(args.workdir, args.checkpoint, args.weights, args.bn)
       predictor = averaging_predictor(args, run) if averaging_asked_for(args) else run.predictor

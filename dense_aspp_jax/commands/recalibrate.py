@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
   from dense_aspp_jax.evaluation.batch_statistics import largest_changes, recalibrated_statistics
   from dense_aspp_jax.provenance import provenance
   from dense_aspp_jax.training.recalibration import FOLDER, save_statistics
-  from dense_aspp_jax.training.workdir import load_run
+  from dense_aspp_jax.training.trained_run import load_run
   from dense_aspp_jax.whole_files import check_writable
 
   if args.batch_size is not None and args.batch_size < 1:

@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
   from dense_aspp_jax.analysis.removal_summary import format_removal_table
   from dense_aspp_jax.errors import InputError
   from dense_aspp_jax.provenance import write_json
-  from dense_aspp_jax.training.workdir import load_run
+  from dense_aspp_jax.training.trained_run import load_run
   from dense_aspp_jax.whole_files import replaced_directory
 
   output = args.output or args.workdir / 'analysis' / 'layer_removal'

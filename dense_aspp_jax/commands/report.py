@@ -97,7 +97,8 @@ def report_run(
   from dense_aspp_jax.evaluation.evaluate import evaluate
   from dense_aspp_jax.models.complexity import count_parameters
   from dense_aspp_jax.provenance import provenance
-  from dense_aspp_jax.training.workdir import PROVENANCE, load_run
+  from dense_aspp_jax.training.trained_run import load_run
+  from dense_aspp_jax.training.workdir import PROVENANCE
   from dense_aspp_jax.whole_files import write_file
 
   output = output or workdir / 'report.html'

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
   from dense_aspp_jax.analysis.similarity import analyse_similarity
   from dense_aspp_jax.errors import InputError
   from dense_aspp_jax.provenance import write_json
-  from dense_aspp_jax.training.workdir import load_run
+  from dense_aspp_jax.training.trained_run import load_run
   from dense_aspp_jax.whole_files import replaced_directory
 
   # The report reads the folder 'similarity': what the head reads.

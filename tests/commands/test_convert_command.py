@@ -18,7 +18,7 @@ from dense_aspp_jax.models import segmentation
 from dense_aspp_jax.models.densenet import DenseNet
 from dense_aspp_jax.models.extractors import create_classifier, create_extractor
 from dense_aspp_jax.training.loop import train_and_evaluate
-from dense_aspp_jax.training.workdir import load_run
+from dense_aspp_jax.training.trained_run import load_run
 from dense_aspp_jax.weights import download, parity
 from dense_aspp_jax.weights.convert import source_shapes
 from dense_aspp_jax.weights.name_maps import SOURCES, dense_aspp_source

@@ -17,7 +17,7 @@ from dense_aspp_jax.evaluation.test_time import AveragingPredictor
 from dense_aspp_jax.labels import CITYSCAPES_20
 from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.recalibration import save_statistics
-from dense_aspp_jax.training.workdir import load_run
+from dense_aspp_jax.training.trained_run import load_run
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
 

@@ -236,7 +236,7 @@ def test_the_data_are_read_where_the_option_or_the_run_says(trained, options, wh
   def load_split(dataset, split, *, data_dir, **_):
     raise InputError(f'{split} in {pathlib.Path(data_dir).name}')
 
-  monkeypatch.setattr('dense_aspp_jax.training.workdir.load_split', load_split)
+  monkeypatch.setattr('dense_aspp_jax.training.trained_run.load_split', load_split)
   assert report(trained[0], *options) == 2
   assert capsys.readouterr().err == f'dense-aspp report: validation in {where}\n'
 

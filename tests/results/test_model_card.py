@@ -25,7 +25,7 @@ from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.results.model_card import weights_digest, write_cards
 from dense_aspp_jax.results.runs import read_run
 from dense_aspp_jax.training.checkpoints import model_record
-from dense_aspp_jax.training.workdir import load_run
+from dense_aspp_jax.training.trained_run import load_run
 from dense_aspp_jax.verified_checkpoint import load_checkpoint, save_checkpoint
 from dense_aspp_jax.whole_files import write_file
 

@@ -26,7 +26,7 @@ from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.checkpoints import Checkpoints
 from dense_aspp_jax.training.loop import train_and_evaluate
 from dense_aspp_jax.training.objective import Objective
-from dense_aspp_jax.training.workdir import load_run
+from dense_aspp_jax.training.trained_run import load_run
 
 
 def make_config(folder, **overrides):

@@ -11,7 +11,7 @@ from dense_aspp_jax.errors import Stopped
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.training import stop
 from dense_aspp_jax.training.loop import train_and_evaluate
-from dense_aspp_jax.training.workdir import load_run
+from dense_aspp_jax.training.trained_run import load_run
 
 RECIPE = {
   'model.skip_head': True,

@@ -74,46 +74,6 @@ def test_a_start_cut_off_before_the_configuration_can_be_made_again(tmp_path, mo
   assert (tmp_path / 'config.json').exists()
 
 
-def test_a_run_is_loaded_at_its_best_unless_told_otherwise(tmp_path, monkeypatch):
-  def restore(workdir, checkpoint, abstract_variables, model_fields, weights):
-    raise InputError(f'asked for {checkpoint} {weights}')
-
-  monkeypatch.setattr(workdirs, 'restore_variables', restore)
-  config = default.get_config().to_dict()
-  config['model']['extractor'] = 'densenet_tiny'
-  start(tmp_path, config)
-  with pytest.raises(InputError, match='asked for best raw'):
-    workdirs.load_run(tmp_path)
-  with pytest.raises(InputError, match='asked for 12 raw'):
-    workdirs.load_run(tmp_path, '12')
-
-
-@pytest.mark.parametrize(
-  ('decay', 'weights', 'message'),
-  [
-    (0.5, None, 'asked for ema'),
-    (0.5, 'ema', 'asked for ema'),
-    (0.5, 'raw', 'asked for raw'),
-    (0.0, None, 'asked for raw'),
-    (0.0, 'ema', r'no moving averages .*ema_decay = 0.* use those of raw'),
-    (0.5, 'swa', "weights 'swa': expected raw or ema"),
-  ],
-)
-def test_a_run_with_moving_averages_is_loaded_with_them_unless_told_otherwise(
-  tmp_path, monkeypatch, decay, weights, message
-):
-  def restore(workdir, checkpoint, abstract_variables, model_fields, weights):
-    raise InputError(f'asked for {weights}')
-
-  monkeypatch.setattr(workdirs, 'restore_variables', restore)
-  config = default.get_config().to_dict()
-  config['model']['extractor'] = 'densenet_tiny'
-  config['training']['ema_decay'] = decay
-  start(tmp_path, config)
-  with pytest.raises(InputError, match=message):
-    workdirs.load_run(tmp_path, weights=weights)
-
-
 def test_the_files_of_a_new_run_are_written_with_the_configuration_last(tmp_path, monkeypatch):
   written = []
   monkeypatch.setattr(workdirs, 'write_json', lambda path, data: written.append(path.name))
