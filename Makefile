@@ -21,7 +21,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(PYTEST_ARGUMENTS)
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m 'slow and not gpu' $(PYTEST_ARGUMENTS)
+	$(BIN)/python -m pytest -m 'slow and not gpu' --numprocesses=$(WORKERS) --dist=loadfile $(PYTEST_ARGUMENTS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -3,8 +3,10 @@
 import os
 import pathlib
 
+from xla_flags import xla_flags
+
 os.environ['JAX_PLATFORMS'] = 'cpu'
-os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
+os.environ['XLA_FLAGS'] = xla_flags(8)
 
 import jax
 import pytest
@@ -15,6 +17,16 @@ os.environ['JAX_COMPILATION_CACHE_DIR'] = str(_CACHE)
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.5'
 jax.config.update('jax_compilation_cache_dir', str(_CACHE))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+
+
+@pytest.fixture(scope='module')
+def one_device():
+  """Where eight are not the matter: on two cores they wait for each other at every batch statistic."""
+  device = jax.devices()[:1]
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax, 'devices', lambda: device)
+    patch.setattr(jax, 'local_devices', lambda: device)
+    yield
 
 
 @pytest.fixture(scope='session')

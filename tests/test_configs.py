@@ -4,7 +4,6 @@ import importlib
 import json
 import pathlib
 
-import jax
 import numpy as np
 import pytest
 
@@ -57,6 +56,7 @@ SLOW_TO_REPEAT = {
   *(name for name in CONFIGS if name.startswith('camvid')),
   'augmented',
   'densenet201',
+  'full_resolution',
   'longer',
   'paper_densenet121',  # tests/models/test_formulations.py has its structure
   'paper_densenet161',
@@ -65,6 +65,7 @@ SLOW_TO_REPEAT = {
   'slides_model2',
   'slides_model3',
   'slides_model4',
+  'street_scenes',  # `make train`
 }
 SMALL = {
   DenseNet: DENSENETS['densenet_tiny'],
@@ -179,14 +180,6 @@ def two_steps(config, folders, tmp_path):
   assert prediction.shape == (30, 70)
   assert prediction.max() < run.model.num_classes
   return run
-
-
-@pytest.fixture
-def one_device(monkeypatch):
-  """Eight fake devices on two cores wait for each other at every batch statistic."""
-  device = jax.devices()[:1]
-  monkeypatch.setattr(jax, 'devices', lambda: device)
-  monkeypatch.setattr(jax, 'local_devices', lambda: device)
 
 
 @pytest.mark.usefixtures('one_device')

@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from tiny_network import OVERRIDES
+from xla_flags import xla_flags
 
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.evaluation.pictures import colorize, overlay
 from dense_aspp_jax.labels import CITYSCAPES_20
+
+pytestmark = pytest.mark.usefixtures('one_device')
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL_MODEL = [*OVERRIDES, '--config.training.num_epochs=1.0']
@@ -23,7 +26,7 @@ SMALL_MODEL = [*OVERRIDES, '--config.training.num_epochs=1.0']
 
 def train(config, workdir, *overrides):
   """Runs train.py as a process of its own, on one device."""
-  environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  environment = {**os.environ, 'XLA_FLAGS': xla_flags(1)}
   command = [
     sys.executable,
     'train.py',

@@ -4,6 +4,11 @@ import shutil
 import pytest
 
 
+@pytest.fixture(scope='module', autouse=True)
+def _commands_on_one_device(one_device):
+  pass
+
+
 @pytest.fixture
 def scene_run(tiny_run, scene_folder, tmp_path):
   """A copy of `tiny_run` with the data of `scene_folder`, to be written into."""

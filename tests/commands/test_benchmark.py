@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from xla_flags import xla_flags
 
 from dense_aspp_jax.benchmark import timing
 from dense_aspp_jax.commands.main import main
@@ -35,7 +36,7 @@ from dense_aspp_jax.commands.main import main
 timing.REPEAT_SECONDS = 0.01
 sys.exit(main(['benchmark', *{arguments!r}]))
 """
-  environment = {**os.environ, 'XLA_FLAGS': '--xla_backend_optimization_level=0'}  # compiled in less time
+  environment = {**os.environ, 'XLA_FLAGS': xla_flags(1)}
   done = subprocess.run(
     [sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT, env=environment, check=False
   )

@@ -18,6 +18,8 @@ from dense_aspp_jax.commands import train as train_command
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.datasets.images import encode_png
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 ROOT = pathlib.Path(__file__).parents[2]
 SIZE = (16, 24)
 CAMVID = layouts.camvid_files({'train': 5, 'validation': 3})

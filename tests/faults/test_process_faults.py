@@ -11,8 +11,8 @@ import fault_runs
 import numpy as np
 import pytest
 from fault_runs import copied, digests, latest, train_arguments
+from xla_flags import xla_flags
 
-DEVICES = '--xla_force_host_platform_device_count={}'
 FIELDS = dict(
   training__num_epochs=3.0, checkpoint__keep=9, evaluation__batch_size=4, optimizer__learning_rate=1e-3
 )
@@ -52,7 +52,7 @@ def start_two(folder, workdir, *options, **fields):
         *options,
         **fields,
       ),
-      XLA_FLAGS=DEVICES.format(2),
+      XLA_FLAGS=xla_flags(2),
     )
     for index in range(2)
   ]
@@ -80,7 +80,7 @@ def one(seven, tmp_path_factory):
   """One process with four devices."""
   workdir = tmp_path_factory.mktemp('one') / 'work'
   arguments = train_arguments(seven, workdir, **FIELDS)
-  finish([fault_runs.start(arguments, XLA_FLAGS=DEVICES.format(4))])
+  finish([fault_runs.start(arguments, XLA_FLAGS=xla_flags(4))])
   return workdir
 
 
@@ -150,7 +150,7 @@ def test_scenario_08_the_resumed_run_is_the_unbroken_one(seven, two, tmp_path):
   alone = copied(workdir, tmp_path / 'alone')
   shutil.rmtree(alone / 'checkpoints' / 'latest' / str(step + 2))
   arguments = train_arguments(seven, alone, **fields)
-  (text,) = finish([fault_runs.start(arguments, XLA_FLAGS=DEVICES.format(4))])
+  (text,) = finish([fault_runs.start(arguments, XLA_FLAGS=xla_flags(4))])
   assert f'resuming at step {step} of {step + 2}' in text
   np.testing.assert_allclose(losses(alone)[-2:], losses(workdir)[-2:], rtol=1e-5)
 
@@ -169,7 +169,7 @@ def test_scenario_09_kill_9_of_one_of_two(seven, tmp_path):
   step = latest(tmp_path)[-1]
   assert step >= 2
   arguments = train_arguments(seven, tmp_path, **fields | dict(training__num_epochs=step / 2 + 1))
-  (resumed,) = finish([fault_runs.start(arguments, XLA_FLAGS=DEVICES.format(4))])
+  (resumed,) = finish([fault_runs.start(arguments, XLA_FLAGS=xla_flags(4))])
   assert f'resuming at step {step} of {step + 2}' in resumed
 
 

@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 from test_loop import assert_equal_bits, lines_of, make_config, state_of
@@ -34,14 +33,7 @@ RECIPE = {
 }
 
 
-@pytest.fixture(scope='module', autouse=True)
-def one_device():
-  """Eight fake devices on two cores wait for each other at every batch statistic."""
-  device = jax.devices()[:1]
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(jax, 'devices', lambda: device)
-    patch.setattr(jax, 'local_devices', lambda: device)
-    yield
+pytestmark = pytest.mark.usefixtures('one_device')
 
 
 @pytest.fixture(scope='module')
