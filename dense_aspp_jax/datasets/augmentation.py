@@ -273,10 +273,11 @@ def _shift_hue(image: Float32[Array, 'h w 3'], shift: Array) -> Float32[Array, '
   value = image.max(axis=-1)
   chroma = value - image.min(axis=-1)
   divisor = jnp.where(chroma > 0, chroma, 1.0)
+  # Not value == red: a compiler may compute the two apart, with other roundings.
   sixth = jnp.where(  # hue in sixths of the circle
-    value == red,
+    (red >= green) & (red >= blue),
     (green - blue) / divisor,
-    jnp.where(value == green, 2.0 + (blue - red) / divisor, 4.0 + (red - green) / divisor),
+    jnp.where(green >= blue, 2.0 + (blue - red) / divisor, 4.0 + (red - green) / divisor),
   )
   sixth = (sixth + 6.0 * shift)[..., None]
   # A channel falls by the chroma as the hue leaves its third of the circle.
