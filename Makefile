@@ -1,5 +1,5 @@
 # make train   trains a DenseASPP network on generated street scenes, on a CPU, in minutes
-# make test    runs the default tests
+# make test    runs the default tests; make test-slow those that take long
 # Both create .venv first if it is missing. Another Python: make test PYTHON=python3.12
 # Two processes share the tests; with less than 12 GB of memory: make test WORKERS=1
 PYTHON ?= python3
