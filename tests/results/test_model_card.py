@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import yaml
+from documented_code import run_python_of
 from results_example import (
   add_evaluation,
   make_config,
@@ -222,6 +223,14 @@ def test_a_card_is_a_run_that_evaluate_takes(scene_folder, tmp_path, monkeypatch
   assert scores[1]['step'] == 4
   assert scores[0]['iou'] == scores[1]['iou']
   assert scores[0]['mean_iou_19'] > 0
+
+
+def test_the_python_of_the_card_loads_the_card(published, tmp_path, monkeypatch):
+  card = published[1]
+  (tmp_path / card.name).symlink_to(card)
+  found = run_python_of(card / 'README.md', tmp_path, monkeypatch)
+  assert (found['run'].step, found['run'].weights) == (4, 'ema')
+  assert found['classes'].shape == (40, 60)
 
 
 def test_what_exists_is_never_touched(published, tmp_path):
