@@ -1,15 +1,9 @@
 import pytest
+from test_workdir import start
 
 from configs import default
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import CITYSCAPES_20
 from dense_aspp_jax.training import trained_run
-from dense_aspp_jax.training import workdir as workdirs
-
-
-def start(workdir, config):
-  with workdirs.begin(workdir, config, CITYSCAPES_20, {}):
-    pass
 
 
 def test_a_run_is_loaded_at_its_best_unless_told_otherwise(tmp_path, monkeypatch):
