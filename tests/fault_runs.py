@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -79,6 +80,22 @@ def wait_for_step(workdir, step, process, seconds=120):
       return
     time.sleep(0.02)
   raise AssertionError(f'step {step} was not reached')
+
+
+def kill_when(condition, process, seconds=120):
+  """Ends a process by SIGKILL at a moment when a condition holds; it stands still while that is found out."""
+  deadline = time.monotonic() + seconds
+  while time.monotonic() < deadline:
+    process.send_signal(signal.SIGSTOP)
+    status = os.waitpid(process.pid, os.WUNTRACED)[1]
+    assert os.WIFSTOPPED(status), 'the process ended before the condition held'
+    if condition():
+      process.kill()
+      return
+    process.send_signal(signal.SIGCONT)
+    time.sleep(0.005)
+  process.kill()
+  raise AssertionError(f'the condition did not hold within {seconds} s')
 
 
 def whole_lines(path):
