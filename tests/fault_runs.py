@@ -88,7 +88,7 @@ def kill_when(condition, process, seconds=120):
   while time.monotonic() < deadline:
     process.send_signal(signal.SIGSTOP)
     status = os.waitpid(process.pid, os.WUNTRACED)[1]
-    assert os.WIFSTOPPED(status), 'the process ended before the condition held'
+    assert os.WIFSTOPPED(status), process.communicate()[0]  # it ended before
     if condition():
       process.kill()
       return
