@@ -12,7 +12,7 @@ the validation score stands 10 to 14 points above the test score, and no choice 
 configs/camvid_tuning.py. The test split is scored once, when all is chosen:
   dense-aspp evaluate --workdir=runs/camvid_seed0 --split=test --checkpoint=latest --record
 
-A look on a CPU; it took 6 minutes on 2 cores, 12 and 20 for two more seeds with other work beside it:
+A look on a CPU; training took 6 minutes on 2 cores, 12 and 20 for two more seeds with other work beside it:
   python train.py --config=configs/camvid.py --workdir=runs/camvid_cpu \
     --config.model.extractor=densenet_small --config.model.growth_rate=16 \
     --config.model.bottleneck_width=32 --config.model.compute_dtype=float32 \
