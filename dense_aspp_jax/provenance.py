@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 import dense_aspp_jax
-from dense_aspp_jax.whole_files import write_file
+from dense_aspp_jax.files import write_file
 
 _LIBRARIES = (
   'jax',

@@ -15,7 +15,7 @@ from tiny_network import TINY
 from dense_aspp_jax.commands import train as train_command
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.training.checkpoint_series import steps_in
-from dense_aspp_jax.training.trained_run import load_run
+from dense_aspp_jax.training.run import load_run
 
 ROOT = pathlib.Path(__file__).parents[1]
 WITHOUT_REPORT = """

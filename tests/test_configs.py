@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from dense_aspp_jax.commands.main import main
-from dense_aspp_jax.datasets.street_scenes import render_scene
+from dense_aspp_jax.datasets.street_scenes.builder import render_scene
 from dense_aspp_jax.evaluation.pictures import save_png
 from dense_aspp_jax.labels import CAMVID_11, CITYSCAPES_20
 from dense_aspp_jax.models import extractors
-from dense_aspp_jax.models.complexity import PARTS
-from dense_aspp_jax.models.convnext import ConvNeXt
-from dense_aspp_jax.models.densenet import DENSENETS, DenseNet
-from dense_aspp_jax.models.efficientnet_lite import EfficientNetLite
-from dense_aspp_jax.models.mobilenet_v3 import MOBILENETS, MobileNetV3
+from dense_aspp_jax.models.counts import PARTS
+from dense_aspp_jax.models.extractors.convnext import ConvNeXt
+from dense_aspp_jax.models.extractors.densenet import DENSENETS, DenseNet
+from dense_aspp_jax.models.extractors.efficientnet_lite import EfficientNetLite
+from dense_aspp_jax.models.extractors.mobilenet_v3 import MOBILENETS, MobileNetV3
 from dense_aspp_jax.provenance import write_json
-from dense_aspp_jax.training.loop import train_and_evaluate
-from dense_aspp_jax.training.trained_run import load_run
+from dense_aspp_jax.training.run import load_run
+from dense_aspp_jax.training.train import train_and_evaluate
 
 CONFIGS = sorted(p.stem for p in (pathlib.Path(__file__).parents[1] / 'configs').glob('*.py'))
 # Parameters of DenseASPP and head: the slides' tables; the others follow from the extractor's channels.

@@ -17,9 +17,9 @@ BASE = {
   'progress',
   'provenance',
   'download',
-  'whole_files',
+  'files',
   'orbax_errors',
-  'verified_checkpoint',
+  'checkpoint_io',
   'distributed',
   'compilation_cache',
 }

@@ -12,7 +12,7 @@ import pytest
 
 from configs import default
 from dense_aspp_jax.errors import RunError
-from dense_aspp_jax.models.complexity import abstract_variables, count_parameters
+from dense_aspp_jax.models.counts import abstract_variables, count_parameters
 from dense_aspp_jax.models.segmentation import create_model
 from tools import simulate_scaling, step_communication
 from tools.collectives import read_collectives

@@ -61,8 +61,8 @@ def read_config(args: argparse.Namespace) -> Any:
   """The configuration as it is compared: the sizes and the type asked for, no augmentation."""
   from dense_aspp_jax.benchmark.steps import resized
   from dense_aspp_jax.commands.config_file import read_config_file
-  from dense_aspp_jax.datasets.augmentation import Augmentation
-  from dense_aspp_jax.models.densenet import DENSENETS
+  from dense_aspp_jax.models.extractors.densenet import DENSENETS
+  from dense_aspp_jax.training.augmentation import Augmentation
   from dense_aspp_jax.training.config_check import check_fields
 
   config = read_config_file(args)
@@ -79,11 +79,11 @@ def read_config(args: argparse.Namespace) -> Any:
 
 def network_arguments(config: Any) -> dict[str, Any]:
   """Those of `pytorch_peer.Network`."""
-  from dense_aspp_jax.models.densenet import DENSENETS
+  from dense_aspp_jax.models.extractors.densenet import DENSENETS
   from dense_aspp_jax.models.layers import strides_and_dilations
 
   model = config.model
-  # After the stem, each block and its transition's pooling, as in models/densenet.py.
+  # After the stem, each block and its transition's pooling, as in models/extractors/densenet.py.
   plan = strides_and_dilations([4, 1, 2, 1, 2, 1, 2, 1, 1], model.output_stride)[1:]
   fields = (
     'num_classes dilation_rates growth_rate bottleneck_width first_norm final_norm use_bias '
@@ -123,7 +123,7 @@ def logits_difference(config: Any, initial: Any, peer: PeerProcess) -> float:
   """Largest difference over the largest logit, both in float32, with norms that have drawn values."""
   import jax
 
-  from dense_aspp_jax.datasets.augmentation import normalize
+  from dense_aspp_jax.datasets.preprocessing import normalize
   from dense_aspp_jax.models.segmentation import create_model
 
   draw = np.random.default_rng(config.seed)

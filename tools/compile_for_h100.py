@@ -38,8 +38,8 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dense_aspp_jax.models import conv_kernels, kernels
-from dense_aspp_jax.models.moments import Affine
+from dense_aspp_jax.models.fused import gpu_1x1, gpu_3x3
+from dense_aspp_jax.models.fused.statistics import Affine
 from dense_aspp_jax.provenance import provenance, write_json
 
 # The card, as XLA's GpuTargetConfigProto.
@@ -184,18 +184,18 @@ def kernel_calls(layer: Layer) -> Iterator[tuple[str, jax.stages.Wrapped, tuple[
   conv_kernel = bfloat16((3, 3, layer.bottleneck, layer.growth))
   mask = jax.ShapeDtypeStruct(layer.maps, bool) if layer.masked else None
 
-  if kernels.supports_bn_relu_dot(features, kernel):
-    yield 'bn_relu_dot', jax.jit(kernels.bn_relu_dot), (features, first, kernel, mask)
-    yield 'bn_relu_dot_relu', jax.jit(kernels.bn_relu_dot_relu), (features, first, kernel, second)
-    backward = jax.jit(kernels.bn_relu_dot_backward, donate_argnums=1)
+  if gpu_1x1.supports_bn_relu_dot(features, kernel):
+    yield 'bn_relu_dot', jax.jit(gpu_1x1.bn_relu_dot), (features, first, kernel, mask)
+    yield 'bn_relu_dot_relu', jax.jit(gpu_1x1.bn_relu_dot_relu), (features, first, kernel, second)
+    backward = jax.jit(gpu_1x1.bn_relu_dot_backward, donate_argnums=1)
     yield 'bn_relu_dot_backward', backward, (features, features, first, kernel, z)
 
   def dilated(function: Callable) -> jax.stages.Wrapped:
     return jax.jit(lambda z, affine, kernel, *rest: function(z, affine, kernel, layer.dilation, *rest))
 
-  yield 'bn_relu_conv', dilated(conv_kernels.bn_relu_conv), (z, second, conv_kernel, mask)
-  if conv_kernels.supports_bn_relu_conv_backward(z, conv_kernel):
-    backward = dilated(conv_kernels.bn_relu_conv_backward)
+  yield 'bn_relu_conv', dilated(gpu_3x3.bn_relu_conv), (z, second, conv_kernel, mask)
+  if gpu_3x3.supports_bn_relu_conv_backward(z, conv_kernel):
+    backward = dilated(gpu_3x3.bn_relu_conv_backward)
     yield 'bn_relu_conv_backward', backward, (z, second, conv_kernel, mask, y)
 
 
@@ -242,7 +242,7 @@ def lowered_step(args: argparse.Namespace, mesh: Mesh) -> jax.stages.Lowered:
   """The train or inference step of `--config`, lowered."""
   from dense_aspp_jax.benchmark.steps import resized, training_step
   from dense_aspp_jax.commands.config_file import read_config_file
-  from dense_aspp_jax.evaluation.inference import predict_images
+  from dense_aspp_jax.evaluation.predictor import predict_images
   from dense_aspp_jax.models.segmentation import create_model
 
   config = resized(read_config_file(args), args.batch, None)

@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.files import new_directory
 from dense_aspp_jax.provenance import git_commit, provenance, write_json
-from dense_aspp_jax.whole_files import new_directory
 from tools.offline.data import LICENCES, open_camvid, write_jpeg_copy
 from tools.offline.target import read_pins, read_target
 from tools.offline.wheels import ROOT, collect_wheels

@@ -1,9 +1,9 @@
 """One member of each family with few blocks, for comparisons that must be quick to compile."""
 
-from dense_aspp_jax.models.convnext import ConvNeXt
-from dense_aspp_jax.models.densenet import DenseNet
-from dense_aspp_jax.models.efficientnet_lite import EFFICIENTNET_LITES, EfficientNetLite
-from dense_aspp_jax.models.mobilenet_v3 import MOBILENETS, MobileNetV3
+from dense_aspp_jax.models.extractors.convnext import ConvNeXt
+from dense_aspp_jax.models.extractors.densenet import DenseNet
+from dense_aspp_jax.models.extractors.efficientnet_lite import EFFICIENTNET_LITES, EfficientNetLite
+from dense_aspp_jax.models.extractors.mobilenet_v3 import MOBILENETS, MobileNetV3
 
 _BLOCKS = MOBILENETS['mobilenet_v3_large']['blocks']
 

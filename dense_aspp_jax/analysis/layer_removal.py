@@ -27,9 +27,9 @@ from dense_aspp_jax.analysis.removal_summary import (
 from dense_aspp_jax.datasets.cache import CachedExample
 from dense_aspp_jax.datasets.evaluation_batches import padded_batches
 from dense_aspp_jax.evaluation.evaluate import evaluate
-from dense_aspp_jax.evaluation.inference import Predictor
 from dense_aspp_jax.evaluation.metrics import Scores, protocol
 from dense_aspp_jax.evaluation.pictures import save_png
+from dense_aspp_jax.evaluation.predictor import Predictor
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.progress import progress
 

@@ -23,16 +23,16 @@ from jaxtyping import Array, Float, Float32, Float64, Int, Int32, UInt8
 
 from dense_aspp_jax.analysis.figures import render
 from dense_aspp_jax.analysis.similarity_pictures import matrix_figure, similarity_figure
-from dense_aspp_jax.datasets.augmentation import normalize
 from dense_aspp_jax.datasets.cache import CachedExample
 from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples
+from dense_aspp_jax.datasets.preprocessing import normalize
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.pictures import save_png
+from dense_aspp_jax.files import write_file
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.models.layers import bilinear_matrix
 from dense_aspp_jax.models.segmentation import plain_model
 from dense_aspp_jax.progress import progress
-from dense_aspp_jax.whole_files import write_file
 
 NUM_CONFUSED = 5  # pairs of classes that are named
 PROTOCOL = (

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding
 
 from dense_aspp_jax.benchmark.timing import measure
 from dense_aspp_jax.datasets.cache import CachedExample
-from dense_aspp_jax.datasets.pipeline import train_batches
+from dense_aspp_jax.datasets.train_batches import train_batches
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.progress import say
 

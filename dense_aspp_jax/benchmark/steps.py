@@ -15,10 +15,10 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from dense_aspp_jax.compilation_cache import without_compilation_cache
-from dense_aspp_jax.datasets.augmentation import Augmentation
-from dense_aspp_jax.evaluation.inference import Predictor
-from dense_aspp_jax.models.complexity import multiply_adds
+from dense_aspp_jax.evaluation.predictor import Predictor
+from dense_aspp_jax.models.counts import multiply_adds
 from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.training.augmentation import Augmentation
 from dense_aspp_jax.training.configured_step import configured_step
 from dense_aspp_jax.training.train_step import create_state
 

@@ -67,7 +67,7 @@ def _convert_extractor(args: argparse.Namespace, path: pathlib.Path) -> None:
 
 def _convert_dense_aspp(args: argparse.Namespace, path: pathlib.Path) -> None:
   from dense_aspp_jax.errors import RunError
-  from dense_aspp_jax.training.foreign_run import convert_dense_aspp
+  from dense_aspp_jax.training.imported_run import convert_dense_aspp
 
   if args.check:
     raise RunError(

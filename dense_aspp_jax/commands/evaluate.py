@@ -34,14 +34,14 @@ def run(args: argparse.Namespace) -> int:
   import json
 
   from dense_aspp_jax.errors import InputError
-  from dense_aspp_jax.evaluation.batch_statistics import BatchStatisticsPredictor
+  from dense_aspp_jax.evaluation.batch_norm import BatchStatisticsPredictor
   from dense_aspp_jax.evaluation.evaluate import evaluate
   from dense_aspp_jax.evaluation.metrics import format_table, protocol
+  from dense_aspp_jax.files import check_writable
   from dense_aspp_jax.progress import say
   from dense_aspp_jax.provenance import write_json
   from dense_aspp_jax.results.runs import EVALUATIONS
-  from dense_aspp_jax.training.trained_run import load_run
-  from dense_aspp_jax.whole_files import check_writable
+  from dense_aspp_jax.training.run import load_run
 
   if args.output and args.output.is_dir():
     raise InputError(f'{args.output}: a folder; --output expects the name of a JSON file')

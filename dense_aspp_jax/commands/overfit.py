@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   """Trains on the images alone; prints the table. The run has failed if the target is not reached."""
   from dense_aspp_jax.errors import InputError, RunError
-  from dense_aspp_jax.whole_files import check_writable
+  from dense_aspp_jax.files import check_writable
 
   if args.images < 1 or args.max_steps < 1 or not 0 < args.target < 100:
     raise InputError(

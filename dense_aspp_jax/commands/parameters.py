@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   """Prints the table of parameters, or the counts as JSON."""
   config = read_config_file(args)
-  from dense_aspp_jax.models.complexity import PARTS, count_parameters, parameter_table
+  from dense_aspp_jax.models.counts import PARTS, count_parameters, parameter_table
   from dense_aspp_jax.models.segmentation import create_model
   from dense_aspp_jax.training.config_check import check_fields
 

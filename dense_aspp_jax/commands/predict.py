@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
   """Writes label_ids/, color/ and overlay/ (one PNG an image, at its own size) and predictions.json."""
   from dense_aspp_jax.datasets.images import check_image_header
   from dense_aspp_jax.errors import InputError
+  from dense_aspp_jax.files import check_writable
   from dense_aspp_jax.progress import say
-  from dense_aspp_jax.whole_files import check_writable
 
   check_averaging(args)
   for folder in (_LABEL_IDS, _COLOR, _OVERLAY):
@@ -94,7 +94,7 @@ def _predict(args: argparse.Namespace, images: dict[str, pathlib.Path], refused:
       refused[name] = str(error)
       continue
     if run is None:
-      from dense_aspp_jax.training.trained_run import load_run
+      from dense_aspp_jax.training.run import load_run
 
       run = load_run(args.workdir, args.checkpoint, args.weights, args.bn)
       predictor = averaging_predictor(args, run) if averaging_asked_for(args) else run.predictor

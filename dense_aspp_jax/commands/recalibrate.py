@@ -24,11 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   """Writes WORKDIR/recalibrated/STEP_WEIGHTS; says how much the statistics changed."""
   from dense_aspp_jax.errors import InputError
-  from dense_aspp_jax.evaluation.batch_statistics import largest_changes, recalibrated_statistics
+  from dense_aspp_jax.evaluation.batch_norm import largest_changes, recalibrated_statistics
+  from dense_aspp_jax.files import check_writable
   from dense_aspp_jax.provenance import provenance
   from dense_aspp_jax.training.recalibration import FOLDER, save_statistics
-  from dense_aspp_jax.training.trained_run import load_run
-  from dense_aspp_jax.whole_files import check_writable
+  from dense_aspp_jax.training.run import load_run
 
   if args.batch_size is not None and args.batch_size < 1:
     raise InputError(f'--batch-size {args.batch_size}: expected at least 1')

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
   from dense_aspp_jax.models.segmentation import create_model
   from dense_aspp_jax.provenance import provenance, write_json
   from dense_aspp_jax.training.config_check import check_fields
-  from dense_aspp_jax.training.trained_run import load_run
+  from dense_aspp_jax.training.run import load_run
 
   loaded = None
   if args.workdir:

@@ -25,9 +25,9 @@ def run(args: argparse.Namespace) -> int:
   from dense_aspp_jax.analysis.layer_removal import analyse_layer_removal
   from dense_aspp_jax.analysis.removal_summary import format_removal_table
   from dense_aspp_jax.errors import InputError
+  from dense_aspp_jax.files import replaced_directory
   from dense_aspp_jax.provenance import write_json
-  from dense_aspp_jax.training.trained_run import load_run
-  from dense_aspp_jax.whole_files import replaced_directory
+  from dense_aspp_jax.training.run import load_run
 
   output = args.output or args.workdir / 'analysis' / 'layer_removal'
   if output.exists() and not output.is_dir():

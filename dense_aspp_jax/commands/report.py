@@ -95,11 +95,11 @@ def report_run(
   from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples
   from dense_aspp_jax.errors import InputError
   from dense_aspp_jax.evaluation.evaluate import evaluate
-  from dense_aspp_jax.models.complexity import count_parameters
+  from dense_aspp_jax.files import write_file
+  from dense_aspp_jax.models.counts import count_parameters
   from dense_aspp_jax.provenance import provenance
-  from dense_aspp_jax.training.trained_run import load_run
+  from dense_aspp_jax.training.run import load_run
   from dense_aspp_jax.training.workdir import PROVENANCE
-  from dense_aspp_jax.whole_files import write_file
 
   output = output or workdir / 'report.html'
   if output.is_dir():

@@ -40,12 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   """Reads all runs, then writes."""
   from dense_aspp_jax.errors import InputError
+  from dense_aspp_jax.files import write_file
   from dense_aspp_jax.provenance import provenance, write_json
   from dense_aspp_jax.results.model_card import write_cards
   from dense_aspp_jax.results.runs import read_run
   from dense_aspp_jax.results.summary import read_results, summarize
   from dense_aspp_jax.results.table import markdown, readme_block, replace_block, text
-  from dense_aspp_jax.whole_files import write_file
 
   for output in args.output:
     if output.suffix not in ('.json', '.md') or output.is_dir():

@@ -105,9 +105,9 @@ def averaging_predictor(args: argparse.Namespace, run: Any) -> Any:
 
   Args:
     args: Checked by `check_averaging`.
-    run: The `training.trained_run.Run` that was loaded.
+    run: The `training.run.Run` that was loaded.
   """
-  from dense_aspp_jax.evaluation.test_time import AveragingPredictor
+  from dense_aspp_jax.evaluation.tta import AveragingPredictor
 
   window = args.window
   if window == []:
@@ -122,7 +122,7 @@ def describe_run(args: argparse.Namespace, run: Any) -> dict[str, Any]:
 
   Args:
     args: From a parser with `add_run_arguments`.
-    run: The `training.trained_run.Run` that was loaded.
+    run: The `training.run.Run` that was loaded.
   """
   from dense_aspp_jax.provenance import provenance
 

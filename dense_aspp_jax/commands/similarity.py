@@ -28,9 +28,9 @@ def run(args: argparse.Namespace) -> int:
   """Writes pictures, heat maps, means and similarity.json; prints the most confused pairs."""
   from dense_aspp_jax.analysis.similarity import analyse_similarity
   from dense_aspp_jax.errors import InputError
+  from dense_aspp_jax.files import replaced_directory
   from dense_aspp_jax.provenance import write_json
-  from dense_aspp_jax.training.trained_run import load_run
-  from dense_aspp_jax.whole_files import replaced_directory
+  from dense_aspp_jax.training.run import load_run
 
   # The report reads the folder 'similarity': what the head reads.
   name = 'similarity' if args.layer == 'dense_aspp' else f'similarity_{args.layer}'

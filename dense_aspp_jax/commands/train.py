@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from dense_aspp_jax.distributed import initialize
 
     initialize(*by_hand, heartbeat_timeout=args.heartbeat_timeout)
-  from dense_aspp_jax.training.loop import train_and_evaluate
+  from dense_aspp_jax.training.train import train_and_evaluate
 
   scores = train_and_evaluate(config, args.workdir, args.strict_resume)
   path = args.workdir / 'report.html'

@@ -32,8 +32,8 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from dense_aspp_jax.datasets.abandoned import remove_abandoned
 from dense_aspp_jax.datasets.bad_pairs import BadPairs, map_good
-from dense_aspp_jax.datasets.network_size import network_size
 from dense_aspp_jax.datasets.pair_check import check_pair
+from dense_aspp_jax.datasets.preprocessing import network_size
 from dense_aspp_jax.datasets.resize import resize_image, resize_label
 from dense_aspp_jax.datasets.source import SplitSource
 from dense_aspp_jax.errors import InputError, RunError

@@ -80,7 +80,7 @@ def _camvid() -> type[tfds.core.GeneratorBasedBuilder]:
 
 
 def _street_scenes() -> type[tfds.core.GeneratorBasedBuilder]:
-  from dense_aspp_jax.datasets.street_scenes import StreetScenes
+  from dense_aspp_jax.datasets.street_scenes.builder import StreetScenes
 
   return StreetScenes
 

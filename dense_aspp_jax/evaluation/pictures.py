@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dense_aspp_jax.datasets.images import encode_png
 from dense_aspp_jax.datasets.resize import resize_label
+from dense_aspp_jax.files import write_file
 from dense_aspp_jax.labels import LabelSet
-from dense_aspp_jax.whole_files import write_file
 
 _GAP = 4  # pixels between panels
 _BACKGROUND = 255

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.models.dense_block import DenseBlockPlan
 from dense_aspp_jax.models.dtypes import DType
+from dense_aspp_jax.models.fused.dense_block import DenseBlockPlan
+from dense_aspp_jax.models.fused.statistics import Moments, moments
 from dense_aspp_jax.models.layer_variables import DenseLayerVariables, NormVariables, apply_dense_layers
 from dense_aspp_jax.models.layers import (
   batch_norm,
@@ -23,7 +24,6 @@ from dense_aspp_jax.models.layers import (
   convolution,
   rematerialized,
 )
-from dense_aspp_jax.models.moments import Moments, moments
 
 
 class AtrousLayer(nn.Module):

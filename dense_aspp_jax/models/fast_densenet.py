@@ -5,14 +5,14 @@ from __future__ import annotations
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from dense_aspp_jax.models.dense_block import DenseBlockPlan
+from dense_aspp_jax.models.fused.dense_block import DenseBlockPlan
+from dense_aspp_jax.models.fused.statistics import Moments
 from dense_aspp_jax.models.layer_variables import (
   ConvolutionVariables,
   DenseLayerVariables,
   NormVariables,
   apply_dense_layers,
 )
-from dense_aspp_jax.models.moments import Moments
 
 
 class FastDenseBlock(nn.Module):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dense_aspp_jax.models.dense_block import (
+from dense_aspp_jax.models.fused.dense_block import (
   DenseBlockPlan,
   DenseLayerArrays,
   InferenceLayerArrays,
@@ -21,8 +21,8 @@ from dense_aspp_jax.models.dense_block import (
   dense_block_inference,
   normalization,
 )
+from dense_aspp_jax.models.fused.statistics import Affine, Moments, momentum_in_force
 from dense_aspp_jax.models.layers import channel_dropout, kaiming_normal
-from dense_aspp_jax.models.moments import Affine, Moments, momentum_in_force
 
 
 class NormVariables(nn.Module):

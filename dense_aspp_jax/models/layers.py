@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.models.depthwise import depthwise_convolution
 from dense_aspp_jax.models.dtypes import DType
-from dense_aspp_jax.models.moments import momentum_in_force
+from dense_aspp_jax.models.fused.depthwise import depthwise_convolution
+from dense_aspp_jax.models.fused.statistics import momentum_in_force
 
 # 'fast': as this package computes a network by default. 'plain': layer by layer, as it is defined, with the
 # same variables; tests compare the two, and analyses that look inside a network take it.

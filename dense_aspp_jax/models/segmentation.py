@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.models.decoders import LOW_STRIDE, AuxiliaryHead, Levels, SkipDecoder
 from dense_aspp_jax.models.dense_aspp import DenseASPP
 from dense_aspp_jax.models.dtypes import accumulation_dtype
 from dense_aspp_jax.models.extractors import create_extractor
-from dense_aspp_jax.models.heads import LOW_STRIDE, AuxiliaryHead, Levels, SkipDecoder
 from dense_aspp_jax.models.layers import channel_dropout, pad_to_multiple, upsample_bilinear
 
 COMPUTE_DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}

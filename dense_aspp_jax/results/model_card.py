@@ -18,9 +18,11 @@ from typing import Any
 
 import jinja2
 
+from dense_aspp_jax.checkpoint_io import load_checkpoint, read_digests, read_record, save_checkpoint
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.files import new_directory, write_file
 from dense_aspp_jax.labels import LABEL_SETS, LabelSet
-from dense_aspp_jax.models.complexity import abstract_variables
+from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.orbax_errors import orbax_write
 from dense_aspp_jax.provenance import write_json
@@ -31,8 +33,6 @@ from dense_aspp_jax.results.summary import summarize
 from dense_aspp_jax.results.table import card_tables
 from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.checkpoints import BEST, EMA, LATEST, checkpoints_directory
-from dense_aspp_jax.verified_checkpoint import load_checkpoint, read_digests, read_record, save_checkpoint
-from dense_aspp_jax.whole_files import new_directory, write_file
 
 CARD = 'README.md'
 SUMS = 'SHA256SUMS'

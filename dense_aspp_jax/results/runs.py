@@ -13,7 +13,7 @@ from typing import Any
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import LABEL_SETS, LabelSet
-from dense_aspp_jax.models.complexity import count_parameters
+from dense_aspp_jax.models.counts import count_parameters
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.results.machine_paths import without_machine_paths
 from dense_aspp_jax.results.protocol import BEST, LAST, ONE_MATRIX, Protocol

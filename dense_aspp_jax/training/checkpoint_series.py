@@ -11,10 +11,10 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from dense_aspp_jax.checkpoint_io import load_checkpoint, save_checkpoint
 from dense_aspp_jax.errors import RunError
 from dense_aspp_jax.orbax_errors import orbax_write
 from dense_aspp_jax.progress import say
-from dense_aspp_jax.verified_checkpoint import load_checkpoint, save_checkpoint
 
 _METADATA = '_CHECKPOINT_METADATA'  # Orbax's, in every whole checkpoint
 _PARAMETERS = 'params'  # likewise, ours
@@ -83,7 +83,7 @@ class CheckpointSeries:
           _remove(self.directory / str(old))
 
   def load(self, step: int, items: Mapping[str, Any]) -> dict[str, Any]:
-    """Restores a checkpoint, see `verified_checkpoint.load_checkpoint`."""
+    """Restores a checkpoint, see `checkpoint_io.load_checkpoint`."""
     return load_checkpoint(self.directory / str(step), items)
 
   def set_aside_after(self, step: int) -> None:

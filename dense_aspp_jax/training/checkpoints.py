@@ -10,12 +10,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from dense_aspp_jax.checkpoint_io import load_checkpoint, named_arrays, read_record, save_checkpoint
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.orbax_errors import orbax_write
 from dense_aspp_jax.progress import say
 from dense_aspp_jax.training.checkpoint_series import CheckpointSeries, steps_in
 from dense_aspp_jax.training.train_step import TrainState
-from dense_aspp_jax.verified_checkpoint import load_checkpoint, named_arrays, read_record, save_checkpoint
 
 LATEST = 'latest'
 BEST = 'best'

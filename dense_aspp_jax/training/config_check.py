@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from dense_aspp_jax.datasets.augmentation import Augmentation
 from dense_aspp_jax.datasets.class_frequencies import CLASS_WEIGHTINGS
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import LabelSet
+from dense_aspp_jax.training.augmentation import Augmentation
 from dense_aspp_jax.training.region_losses import REGION_LOSSES
 from dense_aspp_jax.weights.store import ExtractorWeights
 

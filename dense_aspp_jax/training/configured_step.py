@@ -8,8 +8,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from dense_aspp_jax.datasets.augmentation import Augmentation
 from dense_aspp_jax.models.segmentation import SegmentationModel
+from dense_aspp_jax.training.augmentation import Augmentation
 from dense_aspp_jax.training.objective import Objective
 from dense_aspp_jax.training.optimizer import create_optimizer, create_schedule
 from dense_aspp_jax.training.train_step import create_train_step

@@ -12,17 +12,17 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from dense_aspp_jax.datasets.augmentation import Augmentation
 from dense_aspp_jax.datasets.cache import CachedExample
 from dense_aspp_jax.datasets.class_frequencies import class_weights, count_classes
 from dense_aspp_jax.datasets.load import load_split
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.evaluation.inference import Predictor
 from dense_aspp_jax.evaluation.metrics import Scores, confusion_matrix
 from dense_aspp_jax.evaluation.pictures import comparison, gallery
+from dense_aspp_jax.evaluation.predictor import Predictor
 from dense_aspp_jax.labels import LabelSet, load_label_set
 from dense_aspp_jax.models.segmentation import SegmentationModel, create_model
 from dense_aspp_jax.progress import progress_bar, say
+from dense_aspp_jax.training.augmentation import Augmentation
 from dense_aspp_jax.training.config_check import check_consistency, check_fields
 from dense_aspp_jax.training.configured_step import configured_step
 from dense_aspp_jax.training.train_step import create_state

@@ -10,11 +10,11 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from dense_aspp_jax.checkpoint_io import load_checkpoint, save_checkpoint
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.files import replaced_directory
 from dense_aspp_jax.orbax_errors import orbax_write
 from dense_aspp_jax.provenance import write_json
-from dense_aspp_jax.verified_checkpoint import load_checkpoint, save_checkpoint
-from dense_aspp_jax.whole_files import replaced_directory
 
 FOLDER = 'recalibrated'
 RECORD = 'recalibration.json'

@@ -11,14 +11,14 @@ from ml_collections import ConfigDict
 
 from dense_aspp_jax.datasets.cache import CacheSplit
 from dense_aspp_jax.evaluation.evaluate import evaluate
-from dense_aspp_jax.evaluation.inference import Predictor
 from dense_aspp_jax.evaluation.metrics import Scores, protocol
+from dense_aspp_jax.evaluation.predictor import Predictor
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.progress import say
 from dense_aspp_jax.provenance import provenance, write_json
 from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.checkpoints import EMA, LATEST, RAW, Checkpoints
-from dense_aspp_jax.training.run_log import RunLog
+from dense_aspp_jax.training.log import RunLog
 from dense_aspp_jax.training.stop import StopSignals
 from dense_aspp_jax.training.train_step import TrainState
 

@@ -13,7 +13,7 @@ from dense_aspp_jax.errors import RunError, Stopped
 from dense_aspp_jax.evaluation.metrics import Scores
 from dense_aspp_jax.progress import progress_bar, say
 from dense_aspp_jax.training.checkpoints import Checkpoints
-from dense_aspp_jax.training.run_log import StepMonitor
+from dense_aspp_jax.training.log import StepMonitor
 from dense_aspp_jax.training.stop import StopSignals
 from dense_aspp_jax.training.train_step import Batch, TrainState
 

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from dense_aspp_jax.datasets.augmentation import Augmentation, augment, normalize
+from dense_aspp_jax.datasets.preprocessing import normalize
 from dense_aspp_jax.models.segmentation import SegmentationModel
+from dense_aspp_jax.training.augmentation import Augmentation, augment
 from dense_aspp_jax.training.objective import Objective, above_zero
 from dense_aspp_jax.weights.store import ExtractorWeights, merge_extractor
 

@@ -14,9 +14,9 @@ import jax
 from dense_aspp_jax.datasets.cache import CacheSplit
 from dense_aspp_jax.datasets.source import FOLDER_PREFIX
 from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.files import check_writable
 from dense_aspp_jax.labels import LABEL_SETS, LabelSet
 from dense_aspp_jax.provenance import provenance, write_json
-from dense_aspp_jax.whole_files import check_writable
 
 CONFIG = 'config.json'
 LABELS = 'labels.json'

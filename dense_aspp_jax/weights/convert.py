@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.models.complexity import abstract_variables
+from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.extractors import EXTRACTORS, create_classifier, create_extractor
 from dense_aspp_jax.models.segmentation import SegmentationModel
 from dense_aspp_jax.weights.name_maps import (

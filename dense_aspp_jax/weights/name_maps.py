@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import flax.linen as nn
 
-from dense_aspp_jax.models.convnext import ConvNeXt
-from dense_aspp_jax.models.densenet import DenseNet
-from dense_aspp_jax.models.efficientnet_lite import EfficientNetLite
-from dense_aspp_jax.models.mobilenet_v3 import MobileNetV3
+from dense_aspp_jax.models.extractors.convnext import ConvNeXt
+from dense_aspp_jax.models.extractors.densenet import DenseNet
+from dense_aspp_jax.models.extractors.efficientnet_lite import EfficientNetLite
+from dense_aspp_jax.models.extractors.mobilenet_v3 import MobileNetV3
 
 Path = tuple[str, ...]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean, standard deviation of RGB in 0..1

@@ -14,15 +14,15 @@ from typing import Any
 import flax
 import flax.linen as nn
 
+from dense_aspp_jax.checkpoint_io import load_checkpoint, save_checkpoint
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.models.complexity import abstract_variables
+from dense_aspp_jax.files import check_new_directory, new_directory
+from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.extractors import create_extractor
 from dense_aspp_jax.orbax_errors import orbax_write
 from dense_aspp_jax.provenance import provenance, write_json
-from dense_aspp_jax.verified_checkpoint import load_checkpoint, save_checkpoint
 from dense_aspp_jax.weights.check import check_parity
 from dense_aspp_jax.weights.convert import ForeignWeights, read_classifier_weights
-from dense_aspp_jax.whole_files import check_new_directory, new_directory
 
 WEIGHTS = 'weights.json'
 CHECKPOINT = 'checkpoint'

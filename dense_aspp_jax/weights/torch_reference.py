@@ -13,11 +13,11 @@ import flax.linen as nn
 import numpy as np
 
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.models.convnext import ConvNeXt
-from dense_aspp_jax.models.densenet import DenseNet
-from dense_aspp_jax.models.efficientnet_lite import EfficientNetLite
+from dense_aspp_jax.models.extractors.convnext import ConvNeXt
+from dense_aspp_jax.models.extractors.densenet import DenseNet
+from dense_aspp_jax.models.extractors.efficientnet_lite import EfficientNetLite
+from dense_aspp_jax.models.extractors.mobilenet_v3 import MobileNetV3
 from dense_aspp_jax.models.layers import strides_and_dilations
-from dense_aspp_jax.models.mobilenet_v3 import MobileNetV3
 from dense_aspp_jax.weights.parity import Activations, Case
 
 # Package by source; the extra [torch] has the first two.

@@ -23,8 +23,8 @@ from dense_aspp_jax.analysis.removal_summary import (
 )
 from dense_aspp_jax.datasets.cache import CachedExample
 from dense_aspp_jax.evaluation.evaluate import evaluate
-from dense_aspp_jax.evaluation.inference import Predictor
 from dense_aspp_jax.evaluation.metrics import Scores
+from dense_aspp_jax.evaluation.predictor import Predictor
 from dense_aspp_jax.labels import CAMVID_11
 from dense_aspp_jax.models.dense_aspp import AtrousLayer, DenseASPP
 from dense_aspp_jax.models.layers import batch_norm

@@ -14,10 +14,10 @@ from dense_aspp_jax.benchmark.steps import (
   resized,
   training_step,
 )
-from dense_aspp_jax.datasets.augmentation import Augmentation
-from dense_aspp_jax.evaluation.inference import Predictor
-from dense_aspp_jax.models.complexity import multiply_adds
+from dense_aspp_jax.evaluation.predictor import Predictor
+from dense_aspp_jax.models.counts import multiply_adds
 from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.training.augmentation import Augmentation
 from dense_aspp_jax.training.objective import Objective
 from dense_aspp_jax.training.optimizer import create_optimizer, create_schedule
 from dense_aspp_jax.training.train_step import create_state, create_train_step

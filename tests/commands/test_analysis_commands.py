@@ -8,7 +8,7 @@ from tiny_network import TINY
 from configs import default
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.labels import CITYSCAPES_20
-from dense_aspp_jax.training.loop import train_and_evaluate
+from dense_aspp_jax.training.train import train_and_evaluate
 
 
 @pytest.fixture(scope='module')

@@ -15,10 +15,10 @@ from configs import default
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models import segmentation
-from dense_aspp_jax.models.densenet import DenseNet
 from dense_aspp_jax.models.extractors import create_classifier, create_extractor
-from dense_aspp_jax.training.loop import train_and_evaluate
-from dense_aspp_jax.training.trained_run import load_run
+from dense_aspp_jax.models.extractors.densenet import DenseNet
+from dense_aspp_jax.training.run import load_run
+from dense_aspp_jax.training.train import train_and_evaluate
 from dense_aspp_jax.weights import download, parity
 from dense_aspp_jax.weights.convert import source_shapes
 from dense_aspp_jax.weights.name_maps import SOURCES, dense_aspp_source

@@ -7,11 +7,11 @@ import pytest
 
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.commands.run_arguments import averaging_predictor
-from dense_aspp_jax.evaluation.batch_statistics import BatchStatisticsPredictor
+from dense_aspp_jax.evaluation.batch_norm import BatchStatisticsPredictor
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.evaluation.metrics import format_table
-from dense_aspp_jax.evaluation.test_time import AveragingPredictor
-from dense_aspp_jax.training.trained_run import load_run
+from dense_aspp_jax.evaluation.tta import AveragingPredictor
+from dense_aspp_jax.training.run import load_run
 
 SCORES = ('mean_iou_19', 'mean_iou_20', 'pixel_accuracy', 'iou')
 

@@ -109,7 +109,7 @@ def test_the_variables_asked_for_are_loaded(command, options, loaded, monkeypatc
   def load_run(workdir, checkpoint, weights, bn='running'):
     raise InputError(f'{workdir} {checkpoint} {weights} {bn}')
 
-  monkeypatch.setattr('dense_aspp_jax.training.trained_run.load_run', load_run)
+  monkeypatch.setattr('dense_aspp_jax.training.run.load_run', load_run)
   Image.new('RGB', (1, 1)).save(tmp_path / 'a.png')
   others = [] if command == 'recalibrate' else ['--output', str(tmp_path / 'out')]
   if command == 'predict':

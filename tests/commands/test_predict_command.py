@@ -13,11 +13,11 @@ from PIL import Image
 
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.datasets.images import encode_png
-from dense_aspp_jax.evaluation.test_time import AveragingPredictor
+from dense_aspp_jax.evaluation.tta import AveragingPredictor
 from dense_aspp_jax.labels import CITYSCAPES_20
-from dense_aspp_jax.training import trained_run
+from dense_aspp_jax.training import run
 from dense_aspp_jax.training.recalibration import save_statistics
-from dense_aspp_jax.training.trained_run import load_run
+from dense_aspp_jax.training.run import load_run
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
 
@@ -31,7 +31,7 @@ def nothing_is_loaded(monkeypatch):
   def fail(*_):
     raise AssertionError('a network was loaded')
 
-  monkeypatch.setattr(trained_run, 'load_run', fail)
+  monkeypatch.setattr(run, 'load_run', fail)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 
 from dense_aspp_jax.commands import prepare as command
 from dense_aspp_jax.datasets import source, validation
-from dense_aspp_jax.datasets.street_scenes import StreetScenes, StreetScenesConfig
+from dense_aspp_jax.datasets.street_scenes.builder import StreetScenes, StreetScenesConfig
 from dense_aspp_jax.errors import InputError, RunError
 
 

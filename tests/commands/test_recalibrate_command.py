@@ -5,9 +5,9 @@ import numpy as np
 
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.datasets.load import load_split
-from dense_aspp_jax.evaluation.batch_statistics import recalibrated_statistics
+from dense_aspp_jax.evaluation.batch_norm import recalibrated_statistics
 from dense_aspp_jax.evaluation.evaluate import evaluate
-from dense_aspp_jax.training.trained_run import load_run
+from dense_aspp_jax.training.run import load_run
 
 
 def test_statistics_are_of_the_training_split_and_evaluate_takes_them(scene_run, capsys):

@@ -9,11 +9,16 @@ import pytest
 import tensorflow_datasets as tfds
 
 from dense_aspp_jax.datasets.images import decode_image, decode_label
-from dense_aspp_jax.datasets.scene_drawing.canvas import Camera, Canvas, Pose
-from dense_aspp_jax.datasets.scene_drawing.light import Light
-from dense_aspp_jax.datasets.scene_drawing.people import draw_bicycle
-from dense_aspp_jax.datasets.scene_drawing.vehicles import draw_bus, draw_car
-from dense_aspp_jax.datasets.street_scenes import SPLITS, StreetScenes, StreetScenesConfig, render_scene
+from dense_aspp_jax.datasets.street_scenes.builder import (
+  SPLITS,
+  StreetScenes,
+  StreetScenesConfig,
+  render_scene,
+)
+from dense_aspp_jax.datasets.street_scenes.canvas import Camera, Canvas, Pose
+from dense_aspp_jax.datasets.street_scenes.light import Light
+from dense_aspp_jax.datasets.street_scenes.people import draw_bicycle
+from dense_aspp_jax.datasets.street_scenes.vehicles import draw_bus, draw_car
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.color_baseline import fit_color_classifier, predict_color_classifier
 from dense_aspp_jax.labels import CITYSCAPES, CITYSCAPES_20
@@ -68,7 +73,7 @@ def test_seed_and_index_determine_the_scene():
 
 def test_another_process_draws_the_same():
   code = (
-    'import zlib; from dense_aspp_jax.datasets.street_scenes import render_scene; '
+    'import zlib; from dense_aspp_jax.datasets.street_scenes.builder import render_scene; '
     'print([zlib.crc32(a.tobytes()) for a in render_scene(4, 2, (64, 128))])'
   )
   runs = {

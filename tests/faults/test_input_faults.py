@@ -18,9 +18,9 @@ from plain_png import GREY_ALPHA, PALETTE, RGB, RGB_ALPHA, Picture
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.evaluation.pictures import overlay
 from dense_aspp_jax.labels import CITYSCAPES_20
-from dense_aspp_jax.models.densenet import DenseNet
 from dense_aspp_jax.models.extractors import create_classifier, create_extractor
-from dense_aspp_jax.training.trained_run import load_run
+from dense_aspp_jax.models.extractors.densenet import DenseNet
+from dense_aspp_jax.training.run import load_run
 from dense_aspp_jax.weights.convert import source_shapes
 from dense_aspp_jax.weights.name_maps import SOURCES
 from tools.drawn_weights import draw_weights

@@ -23,7 +23,7 @@ if sys.argv[4:]:
   distributed.initialize(sys.argv[4], int(sys.argv[5]), int(sys.argv[6]))
 import jax, numpy as np
 from dense_aspp_jax.evaluation.evaluate import evaluate
-from dense_aspp_jax.training.trained_run import load_run
+from dense_aspp_jax.training.run import load_run
 run = load_run(sys.argv[1], 'latest')
 split = run.load_split('validation')
 confusion, _ = evaluate(run.predictor, split, run.label_set, batch_size=int(sys.argv[2]))

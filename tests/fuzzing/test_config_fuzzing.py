@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs import default
-from dense_aspp_jax.datasets.augmentation import Augmentation
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import CITYSCAPES_20
-from dense_aspp_jax.models.complexity import abstract_variables
+from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.training.augmentation import Augmentation
 from dense_aspp_jax.training.config_check import RULES, check_consistency, check_fields
 from dense_aspp_jax.training.objective import Objective
 from dense_aspp_jax.training.optimizer import create_optimizer, create_schedule

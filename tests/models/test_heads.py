@@ -10,8 +10,8 @@ from tiny_network import TINY
 
 from dense_aspp_jax.analysis.layer_removal import remove_layers
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.models.complexity import count_parameters
-from dense_aspp_jax.models.heads import AuxiliaryHead, SkipDecoder
+from dense_aspp_jax.models.counts import count_parameters
+from dense_aspp_jax.models.decoders import AuxiliaryHead, SkipDecoder
 from dense_aspp_jax.models.layers import bilinear_matrix, level_ends
 from dense_aspp_jax.models.segmentation import create_model
 

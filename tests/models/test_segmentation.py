@@ -7,7 +7,7 @@ import pytest
 from jaxprs import products
 
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.models.complexity import abstract_variables, count_parameters, parameter_table
+from dense_aspp_jax.models.counts import abstract_variables, count_parameters, parameter_table
 from dense_aspp_jax.models.layers import FORMULATIONS
 from dense_aspp_jax.models.segmentation import create_model
 

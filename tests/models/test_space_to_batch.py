@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dense_aspp_jax.models.space_to_batch import batch_to_space, padding_mask, space_to_batch
+from dense_aspp_jax.models.fused.space_to_batch import batch_to_space, padding_mask, space_to_batch
 
 
 @pytest.mark.parametrize('size', [(4, 8), (5, 7), (1, 3)])

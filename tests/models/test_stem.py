@@ -7,7 +7,8 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from dense_aspp_jax.models import layers, stem
+from dense_aspp_jax.models import layers
+from dense_aspp_jax.models.fused import stem
 
 SIZES = [(8, 10), (7, 9), (1, 1), (2, 3)]
 

@@ -18,17 +18,17 @@ from results_example import (
   make_variables,
 )
 
+from dense_aspp_jax.checkpoint_io import load_checkpoint, save_checkpoint
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.files import write_file
 from dense_aspp_jax.labels import CITYSCAPES_20
-from dense_aspp_jax.models.complexity import abstract_variables
+from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.results.model_card import weights_digest, write_cards
 from dense_aspp_jax.results.runs import read_run
 from dense_aspp_jax.training.checkpoints import model_record
-from dense_aspp_jax.training.trained_run import load_run
-from dense_aspp_jax.verified_checkpoint import load_checkpoint, save_checkpoint
-from dense_aspp_jax.whole_files import write_file
+from dense_aspp_jax.training.run import load_run
 
 EMA = 0.25  # training.ema_decay
 PRETRAINED = {'source': 'torchvision', 'sha256': 'f00d', 'file': '/home/somebody/x.pth'}

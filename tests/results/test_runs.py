@@ -14,7 +14,7 @@ from results_example import (
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import CAMVID_11, LabelSet
-from dense_aspp_jax.models.complexity import abstract_variables
+from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.results.protocol import ONE_MATRIX, Protocol
 from dense_aspp_jax.results.runs import Row, config_hash, read_run

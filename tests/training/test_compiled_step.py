@@ -14,9 +14,9 @@ from jaxprs import described_gpu
 from ml_collections import ConfigDict
 
 from configs import default
-from dense_aspp_jax.datasets.augmentation import Augmentation
 from dense_aspp_jax.models.layers import upsample_bilinear
 from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.training.augmentation import Augmentation
 from dense_aspp_jax.training.configured_step import configured_step
 from dense_aspp_jax.training.losses import cross_entropy
 from dense_aspp_jax.training.train_step import create_state

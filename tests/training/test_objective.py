@@ -6,10 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from dense_aspp_jax.datasets.augmentation import Augmentation
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import IGNORE_LABEL
 from dense_aspp_jax.models.layers import bilinear_matrix
+from dense_aspp_jax.training.augmentation import Augmentation
 from dense_aspp_jax.training.objective import Objective
 from dense_aspp_jax.training.train_step import create_state, create_train_step
 

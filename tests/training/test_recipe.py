@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from test_loop import assert_equal_bits, lines_of, make_config, state_of
+from test_train import assert_equal_bits, lines_of, make_config, state_of
 
 from dense_aspp_jax.errors import Stopped
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.training import stop
-from dense_aspp_jax.training.loop import train_and_evaluate
-from dense_aspp_jax.training.trained_run import load_run
+from dense_aspp_jax.training.run import load_run
+from dense_aspp_jax.training.train import train_and_evaluate
 
 RECIPE = {
   'model.skip_head': True,

@@ -11,11 +11,11 @@ from jax.sharding import PartitionSpec as P
 from jaxprs import described_gpu
 
 from configs import default
-from dense_aspp_jax.datasets.augmentation import Augmentation, augment
-from dense_aspp_jax.datasets.street_scenes import render_scene
+from dense_aspp_jax.datasets.street_scenes.builder import render_scene
 from dense_aspp_jax.labels import CITYSCAPES_20, IGNORE_LABEL
 from dense_aspp_jax.models.layers import batch_norm, channel_dropout
 from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.training.augmentation import Augmentation, augment
 from dense_aspp_jax.training.objective import Objective
 from dense_aspp_jax.training.optimizer import create_optimizer
 from dense_aspp_jax.training.train_step import create_state, create_train_step
@@ -181,7 +181,7 @@ def test_eight_devices_compute_what_one_computes():
 
 @pytest.mark.parametrize('platform', ['cuda', 'tpu'])
 def test_the_steps_are_lowered_for_gpu_and_tpu(platform):
-  from dense_aspp_jax.evaluation.inference import predict_images
+  from dense_aspp_jax.evaluation.predictor import predict_images
 
   model = create_model(
     extractor='densenet_tiny',

@@ -14,9 +14,9 @@ from torch_files import write_pth
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models.dense_aspp import DenseASPP
-from dense_aspp_jax.models.densenet import DENSENETS, DenseNet
-from dense_aspp_jax.models.efficientnet_lite import EfficientNetLite
 from dense_aspp_jax.models.extractors import EXTRACTORS, create_classifier, create_extractor
+from dense_aspp_jax.models.extractors.densenet import DENSENETS, DenseNet
+from dense_aspp_jax.models.extractors.efficientnet_lite import EfficientNetLite
 from dense_aspp_jax.models.segmentation import SegmentationModel
 from dense_aspp_jax.weights.convert import (
   abstract_arrays,

@@ -11,17 +11,18 @@ import pytest
 from jax import lax
 
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.models import (
+from dense_aspp_jax.models import layer_variables, layers
+from dense_aspp_jax.models.extractors import (
+  EXTRACTORS,
   convnext,
+  create_classifier,
+  create_extractor,
   efficientnet_lite,
   inverted_residual,
-  layer_variables,
-  layers,
   mobilenet_v3,
-  stem,
 )
-from dense_aspp_jax.models.dense_block import normalization
-from dense_aspp_jax.models.extractors import EXTRACTORS, create_classifier, create_extractor
+from dense_aspp_jax.models.fused import stem
+from dense_aspp_jax.models.fused.dense_block import normalization
 from dense_aspp_jax.weights import parity
 from dense_aspp_jax.weights.convert import convert_tensors, source_shapes, tensors_digest
 from dense_aspp_jax.weights.name_maps import SOURCES

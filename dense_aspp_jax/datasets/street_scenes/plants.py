@@ -1,0 +1,102 @@
+"""Trees, bushes and hedges."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+
+from dense_aspp_jax.datasets.street_scenes.canvas import ID, Canvas
+from dense_aspp_jax.datasets.street_scenes.light import LEFT, RIGHT, Color, mix, vary
+
+CLUMPS = tuple(
+  tuple(
+    (r * math.cos(k * math.tau / 11), r * math.sin(k * math.tau / 11))
+    for k, r in enumerate(np.random.default_rng(shape).uniform(0.45, 1.2, 11))
+  )
+  for shape in range(12)
+)  # ragged outlines of leafy twigs
+
+
+def draw_tree(
+  canvas: Canvas, rng: random.Random, x: float, z: float, high: float, foliage: Color, kind: str
+) -> None:
+  """Draws a tree of `high` metres: 'round', 'tall' or 'conifer'."""
+  label = ID['vegetation']
+  bark = vary(rng, (84, 70, 56))
+  thick = 0.035 * high
+  lean = rng.uniform(-0.3, 0.3)
+  crown = {'round': 0.3, 'tall': 0.19, 'conifer': 0.2}[kind] * high
+  middle = high - {'round': 0.27, 'tall': 0.36, 'conifer': 0.5}[kind] * high
+  stretch = {'round': 0.9, 'tall': 1.9, 'conifer': 2.2}[kind]
+  canvas.cast_shadow(
+    [(x - 0.2, z - 0.2), (x + 0.2, z - 0.2), (x + 0.2, z + 0.2), (x - 0.2, z + 0.2)], high * 0.5
+  )
+  if canvas.light.casts_shadows and z < 70:
+    dx, dz = (v * middle for v in canvas.light.shadow_offset)
+    for shape in rng.sample(CLUMPS, 3):
+      cx, cz = x + dx + rng.uniform(-1, 1) * crown * 0.6, z + dz + rng.uniform(-1, 1) * crown * 0.6
+      canvas.shadow([(cx + crown * 0.8 * a, 0, cz + crown * 0.8 * b) for a, b in shape], 130)
+  canvas.limb((x, 0, z), (x + lean, middle, z), thick, bark, label, 0.6)
+  pixels = crown * canvas.camera.scale(z)
+  left = canvas.camera.project(x, middle, z)[0]
+  if not -1.5 * pixels < left < canvas.width + 1.5 * pixels:
+    return
+  if pixels > 20:
+    for _ in range(3):
+      tip = (x + rng.uniform(-0.7, 0.7) * crown, middle + rng.uniform(-0.2, 0.5) * crown, z)
+      canvas.limb((x + lean * 0.7, middle * 0.7, z), tip, thick * 0.5, bark, label, 0.4)
+  sun = canvas.light.sun_direction
+  clumps = []
+  for _ in range(min(80, 9 + int(pixels * 0.5))):
+    angle, radius = rng.uniform(0, math.tau), math.sqrt(rng.random())
+    a, b = radius * math.cos(angle), radius * math.sin(angle)
+    if kind == 'conifer':
+      b = rng.random() ** 1.5 * 2 - 1
+      a *= (1.05 - b) / 2
+    bright = 0.45 * b + 0.3 * (a * sun[0] - 0.3 * sun[2]) + rng.uniform(-0.35, 0.35)
+    clumps.append((bright, a, b))
+  clumps.sort()
+  leaf = crown * (0.44 if pixels < 25 else 0.32 if pixels < 70 else 0.24)
+  dark, pale = mix(foliage, (20, 30, 22), 0.62), mix(foliage, (226, 226, 140), 0.3)
+  tones = [mix(dark, foliage, k / 5) for k in range(6)] + [mix(foliage, pale, k / 4) for k in range(1, 5)]
+  for k, (bright, a, b) in enumerate(clumps):
+    # Where the leaf looks to: outwards in the round of the crown, so that the sun models it.
+    normal = (0.7 * a, 0.55 + 0.4 * b, -0.5)
+    tone = tones[min(9, max(0, int(5 + 6 * bright)))]
+    center = (x + lean + a * (crown - leaf * 0.5), middle + b * (crown - leaf * 0.5) * stretch, z)
+    size = leaf * rng.uniform(0.7, 1.3) * (1.15 - 0.45 * k / len(clumps))
+    canvas.blob(center, rng.choice(CLUMPS), size, tone, label, normal)
+
+
+def draw_bush(canvas: Canvas, rng: random.Random, x: float, z: float, high: float, foliage: Color) -> None:
+  """Draws a bush of `high` metres that stands on the ground."""
+  for k in range(10):
+    color = mix(foliage, (26, 34, 24), 0.45 - 0.05 * k + rng.uniform(-0.1, 0.1))
+    spread = rng.uniform(-1, 1) * high * 0.8
+    y = (0.3 + 0.045 * k) * high
+    canvas.blob(
+      (x + spread, y, z), rng.choice(CLUMPS), high * 0.34, color, ID['vegetation'], (0.0, 0.7, -0.6)
+    )
+  canvas.shadow(
+    [(x - high, 0, z - 0.3), (x - high, 0, z + 0.3), (x + high, 0, z + 0.3), (x + high, 0, z - 0.3)], 170
+  )
+
+
+def draw_hedge(
+  canvas: Canvas, rng: random.Random, x: float, z0: float, z1: float, high: float, foliage: Color
+) -> None:
+  """Draws a clipped hedge along the street."""
+  normal = LEFT if x > 0 else RIGHT
+  color = mix(foliage, (28, 36, 26), 0.3)
+  back = x + math.copysign(0.9, x)
+  canvas.polygon([(x, 0, z0), (x, high, z0), (back, high, z0), (back, 0, z0)], color, ID['vegetation'])
+  canvas.polygon([(x, 0, z0), (x, high, z0), (x, high, z1), (x, 0, z1)], color, ID['vegetation'], normal)
+  z = z1
+  while z > z0:
+    for _ in range(2):
+      tone = mix(color, (170, 178, 110), rng.uniform(-0.1, 0.3))
+      canvas.blob((x, rng.uniform(0.25, 1) * high, z), rng.choice(CLUMPS), 0.28, tone, ID['vegetation'])
+    z -= 0.7
+  canvas.cast_shadow([(x, z0), (x, z1), (back, z1), (back, z0)], high)

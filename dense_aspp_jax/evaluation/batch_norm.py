@@ -1,0 +1,190 @@
+"""Batch normalisation in evaluation other than by the running statistics of training.
+
+Statistics of the batch that is predicted, and statistics estimated again over a whole split.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import UInt8
+
+from dense_aspp_jax.datasets.cache import CachedExample
+from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples, padded_batches
+from dense_aspp_jax.datasets.preprocessing import normalize
+from dense_aspp_jax.errors import RunError
+from dense_aspp_jax.models.fused.statistics import running_statistics_momentum
+from dense_aspp_jax.models.segmentation import SegmentationModel
+from dense_aspp_jax.models.upsampling import upsampled_argmax
+from dense_aspp_jax.progress import progress_bar
+
+_MEAN, _VARIANCE = 'mean', 'var'  # as flax names them
+_EPSILON = 1e-5  # what most BNs add to a variance
+
+
+def without_dropout(model: SegmentationModel) -> SegmentationModel:
+  """The same network, with the same variables, that drops neither channels nor blocks in training."""
+  extractor = model.extractor
+  if hasattr(extractor, 'stochastic_depth_rate'):
+    extractor = extractor.clone(stochastic_depth_rate=0.0)
+  return model.clone(
+    extractor=extractor, dense_aspp=model.dense_aspp.clone(dropout_rate=0.0), dropout_rate=0.0
+  )
+
+
+class BatchStatisticsPredictor:
+  """Predicts each batch with the statistics of that very batch, as in training but without dropout.
+
+  A prediction depends on the other images of its batch, so a score taken so belongs to a batch size and an
+  order of the images, and is not comparable with one taken with running statistics. One device computes a
+  batch, whole; another number of images, such as the last batch's, costs a compilation.
+
+  Attributes:
+    takes_padding: False: `evaluate` gives it the real images of a batch alone.
+  """
+
+  takes_padding = False
+
+  def __init__(
+    self,
+    model: SegmentationModel,
+    variables: Mapping[str, Any],
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+  ):
+    """Takes a network, its variables on one device, and its preprocessing (RGB in 0..1)."""
+    self._variables = dict(variables)
+    model, mean, std = without_dropout(model), tuple(mean), tuple(std)
+
+    @functools.partial(jax.jit, static_argnames='output_size')
+    def predict(variables, images, output_size):
+      normalized = normalize(images.astype(jnp.float32), mean, std)
+      logits, _ = model.apply(
+        variables, normalized, train=True, mutable=['batch_stats'], method='feature_logits'
+      )
+      return upsampled_argmax(logits, output_size, model.logits_scale(images.shape[1:3], output_size))
+
+    self._predict = predict
+
+  def predict_batch(
+    self, images: UInt8[np.ndarray, 'b h w 3'], output_size: tuple[int, int]
+  ) -> UInt8[np.ndarray, 'b oh ow']:
+    """Predicts images that have the network's input size already; class indices at `output_size`."""
+    return np.asarray(self._predict(self._variables, images, tuple(output_size)))
+
+
+def recalibrated_statistics(
+  model: SegmentationModel,
+  variables: Mapping[str, Any],
+  split: Sequence[CachedExample],
+  *,
+  batch_size: int,
+  mean: tuple[float, ...],
+  std: tuple[float, ...],
+  show_progress: bool = True,
+) -> dict[str, Any]:
+  """Estimates all BN statistics again over a split, parameters fixed (precise BN).
+
+  Each image goes through the network once, not augmented, without dropout, in batches that every BN
+  normalises with their own statistics, as in training. A layer's mean is that of the batches' means, its
+  variance E[variance + mean^2] - E[mean]^2 over the batches, a batch counting by its images; both in float64,
+  in the form that does not cancel (Chan et al. 1979). With one batch of all images they are the mean and the
+  biased variance over the split.
+
+  Source: Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, section 3.
+  Differs from it: it takes some thousand images at random, augmented; here all of the split, as they are.
+
+  Args:
+    model: The network.
+    variables: Its 'params' and 'batch_stats', on one device, which computes.
+    split: Images of one size.
+    batch_size: Images a batch; the last one has fewer where they do not come out even. That of training is
+      what the parameters are used to.
+    mean: RGB in 0..1.
+    std: RGB in 0..1.
+    show_progress: Whether there is a progress bar.
+
+  Returns:
+    The new 'batch_stats', float32. Those of layers that logits do not depend on are as they were.
+
+  Raises:
+    RunError: They are not finite.
+  """
+  model, mean, std = without_dropout(model), tuple(mean), tuple(std)
+
+  @jax.jit
+  def statistics_of(variables, images):
+    normalized = normalize(images.astype(jnp.float32), mean, std)
+    with running_statistics_momentum(0.0):
+      _, updated = model.apply(
+        variables, normalized, train=True, mutable=['batch_stats'], method='feature_logits'
+      )
+    return updated['batch_stats']
+
+  merged: dict[tuple[str, ...], np.ndarray] = {}
+  done = 0
+  with progress_bar(len(split), 'recalibrating', 'image', hidden=not show_progress) as bar:
+    for batch in padded_batches(evaluation_examples(split), batch_size):
+      count = len(batch.image_ids)  # what follows is padding
+      statistics = flatten_dict(statistics_of(dict(variables), batch.image[:count]))
+      statistics = {path: np.asarray(x, np.float64) for path, x in statistics.items()}
+      merged = _merge(merged, done, statistics, count) if done else statistics
+      done += count
+      bar.update(count)
+  for path, x in merged.items():
+    if not np.isfinite(x).all():
+      raise RunError(
+        f'batch_stats/{"/".join(path)}: not finite over these images; the checkpoint cannot be recalibrated'
+      )
+  return unflatten_dict({path: x.astype(np.float32) for path, x in merged.items()})
+
+
+def largest_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+  """How far BN statistics lie apart, as JSON data.
+
+  Returns:
+    'mean': the largest change of a mean in old standard deviations, and the layer it is in;
+    'variance': the largest factor, at least 1, between old and new variance (with 1e-5 added), likewise.
+  """
+  old, new = (
+    {path: np.asarray(x, np.float64) for path, x in flatten_dict(t).items()} for t in (before, after)
+  )
+  deviations, factors = {}, {}
+  for *layer, kind in old:
+    if kind == _MEAN:
+      mean, variance = (*layer, _MEAN), (*layer, _VARIANCE)
+      old_variance, new_variance = old[variance] + _EPSILON, new[variance] + _EPSILON
+      name = '/'.join(layer)
+      deviations[name] = float(np.max(np.abs(new[mean] - old[mean]) / np.sqrt(old_variance)))
+      factors[name] = float(np.exp(np.max(np.abs(np.log(new_variance / old_variance)))))
+  mean, variance = (max(values, key=values.get) for values in (deviations, factors))
+  return {
+    'mean': {'deviations': deviations[mean], 'layer': mean},
+    'variance': {'factor': factors[variance], 'layer': variance},
+  }
+
+
+def _merge(
+  one: Mapping[tuple[str, ...], np.ndarray],
+  one_count: int,
+  other: Mapping[tuple[str, ...], np.ndarray],
+  other_count: int,
+) -> dict[tuple[str, ...], np.ndarray]:
+  """Means and variances over the images of both."""
+  share = other_count / (one_count + other_count)
+  merged = {}
+  for *layer, kind in one:
+    if kind == _MEAN:
+      mean, variance = (*layer, _MEAN), (*layer, _VARIANCE)
+      difference = other[mean] - one[mean]
+      merged[mean] = one[mean] + share * difference
+      within = one[variance] + share * (other[variance] - one[variance])
+      merged[variance] = within + share * (1 - share) * difference**2
+  return merged

@@ -1,0 +1,162 @@
+"""Whole-image prediction: the one path that evaluate, predict and the analyses share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import UInt8
+
+from dense_aspp_jax.datasets.preprocessing import network_size, normalize
+from dense_aspp_jax.datasets.resize import resize_image
+from dense_aspp_jax.models.segmentation import SegmentationModel
+from dense_aspp_jax.models.upsampling import upsampled_argmax
+
+
+def predict_images(
+  model: SegmentationModel,
+  variables: Mapping[str, Any],
+  images: UInt8[jax.Array, 'b h w 3'],
+  *,
+  output_size: tuple[int, int],
+  mean: tuple[float, ...],
+  std: tuple[float, ...],
+) -> UInt8[jax.Array, 'b oh ow']:
+  """Predicts images: logits upsampled once to `output_size`, then arg max.
+
+  Args:
+    model: The segmentation model.
+    variables: Its 'params' and 'batch_stats'.
+    images: RGB at the network's input size.
+    output_size: Height and width of the prediction.
+    mean: RGB in 0..1.
+    std: RGB in 0..1.
+
+  Returns:
+    Class indices.
+  """
+  normalized = normalize(images.astype(jnp.float32), mean, std)
+  logits = model.apply(variables, normalized, train=False, method='feature_logits')
+  return upsampled_argmax(logits, output_size, model.logits_scale(images.shape[1:3], output_size))
+
+
+class Predictor:
+  """A network ready to predict, on all devices of this process.
+
+  Each device computes images in groups of one size, so that a prediction does not depend on the batch it
+  came in: not on its size, its order or the number of devices.
+
+  Attributes:
+    model: The network.
+    image_size: Height and width the network was trained at; see `network_size`.
+    keep_aspect: See `network_size`.
+    mean: RGB in 0..1.
+    std: RGB in 0..1.
+    mesh: The devices of this process, along one axis.
+    step: `step(variables, images, output_size)` under jit; images as `place` gives them.
+    variables: On all devices.
+    takes_padding: True: black images may fill a batch up, so that one compilation serves a whole split.
+  """
+
+  takes_padding = True
+
+  def __init__(
+    self,
+    model: SegmentationModel,
+    variables: Mapping[str, Any],
+    *,
+    image_size: tuple[int, int],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    keep_aspect: bool = True,
+  ):
+    self.model = model
+    self.image_size = tuple(image_size)
+    self.keep_aspect = keep_aspect
+    self.mean, self.std = tuple(mean), tuple(std)
+    self.mesh = Mesh(np.array(jax.local_devices()), ('data',))
+    self.variables = jax.device_put(jax.tree.map(_local_copy, dict(variables)), NamedSharding(self.mesh, P()))
+    together = _images_together()
+    self._call_size = together * self.mesh.size
+    predict = functools.partial(predict_images, model, mean=self.mean, std=self.std)
+    self.step = step_on_devices(predict, self.mesh, together)
+
+  def update(self, variables: Mapping[str, Any]) -> None:
+    """Takes other variables of the same shapes, without compiling again."""
+    self.variables = jax.device_put(jax.tree.map(_local_copy, dict(variables)), NamedSharding(self.mesh, P()))
+
+  def predict_batch(
+    self, images: UInt8[np.ndarray, 'b h w 3'], output_size: tuple[int, int]
+  ) -> UInt8[np.ndarray, 'b oh ow']:
+    """Predicts images that have the network's input size already; class indices at `output_size`."""
+    return np.asarray(self.step(self.variables, self.place(images), output_size))[: len(images)]
+
+  def place(self, images: UInt8[np.ndarray, 'b h w 3']) -> UInt8[jax.Array, 'padded h w 3']:
+    """Spreads images over the devices, filled up with black ones to what the devices compute at once."""
+    return place_on_devices(images, self.mesh, self._call_size)
+
+  def predict(self, image: UInt8[np.ndarray, 'h w 3']) -> UInt8[np.ndarray, 'h w']:
+    """Predicts an RGB image of any size at its own size.
+
+    The image is resized to the training resolution (`network_size`: the same number of pixels where
+    the aspect ratio differs); each new size costs a compilation.
+
+    Returns:
+      Class indices.
+    """
+    size = image.shape[:2]
+    resized = resize_image(image, network_size(size, self.image_size, self.keep_aspect))
+    return self.predict_batch(resized[None], size)[0]
+
+
+def step_on_devices(predict: Callable[..., jax.Array], mesh: Mesh, together: int) -> Callable[..., jax.Array]:
+  """Makes `step(variables, images, output_size)` under jit, images spread over devices.
+
+  Args:
+    predict: `predict(variables, images, output_size=...)`, class indices of `together` images.
+    mesh: Of one axis, 'data'.
+    together: Images that a device computes at once, one group after another.
+
+  Returns:
+    The step. Its images are an array, or a tuple of arrays of equal length, as `place_on_devices` gives them.
+  """
+
+  @functools.partial(jax.jit, static_argnames='output_size')
+  def predict_batch(variables, images, output_size):
+    def predict_local(variables, images):
+      groups = jax.tree.map(lambda x: x.reshape(-1, together, *x.shape[1:]), images)
+      predictions = jax.lax.map(lambda group: predict(variables, group, output_size=output_size), groups)
+      return predictions.reshape(-1, *output_size)
+
+    shard = jax.shard_map(
+      predict_local, mesh=mesh, in_specs=(P(), P('data')), out_specs=P('data'), check_vma=False
+    )
+    return shard(variables, images)
+
+  return predict_batch
+
+
+def place_on_devices(
+  images: UInt8[np.ndarray, 'b h w 3'], mesh: Mesh, multiple: int
+) -> UInt8[jax.Array, 'padded h w 3']:
+  """Spreads images over devices, filled up with black ones to a multiple of `multiple`."""
+  missing = -len(images) % multiple
+  if missing:
+    images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)])
+  return jax.device_put(images, NamedSharding(mesh, P('data')))
+
+
+def _images_together() -> int:
+  """Images that a device computes at once: one fills the cores of a CPU, a GPU or TPU takes several."""
+  return 1 if jax.default_backend() == 'cpu' else 8
+
+
+def _local_copy(x: Any) -> Any:
+  """The value of an array that is replicated over the devices of all processes."""
+  return x.addressable_data(0) if isinstance(x, jax.Array) else x

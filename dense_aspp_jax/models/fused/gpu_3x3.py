@@ -1,0 +1,221 @@
+"""Kernels for NVIDIA GPUs of the 3x3 convolutions of a dense block, forward and backward; see `kernels`."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jaxtyping import Array, Bool, Float, Int
+
+from dense_aspp_jax.models.fused.gpu_1x1 import (
+  PROGRAMS,
+  Maps,
+  Mask,
+  Sums,
+  Tile,
+  largest_tile,
+  load,
+  span,
+  store,
+  sum_of_parts,
+  triton,
+)
+from dense_aspp_jax.models.fused.statistics import Affine
+
+# For 128 -> 32 channels in bfloat16. Forward: the fastest of those tried on an H100 with an earlier form of
+# the kernel. Backward: not timed; two programs fit a multiprocessor's registers and shared memory.
+FORWARD_TILE = Tile(64, 128, 4, 3)
+BACKWARD_TILE = Tile(32, 64, 4, 3)
+# A tile's sizes are powers of two: the nine taps are taken as eight and one.
+_TAP_GROUPS = ((0, 8), (8, 1))
+
+
+class Taps(NamedTuple):
+  """Taps of a 3x3 kernel side by side: for each column of a tile, its tap (0 to 8) and output channel."""
+
+  tap: Int[Array, ' size']
+  channel: Int[Array, ' size']
+  inside: Bool[Array, ' size']
+
+
+def supports_bn_relu_conv_backward(z: Maps, kernel: Float[Array, '3 3 ci k']) -> bool:
+  """Whether a GPU is to run `bn_relu_conv_backward`, not its XLA form, for these shapes and types."""
+  channels, growth = kernel.shape[2:]
+  fits = growth <= 32 and channels <= 128 and channels % BACKWARD_TILE.columns == 0
+  return triton is not None and z.dtype == jnp.bfloat16 and fits
+
+
+def bn_relu_conv(
+  z: Maps,
+  affine: Affine,
+  kernel: Float[Array, '3 3 ci k'],
+  dilation: int,
+  mask: Mask,
+  *,
+  interpret: bool = False,
+) -> Float[Array, 'n h w k']:
+  """See `dense_primitives.bn_relu_conv`, which is what runs.
+
+  On an H100 cuDNN took 56 us and an earlier form of this kernel 67 (128 -> 32 channels, bfloat16).
+  """
+  (channels, growth), positions, tile = kernel.shape[2:], math.prod(z.shape[:3]), FORWARD_TILE
+  size = min(largest_tile(channels), tile.columns)
+  blocks = channels // size
+  masks = () if mask is None else (mask.reshape(positions),)
+
+  def body(z_ref, kernel_ref, mean_ref, scale_ref, bias_ref, *refs):
+    *mask_refs, y_ref = refs
+    rows = span(pl.program_id(0), tile.rows, positions)
+    outputs = span(0, _power_of_two(growth), growth)
+
+    def step(index, y):
+      tap, block = lax.div(index, jnp.int32(blocks)), lax.rem(index, jnp.int32(blocks))
+      columns = span(block, size, channels)
+      tap_row = lax.div(tap, jnp.int32(3))
+      at, valid = _shifted(rows.index, (tap_row - 1) * dilation, (tap - 3 * tap_row - 1) * dilation, z.shape)
+      if mask_refs:
+        valid = valid & triton.load(mask_refs[0].at[at], mask=valid, other=False)
+      valid = jnp.broadcast_to(valid[:, None], (tile.rows, size))
+      x = triton.load(z_ref.at[at[:, None], columns.index[None, :]], mask=valid, other=0.0).astype(
+        jnp.float32
+      )
+      mean, scale, bias = (load(ref, columns) for ref in (mean_ref, scale_ref, bias_ref))
+      a = jnp.where(valid, jnp.maximum((x - mean) * scale + bias, 0.0), 0.0).astype(z.dtype)
+      return y + triton.dot(a, load(kernel_ref, span(tap * blocks + block, size, 9 * channels), outputs))
+
+    zeros = jnp.zeros((tile.rows, outputs.index.size), jnp.float32)
+    y = lax.fori_loop(0, 9 * blocks, step, zeros)
+    store(y_ref, y.astype(z.dtype), rows, outputs)
+
+  y = pl.pallas_call(
+    body,
+    out_shape=jax.ShapeDtypeStruct((positions, growth), z.dtype),
+    grid=(pl.cdiv(positions, tile.rows),),
+    compiler_params=triton.CompilerParams(num_warps=tile.warps, num_stages=tile.stages),
+    interpret=interpret,
+    name='bn_relu_conv',
+  )(z.reshape(positions, channels), kernel.reshape(9 * channels, growth), *affine, *masks)
+  return y.reshape(*z.shape[:3], growth)
+
+
+def bn_relu_conv_backward(
+  z: Maps,
+  affine: Affine,
+  kernel: Float[Array, '3 3 ci k'],
+  dilation: int,
+  mask: Mask,
+  output_gradient: Maps,
+  *,
+  interpret: bool = False,
+) -> tuple[Maps, Float[Array, '3 3 ci k'], Sums]:
+  """See `dense_primitives.bn_relu_conv_backward`."""
+  (channels, growth), positions, tile = kernel.shape[2:], math.prod(z.shape[:3]), BACKWARD_TILE
+  size = min(largest_tile(channels), tile.columns)
+  width = _power_of_two(growth)
+  blocks, tiles = channels // size, pl.cdiv(positions, tile.rows)
+  per_program = pl.cdiv(tiles, max(1, PROGRAMS // blocks))
+  programs = pl.cdiv(tiles, per_program)
+  masks = () if mask is None else (mask.reshape(positions),)
+
+  def body(z_ref, gy_ref, kernel_ref, mean_ref, scale_ref, bias_ref, *refs):
+    *mask_refs, g_ref, parts_ref = refs
+    block, program = pl.program_id(0), pl.program_id(1)
+    columns = span(block, size, channels)
+    groups = [_taps(first, count, growth) for first, count in _TAP_GROUPS]
+    mean, scale, bias = (load(ref, columns)[:, None] for ref in (mean_ref, scale_ref, bias_ref))
+    weights = [_load_weights(kernel_ref, columns.index, taps, channels) for taps in groups]
+
+    def step(index, carry):
+      kernel_gradient, s1, s2 = carry
+      rows = span(index, tile.rows, positions)
+      gy = [_load_around(gy_ref, rows.index, taps, dilation, z.shape) for taps in groups]
+      x = load(z_ref, rows, columns).T.astype(jnp.float32) - mean
+      pre = x * scale + bias
+      if mask_refs:
+        pre = jnp.where(load(mask_refs[0], rows)[None, :], pre, 0.0)
+      a = jnp.maximum(pre, 0.0).astype(z.dtype)
+      g = sum(triton.dot(w, y, trans_b=True) for w, y in zip(weights, gy, strict=True))
+      g = jnp.where(pre > 0, g, 0.0)
+      store(g_ref, g.astype(z.dtype), rows, columns, transposed=True)
+      kernel_gradient = [total + triton.dot(a, y) for total, y in zip(kernel_gradient, gy, strict=True)]
+      return kernel_gradient, s1 + jnp.sum(g, 1), s2 + jnp.sum(g * x, 1)
+
+    zeros = (
+      [jnp.zeros((size, taps.tap.size), jnp.float32) for taps in groups],
+      *[jnp.zeros(size, jnp.float32)] * 2,
+    )
+    first = program * per_program
+    last = jnp.minimum(first + per_program, tiles)
+    kernel_gradient, s1, s2 = lax.fori_loop(first, last, step, zeros)
+    for taps, part in zip(groups, kernel_gradient, strict=True):
+      at = (taps.tap * channels + columns.index[:, None]) * width + taps.channel
+      triton.store(parts_ref.at[program, at], part)
+    for number, part in enumerate((s1, s2)):
+      triton.store(parts_ref.at[program, channels * (9 * width + number) + columns.index], part)
+
+  g, parts = pl.pallas_call(
+    body,
+    out_shape=(
+      jax.ShapeDtypeStruct((positions, channels), z.dtype),
+      jax.ShapeDtypeStruct((programs, channels * (9 * width + 2)), jnp.float32),
+    ),
+    grid=(blocks, programs),
+    compiler_params=triton.CompilerParams(num_warps=tile.warps, num_stages=tile.stages),
+    interpret=interpret,
+    name='bn_relu_conv_backward',
+  )(
+    z.reshape(positions, channels),
+    output_gradient.reshape(positions, growth),
+    kernel.reshape(9 * channels, growth),
+    *affine,
+    *masks,
+  )
+  kernel_gradient, sums = sum_of_parts(parts, (3, 3, channels, width), channels)
+  return g.reshape(z.shape), kernel_gradient[..., :growth], sums
+
+
+def _taps(first: int, count: int, growth: int) -> Taps:
+  """`count` taps from the `first` on, each as wide as the power of two that holds all output channels."""
+  width = _power_of_two(growth)
+  index = jnp.arange(count * width, dtype=jnp.int32)
+  channel = lax.rem(index, jnp.int32(width))
+  return Taps(first + lax.div(index, jnp.int32(width)), channel, channel < growth)
+
+
+def _load_weights(
+  ref: jax.Ref, rows: Int[Array, ' ci'], taps: Taps, channels: int
+) -> Float[Array, 'ci taps']:
+  """The weights of some input channels, from a reference [9 x ci, k]."""
+  at = taps.tap * channels + rows[:, None], jnp.broadcast_to(taps.channel, (rows.size, taps.tap.size))
+  return triton.load(ref.at[at], mask=jnp.broadcast_to(taps.inside, at[0].shape), other=0.0)
+
+
+def _load_around(
+  ref: jax.Ref, positions: Int[Array, ' rows'], taps: Taps, dilation: int, shape: tuple[int, ...]
+) -> Float[Array, 'rows taps']:
+  """For each position and tap, the output that the tap carries the position to; 0 outside of the image."""
+  tap_row = lax.div(taps.tap, jnp.int32(3))
+  down, right = (1 - tap_row) * dilation, (1 - taps.tap + 3 * tap_row) * dilation
+  at, valid = _shifted(positions[:, None], down, right, shape)
+  at = at, jnp.broadcast_to(taps.channel, at.shape)
+  return triton.load(ref.at[at], mask=valid & taps.inside, other=0.0)
+
+
+def _shifted(
+  positions: Int[Array, ...], down: Array, right: Array, shape: tuple[int, ...]
+) -> tuple[Int[Array, ...], Bool[Array, ...]]:
+  """The positions that lie so much further down and right, and whether they are in the same image."""
+  n, height, width = shape[:3]
+  row = lax.rem(lax.div(positions, jnp.int32(width)), jnp.int32(height)) + down
+  column = lax.rem(positions, jnp.int32(width)) + right
+  valid = (row >= 0) & (row < height) & (column >= 0) & (column < width) & (positions < n * height * width)
+  return positions + down * width + right, valid
+
+
+def _power_of_two(channels: int) -> int:
+  """The tile that holds all channels."""
+  return max(16, pl.next_power_of_2(channels))

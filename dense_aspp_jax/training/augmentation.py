@@ -1,0 +1,299 @@
+"""Random augmentation, in JAX: it runs on the device, inside the train step.
+
+Scaling, cropping with padding and flipping are one axis-aligned resampling, so an image is read once:
+rows are gathered and mixed, then columns. Everything is off by default, which is the slides' recipe.
+
+Random numbers depend on the key and on an image's row in the global batch alone, never on the number of
+devices or on which other images are there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float32, Int32, Key, UInt8
+
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.labels import IGNORE_LABEL
+
+_GREY = (0.2989, 0.587, 0.114)  # torchvision's rgb_to_grayscale
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+  """What may happen to a training image; each entry is off at its default.
+
+  Attributes:
+    scale_range: Lowest and highest factor of the size. Drawn uniformly, not log-uniformly: so do mmseg
+      and the DABNet line of recipes.
+    crop_size: Height and width of what the network sees, None: the image's own size. The position is
+      uniform over all that fit; a smaller image is placed at a uniform position within padding.
+    flip_probability: Of mirroring left and right, 0..1.
+    brightness: The factor is uniform in [max(0, 1 - brightness), 1 + brightness]; this and the next two
+      are those of torchvision's ColorJitter.
+    contrast: Same, mixing with the mean grey of the image.
+    saturation: Same, mixing with each pixel's grey.
+    hue: The shift is uniform in [-hue, hue] of the colour circle, 0..0.5.
+  """
+
+  scale_range: tuple[float, float] = (1.0, 1.0)
+  crop_size: tuple[int, int] | None = None
+  flip_probability: float = 0.0
+  brightness: float = 0.0
+  contrast: float = 0.0
+  saturation: float = 0.0
+  hue: float = 0.0
+
+  def __post_init__(self):
+    """Checks the values.
+
+    Raises:
+      InputError: A value outside its range, named as `augmentation.<field>`.
+    """
+    for field in ('scale_range', 'crop_size'):  # JSON has lists; jit needs what can be hashed
+      value = getattr(self, field)
+      object.__setattr__(self, field, tuple(value) if isinstance(value, list) else value)
+    if self.crop_size in ((), (None,)):  # what a command line makes of None where a tuple is expected
+      object.__setattr__(self, 'crop_size', None)
+    _check('scale_range', self.scale_range, _is_range(self.scale_range), 'two numbers, 0 < lowest <= highest')
+    _check('crop_size', self.crop_size, _is_size(self.crop_size), 'None or two integers (height, width) >= 1')
+    for field, highest in (
+      ('flip_probability', 1.0),
+      ('brightness', math.inf),
+      ('contrast', math.inf),
+      ('saturation', math.inf),
+      ('hue', 0.5),
+    ):
+      value = getattr(self, field)
+      expected = 'a number >= 0' if highest == math.inf else f'a number 0..{highest:g}'
+      _check(field, value, _is_number(value) and 0 <= value <= highest, expected)
+
+  @property
+  def scales(self) -> bool:
+    """Whether the size changes."""
+    return self.scale_range != (1, 1)
+
+
+class Draw(NamedTuple):
+  """What was drawn for one image; see `draw`."""
+
+  scaled_size: Int32[Array, ' 2']  # height and width of the whole image after scaling
+  offset: Int32[Array, ' 2']  # row and column of the scaled image at the crop's top left; < 0 in padding
+  flip: Bool[Array, '']
+  brightness: Float32[Array, '']  # factor, 1: unchanged
+  contrast: Float32[Array, '']  # factor
+  saturation: Float32[Array, '']  # factor
+  hue: Float32[Array, '']  # shift, in turns of the colour circle, 0: unchanged
+
+
+def draw(key: Key[Array, ''], augmentation: Augmentation, image_size: tuple[int, int]) -> Draw:
+  """Draws the parameters of one image.
+
+  Every parameter has a random number of its own, so that switching one on leaves the others as they were.
+
+  Args:
+    key: The image's key.
+    augmentation: The ranges.
+    image_size: Height and width of the image.
+  """
+  scale, row, column, flip, brightness, contrast, saturation, hue = jax.random.uniform(key, (8,))
+  size = jnp.array(image_size, jnp.int32)
+  crop = jnp.array(augmentation.crop_size or image_size, jnp.int32)
+  scaled = jnp.maximum(jnp.round(_between(scale, *augmentation.scale_range) * size), 1).astype(jnp.int32)
+  spare = scaled - crop
+  positions = jnp.abs(spare) + 1
+  index = (jnp.stack([row, column]) * positions).astype(jnp.int32)
+
+  def factor(number, strength):
+    return _between(number, max(0.0, 1.0 - strength), 1.0 + strength)
+
+  return Draw(
+    scaled_size=scaled,
+    offset=jnp.minimum(spare, 0) + jnp.minimum(index, positions - 1),
+    flip=flip < augmentation.flip_probability,
+    brightness=factor(brightness, augmentation.brightness),
+    contrast=factor(contrast, augmentation.contrast),
+    saturation=factor(saturation, augmentation.saturation),
+    hue=_between(hue, -augmentation.hue, augmentation.hue),
+  )
+
+
+def augment(
+  batch: dict[str, Array],
+  key: Key[Array, ''],
+  augmentation: Augmentation,
+  padding_color: tuple[float, float, float],
+) -> dict[str, Array]:
+  """Augments a batch; a pure function of its arguments, to be called under jit.
+
+  The colours of what was in the image change first, brightness, contrast, saturation, hue in this fixed
+  order (torchvision shuffles it), each clipped to 0..255; padding keeps `padding_color`. Scaling is
+  bilinear with pixel centres (align_corners=False, no antialiasing) for images, nearest for labels.
+
+  Args:
+    batch: 'image' uint8 `[b, h, w, 3]`, 'label' uint8 `[b, h, w]`; other entries are not passed on.
+    key: Of this step, as `fold_in(key(seed), step)`; row i of the batch uses `fold_in(key, i)`.
+    augmentation: The ranges; static under jit.
+    padding_color: RGB 0..255 of pixels outside the image; their label is `IGNORE_LABEL`.
+
+  Returns:
+    'image' float32 `[b, ch, cw, 3]` in 0..255, 'label' uint8 `[b, ch, cw]`, where (ch, cw) is the crop
+    size. With everything off these are the input, converted.
+  """
+
+  def augment_row(row, image, label):
+    drawn = draw(jax.random.fold_in(key, row), augmentation, image.shape[:2])
+    return _augment_example(image, label, drawn, augmentation, padding_color)
+
+  rows = jnp.arange(batch['image'].shape[0])
+  image, label = jax.vmap(augment_row)(rows, batch['image'], batch['label'])
+  return {'image': image, 'label': label}
+
+
+def _between(number: Array, low: float, high: float) -> Array:
+  """A number of [0, 1) stretched to [low, high)."""
+  return low + number * (high - low)
+
+
+def _augment_example(
+  image: UInt8[Array, 'h w 3'],
+  label: UInt8[Array, 'h w'],
+  drawn: Draw,
+  augmentation: Augmentation,
+  padding_color: tuple[float, float, float],
+) -> tuple[Float32[Array, 'ch cw 3'], UInt8[Array, 'ch cw']]:
+  if not augmentation.scales and augmentation.crop_size is None:
+    if augmentation.flip_probability:
+      image = jnp.where(drawn.flip, image[:, ::-1], image)
+      label = jnp.where(drawn.flip, label[:, ::-1], label)
+    inside = jnp.ones(label.shape, bool)
+    return _jitter(image.astype(jnp.float32), inside, drawn, augmentation), label
+  crop = augmentation.crop_size or label.shape
+  rows, columns = (
+    _taps(label.shape[axis], crop[axis], drawn.scaled_size[axis], drawn.offset[axis], flip)
+    for axis, flip in enumerate((False, drawn.flip))
+  )
+  inside = rows.inside[:, None] & columns.inside
+  label = jnp.where(inside, _take(label, rows, columns), IGNORE_LABEL).astype(jnp.uint8)
+  if augmentation.scales:
+    image = _interpolate(_interpolate(image, rows, 0), columns, 1)
+  else:
+    image = _take(image, rows, columns).astype(jnp.float32)
+  image = _jitter(image, inside, drawn, augmentation)
+  return jnp.where(inside[..., None], image, jnp.array(padding_color, jnp.float32)), label
+
+
+class _Taps(NamedTuple):
+  """Which source pixels the pixels of the crop read, along one axis."""
+
+  inside: Bool[Array, ' n']
+  nearest: Int32[Array, ' n']
+  low: Int32[Array, ' n']
+  high: Int32[Array, ' n']
+  weight: Float32[Array, ' n']  # of `high`
+
+
+def _taps(n_in: int, n_out: int, n_scaled: Array, offset: Array, flip: Array | bool) -> _Taps:
+  """Along an axis of `n_in` pixels, scaled to `n_scaled`, from which `n_out` are cut at `offset`.
+
+  Integers all the way: the weights are exact, and no device rounds a label to another pixel.
+  """
+  position = jnp.arange(n_out)
+  position = jnp.where(flip, n_out - 1 - position, position) + offset  # in the scaled image
+  center = (2 * position + 1) * n_in  # in the source, in units of 1 / (2 n_scaled) pixel
+  unit = 2 * n_scaled
+  last = n_in - 1
+  corner = jnp.clip(center - n_scaled, 0, last * unit)  # the same minus half a pixel
+  low = corner // unit
+  return _Taps(
+    inside=(position >= 0) & (position < n_scaled),
+    nearest=jnp.clip(center // unit, 0, last),
+    low=low,
+    high=jnp.minimum(low + 1, last),
+    weight=(corner % unit).astype(jnp.float32) / unit.astype(jnp.float32),
+  )
+
+
+def _take(values: Array, rows: _Taps, columns: _Taps) -> Array:
+  """Nearest neighbour."""
+  return jnp.take(jnp.take(values, rows.nearest, 0, mode='clip'), columns.nearest, 1, mode='clip')
+
+
+def _interpolate(values: Array, taps: _Taps, axis: int) -> Float32[Array, ' ...']:
+  low, high = (
+    jnp.take(values, index, axis, mode='clip').astype(jnp.float32) for index in (taps.low, taps.high)
+  )
+  weight = jnp.expand_dims(taps.weight, tuple(i for i in range(values.ndim) if i != axis))
+  return low + weight * (high - low)
+
+
+def _jitter(
+  image: Float32[Array, 'h w 3'], inside: Bool[Array, 'h w'], drawn: Draw, augmentation: Augmentation
+) -> Float32[Array, 'h w 3']:
+  """Changes the colours; `inside` are the pixels that the mean grey is taken over."""
+  if augmentation.brightness:
+    image = _mix(image, 0.0, drawn.brightness)
+  if augmentation.contrast:
+    mean = jnp.sum(_grey(image)[..., 0] * inside) / jnp.sum(inside)
+    image = _mix(image, mean, drawn.contrast)
+  if augmentation.saturation:
+    image = _mix(image, _grey(image), drawn.saturation)
+  if augmentation.hue:
+    image = _shift_hue(image, drawn.hue)
+  return image
+
+
+def _grey(image: Float32[Array, 'h w 3']) -> Float32[Array, 'h w 1']:
+  return jnp.sum(image * jnp.array(_GREY, jnp.float32), axis=-1, keepdims=True)
+
+
+def _mix(image: Array, other: Array | float, factor: Array) -> Array:
+  return jnp.clip(factor * image + (1.0 - factor) * other, 0.0, 255.0)
+
+
+def _shift_hue(image: Float32[Array, 'h w 3'], shift: Array) -> Float32[Array, 'h w 3']:
+  """RGB to hue, saturation and value, the hue shifted, and back."""
+  red, green, blue = image[..., 0], image[..., 1], image[..., 2]
+  value = image.max(axis=-1)
+  chroma = value - image.min(axis=-1)
+  divisor = jnp.where(chroma > 0, chroma, 1.0)
+  # Not value == red: a compiler may compute the two apart, with other roundings.
+  sixth = jnp.where(  # hue in sixths of the circle
+    (red >= green) & (red >= blue),
+    (green - blue) / divisor,
+    jnp.where(green >= blue, 2.0 + (blue - red) / divisor, 4.0 + (red - green) / divisor),
+  )
+  sixth = (sixth + 6.0 * shift)[..., None]
+  # A channel falls by the chroma as the hue leaves its third of the circle.
+  distance = (jnp.array([5.0, 3.0, 1.0], jnp.float32) + sixth) % 6.0
+  fall = jnp.clip(jnp.minimum(distance, 4.0 - distance), 0.0, 1.0)
+  return jnp.clip(value[..., None] - chroma[..., None] * fall, 0.0, 255.0)
+
+
+def _check(field: str, value: object, holds: bool, expected: str) -> None:
+  if not holds:
+    raise InputError(f'augmentation.{field}: {value!r}; expected {expected}')
+
+
+def _is_number(value: object) -> bool:
+  return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_range(value: object) -> bool:
+  return (
+    isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value)) and 0 < value[0] <= value[1]
+  )
+
+
+def _is_size(value: object) -> bool:
+  if value is None:
+    return True
+  return (
+    isinstance(value, tuple)
+    and len(value) == 2
+    and all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in value)
+  )

@@ -1,0 +1,147 @@
+"""A run loaded from its directory: the network with its weights, its configuration and its data."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from dense_aspp_jax.datasets.cache import CacheSplit, DecodedSplit
+from dense_aspp_jax.datasets.load import load_split
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.evaluation.predictor import Predictor
+from dense_aspp_jax.labels import LabelSet
+from dense_aspp_jax.models.counts import abstract_variables
+from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.training.checkpoints import EMA, RAW, restore_variables
+from dense_aspp_jax.training.recalibration import load_statistics
+from dense_aspp_jax.training.workdir import CONFIG, LABELS, read_config, read_label_set
+
+RUNNING = 'running'
+RECALIBRATED = 'recalibrated'
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A trained network with all that is needed to use it.
+
+  Attributes:
+    config: The run's configuration as plain data.
+    label_set: What its class indices mean.
+    model: The segmentation model.
+    variables: Its 'params' and 'batch_stats'.
+    step: Updates made before the checkpoint was written.
+    predictor: Predicts RGB images of any size.
+    weights: Which variables they are: 'raw', or 'ema', their moving averages.
+    bn: Which statistics BN takes: 'running', those of training, or 'recalibrated'.
+  """
+
+  config: dict[str, Any]
+  label_set: LabelSet
+  model: nn.Module
+  variables: dict[str, Any]
+  step: int
+  predictor: Predictor
+  weights: str
+  bn: str
+
+  def load_split(
+    self, split: str, data_dir: str | None = None, cached: bool = False
+  ) -> CacheSplit | DecodedSplit:
+    """Opens a split of the run's data set as this network takes it, with labels at their native size.
+
+    Args:
+      split: 'train' (not augmented, without what the run held out), 'held_out', 'train+validation',
+        'validation' or 'test'.
+      data_dir: Where the prepared data are; None: where the run's configuration says.
+      cached: See `datasets.load.load_split`.
+    """
+    data = self.config['data']
+    return load_split(
+      data['dataset'],
+      split,
+      data_dir=data_dir or data['data_dir'],
+      label_set=self.label_set,
+      image_size=data['image_size'],
+      native_labels=True,
+      keep_aspect=data['keep_aspect'],
+      cached=cached,
+      held_out=data.get('held_out', ()),
+    )
+
+  def load_train_split(self, data_dir: str | None = None) -> CacheSplit:
+    """Opens the training split as training reads it, without what is held out; not augmented.
+
+    Args:
+      data_dir: As in `load_split`.
+    """
+    data = self.config['data']
+    return load_split(
+      data['dataset'],
+      data['train_split'],
+      data_dir=data_dir or data['data_dir'],
+      label_set=self.label_set,
+      image_size=data['image_size'],
+      native_labels=False,
+      skip_bad=data.get('skip_bad', 0),
+      held_out=data.get('held_out', ()),
+    )
+
+
+def load_run(
+  workdir: str | os.PathLike, checkpoint: str = 'best', weights: str | None = None, bn: str = RUNNING
+) -> Run:
+  """Loads a run: `load_run('runs/x').predictor.predict(image)` gives class indices.
+
+  Args:
+    workdir: The run's directory.
+    checkpoint: 'best' (by validation mIoU), 'latest', or a step.
+    weights: 'raw', or 'ema' for the moving averages; None: these where the run has them.
+    bn: The statistics that BN takes: 'running', those of training, or 'recalibrated', what `dense-aspp
+      recalibrate` made of them.
+
+  Raises:
+    InputError: Not a run's directory, or no such checkpoint, averages or statistics.
+  """
+  workdir = pathlib.Path(workdir)
+  config = read_config(workdir)
+  label_set = read_label_set(workdir)
+  try:
+    model = create_model(**config['model'])
+    data = config['data']
+    preprocessing = {name: data[name] for name in ('image_size', 'mean', 'std', 'keep_aspect')}
+  except (KeyError, TypeError) as error:
+    raise InputError(f'{workdir / CONFIG}: not the configuration of a run ({error})') from error
+  if label_set.num_classes != config['model']['num_classes']:
+    raise InputError(
+      f'{workdir}: {LABELS} has {label_set.num_classes} classes, {CONFIG} says model.num_classes = '
+      f'{config["model"]["num_classes"]}; restore the files of the run'
+    )
+  weights = _weights(workdir, config, weights)
+  step, variables = restore_variables(
+    workdir, checkpoint, abstract_variables(model), config['model'], weights
+  )
+  if bn == RECALIBRATED:
+    statistics = load_statistics(workdir, checkpoint, step, weights, variables.get('batch_stats', {}))
+    variables = {**variables, 'batch_stats': jax.device_put(statistics, jax.local_devices()[0])}
+  elif bn != RUNNING:
+    raise InputError(f'bn {bn!r}: expected {RUNNING} or {RECALIBRATED}')
+  predictor = Predictor(model, variables, **preprocessing)
+  return Run(config, label_set, model, variables, step, predictor, weights, bn)
+
+
+def _weights(workdir: pathlib.Path, config: dict[str, Any], weights: str | None) -> str:
+  has_ema = bool(config.get('training', {}).get('ema_decay'))
+  if weights is None:
+    return EMA if has_ema else RAW
+  if weights not in (RAW, EMA):
+    raise InputError(f'weights {weights!r}: expected {RAW} or {EMA}')
+  if weights == EMA and not has_ema:
+    raise InputError(
+      f'{workdir}: no moving averages of the weights (training.ema_decay = 0 in {CONFIG}); use those of {RAW}'
+    )
+  return weights

@@ -1,0 +1,196 @@
+import itertools
+import types
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dense_aspp_jax.datasets import train_batches
+from dense_aspp_jax.datasets.cache import CachedExample, open_cache
+from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples
+from dense_aspp_jax.datasets.images import encode_png
+from dense_aspp_jax.datasets.source import Example, pair_in_memory
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.labels import CITYSCAPES_20
+
+NUM_EXAMPLES = 13
+BATCH_SIZE = 8
+
+
+class FakeSource:
+  name = 'fake/train'
+  fingerprint = 'f00d'
+
+  def __len__(self):
+    return NUM_EXAMPLES
+
+  def __getitem__(self, index):
+    generator = np.random.default_rng(index)
+    image = generator.integers(0, 256, (6, 8, 3), np.uint8)
+    label = generator.integers(0, 34, (6, 8), np.uint8)
+    return Example(f'image_{index}', encode_png(image), encode_png(label))
+
+  def pair(self, index):
+    return pair_in_memory(self[index], self.name)
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+  return open_cache(FakeSource(), CITYSCAPES_20, (6, 8), False, tmp_path_factory.mktemp('cache'), 1)
+
+
+@pytest.fixture
+def sharding():
+  assert jax.device_count() == 8
+  return NamedSharding(Mesh(np.array(jax.devices()), ('data',)), PartitionSpec('data'))
+
+
+def read_host(cache, count, **arguments):
+  batches = train_batches.host_batches(
+    cache, **{'batch_size': BATCH_SIZE, 'seed': 3, 'start_step': 0, **arguments}
+  )
+  try:
+    return list(itertools.islice(batches, count))
+  finally:
+    batches.close()
+
+
+def read_train(cache, count, sharding, **arguments):
+  defaults = {'batch_size': BATCH_SIZE, 'seed': 3, 'start_step': 0, 'on_device': False, 'num_workers': 0}
+  batches = train_batches.train_batches(cache, sharding=sharding, **{**defaults, **arguments})
+  try:
+    return list(itertools.islice(batches, count))
+  finally:
+    batches.close()
+
+
+def check_equal(first, second):
+  assert len(first) == len(second) > 0
+  for a, b in zip(first, second, strict=True):
+    assert a.keys() == b.keys() == {'image', 'label'}
+    for name in a:
+      assert a[name].dtype == b[name].dtype == np.uint8
+      np.testing.assert_array_equal(np.asarray(a[name]), np.asarray(b[name]))
+
+
+def test_each_epoch_is_a_fresh_permutation():
+  batches = train_batches.train_indices(NUM_EXAMPLES, 4, seed=3)
+  stream = np.concatenate([batches[step] for step in range(13)])  # 4 epochs of 13
+  epochs = stream.reshape(4, NUM_EXAMPLES)
+  for epoch in epochs:
+    np.testing.assert_array_equal(np.sort(epoch), np.arange(NUM_EXAMPLES))
+  assert len({tuple(epoch) for epoch in epochs}) == 4
+  assert not (epochs[0] == np.arange(NUM_EXAMPLES)).all()
+
+
+def test_order_depends_on_the_seed():
+  first, again, other = (train_batches.train_indices(100, 50, seed)[0] for seed in (1, 1, 2))
+  np.testing.assert_array_equal(first, again)
+  assert (first != other).any()
+
+
+def test_one_example_fills_a_batch():
+  np.testing.assert_array_equal(train_batches.train_indices(1, 3, seed=0)[5], [0, 0, 0])
+
+
+def test_batches_hold_the_records_of_their_indices(cache):
+  indices = train_batches.train_indices(NUM_EXAMPLES, BATCH_SIZE, seed=3)
+  for step, batch in enumerate(read_host(cache, 4)):
+    assert batch['image'].dtype == batch['label'].dtype == np.uint8
+    for row, index in enumerate(indices[step]):
+      np.testing.assert_array_equal(batch['image'][row], cache[index].image)
+      np.testing.assert_array_equal(batch['label'][row], cache[index].label)
+
+
+def test_resumes_at_any_step(cache):
+  all_batches = read_host(cache, 6)
+  for start in (1, 4):
+    check_equal(read_host(cache, 6 - start, start_step=start), all_batches[start:])
+
+
+def test_any_number_of_workers_gives_the_same_batches(cache, sharding):
+  expected = read_host(cache, 5)
+  check_equal(read_host(cache, 5, num_workers=2), expected)
+  check_equal(read_train(cache, 3, sharding, num_workers=1, start_step=2), expected[2:])
+
+
+@pytest.mark.parametrize('process_count', [2, 4])
+def test_shares_of_processes_make_up_the_global_batch(cache, process_count):
+  shares = [read_host(cache, 3, process_index=p, process_count=process_count) for p in range(process_count)]
+  joined = [
+    {name: np.concatenate([s[step][name] for s in shares]) for name in shares[0][0]} for step in range(3)
+  ]
+  check_equal(joined, read_host(cache, 3))
+
+
+@pytest.mark.parametrize('on_device', [False, True])
+def test_both_placements_give_the_same_global_batches(cache, sharding, on_device):
+  expected = read_host(cache, 5)
+  batches = read_train(cache, 5, sharding, on_device=on_device)
+  check_equal(batches, expected)
+  check_equal(read_train(cache, 2, sharding, on_device=on_device, start_step=3), expected[3:])
+  for array in batches[0].values():
+    assert array.sharding.is_equivalent_to(sharding, array.ndim)
+    assert len({shard.device for shard in array.addressable_shards}) == 8
+    assert all(shard.data.shape[0] == 1 for shard in array.addressable_shards)
+
+
+def test_a_batch_on_its_way_survives_the_reading_of_others(cache, sharding):
+  batches = train_batches.train_batches(
+    cache, batch_size=8, seed=3, start_step=0, sharding=sharding, on_device=False, num_workers=0
+  )
+  first = next(batches)
+  before = np.array(first['image'])
+  for _ in range(10):
+    next(batches)
+  batches.close()
+  np.testing.assert_array_equal(np.asarray(first['image']), before)
+
+
+def test_batches_that_do_not_divide_are_an_error(cache, sharding):
+  with pytest.raises(InputError, match='batch_size: 12 does not divide among 8 devices'):
+    read_train(cache, 1, sharding, batch_size=12)
+  with pytest.raises(InputError, match='batch_size: 8 does not divide among 3 processes'):
+    read_host(cache, 1, process_index=0, process_count=3)
+  with pytest.raises(InputError, match='batch_size: 0; expected'):
+    read_host(cache, 1, batch_size=0)
+  with pytest.raises(InputError, match='seed: -1; expected'):
+    read_host(cache, 1, seed=-1)
+
+
+def test_a_split_larger_than_the_device_is_an_error(cache):
+  free = NUM_EXAMPLES * 6 * 8 * 4
+
+  def mesh_with(free_bytes):
+    device = types.SimpleNamespace(
+      memory_stats=lambda: {'bytes_limit': 10**6 + free_bytes, 'bytes_in_use': 10**6}
+    )
+    return types.SimpleNamespace(addressable_devices=[device])
+
+  train_batches._check_device_memory(free, mesh_with(free))
+  with pytest.raises(InputError, match=r'data\.on_device: the split takes .* GiB, .* free; set it to False'):
+    train_batches._check_device_memory(free, mesh_with(free - 1))
+
+
+class BrokenExamples:
+  def __len__(self):
+    return 4
+
+  def __getitem__(self, index):
+    if index == 2:
+      raise InputError('image_2: damaged')
+    return CachedExample('image', np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), np.uint8))
+
+
+def test_an_error_while_reading_reaches_the_caller_as_it_is():
+  share = evaluation_examples(BrokenExamples())
+  assert next(share).image_id == 'image'
+  with pytest.raises(InputError) as evaluation_error:
+    list(share)
+  with pytest.raises(InputError) as thread_error:
+    read_host(BrokenExamples(), 10, batch_size=2)
+  with pytest.raises(InputError) as process_error:
+    read_host(BrokenExamples(), 10, batch_size=2, num_workers=1)
+  for error in (evaluation_error, thread_error, process_error):
+    assert str(error.value) == 'image_2: damaged'

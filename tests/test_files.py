@@ -1,0 +1,124 @@
+import os
+import pathlib
+
+import pytest
+
+from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.files import new_directory, replaced_directory, write_file
+
+
+def test_a_file_is_written_into_a_folder_that_is_made(tmp_path):
+  path = tmp_path / 'new' / 'report.html'
+  write_file(path, b'page')
+  assert path.read_bytes() == b'page'
+  assert [p.name for p in path.parent.iterdir()] == ['report.html']
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+  path = tmp_path / 'report.html'
+  write_file(path, b'old')
+
+  def fail(*_):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr('os.replace', fail)
+  with pytest.raises(RunError, match=rf'{path}: cannot be written \(No space left on device\)'):
+    write_file(path, b'new')
+  assert path.read_bytes() == b'old'
+  assert [p.name for p in tmp_path.iterdir()] == ['report.html']
+
+
+@pytest.mark.parametrize('exists', [False, True])
+def test_a_directory_appears_when_all_is_written(tmp_path, exists):
+  directory = tmp_path / 'deep' / 'out'
+  if exists:
+    directory.mkdir(parents=True)
+  with new_directory(directory) as folder:
+    (folder / 'a.txt').write_text('a')
+    assert not list(directory.glob('*'))
+  assert (directory / 'a.txt').read_text() == 'a'
+  assert [p.name for p in directory.parent.iterdir()] == ['out']
+
+
+def test_a_directory_does_not_appear_after_an_error(tmp_path):
+  with pytest.raises(RunError, match='out: cannot be written'), new_directory(tmp_path / 'out') as folder:
+    (folder / 'none' / 'a.txt').write_text('a')
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_that_holds_something_is_left_alone(tmp_path):
+  (tmp_path / 'mine.txt').write_text('precious')
+  with (
+    pytest.raises(InputError, match='expected a new or an empty folder; nothing was written'),
+    new_directory(tmp_path),
+  ):
+    pytest.fail('entered')
+  assert [p.name for p in tmp_path.iterdir()] == ['mine.txt']
+
+
+def test_a_link_to_an_empty_folder_and_the_current_folder(tmp_path, monkeypatch):
+  (tmp_path / 'empty').mkdir()
+  (tmp_path / 'link').symlink_to('empty')
+  with new_directory(tmp_path / 'link') as folder:
+    (folder / 'a.txt').write_text('a')
+  assert (tmp_path / 'empty' / 'a.txt').read_text() == 'a'
+  (tmp_path / 'here').mkdir()
+  monkeypatch.chdir(tmp_path / 'here')
+  with pytest.raises(InputError, match='expected a new or an empty folder'), new_directory(pathlib.Path()):
+    pytest.fail('entered')
+
+
+def test_a_result_is_replaced_as_a_whole(tmp_path):
+  for name in ('old.png', 'new.png'):
+    with replaced_directory(tmp_path / 'out', 'result.json') as folder:
+      (folder / 'result.json').write_text(name)
+      (folder / name).write_text('')
+  assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['new.png', 'result.json']
+  assert (tmp_path / 'out' / 'result.json').read_text() == 'new.png'
+  assert [p.name for p in tmp_path.iterdir()] == ['out']
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt, OSError])
+def test_an_interruption_leaves_the_old_result(tmp_path, error):
+  (tmp_path / 'out').mkdir()
+  (tmp_path / 'out' / 'result.json').write_text('old')
+
+  def interrupted():
+    with replaced_directory(tmp_path / 'out', 'result.json') as folder:
+      (folder / 'result.json').write_text('new')
+      raise error
+
+  with pytest.raises(RunError if error is OSError else error):
+    interrupted()
+  assert (tmp_path / 'out' / 'result.json').read_text() == 'old'
+  assert [p.name for p in tmp_path.iterdir()] == ['out']
+
+
+def test_a_result_that_cannot_be_put_in_place_leaves_the_old_one(tmp_path, monkeypatch):
+  (tmp_path / 'out').mkdir()
+  (tmp_path / 'out' / 'result.json').write_text('old')
+  replace = os.replace
+
+  def fail_for_the_new(source, target):
+    if str(source).endswith('.tmp'):
+      raise OSError(28, 'No space left on device')
+    replace(source, target)
+
+  monkeypatch.setattr('os.replace', fail_for_the_new)
+  with (
+    pytest.raises(RunError, match='cannot be written'),
+    replaced_directory(tmp_path / 'out', 'result.json'),
+  ):
+    pass
+  assert (tmp_path / 'out' / 'result.json').read_text() == 'old'
+  assert [p.name for p in tmp_path.iterdir()] == ['out']
+
+
+def test_what_is_no_result_is_not_replaced(tmp_path):
+  (tmp_path / 'mine.txt').write_text('precious')
+  with (
+    pytest.raises(InputError, match='expected a new or an empty folder'),
+    replaced_directory(tmp_path, 'result.json'),
+  ):
+    pytest.fail('entered')
+  assert (tmp_path / 'mine.txt').read_text() == 'precious'

@@ -1,0 +1,140 @@
+import json
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dense_aspp_jax.errors import RunError
+from dense_aspp_jax.training import log as log_module
+from dense_aspp_jax.training.log import RunLog, StepMonitor
+
+
+class Rows:
+  """Stands for a RunLog."""
+
+  def __init__(self):
+    self.rows = []
+
+  def scalars(self, step, kind, values):
+    assert kind == 'train'
+    self.rows.append((step, values))
+
+
+def make_metrics(loss=1.0, gradient_norm=1.0, rate=0.1):
+  values = {'loss': loss, 'pixel_accuracy': 0.5, 'gradient_norm': gradient_norm, 'learning_rate': rate}
+  return {name: jnp.float32(value) for name, value in values.items()}
+
+
+def test_means_are_of_all_steps_of_an_interval_and_the_last_one_may_be_short():
+  log = Rows()
+  monitor = StepMonitor(log, log_every=3, batch_size=4)
+  monitor.start()
+  for step, loss in enumerate((1, 2, 6, 4, 8), start=1):
+    monitor.add(step, make_metrics(loss, 2 * loss, rate=step))
+  with monitor.paused():
+    assert monitor.latest['loss'] == '8.000'
+  monitor.finish()
+  names = ('loss', 'gradient_norm', 'pixel_accuracy', 'learning_rate')
+  assert [step for step, _ in log.rows] == [3, 5]
+  np.testing.assert_allclose([[v[n] for n in names] for _, v in log.rows], [[3, 6, 0.5, 3], [6, 12, 0.5, 5]])
+
+
+def test_the_rate_counts_images_over_the_time_between_pauses(monkeypatch):
+  clock = types.SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+  monkeypatch.setattr(log_module, 'time', clock)
+  log = Rows()
+  monitor = StepMonitor(log, log_every=2, batch_size=4)
+  monitor.start()
+  monitor.add(1, make_metrics())
+  clock.now += 1
+  with monitor.paused():
+    clock.now += 100
+  clock.now += 3
+  monitor.add(2, make_metrics())
+  with monitor.paused():
+    pass
+  monitor.add(3, make_metrics())
+  monitor.add(4, make_metrics())
+  clock.now += 1
+  with monitor.paused():
+    pass
+  assert [(step, v['images_per_second']) for step, v in log.rows] == [(2, 8 / 4), (4, 8 / 1)]
+
+
+def test_the_wait_for_data_is_a_share_of_the_time_between_pauses(monkeypatch):
+  clock = types.SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+  monkeypatch.setattr(log_module, 'time', clock)
+  log = Rows()
+  monitor = StepMonitor(log, log_every=2, batch_size=4)
+  monitor.start()
+  for step, (wait, rest) in enumerate([(1, 3), (2, 2), (0, 4)], start=1):
+    with monitor.waiting_for_data():
+      clock.now += wait
+    clock.now += rest
+    monitor.add(step, make_metrics())
+    with monitor.paused():
+      clock.now += 100
+  assert monitor.latest['data_wait'] == '37.5%'
+  text = monitor.finish()
+  assert [(step, v['data_wait']) for step, v in log.rows] == [(2, 3 / 8), (3, 0.0)]
+  assert text == '12 images in 12 s of training, 1.0 images/s; waited for data 25.0 % of this time at most'
+
+
+@pytest.mark.parametrize(('name', 'value'), [('loss', 'nan'), ('loss', 'inf'), ('gradient_norm', 'nan')])
+def test_what_is_not_finite_is_noticed_two_steps_later_or_at_a_pause(name, value):
+  monitor = StepMonitor(Rows(), log_every=10, batch_size=4)
+  monitor.start()
+  monitor.add(1, make_metrics(**{name: float(value)}))
+  monitor.add(2, make_metrics())
+  with pytest.raises(RunError, match=rf'step 1: {name} is {value}'):
+    monitor.add(3, make_metrics())
+  monitor.add(4, make_metrics(**{name: float(value)}))
+  with pytest.raises(RunError, match=rf'step 4: {name} is {value}'), monitor.paused():
+    pytest.fail('entered a pause')
+
+
+def test_null_is_no_event_and_zero_is_one(tmp_path):
+  log = RunLog(tmp_path, 0)
+  log.scalars(1, 'validation', {'present': 0.0, 'absent': None})
+  log.close()
+  assert json.loads((tmp_path / 'metrics.jsonl').read_text()) == {
+    'step': 1,
+    'kind': 'validation',
+    'present': 0.0,
+    'absent': None,
+  }
+  events = EventAccumulator(str(tmp_path / 'tensorboard'))
+  events.Reload()
+  assert events.Tags()['scalars'] == ['validation/present']
+
+
+def skipped(loss='nan'):
+  return {**make_metrics(float(loss)), 'skipped': jnp.bool_(True)}
+
+
+def test_updates_left_out_are_counted_and_in_no_mean(capsys):
+  log = Rows()
+  monitor = StepMonitor(log, log_every=3, batch_size=4, max_skipped=2)
+  monitor.start()
+  kept = {**make_metrics(3.0), 'skipped': jnp.bool_(False)}
+  for step, metrics in enumerate((kept, skipped(), skipped('inf'), kept, kept, skipped()), start=1):
+    monitor.add(step, metrics)
+  with monitor.paused():
+    pass
+  rows = [(step, values['loss'], values['skipped_steps']) for step, values in log.rows]
+  assert rows == [(3, 3, 2), (6, 3, 1)]
+  said = [line for line in capsys.readouterr().err.splitlines() if 'left out' in line]
+  assert [line.split(':')[0] for line in said] == ['step 2', 'step 3', 'step 6']
+  assert [line.split(', ')[-1] for line in said] == ['1 in a row', '2 in a row', '1 in a row']
+
+
+def test_more_in_a_row_than_allowed_end_the_run():
+  monitor = StepMonitor(Rows(), log_every=10, batch_size=4, max_skipped=2)
+  monitor.start()
+  for step in (5, 6):
+    monitor.add(step, skipped())
+  monitor.add(7, skipped())
+  with pytest.raises(RunError, match=r'steps 5 to 7: 3 updates in a row are not finite'), monitor.paused():
+    pytest.fail('entered a pause')

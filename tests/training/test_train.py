@@ -1,0 +1,474 @@
+"""Whole small runs, in process, on eight fake devices."""
+
+import fcntl
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import warnings
+
+import jax
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as ocp
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_network import TINY
+
+from configs import default
+from dense_aspp_jax.datasets.load import load_split
+from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.evaluation.evaluate import evaluate
+from dense_aspp_jax.labels import CITYSCAPES_20
+from dense_aspp_jax.training import configured_step, train
+from dense_aspp_jax.training import workdir as workdirs
+from dense_aspp_jax.training.augmentation import Augmentation
+from dense_aspp_jax.training.checkpoints import Checkpoints
+from dense_aspp_jax.training.objective import Objective
+from dense_aspp_jax.training.run import load_run
+from dense_aspp_jax.training.train import train_and_evaluate
+
+
+def make_config(folder, **overrides):
+  """Batches of 8 out of 16 images: two steps an epoch."""
+  config = default.get_config()
+  with config.unlocked():
+    config.model.update(TINY)
+    config.data.update(
+      dataset=f'folder:{folder}', label_set='cityscapes20', data_dir=str(folder.parent / 'data')
+    )
+    config.data.image_size = (32, 64)
+    config.augmentation.flip_probability = 0.5
+    config.training.update(num_epochs=2.0, batch_size=8, log_every_steps=1)
+    config.optimizer.learning_rate = 1e-2
+  config.update_from_flattened_dict(overrides)
+  return config
+
+
+def lines_of(workdir):
+  return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def losses_in_events(workdir):
+  events = EventAccumulator(str(workdir / 'tensorboard'))
+  events.Reload()
+  return [(e.step, e.value) for e in events.Scalars('train/loss')]
+
+
+def state_of(workdir, step):
+  path = pathlib.Path(workdir) / 'checkpoints' / 'latest' / str(step)
+  with warnings.catch_warnings():
+    warnings.filterwarnings('ignore', 'Sharding info not provided')  # right: same devices
+    return ocp.load_checkpointables(path)
+
+
+def assert_equal_bits(first, second):
+  assert jax.tree.structure(first) == jax.tree.structure(second)
+  for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+    np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.fixture(scope='module')
+def finished(scene_folder, tmp_path_factory):
+  """A run of four steps."""
+  workdir = tmp_path_factory.mktemp('run') / 'work'
+  scores = train_and_evaluate(make_config(scene_folder), workdir)
+  return workdir, scores
+
+
+def test_a_run_leaves_all_its_files(finished):
+  workdir, scores = finished
+  config = json.loads((workdir / 'config.json').read_text())
+  assert config['data']['image_size'] == [32, 64]
+  assert json.loads((workdir / 'labels.json').read_text())['name'] == 'cityscapes20'
+  provenance = json.loads((workdir / 'provenance.json').read_text())
+  assert [(start['step'], start['libraries']['jax']) for start in provenance] == [(0, jax.__version__)]
+  written = json.loads((workdir / 'scores.json').read_text())
+  assert written['mean_iou_19'] == scores.mean_iou
+  assert (written['step'], written['images'], written['split']) == (4, 5, 'validation')
+  assert written['config'] == config
+  assert written['provenance']['libraries'] == provenance[0]['libraries']
+  assert {p.name for p in (workdir / 'checkpoints' / 'latest').iterdir()} == {'2', '4'}
+  assert len(list((workdir / 'checkpoints' / 'best').iterdir())) == 1
+  assert {p.name for p in (workdir / 'pictures').iterdir()} == {
+    'validation_step_0000002.png',
+    'validation_step_0000004.png',
+  }
+
+
+def test_json_lines_and_events_hold_the_same_figures(finished):
+  workdir, scores = finished
+  lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+  train = [line for line in lines if line['kind'] == 'train']
+  validation = [line for line in lines if line['kind'] == 'validation']
+  assert [line['step'] for line in train] == [1, 2, 3, 4]
+  assert [line['step'] for line in validation] == [2, 4]
+  assert all(line['learning_rate'] == pytest.approx(1e-2) and line['images_per_second'] > 0 for line in train)
+  assert validation[-1]['mean_iou_19'] == scores.mean_iou
+  assert validation[-1]['iou/road'] == scores.iou['road']
+  events = EventAccumulator(str(workdir / 'tensorboard'))
+  events.Reload()
+  losses = [(e.step, e.value) for e in events.Scalars('train/loss')]
+  assert losses == [(line['step'], pytest.approx(line['loss'], rel=1e-6)) for line in train]
+  assert [e.step for e in events.Images('validation')] == [2, 4]
+
+
+def test_four_steps_equal_two_and_a_resume_and_two_bit_for_bit(finished, scene_folder, tmp_path):
+  workdir, scores = finished
+  train_and_evaluate(make_config(scene_folder, **{'training.num_epochs': 1.0}), tmp_path)
+  resumed = train_and_evaluate(make_config(scene_folder), tmp_path)
+  starts = json.loads((tmp_path / 'provenance.json').read_text())
+  assert [start['step'] for start in starts] == [0, 2]
+  assert load_run(tmp_path, '4').config['training']['num_epochs'] == 2.0
+  # Step 2 was saved by one run in the middle, while it went on, and by the other at its end.
+  assert_equal_bits(state_of(tmp_path, 2), state_of(workdir, 2))
+  assert_equal_bits(state_of(tmp_path, 4), state_of(workdir, 4))
+  assert resumed == scores
+  lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+  assert [line['step'] for line in lines if line['kind'] == 'train'] == [1, 2, 3, 4]
+  assert losses_in_events(tmp_path) == losses_in_events(workdir)
+
+
+@pytest.mark.parametrize('lost', [('4',), ('2', '4')], ids=['last', 'all'])
+def test_lines_of_steps_that_are_made_again_are_not_kept_twice(finished, scene_folder, tmp_path, lost):
+  workdir, _ = finished
+  interrupted = tmp_path / 'work'
+  shutil.copytree(workdir, interrupted)
+  for step in lost:  # as if killed after step 4, before it was saved, or before any was
+    shutil.rmtree(interrupted / 'checkpoints' / 'latest' / step)
+  with (interrupted / 'metrics.jsonl').open('a') as lines:
+    lines.write('{"step": 4, "ki')
+  train_and_evaluate(make_config(scene_folder), interrupted)
+  assert_equal_bits(state_of(interrupted, 4), state_of(workdir, 4))
+  lines = [json.loads(line) for line in (interrupted / 'metrics.jsonl').read_text().splitlines()]
+  assert [(line['step'], line['kind']) for line in lines] == [
+    (1, 'train'), (2, 'train'), (2, 'validation'), (3, 'train'), (4, 'train'), (4, 'validation')
+  ]  # fmt: skip
+  assert losses_in_events(interrupted) == losses_in_events(workdir)
+
+
+def test_the_split_on_the_device_and_other_periods_change_no_bit(finished, scene_folder, tmp_path):
+  workdir, scores = finished
+  config = make_config(
+    scene_folder,
+    **{
+      'data.on_device': True,
+      'training.log_every_steps': 3,
+      'evaluation.batch_size': 3,
+      'evaluation.every_epochs': 1.75,  # 3.5 steps: every third
+      'checkpoint.every_epochs': 9.0,
+    },
+  )
+  assert train_and_evaluate(config, tmp_path) == scores
+  assert_equal_bits(state_of(tmp_path, 4), state_of(workdir, 4))
+  # Scored every third step, saved never; and both at the end.
+  assert [line['step'] for line in lines_of(tmp_path) if line['kind'] == 'validation'] == [3, 4]
+  assert [p.name for p in (tmp_path / 'checkpoints' / 'latest').iterdir()] == ['4']
+  losses = [line['loss'] for line in lines_of(workdir) if line['kind'] == 'train']
+  logged = [(line['step'], line['loss']) for line in lines_of(tmp_path) if line['kind'] == 'train']
+  assert logged == [(3, pytest.approx(np.mean(losses[:3]), rel=1e-6)), (4, losses[3])]
+
+
+def test_the_last_scores_are_those_of_the_latest_checkpoint_at_native_size(finished, scene_folder):
+  workdir, scores = finished
+  run = load_run(workdir, 'latest')
+  assert run.step == 4
+  split = load_split(
+    f'folder:{scene_folder}',
+    'validation',
+    data_dir=str(scene_folder.parent / 'data'),
+    label_set=run.label_set,
+    image_size=(32, 64),
+    native_labels=True,
+    cached=False,
+  )
+  confusion, _ = evaluate(run.predictor, split, run.label_set, batch_size=2)
+  assert confusion.counts.sum() == 5 * 64 * 128
+  assert confusion.scores() == scores
+
+
+def test_seed_data_and_update_are_those_of_the_configuration(scene_folder, tmp_path, monkeypatch):
+  class Stop(Exception):
+    pass
+
+  seen = {}
+
+  def record(module, name, function):
+    def call(*args, **arguments):
+      seen[name] = (args, arguments)
+      return function(*args, **arguments)
+
+    monkeypatch.setattr(module, name, call)
+
+  def stop(*args, **arguments):
+    raise Stop
+
+  record(configured_step, 'create_train_step', configured_step.create_train_step)
+  for name in ('create_state', 'Predictor'):
+    record(train, name, getattr(train, name))
+  record(train, 'train_batches', stop)
+  weights = tuple(float(i) for i in range(20))
+  config = make_config(
+    scene_folder,
+    **{
+      'seed': 7,
+      'data.mean': (0.1, 0.2, 0.3),
+      'data.std': (0.4, 0.5, 0.6),
+      'data.keep_aspect': False,
+      'augmentation.brightness': 0.25,
+      'loss.class_weights': weights,
+      'loss.ignore_label': 19,
+      'loss.ohem_threshold': 0.7,
+      'loss.ohem_min_kept': 0.1,
+      'loss.region': 'lovasz',
+      'loss.region_weight': 0.5,
+      'loss.auxiliary_weight': 0.3,
+      'optimizer.name': 'sgd',
+      'optimizer.learning_rate': 1.0,
+      'optimizer.momentum': 0.5,
+      'optimizer.weight_decay': 0.25,
+      'optimizer.schedule': 'poly',
+      'optimizer.poly_power': 2.0,
+      'optimizer.warmup_steps': 2,
+      'training.batch_size': 16,
+      'training.gradient_accumulation': 2,
+      'training.ema_decay': 0.75,
+      'training.max_skipped_steps': 3,
+      'training.num_epochs': 10.0,
+    },
+  )
+  with pytest.raises(Stop):
+    train_and_evaluate(config, tmp_path)
+
+  (_, optimizer, rate), arguments = seen['create_train_step']
+  assert arguments.pop('mesh').size == 8
+  assert arguments == dict(
+    seed=7,
+    mean=(0.1, 0.2, 0.3),
+    std=(0.4, 0.5, 0.6),
+    augmentation=Augmentation(flip_probability=0.5, brightness=0.25),
+    gradient_accumulation=2,
+    skip_not_finite=True,
+    objective=Objective(weights, 19, 0.7, 0.1, 'lovasz', 0.5, 0.3),
+    ema_decay=0.75,
+  )
+  np.testing.assert_allclose([rate(i) for i in range(4)], [1 / 3, 2 / 3, 1, (7 / 8) ** 2], rtol=1e-6)
+  params = {'w': np.float32(2)}
+  state = optimizer.init(params)
+  for expected in (2 - (1 + 0.5) / 3, 1.5 - (0.5 * 1.5 + 1 + 0.375) * 2 / 3):
+    updates, state = optimizer.update({'w': np.float32(1)}, state, params)
+    params = {'w': params['w'] + updates['w']}
+    np.testing.assert_allclose(params['w'], expected, rtol=1e-5)
+  assert seen['create_state'][0][2] == 7
+  assert seen['Predictor'][1] == dict(
+    image_size=(32, 64), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), keep_aspect=False
+  )
+  batches = seen['train_batches'][1]
+  assert (batches['seed'], batches['batch_size'], batches['start_step']) == (7, 16, 0)
+
+
+def test_a_finished_run_is_said_so_and_left_alone(finished, scene_folder, capsys):
+  workdir, _ = finished
+  before = {p: p.stat().st_mtime_ns for p in workdir.rglob('*') if p.is_file()}
+  assert train_and_evaluate(make_config(scene_folder), workdir) is None
+  assert 'this run is finished, at step 4 of 4' in capsys.readouterr().err
+  assert {p: p.stat().st_mtime_ns for p in workdir.rglob('*') if p.is_file()} == before
+
+
+def test_another_configuration_is_refused_by_field_and_values(finished, scene_folder):
+  workdir, _ = finished
+  config = make_config(scene_folder, **{'optimizer.learning_rate': 0.5, 'model.growth_rate': 8})
+  message = (
+    r'config\.model\.growth_rate: 4 there, 8 given; config\.optimizer\.learning_rate: 0\.01 there, 0\.5 given'
+  )
+  with pytest.raises(InputError, match=message):
+    train_and_evaluate(config, workdir)
+
+
+def test_a_run_killed_before_its_last_checkpoint_makes_its_last_evaluation_again(
+  finished, scene_folder, tmp_path
+):
+  workdir, scores = finished
+  killed = tmp_path / 'work'
+  shutil.copytree(workdir, killed)
+  shutil.rmtree(killed / 'checkpoints' / 'latest' / '4')
+  (killed / 'scores.json').unlink()
+  train_and_evaluate(make_config(scene_folder), killed)
+  assert json.loads((killed / 'scores.json').read_text())['mean_iou_19'] == scores.mean_iou
+  best = [next((d / 'checkpoints' / 'best').iterdir()).name for d in (workdir, killed)]
+  assert best[0] == best[1]
+
+
+def test_a_run_killed_in_its_last_evaluation_makes_only_that_again(
+  finished, scene_folder, tmp_path, monkeypatch
+):
+  workdir, scores = finished
+  killed = tmp_path / 'work'
+  shutil.copytree(workdir, killed)
+  before = json.loads((killed / 'scores.json').read_text())
+  (killed / 'scores.json').write_text(json.dumps({**before, 'step': 2}))  # that of step 4 is missing
+  monkeypatch.setattr(train, 'train_batches', lambda *_, **__: (x for x in ()))  # nothing is trained
+  assert train_and_evaluate(make_config(scene_folder), killed) == scores
+  assert json.loads((killed / 'scores.json').read_text())['step'] == 4
+  lines = [json.loads(line) for line in (killed / 'metrics.jsonl').read_text().splitlines()]
+  assert [line['step'] for line in lines if line['kind'] == 'validation'] == [2, 4]
+
+
+def test_changed_data_are_noticed_on_resume(scene_folder, tmp_path):
+  folder = tmp_path / 'scenes'
+  shutil.copytree(scene_folder, folder)
+  config = make_config(folder, **{'training.num_epochs': 0.5})
+  train_and_evaluate(config, tmp_path / 'work')
+  next((folder / 'train' / 'images').iterdir()).touch()
+  with pytest.raises(
+    InputError, match=r"the data of split 'train' have changed since this run began \(16 examples"
+  ):
+    train_and_evaluate(config, tmp_path / 'work')
+
+
+def test_a_second_training_in_the_same_directory_is_refused(finished, scene_folder):
+  workdir, _ = finished
+  with (workdir / '.lock').open('w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with pytest.raises(InputError, match='another process is training there'):
+      train_and_evaluate(make_config(scene_folder), workdir)
+
+
+def test_paths_are_stored_as_absolute_ones(scene_folder, tmp_path, monkeypatch):
+  monkeypatch.chdir(scene_folder.parent)
+  config = make_config(scene_folder, **{'data.dataset': 'folder:scenes', 'data.data_dir': 'data'})
+  config.data.label_set = 'scenes/labels.json'
+  with workdirs.begin(tmp_path, config.to_dict(), CITYSCAPES_20, {}):
+    pass
+  data = workdirs.read_config(tmp_path)['data']
+  assert data['dataset'] == f'folder:{scene_folder}'
+  assert data['data_dir'] == str(scene_folder.parent / 'data')
+  assert data['label_set'] == str(scene_folder / 'labels.json')
+
+
+@pytest.mark.parametrize(
+  ('damage', 'message'),
+  [
+    ('missing item', '4: this checkpoint cannot be read, or is not of the configured network'),
+    ('truncated', '4: this checkpoint cannot be read, or is not of the configured network'),
+    ('other network', 'model.growth_rate: 5 in the configuration, 4 in the checkpoint'),
+  ],
+)
+def test_a_checkpoint_that_cannot_be_read_is_one_message(finished, scene_folder, tmp_path, damage, message):
+  workdir = tmp_path / 'work'
+  shutil.copytree(finished[0], workdir)
+  step = workdir / 'checkpoints' / 'latest' / '4'
+  if damage == 'missing item':
+    shutil.rmtree(step / 'batch_stats')
+  elif damage == 'truncated':
+    for path in (step / 'params' / 'd').iterdir():
+      path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+  else:
+    config = json.loads((workdir / 'config.json').read_text())
+    config['model']['growth_rate'] = 5
+    (workdir / 'config.json').write_text(json.dumps(config))
+  # In a process of its own: Orbax leaves threads and coroutines behind that would disturb other tests.
+  command = [sys.executable, '-m', 'dense_aspp_jax.commands.main', 'predict', f'--workdir={workdir}']
+  command += ['--checkpoint=4', f'--output={tmp_path / "out"}', str(scene_folder)]
+  process = subprocess.run(command, capture_output=True, text=True, check=False)
+  assert process.returncode == 2
+  (line,) = (line for line in process.stderr.splitlines() if line.startswith('dense-aspp predict: '))
+  assert message in line
+
+
+def test_more_epochs_are_refused_where_the_schedule_would_change(scene_folder, tmp_path):
+  poly = {'optimizer.schedule': 'poly', 'training.num_epochs': 0.5}
+  with workdirs.begin(tmp_path, make_config(scene_folder, **poly).to_dict(), CITYSCAPES_20, {}):
+    pass
+  longer = make_config(scene_folder, **{**poly, 'training.num_epochs': 2.0})
+  with pytest.raises(InputError, match=r'config\.training\.num_epochs: 0\.5 there, 2\.0 given'):
+    train_and_evaluate(longer, tmp_path)
+
+
+def test_a_foreign_directory_is_refused_and_untouched(scene_folder, tmp_path):
+  (tmp_path / 'thesis.tex').write_text('x')
+  with pytest.raises(InputError, match=r'holds thesis\.tex but no config\.json'):
+    train_and_evaluate(make_config(scene_folder), tmp_path)
+  assert [p.name for p in tmp_path.iterdir()] == ['thesis.tex']
+
+
+def test_a_workdir_that_cannot_be_made_is_refused(scene_folder, tmp_path):
+  (tmp_path / 'file').write_text('x')
+  with pytest.raises(InputError, match='file is not a directory that can be written'):
+    train_and_evaluate(make_config(scene_folder), tmp_path / 'file' / 'work')
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_the_step_and_keeps_the_last_good(
+  scene_folder, tmp_path
+):
+  config = make_config(
+    scene_folder,
+    **{
+      'optimizer.name': 'sgd',
+      'optimizer.learning_rate': 1e30,
+      'checkpoint.every_epochs': 0.5,
+      'training.num_epochs': 4.0,
+    },
+  )
+  with pytest.raises(RunError, match=r'step 2: (loss|gradient_norm) is (nan|inf).*learning_rate'):
+    train_and_evaluate(config, tmp_path)
+  assert [p.name for p in (tmp_path / 'checkpoints' / 'latest').iterdir()] == ['1']
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(state_of(tmp_path, 1)))
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'message'),
+  [
+    ('training.batch_size', 12, r'training\.batch_size = 12: expected a multiple of 8 \(8 devices'),
+    ('model.num_classes', 19, r"model\.num_classes = 19, but label set 'cityscapes20' has 20 classes"),
+    ('training.log_every_steps', 0, r'training\.log_every_steps = 0: expected an integer of at least 1'),
+    ('checkpoint.every_epochs', -1.0, r'checkpoint\.every_epochs = -1\.0: expected a number above 0'),
+    ('optimizer.learning_rate', float('nan'), r'optimizer\.learning_rate = nan: expected a number above 0'),
+    ('training.num_epochs', float('inf'), r'training\.num_epochs = inf: expected a number above 0'),
+    ('data.std', (0.5, 0.0, 0.5), r'data\.std = .*: expected three numbers above 0'),
+    ('data.num_workers', -1, r'data\.num_workers = -1: expected an integer of at least 0'),
+    ('loss.ignore_label', 300, r'loss\.ignore_label = 300: expected a class index, or 255'),
+    ('seed', -1, r'config\.seed = -1: expected an integer'),
+    ('data.image_size', (32,), r'data\.image_size = \(32,\): expected \(height, width\)'),
+    ('loss.class_weights', (1.0, 2.0), r'loss\.class_weights has 2 values; expected 20'),
+    ('model.extractor', 'vgg', r"model\.extractor = 'vgg'"),
+    ('augmentation.flip_probability', 2.0, r'augmentation\.flip_probability'),
+    ('optimizer.name', 'lion', r"optimizer\.name = 'lion'"),
+    ('data.dataset', 'imagenet', 'imagenet'),
+  ],
+)
+def test_bad_configuration_is_refused_by_field_before_anything_is_written(
+  scene_folder, tmp_path, field, value, message
+):
+  with pytest.raises(InputError, match=message):
+    train_and_evaluate(make_config(scene_folder, **{field: value}), tmp_path / 'work')
+  assert not (tmp_path / 'work').exists()
+
+
+def test_the_best_checkpoint_has_the_highest_validation_score(finished):
+  workdir, _ = finished
+  lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+  scores = {line['step']: line['mean_iou_19'] for line in lines if line['kind'] == 'validation'}
+  assert load_run(workdir, 'best').step == max(scores, key=scores.get)
+  with Checkpoints(workdir, keep=2) as checkpoints:
+    assert checkpoints.best_score == max(scores.values())
+
+
+def test_a_loaded_run_predicts_an_array_of_any_size(finished):
+  run = load_run(finished[0], '4')
+  assert run.step == 4
+  image = np.random.default_rng(0).integers(0, 256, (50, 90, 3)).astype(np.uint8)
+  prediction = run.predictor.predict(image)
+  assert prediction.shape == (50, 90)
+  assert prediction.dtype == np.uint8
+  assert prediction.max() < run.label_set.num_classes
+
+
+def test_a_missing_checkpoint_lists_those_that_exist(finished):
+  with pytest.raises(InputError, match=r"no checkpoint '7'; existing: latest: \[2, 4\]; best: \[[24]\]"):
+    load_run(finished[0], '7')
+
+
+def test_a_directory_of_no_run_is_refused(tmp_path):
+  with pytest.raises(InputError, match=r'no config\.json there'):
+    load_run(tmp_path)
