@@ -17,6 +17,7 @@ BASE = {
   'progress',
   'provenance',
   'download',
+  'fields',
   'files',
   'orbax_errors',
   'checkpoint_io',

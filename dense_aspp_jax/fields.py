@@ -1,0 +1,72 @@
+"""Checks of configuration fields, for the dataclasses that the sections of a configuration become."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NoReturn
+
+from dense_aspp_jax.errors import InputError
+
+
+def reject(field: str, value: Any, expected: str) -> NoReturn:
+  """Raises the InputError for a field with a value outside its range.
+
+  Args:
+    field: 'section.field', as in a configuration.
+    value: What was found.
+    expected: What is allowed, such as 'an integer of at least 1'.
+  """
+  raise InputError(f'config.{field} = {value!r}: expected {expected}')
+
+
+def check(field: str, value: Any, holds: bool, expected: str) -> None:
+  """Raises InputError unless `holds`; see `reject`."""
+  if not holds:
+    reject(field, value, expected)
+
+
+def is_number(value: Any) -> bool:
+  """Whether a value is a finite int or float; True and False are none."""
+  return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_integer(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
+  """Whether a value is an int, `low` to `high`; True and False are none."""
+  return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def check_bool(field: str, value: Any) -> None:
+  """Raises InputError unless `value` is True or False."""
+  check(field, value, isinstance(value, bool), 'True or False')
+
+
+def check_string(field: str, value: Any, expected: str = 'a string') -> None:
+  """Raises InputError unless `value` is a string that is not empty."""
+  check(field, value, isinstance(value, str) and bool(value), expected)
+
+
+def check_choice(field: str, value: Any, choices: tuple[str, ...]) -> None:
+  """Raises InputError unless `value` is one of `choices`."""
+  check(field, value, isinstance(value, str) and value in choices, f'one of {", ".join(choices)}')
+
+
+def check_integer(field: str, value: Any, low: int, high: float = math.inf) -> None:
+  """Raises InputError unless `value` is an integer, `low` to `high`."""
+  expected = f'an integer of at least {low}' if high == math.inf else f'an integer, {low} to {high:g}'
+  check(field, value, is_integer(value, low, high), expected)
+
+
+def check_number(
+  field: str, value: Any, *, at_least: float = -math.inf, above: float = -math.inf, below: float = math.inf
+) -> None:
+  """Raises InputError unless `value` is a finite number within the bounds."""
+  bounds = [('at least', at_least, -math.inf), ('above', above, -math.inf), ('below', below, math.inf)]
+  named = [f'{word} {bound:g}' for word, bound, none in bounds if bound != none]
+  holds = is_number(value) and value >= at_least and above < value < below
+  check(field, value, holds, ' '.join(['a number', ', '.join(named)]).rstrip())
+
+
+def check_size(field: str, value: Any) -> None:
+  """Raises InputError unless `value` is a height and a width in pixels, each at least 1."""
+  holds = isinstance(value, tuple | list) and len(value) == 2 and all(is_integer(n, 1) for n in value)
+  check(field, value, holds, '(height, width) in pixels')
