@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pathlib
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 from dense_aspp_jax.errors import InputError, RunError
 
@@ -26,6 +28,36 @@ def write_file(path: pathlib.Path, data: bytes) -> None:
     with contextlib.suppress(OSError):
       temporary.unlink()
     raise RunError(f'{path}: cannot be written ({error.strerror})') from error
+
+
+def write_json(path: pathlib.Path, data: Any) -> None:
+  """Writes JSON, whole or not at all.
+
+  Raises:
+    RunError: It cannot be written.
+  """
+  write_file(path, (json.dumps(data, indent=2, allow_nan=False) + '\n').encode())
+
+
+def read_json(path: pathlib.Path, remedy: str, *, default: Any = None) -> Any:
+  """Reads a JSON file.
+
+  Args:
+    path: The file.
+    remedy: What to do where it is missing or damaged, for the message.
+    default: Returned where the file is missing; None: a missing file is an error.
+
+  Raises:
+    InputError: It is missing or cannot be read.
+  """
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except FileNotFoundError as error:
+    if default is not None:
+      return default
+    raise InputError(f'{path}: no such file; {remedy}') from error
+  except (OSError, ValueError) as error:
+    raise InputError(f'{path}: cannot be read as JSON ({error}); {remedy}') from error
 
 
 def check_writable(directory: pathlib.Path, option: str) -> None:

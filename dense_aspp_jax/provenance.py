@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import json
 import pathlib
 import platform
 import subprocess
@@ -12,7 +11,7 @@ import sys
 from typing import Any
 
 import dense_aspp_jax
-from dense_aspp_jax.files import write_file
+from dense_aspp_jax.files import write_json as write_json
 
 _LIBRARIES = (
   'jax',
@@ -75,12 +74,3 @@ def git_commit() -> str | None:
 def _git(checkout: pathlib.Path, *arguments: str) -> str:
   command = ['git', '-C', str(checkout), *arguments]
   return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def write_json(path: pathlib.Path, data: Any) -> None:
-  """Writes JSON, whole or not at all.
-
-  Raises:
-    RunError: It cannot be written.
-  """
-  write_file(path, (json.dumps(data, indent=2, allow_nan=False) + '\n').encode())

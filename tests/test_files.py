@@ -4,7 +4,7 @@ import pathlib
 import pytest
 
 from dense_aspp_jax.errors import InputError, RunError
-from dense_aspp_jax.files import new_directory, replaced_directory, write_file
+from dense_aspp_jax.files import new_directory, read_json, replaced_directory, write_file, write_json
 
 
 def test_a_file_is_written_into_a_folder_that_is_made(tmp_path):
@@ -122,3 +122,15 @@ def test_what_is_no_result_is_not_replaced(tmp_path):
   ):
     pytest.fail('entered')
   assert (tmp_path / 'mine.txt').read_text() == 'precious'
+
+
+def test_json_is_read_as_written_and_a_missing_or_damaged_file_is_named_with_the_remedy(tmp_path):
+  path = tmp_path / 'a' / 'x.json'
+  with pytest.raises(InputError, match=r'x\.json: no such file; restore it'):
+    read_json(path, 'restore it')
+  assert read_json(path, 'restore it', default={}) == {}
+  write_json(path, {'a': [1, None]})
+  assert read_json(path, 'restore it') == {'a': [1, None]}
+  path.write_bytes(b'\xff{')
+  with pytest.raises(InputError, match=r'x\.json: cannot be read as JSON .*; restore it'):
+    read_json(path, 'restore it', default={})

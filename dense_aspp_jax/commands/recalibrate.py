@@ -26,7 +26,6 @@ def run(args: argparse.Namespace) -> int:
   from dense_aspp_jax.errors import InputError
   from dense_aspp_jax.evaluation.batch_norm import largest_changes, recalibrated_statistics
   from dense_aspp_jax.files import check_writable
-  from dense_aspp_jax.provenance import provenance
   from dense_aspp_jax.training.recalibration import FOLDER, save_statistics
   from dense_aspp_jax.training.run import load_run
 
@@ -46,18 +45,12 @@ def run(args: argparse.Namespace) -> int:
   )
   changes = largest_changes(before, after)
   record = {
-    'dataset': run.config['data']['dataset'],
+    **run.describe(),
     'data_dir': args.data_dir,
     'split': run.config['data']['train_split'],
     'images': len(split),
     'batch_size': batch_size,
-    'workdir': str(args.workdir),
-    'checkpoint': args.checkpoint,
-    'step': run.step,
-    'weights': run.weights,
     'largest_changes': changes,
-    'config': run.config,
-    'provenance': provenance(),
   }
   directory = save_statistics(args.workdir, run.step, run.weights, after, record)
   print(

@@ -17,6 +17,7 @@ from dense_aspp_jax.evaluation.predictor import Predictor
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.training.checkpoints import EMA, RAW, restore_variables
 from dense_aspp_jax.training.recalibration import load_statistics
 from dense_aspp_jax.training.workdir import CONFIG, LABELS, read_config, read_label_set
@@ -30,6 +31,8 @@ class Run:
   """A trained network with all that is needed to use it.
 
   Attributes:
+    workdir: The run's directory.
+    checkpoint: Which one was asked for: 'best', 'latest', or a step.
     config: The run's configuration as plain data.
     label_set: What its class indices mean.
     model: The segmentation model.
@@ -40,6 +43,8 @@ class Run:
     bn: Which statistics BN takes: 'running', those of training, or 'recalibrated'.
   """
 
+  workdir: pathlib.Path
+  checkpoint: str
   config: dict[str, Any]
   label_set: LabelSet
   model: nn.Module
@@ -48,6 +53,21 @@ class Run:
   predictor: Predictor
   weights: str
   bn: str
+
+  def describe(self) -> dict[str, Any]:
+    """What a result file says of the run and the code it comes from, as plain JSON data."""
+    return {
+      'dataset': self.config['data']['dataset'],
+      'workdir': str(self.workdir),
+      'checkpoint': self.checkpoint,
+      'step': self.step,
+      'weights': self.weights,
+      'bn': self.bn,
+      'seed': self.config['seed'],
+      'label_set': self.label_set.name,
+      'config': self.config,
+      'provenance': provenance(),
+    }
 
   def load_split(
     self, split: str, data_dir: str | None = None, cached: bool = False
@@ -131,7 +151,7 @@ def load_run(
   elif bn != RUNNING:
     raise InputError(f'bn {bn!r}: expected {RUNNING} or {RECALIBRATED}')
   predictor = Predictor(model, variables, **preprocessing)
-  return Run(config, label_set, model, variables, step, predictor, weights, bn)
+  return Run(workdir, checkpoint, config, label_set, model, variables, step, predictor, weights, bn)
 
 
 def _weights(workdir: pathlib.Path, config: dict[str, Any], weights: str | None) -> str:

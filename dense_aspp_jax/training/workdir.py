@@ -14,15 +14,17 @@ import jax
 from dense_aspp_jax.datasets.cache import CacheSplit
 from dense_aspp_jax.datasets.source import FOLDER_PREFIX
 from dense_aspp_jax.errors import InputError, RunError
-from dense_aspp_jax.files import check_writable
+from dense_aspp_jax.files import check_writable, read_json, write_json
 from dense_aspp_jax.labels import LABEL_SETS, LabelSet
-from dense_aspp_jax.provenance import provenance, write_json
+from dense_aspp_jax.provenance import provenance
 
 CONFIG = 'config.json'
 LABELS = 'labels.json'
 DATA = 'data.json'
 SCORES = 'scores.json'  # of the last evaluation
 PROVENANCE = 'provenance.json'  # one entry for each time the run was started
+
+_REMEDY = 'restore the files of the run, or check --workdir'
 
 # Fields that a resumed run may change: none of them alters what a given step computes. Nor does
 # training.num_epochs where the learning rate is constant; a schedule ends with the run.
@@ -106,7 +108,7 @@ def record_start(
 ) -> None:
   """Notes that a run starts or resumes at `step`, with which configuration and which weights."""
   if jax.process_index() == 0:
-    starts = _read_json(workdir, PROVENANCE)
+    starts = read_json(workdir / PROVENANCE, _REMEDY)
     start = {'step': step, **provenance()}
     if extractor_weights is not None:
       start['extractor_weights'] = extractor_weights
@@ -133,7 +135,7 @@ def _lock(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def _check_same_data(workdir: pathlib.Path, data: dict[str, Any]) -> None:
-  stored = _read_json(workdir, DATA)
+  stored = read_json(workdir / DATA, _REMEDY)
   for split, found in data.items():
     before = stored.get(split, {})
     if (before.get('examples'), before.get('fingerprint')) != (found['examples'], found['fingerprint']):
@@ -205,18 +207,6 @@ def _flat(tree: dict[str, Any], prefix: str = '') -> list[tuple[str, Any]]:
   return pairs
 
 
-def _read_json(workdir: pathlib.Path, name: str) -> Any:
-  path = workdir / name
-  try:
-    return json.loads(path.read_text(encoding='utf-8'))
-  except FileNotFoundError as error:
-    raise InputError(
-      f'{workdir}: no {name} there, so it is not the directory of a run; check --workdir'
-    ) from error
-  except (OSError, ValueError) as error:
-    raise InputError(f'{path}: cannot be read as JSON ({error})') from error
-
-
 def scored_step(workdir: pathlib.Path) -> int | None:
   """Step of the last evaluation that is complete, None if there is none."""
   try:
@@ -227,9 +217,11 @@ def scored_step(workdir: pathlib.Path) -> int | None:
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
   """The configuration stored with a run, as plain data; no code of the workdir is executed."""
-  return _tuples(_read_json(workdir, CONFIG))
+  if not (workdir / CONFIG).exists():
+    raise InputError(f'{workdir}: no {CONFIG} there, so it is not the directory of a run; check --workdir')
+  return _tuples(read_json(workdir / CONFIG, _REMEDY))
 
 
 def read_label_set(workdir: pathlib.Path) -> LabelSet:
   """The label set stored with a run."""
-  return LabelSet.from_json(_read_json(workdir, LABELS), str(workdir / LABELS))
+  return LabelSet.from_json(read_json(workdir / LABELS, _REMEDY), str(workdir / LABELS))
