@@ -5,7 +5,7 @@ from typing import ClassVar
 import flax.linen as nn
 import numpy as np
 
-from dense_aspp_jax.datasets.cache import CachedExample
+from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.models.segmentation import SegmentationModel
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

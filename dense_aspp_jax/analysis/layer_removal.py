@@ -24,8 +24,8 @@ from dense_aspp_jax.analysis.removal_summary import (
   lost_first,
   mean_shares,
 )
-from dense_aspp_jax.datasets.cache import CachedExample
 from dense_aspp_jax.datasets.evaluation_batches import padded_batches
+from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.evaluation.metrics import Scores, protocol
 from dense_aspp_jax.evaluation.pictures import save_png

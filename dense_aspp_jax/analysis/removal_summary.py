@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from dense_aspp_jax.datasets.cache import CachedExample
 from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples
+from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.labels import LabelSet
 
 _LOWEST_FULL_IOU = 0.05  # half of less says little

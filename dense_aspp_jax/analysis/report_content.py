@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from dense_aspp_jax.datasets.cache import CachedExample
 from dense_aspp_jax.datasets.evaluation_batches import padded_batches
+from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix, is_cityscapes
 from dense_aspp_jax.evaluation.predictor import Predictor

@@ -23,8 +23,8 @@ from jaxtyping import Array, Float, Float32, Float64, Int, Int32, UInt8
 
 from dense_aspp_jax.analysis.figures import render
 from dense_aspp_jax.analysis.similarity_pictures import matrix_figure, similarity_figure
-from dense_aspp_jax.datasets.cache import CachedExample
 from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples
+from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.datasets.preprocessing import normalize
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.pictures import save_png

@@ -10,7 +10,7 @@ from typing import Any
 from jax.sharding import NamedSharding
 
 from dense_aspp_jax.benchmark.timing import measure
-from dense_aspp_jax.datasets.cache import CachedExample
+from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.datasets.train_batches import train_batches
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.progress import say

@@ -25,17 +25,17 @@ import struct
 import sys
 import tempfile
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from dense_aspp_jax.datasets.abandoned import remove_abandoned
 from dense_aspp_jax.datasets.bad_pairs import BadPairs, map_good
+from dense_aspp_jax.datasets.examples import CachedExample, SplitSource
 from dense_aspp_jax.datasets.pair_check import check_pair
 from dense_aspp_jax.datasets.preprocessing import network_size
 from dense_aspp_jax.datasets.resize import resize_image, resize_label
-from dense_aspp_jax.datasets.source import SplitSource
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.progress import progress
@@ -47,21 +47,6 @@ _WRITER_OPTIONS = 'group_size:1,uncompressed'
 _READER_OPTIONS = 'readahead_buffer_size:0,max_parallelism:0'  # what array_record advises for random access
 _BUILDING = '.building-'
 _GIB = 2**30
-
-
-class CachedExample(NamedTuple):
-  """One example as the network and the metric take it.
-
-  Attributes:
-    image_id: Unique in its split.
-    image: RGB, uint8 `[h, w, 3]`.
-    label: uint8. For training class indices and `IGNORE_LABEL`, `[h, w]` as the image; for evaluation
-      the stored label ids at their native size.
-  """
-
-  image_id: str
-  image: np.ndarray
-  label: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import tensorflow_datasets as tfds
 
-from dense_aspp_jax.datasets.source import Example, Pair
+from dense_aspp_jax.datasets.examples import Example, Pair
 from dense_aspp_jax.datasets.stored_files import StoredFile, files_of_folder, files_of_zip
 from dense_aspp_jax.datasets.validation import Listing
 from dense_aspp_jax.download import download_file

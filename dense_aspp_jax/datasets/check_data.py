@@ -12,17 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from dense_aspp_jax.datasets.bad_pairs import BadPairs, map_good
+from dense_aspp_jax.datasets.examples import FOLDER_PREFIX, SPLITS, Pair
 from dense_aspp_jax.datasets.folder import list_folder
 from dense_aspp_jax.datasets.pair_check import check_pair
 from dense_aspp_jax.datasets.prepare import PUBLISHED, published
-from dense_aspp_jax.datasets.source import (
-  FOLDER_PREFIX,
-  LABEL_SET_OF,
-  SPLITS,
-  Pair,
-  open_split,
-  prepared_builder,
-)
+from dense_aspp_jax.datasets.source import LABEL_SET_OF, open_split, prepared_builder
 from dense_aspp_jax.datasets.validation import Listing
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import IGNORE_LABEL, LABEL_SETS, LabelSet, load_label_set

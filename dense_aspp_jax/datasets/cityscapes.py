@@ -19,7 +19,7 @@ from etils import epath
 from tensorflow_datasets.core import registered
 from tensorflow_datasets.datasets.cityscapes import cityscapes_dataset_builder as stock
 
-from dense_aspp_jax.datasets.source import Example
+from dense_aspp_jax.datasets.examples import Example
 from dense_aspp_jax.datasets.stored_files import StoredFile, files_of_folder, files_of_zip
 from dense_aspp_jax.datasets.validation import Listing, pair_files
 from dense_aspp_jax.errors import InputError

@@ -5,16 +5,14 @@ from __future__ import annotations
 import concurrent.futures
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import IGNORE_LABEL
 from dense_aspp_jax.progress import progress
-
-if TYPE_CHECKING:  # training's configuration reads the rules, and needs no data set
-  from dense_aspp_jax.datasets.cache import CachedExample
 
 
 class ClassCounts(NamedTuple):

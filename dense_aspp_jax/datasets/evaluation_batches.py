@@ -9,7 +9,7 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
-from dense_aspp_jax.datasets.cache import CachedExample
+from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.errors import InputError
 
 _EXAMPLES_AHEAD = 16

@@ -6,7 +6,7 @@ import hashlib
 import pathlib
 import unicodedata
 
-from dense_aspp_jax.datasets.source import SPLITS, Example, Pair
+from dense_aspp_jax.datasets.examples import SPLITS, Example, Pair
 from dense_aspp_jax.datasets.stored_files import StoredFile, files_of_folder
 from dense_aspp_jax.datasets.validation import Listing, name_some, pair_files
 from dense_aspp_jax.errors import InputError

@@ -7,9 +7,9 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from dense_aspp_jax.datasets.examples import Example, Pair
 from dense_aspp_jax.datasets.images import PngHeader, decode_image, read_png_header
 from dense_aspp_jax.datasets.label_colors import decode_label_ids
-from dense_aspp_jax.datasets.source import Example, Pair
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import LabelSet
 

@@ -20,6 +20,7 @@ from dense_aspp_jax.datasets import source as split_source
 from dense_aspp_jax.datasets import validation
 from dense_aspp_jax.datasets.abandoned import remove_abandoned
 from dense_aspp_jax.datasets.bad_pairs import BadPairs
+from dense_aspp_jax.datasets.examples import Pair
 from dense_aspp_jax.datasets.tensorflow_free import without_tensorflow
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.labels import LABEL_SETS
@@ -109,7 +110,7 @@ def published(name: str) -> types.ModuleType:
 
 def _open_pairs(
   name: str, path: pathlib.Path, allow_partial: bool, skip_bad: int, stack: contextlib.ExitStack
-) -> tuple[dict[str, list[split_source.Pair]], dict[str, BadPairs]]:
+) -> tuple[dict[str, list[Pair]], dict[str, BadPairs]]:
   """By split: the pairs whose headers are right, and what takes the others and those found out later."""
   module = published(name)
   listings = stack.enter_context(module.open_listings(path))

@@ -6,13 +6,10 @@ import concurrent.futures
 import hashlib
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from dense_aspp_jax.datasets.examples import Example, Pair, SplitSource
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.progress import progress
-
-if TYPE_CHECKING:
-  from dense_aspp_jax.datasets.source import Example, Pair, SplitSource
 
 _NAMES_SHOWN = 5
 _PREFIXES_SHOWN = 40  # characters; caches are kept in folders of the split's name

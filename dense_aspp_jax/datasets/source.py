@@ -6,65 +6,25 @@ tfds, or `folder:PATH`, one's own labelled folder, read as it is. TensorFlow is 
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import io
 import os
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
+from dense_aspp_jax.datasets.examples import (
+  FOLDER_PREFIX,
+  HELD_OUT,
+  TRAIN_AND_VALIDATION,
+  Example,
+  Pair,
+  SplitSource,
+)
 from dense_aspp_jax.datasets.selected_split import ConcatenatedSplit, SelectedSplit
-from dense_aspp_jax.datasets.stored_files import StoredFile
 from dense_aspp_jax.errors import InputError
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
-
-SPLITS = ('train', 'validation', 'test')  # those that are stored
-HELD_OUT, TRAIN_AND_VALIDATION = 'held_out', 'train+validation'  # made of them by `open_split`
-FOLDER_PREFIX = 'folder:'
-
-
-class Example(NamedTuple):
-  """One stored example."""
-
-  image_id: str  # unique in its split, such as 'frankfurt_000000_000294'
-  image: bytes  # encoded PNG or JPEG
-  label: bytes  # encoded single-channel PNG of label ids
-
-
-class Pair(NamedTuple):
-  """An image and its label map, not read yet."""
-
-  image_id: str
-  image: StoredFile
-  label: StoredFile
-
-  def read(self) -> Example:
-    """Reads both files. Raises InputError where that fails."""
-    return Example(self.image_id, self.image.read(), self.label.read())
-
-
-class SplitSource(Protocol):
-  """A random-access sequence of examples; it can be pickled, so that worker processes can read it.
-
-  Attributes:
-    name: Such as 'cityscapes/validation', for messages.
-    fingerprint: Hex digest that changes when the stored data change.
-  """
-
-  name: str
-  fingerprint: str
-
-  def __len__(self) -> int:
-    """Number of examples, at least one."""
-
-  def __getitem__(self, index: int) -> Example:
-    """The example at `index`, 0 <= index < len."""
-
-  def pair(self, index: int) -> Pair:
-    """The same, not read yet and with the places of its files."""
 
 
 def _cityscapes() -> type[tfds.core.GeneratorBasedBuilder]:
@@ -215,17 +175,7 @@ class TfdsSplit:
 
   def pair(self, index: int) -> Pair:
     """The example at `index` with its place."""
-    return pair_in_memory(self[index], self.name)
-
-
-def pair_in_memory(example: Example, name: str) -> Pair:
-  """An example that was read already, as a pair; `name` is its split's, for messages."""
-  image_id, image, label = example
-  return Pair(
-    image_id,
-    StoredFile(f'{name} {image_id} (image)', functools.partial(io.BytesIO, image)),
-    StoredFile(f'{name} {image_id} (label)', functools.partial(io.BytesIO, label)),
-  )
+    return Pair.in_memory(self[index], self.name)
 
 
 def _fingerprint(builder: tfds.core.GeneratorBasedBuilder, split: str) -> str:

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from dense_aspp_jax.datasets.cache import CachedExample
+from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.progress import progress
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from dense_aspp_jax.datasets import images
 from dense_aspp_jax.datasets.bad_pairs import BadPairs, map_good
+from dense_aspp_jax.datasets.examples import Example, Pair
 from dense_aspp_jax.datasets.pair_check import check_pair, check_published_headers
-from dense_aspp_jax.datasets.source import Example, Pair
 from dense_aspp_jax.datasets.stored_files import StoredFile
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import LabelSet

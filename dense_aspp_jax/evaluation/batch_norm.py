@@ -15,8 +15,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import UInt8
 
-from dense_aspp_jax.datasets.cache import CachedExample
 from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples, padded_batches
+from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.datasets.preprocessing import normalize
 from dense_aspp_jax.errors import RunError
 from dense_aspp_jax.models.fused.statistics import running_statistics_momentum

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from dense_aspp_jax.datasets.cache import CachedExample
 from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples, padded_batches
+from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix
 from dense_aspp_jax.evaluation.pictures import comparison, gallery
 from dense_aspp_jax.labels import LabelSet

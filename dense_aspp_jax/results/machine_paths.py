@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from dense_aspp_jax.datasets.source import FOLDER_PREFIX
+from dense_aspp_jax.datasets.examples import FOLDER_PREFIX
 
 # A path that begins where no word, other path or address (https://...) is under way.
 _ABSOLUTE = re.compile(r'(?<![\w./~-])(?:file://)?/(?!/)[^\s\'",;)\]}]+')

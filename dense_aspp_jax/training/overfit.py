@@ -12,8 +12,8 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from dense_aspp_jax.datasets.cache import CachedExample
 from dense_aspp_jax.datasets.class_frequencies import class_weights, count_classes
+from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.datasets.load import load_split
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.metrics import Scores, confusion_matrix

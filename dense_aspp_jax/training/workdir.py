@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from dense_aspp_jax.datasets.cache import CacheSplit
-from dense_aspp_jax.datasets.source import FOLDER_PREFIX
+from dense_aspp_jax.datasets.examples import FOLDER_PREFIX
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.files import check_writable, read_json, write_json
 from dense_aspp_jax.labels import LABEL_SETS, LabelSet

@@ -21,7 +21,7 @@ from dense_aspp_jax.analysis.removal_summary import (
   lost_first,
   mean_shares,
 )
-from dense_aspp_jax.datasets.cache import CachedExample
+from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.evaluation.metrics import Scores
 from dense_aspp_jax.evaluation.predictor import Predictor

@@ -11,7 +11,7 @@ from dense_aspp_jax.analysis.report_content import (
   read_metrics,
   run_analysis,
 )
-from dense_aspp_jax.datasets.cache import CachedExample
+from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.errors import InputError
 
 SUBJECT = {'checkpoint': 'best', 'step': 4, 'split': 'validation', 'layer': 'dense_aspp', 'data_dir': None}

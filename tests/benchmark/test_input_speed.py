@@ -6,7 +6,7 @@ from jax.sharding import PartitionSpec as P
 from dense_aspp_jax.benchmark import input_speed, timing
 from dense_aspp_jax.benchmark.input_speed import input_speeds
 from dense_aspp_jax.benchmark.modes import device_mesh
-from dense_aspp_jax.datasets.cache import CachedExample
+from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.errors import InputError
 
 EXAMPLES = [

@@ -12,9 +12,9 @@ import pytest
 
 from dense_aspp_jax.datasets import cache as cache_lib
 from dense_aspp_jax.datasets.cache import DecodedSplit, network_size, open_cache
+from dense_aspp_jax.datasets.examples import Example, Pair
 from dense_aspp_jax.datasets.images import encode_png
 from dense_aspp_jax.datasets.resize import resize_image, resize_label
-from dense_aspp_jax.datasets.source import Example, pair_in_memory
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.labels import CITYSCAPES_19, CITYSCAPES_20, IGNORE_LABEL, LabelClass, LabelSet
 
@@ -38,7 +38,7 @@ class FakeSource:
     return Example(f'straße_{index}', encode_png(self.images[index]), encode_png(self.labels[index]))
 
   def pair(self, index):
-    return pair_in_memory(self[index], self.name)
+    return Pair.in_memory(self[index], self.name)
 
 
 @pytest.fixture

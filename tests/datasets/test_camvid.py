@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from dense_aspp_jax.datasets import camvid
+from dense_aspp_jax.datasets.examples import Example
 from dense_aspp_jax.datasets.images import decode_label, encode_png
 from dense_aspp_jax.datasets.prepare import prepare
-from dense_aspp_jax.datasets.source import Example, open_split
+from dense_aspp_jax.datasets.source import open_split
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.labels import CAMVID_11, IGNORE_LABEL
 

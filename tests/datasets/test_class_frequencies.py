@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from dense_aspp_jax.datasets.cache import CachedExample
 from dense_aspp_jax.datasets.class_frequencies import ClassCounts, class_weights, count_classes
+from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.labels import IGNORE_LABEL
 

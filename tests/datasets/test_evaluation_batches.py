@@ -3,8 +3,8 @@ import collections
 import numpy as np
 import pytest
 
-from dense_aspp_jax.datasets.cache import CachedExample
 from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples, padded_batches
+from dense_aspp_jax.datasets.examples import CachedExample
 
 
 def make_examples(shapes):

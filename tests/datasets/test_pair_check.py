@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dense_aspp_jax.datasets.examples import Example, Pair
 from dense_aspp_jax.datasets.images import decode_image, encode_png
 from dense_aspp_jax.datasets.pair_check import check_pair
-from dense_aspp_jax.datasets.source import Example, Pair, pair_in_memory
 from dense_aspp_jax.datasets.stored_files import StoredFile
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import CAMVID_11
@@ -87,4 +87,4 @@ def test_published_formats(image, label, message):
 
 def test_a_prepared_example_is_named_by_split_and_image_id():
   with pytest.raises(InputError, match=r'^camvid/train a1 \(image\): .*\ncamvid/train a1 \(label\): '):
-    check_pair(pair_in_memory(Example('a1', b'', b''), 'camvid/train'), CAMVID_11)
+    check_pair(Pair.in_memory(Example('a1', b'', b''), 'camvid/train'), CAMVID_11)

@@ -7,10 +7,10 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dense_aspp_jax.datasets import train_batches
-from dense_aspp_jax.datasets.cache import CachedExample, open_cache
+from dense_aspp_jax.datasets.cache import open_cache
 from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples
+from dense_aspp_jax.datasets.examples import CachedExample, Example, Pair
 from dense_aspp_jax.datasets.images import encode_png
-from dense_aspp_jax.datasets.source import Example, pair_in_memory
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import CITYSCAPES_20
 
@@ -32,7 +32,7 @@ class FakeSource:
     return Example(f'image_{index}', encode_png(image), encode_png(label))
 
   def pair(self, index):
-    return pair_in_memory(self[index], self.name)
+    return Pair.in_memory(self[index], self.name)
 
 
 @pytest.fixture(scope='module')

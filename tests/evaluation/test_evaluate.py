@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dense_aspp_jax.datasets.cache import CachedExample
+from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.evaluation import evaluate as evaluate_module
 from dense_aspp_jax.evaluation.evaluate import evaluate, sum_over_processes
 from dense_aspp_jax.evaluation.pictures import comparison, gallery

@@ -10,7 +10,7 @@ from tiny_network import OVERRIDES
 from configs import default
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.commands.overfit import _advice
-from dense_aspp_jax.datasets.cache import CachedExample
+from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.evaluation.metrics import Scores
 from dense_aspp_jax.labels import CAMVID_11
 from dense_aspp_jax.provenance import write_json

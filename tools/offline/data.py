@@ -12,9 +12,10 @@ import numpy as np
 from PIL import Image
 
 from dense_aspp_jax.datasets import camvid
+from dense_aspp_jax.datasets.examples import Pair
 from dense_aspp_jax.datasets.images import decode_image
 from dense_aspp_jax.datasets.pair_check import check_pair
-from dense_aspp_jax.datasets.source import LABEL_SET_OF, Pair, open_split
+from dense_aspp_jax.datasets.source import LABEL_SET_OF, open_split
 from dense_aspp_jax.datasets.validation import check_counts
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import LABEL_SETS

@@ -1,0 +1,80 @@
+"""What a split of a data set is made of: encoded examples, pairs of files, and decoded examples."""
+
+from __future__ import annotations
+
+import functools
+import io
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from dense_aspp_jax.datasets.stored_files import StoredFile
+
+SPLITS = ('train', 'validation', 'test')  # those that are stored
+HELD_OUT, TRAIN_AND_VALIDATION = 'held_out', 'train+validation'  # made of them by `open_split`
+FOLDER_PREFIX = 'folder:'  # 'folder:PATH' is the data set of a labelled folder
+
+
+class Example(NamedTuple):
+  """One stored example."""
+
+  image_id: str  # unique in its split, such as 'frankfurt_000000_000294'
+  image: bytes  # encoded PNG or JPEG
+  label: bytes  # encoded PNG: label ids in a single channel, or colours of classes
+
+
+class Pair(NamedTuple):
+  """An image and its label map, not read yet."""
+
+  image_id: str
+  image: StoredFile
+  label: StoredFile
+
+  @classmethod
+  def in_memory(cls, example: Example, name: str) -> Pair:
+    """The pair of an example that was read already; `name` is its split's, for messages."""
+    image, label = (
+      StoredFile(f'{name} {example.image_id} ({kind})', functools.partial(io.BytesIO, data))
+      for kind, data in (('image', example.image), ('label', example.label))
+    )
+    return cls(example.image_id, image, label)
+
+  def read(self) -> Example:
+    """Reads both files. Raises InputError where that fails."""
+    return Example(self.image_id, self.image.read(), self.label.read())
+
+
+class SplitSource(Protocol):
+  """A random-access sequence of examples; it can be pickled, so that worker processes can read it.
+
+  Attributes:
+    name: Such as 'cityscapes/validation', for messages.
+    fingerprint: Hex digest that changes when the stored data change.
+  """
+
+  name: str
+  fingerprint: str
+
+  def __len__(self) -> int:
+    """Number of examples, at least one."""
+
+  def __getitem__(self, index: int) -> Example:
+    """The example at `index`, 0 <= index < len."""
+
+  def pair(self, index: int) -> Pair:
+    """The same, not read yet and with the places of its files."""
+
+
+class CachedExample(NamedTuple):
+  """One example as the network and the metric take it.
+
+  Attributes:
+    image_id: Unique in its split.
+    image: RGB, uint8 `[h, w, 3]`.
+    label: uint8. For training class indices and `IGNORE_LABEL`, `[h, w]` as the image; for evaluation
+      the stored label ids at their native size.
+  """
+
+  image_id: str
+  image: np.ndarray
+  label: np.ndarray
