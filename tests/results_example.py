@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import numpy as np
 from tiny_network import TINY
@@ -133,3 +134,13 @@ def _filled(shapes, draw):
   import jax
 
   return jax.tree.map(lambda x: draw(x).astype(x.dtype), copy.deepcopy(shapes))
+
+
+def unpadded(document):
+  """The document with tables that have one blank around each cell."""
+  lines = document.split('\n')
+  for i, line in enumerate(lines):
+    if line.startswith('|'):
+      cells = [re.sub('^-{2,}$', '---', cell.strip()) for cell in re.split(r'(?<!\\)\|', line)[1:-1]]
+      lines[i] = f'| {" | ".join(cells)} |'
+  return '\n'.join(lines)

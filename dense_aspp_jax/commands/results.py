@@ -9,6 +9,14 @@ from __future__ import annotations
 import argparse
 import pathlib
 
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.files import write_file
+from dense_aspp_jax.provenance import provenance, write_json
+from dense_aspp_jax.results.model_card import write_cards
+from dense_aspp_jax.results.runs import read_run
+from dense_aspp_jax.results.summary import read_results, summarize
+from dense_aspp_jax.results.table import markdown, readme_block, replace_block, text
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's options."""
@@ -39,22 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Reads all runs, then writes."""
-  from dense_aspp_jax.errors import InputError
-  from dense_aspp_jax.files import write_file
-  from dense_aspp_jax.provenance import provenance, write_json
-  from dense_aspp_jax.results.model_card import write_cards
-  from dense_aspp_jax.results.runs import read_run
-  from dense_aspp_jax.results.summary import read_results, summarize
-  from dense_aspp_jax.results.table import markdown, readme_block, replace_block, text
-
   for output in args.output:
     if output.suffix not in ('.json', '.md') or output.is_dir():
       raise InputError(f'--output {output}: expected the name of a .json or .md file')
   files = [path for path in args.runs if path.is_file()]
   if args.cards and files:
-    raise InputError(f'--cards: {files[0]} holds scores alone; give the directory of the run')
+    raise InputError(f'--cards: {files[0]} holds only scores; give the directory of the run')
   rows_of = {path: read_results(path) if path in files else read_run(path) for path in args.runs}
-  results = summarize([row for rows in rows_of.values() for row in rows], provenance())
+  results = summarize([row for rows in rows_of.values() for row in rows])
   readme = None
   if args.readme:
     readme = replace_block(_read_text(args.readme), readme_block(results), str(args.readme))
@@ -63,21 +63,19 @@ def run(args: argparse.Namespace) -> int:
       print(f'{card}: model card, weights, configuration, log and checksums')
   for output in args.output:
     if output.suffix == '.json':
-      write_json(output, results)
+      write_json(output, results.to_json(provenance()))
     else:
       write_file(output, markdown(results).encode())
-    print(f'{output}: {len(results["ours"])} scores')
+    print(f'{output}: {len(results.groups)} scores')
   if readme is not None:
     write_file(args.readme, readme.encode())
-    print(f'{args.readme}: {len(results["ours"])} scores')
+    print(f'{args.readme}: {len(results.groups)} scores')
   if not args.output:
     print(text(results))
   return 0
 
 
 def _read_text(path: pathlib.Path) -> str:
-  from dense_aspp_jax.errors import InputError
-
   try:
     return path.read_text(encoding='utf-8')
   except (OSError, ValueError) as error:

@@ -158,7 +158,7 @@ def _card(
 ) -> str:
   row = next((row for row in rows if row.weights == EMA), rows[0])  # that of what load_run takes
   standard = standard_of(row.protocol)  # knows a copy of the data in a folder
-  weak = {c: iou for c, iou in row.scores['iou'].items() if iou is not None and iou < _LOW_IOU}
+  weak = {c: iou for c, iou in row.scores.iou.items() if iou is not None and iou < _LOW_IOU}
   template = pathlib.Path(__file__).with_name('model_card.md.jinja').read_text(encoding='utf-8')
   environment = jinja2.Environment(
     trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
@@ -171,7 +171,7 @@ def _card(
     training_words=training_words(row.protocol),
     pretrained=next((start['extractor_weights'] for start in starts if 'extractor_weights' in start), None),
     has_ema=row.weights == EMA,
-    tables=card_tables(summarize(rows, {})['ours']),
+    tables=card_tables(summarize(rows).groups),
     weak=[f'{c} ({100 * iou:.1f})' for c, iou in weak.items()],
     low=f'{100 * _LOW_IOU:.0f}',
     fields=json.dumps({section: config[section] for section in _SECTIONS}, indent=1),

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.evaluation.metrics import Scores
 from dense_aspp_jax.labels import LABEL_SETS, LabelSet
 from dense_aspp_jax.models.counts import count_parameters
 from dense_aspp_jax.models.segmentation import create_model
@@ -32,12 +33,12 @@ _FREE_FIELDS = (
   'checkpoint.',
 )
 _HASH_DIGITS = 12
-_SCORE_KEYS = ('mean_iou', 'mean_iou_19', 'mean_iou_20', 'pixel_accuracy', 'iou')
+_MEANS = ('mean_iou', 'mean_iou_19', 'mean_iou_20')
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One score of one run, as plain JSON data without a path of the machine.
+  """One score of one run, without paths of the machine.
 
   Attributes:
     run: Name of the run's directory.
@@ -47,8 +48,8 @@ class Row:
     parameters: How many it has, without the auxiliary head, which only training has a use for.
     weights: 'raw' or 'ema'.
     config_hash: See `config_hash`.
-    scores: Mean IoU by name, 'pixel_accuracy' and 'iou' by class, fractions in 0..1, as in scores.json.
-    protocol: How they were taken.
+    scores: What was measured.
+    protocol: How it was measured.
     commands: What trained the run; several, if it was resumed by another one.
     git_commits: Of the code that trained it; None for a start without a checkout.
     devices: What it was trained on, such as '1 x gpu: NVIDIA H200'.
@@ -63,7 +64,7 @@ class Row:
   parameters: int
   weights: str
   config_hash: str
-  scores: dict[str, Any]
+  scores: Scores
   protocol: Protocol
   commands: list[str]
   git_commits: list[str | None]
@@ -71,10 +72,21 @@ class Row:
   hours: float | None
   evaluation_command: str | None = None
 
+  def to_json(self) -> dict[str, Any]:
+    """The row as plain JSON data."""
+    return {**dataclasses.asdict(self), 'scores': self.scores.to_json()}
+
   @classmethod
   def from_json(cls, data: Mapping[str, Any]) -> Row:
-    """Reads what `dataclasses.asdict` made. Raises KeyError or TypeError where it is something else."""
-    return cls(**{**data, 'protocol': Protocol(**data['protocol'])})
+    """Reads what `to_json` gave. Raises KeyError or TypeError for anything else."""
+    return cls(
+      **{**data, 'scores': _read_row_scores(data['scores']), 'protocol': Protocol(**data['protocol'])}
+    )
+
+
+def _read_row_scores(data: Mapping[str, Any]) -> Scores:
+  means = {name: data[name] for name in _MEANS if name in data}
+  return Scores(means, data['pixel_accuracy'], data['iou'])
 
 
 def read_run(workdir: pathlib.Path) -> list[Row]:
@@ -189,11 +201,11 @@ def _row(
     **common,
     step=result['step'],
     weights=result['weights'],
-    scores={name: result[name] for name in _SCORE_KEYS if name in result},
+    scores=_read_row_scores(result),
     protocol=protocol,
     evaluation_command=None if 'num_steps' in result else result['provenance']['command'],
   )
-  return Row.from_json(without_machine_paths(dataclasses.asdict(row)))
+  return Row.from_json(without_machine_paths(row.to_json()))
 
 
 def _once(rows: Iterable[Row]) -> list[Row]:

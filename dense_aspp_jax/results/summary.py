@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import pathlib
@@ -13,52 +14,152 @@ from typing import Any
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.results.machine_paths import without_machine_paths
-from dense_aspp_jax.results.protocol import STANDARDS, differences, standard_of
-from dense_aspp_jax.results.published import read_published
+from dense_aspp_jax.results.protocol import STANDARDS, Protocol, differences, standard_of
+from dense_aspp_jax.results.published import Published, read_published
 from dense_aspp_jax.results.runs import Row, canonical
 
 
-def summarize(rows: Sequence[Row], provenance: dict[str, Any]) -> dict[str, Any]:
-  """Groups scores that differ in the seed alone.
+@dataclasses.dataclass(frozen=True)
+class Spread:
+  """A score over the seeds, as fractions.
 
-  Args:
-    rows: Of any number of runs.
-    provenance: Of this summary.
+  Attributes:
+    mean: None for a class that was neither present nor predicted.
+    std: Sample standard deviation; None for a single seed.
+  """
 
-  Returns:
-    JSON data without a path of the machine:
-      standard: The standard protocol by data set, for those of ours that have one.
-      ours: One entry for each configuration and protocol, by data set and split, the most comparable and
-        then the best first: 'name', 'seeds', 'summary' (of each score, and of each class's IoU, 'mean' and
-        'std': mean and sample standard deviation over the seeds, fractions; std is null for one seed, both
-        are where a class was neither present nor predicted), 'not_comparable_because' (null: the data set
-        has no standard protocol) and 'rows', as `Row`, one a seed.
-      published: As `Published`, each with 'not_comparable_because'; of the data sets of ours, where we have
-        a list, the highest first.
-      provenance: As given.
+  mean: float | None = None
+  std: float | None = None
+
+  @classmethod
+  def of(cls, values: Sequence[float | None]) -> Spread:
+    """Mean and deviation of one value per seed."""
+    if None in values:
+      return cls()
+    return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+  def __str__(self) -> str:
+    if self.mean is None:
+      return '-'
+    return f'{100 * self.mean:.2f}' + ('' if self.std is None else f' ± {100 * self.std:.2f}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """Scores that differ only in the seed.
+
+  Attributes:
+    rows: One per seed, in the order of the seeds.
+  """
+
+  rows: tuple[Row, ...]
+
+  def __post_init__(self):
+    for first, second in itertools.pairwise(self.rows):
+      if first.seed == second.seed:
+        raise InputError(
+          f'{first.run} and {second.run}: both have seed {first.seed}, configuration {first.config_hash} and '
+          'one protocol, so this is one run, given twice. Give it once'
+        )
+
+  @property
+  def name(self) -> str:
+    """Name of the runs without their seeds: 'a_seed0' and 'a_seed1' are 'a'."""
+    if len(self.rows) == 1:
+      return self.rows[0].run
+    return ', '.join(dict.fromkeys(re.sub(r'[-_.](seed|s)?[-_.]?\d+$', '', row.run) for row in self.rows))
+
+  @property
+  def protocol(self) -> Protocol:
+    """How all the scores were taken."""
+    return self.rows[0].protocol
+
+  @property
+  def reasons(self) -> list[str] | None:
+    """Why the scores are not comparable with the standard protocol; None if the data set has none."""
+    return differences(self.protocol)
+
+  @functools.cached_property
+  def means(self) -> dict[str, Spread]:
+    """Mean IoU by name."""
+    names = self.rows[0].scores.means
+    return {name: Spread.of([row.scores.means[name] for row in self.rows]) for name in names}
+
+  @property
+  def pixel_accuracy(self) -> Spread:
+    """Pixel accuracy."""
+    return Spread.of([row.scores.pixel_accuracy for row in self.rows])
+
+  @functools.cached_property
+  def iou(self) -> dict[str, Spread]:
+    """IoU by class."""
+    names = self.rows[0].scores.iou
+    return {name: Spread.of([row.scores.iou[name] for row in self.rows]) for name in names}
+
+  def to_json(self) -> dict[str, Any]:
+    """The group as plain JSON data, with its means and each row."""
+    return {
+      'name': self.name,
+      'seeds': [row.seed for row in self.rows],
+      'summary': {
+        **{name: dataclasses.asdict(spread) for name, spread in self.means.items()},
+        'pixel_accuracy': dataclasses.asdict(self.pixel_accuracy),
+        'iou': {name: dataclasses.asdict(spread) for name, spread in self.iou.items()},
+      },
+      'not_comparable_because': self.reasons,
+      'rows': [row.to_json() for row in self.rows],
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+  """Everything a table shows.
+
+  Attributes:
+    groups: Ours, by data set and split, the most comparable and then the best first.
+    standards: The standard protocol by data set, for those of ours that have one.
+    published: The published scores of these data sets, the highest first.
+  """
+
+  groups: tuple[Group, ...]
+  standards: dict[str, Protocol]
+  published: tuple[Published, ...]
+
+  def to_json(self, provenance: dict[str, Any]) -> dict[str, Any]:
+    """The content of results.json, without paths of the machine; `provenance` is that of this summary."""
+    return {
+      'standard': {name: dataclasses.asdict(standard) for name, standard in self.standards.items()},
+      'ours': [group.to_json() for group in self.groups],
+      'published': [
+        {**dataclasses.asdict(row), 'not_comparable_because': differences(row.protocol)}
+        for row in self.published
+      ],
+      'provenance': without_machine_paths(provenance),
+    }
+
+
+def summarize(rows: Sequence[Row]) -> Results:
+  """Groups the scores of any number of runs and adds the published ones of the same data sets.
 
   Raises:
-    InputError: Two rows are of the same seed, configuration and protocol.
+    InputError: Two rows have the same seed, configuration and protocol.
   """
-  groups: dict[str, list[Row]] = {}
-  for row in rows:
+  by_key: dict[str, list[Row]] = {}
+  for row in sorted(rows, key=lambda row: (row.seed is None, row.seed)):
     key = canonical([row.config_hash, row.weights, dataclasses.asdict(row.protocol)])
-    groups.setdefault(key, []).append(row)
-  ours = sorted((_group(group) for group in groups.values()), key=_order)
+    by_key.setdefault(key, []).append(row)
+  groups = [Group(tuple(group)) for group in by_key.values()]
   standards = {
-    name: s for name, s in STANDARDS.items() if any(standard_of(row.protocol) is s for row in rows)
+    name: standard
+    for name, standard in STANDARDS.items()
+    if any(standard_of(group.protocol) is standard for group in groups)
   }
   published = [row for name in standards for row in read_published(name)]
-  result = {
-    'standard': {name: dataclasses.asdict(standard) for name, standard in standards.items()},
-    'ours': ours,
-    'published': [
-      {**dataclasses.asdict(row), 'not_comparable_because': differences(row.protocol)}
-      for row in sorted(published, key=lambda row: -(row.mean_iou or 0))
-    ],
-    'provenance': provenance,
-  }
-  return without_machine_paths(result)
+  return Results(
+    groups=tuple(sorted(groups, key=_order)),
+    standards=standards,
+    published=tuple(sorted(published, key=lambda row: -(row.mean_iou or 0))),
+  )
 
 
 def read_results(path: pathlib.Path) -> list[Row]:
@@ -77,45 +178,7 @@ def read_results(path: pathlib.Path) -> list[Row]:
     ) from error
 
 
-def _group(rows: list[Row]) -> dict[str, Any]:
-  rows = sorted(rows, key=lambda row: (row.seed is None, row.seed))
-  for first, second in itertools.pairwise(rows):
-    if first.seed == second.seed:
-      raise InputError(
-        f'{first.run} and {second.run}: both are of seed {first.seed}, configuration {first.config_hash} and '
-        'one protocol, so this is one run, given twice. Give it once'
-      )
-  scores = [row.scores for row in rows]
-  summary = {name: _over_seeds([s[name] for s in scores]) for name in scores[0] if name != 'iou'}
-  summary['iou'] = {name: _over_seeds([s['iou'][name] for s in scores]) for name in scores[0]['iou']}
-  return {
-    'name': _name([row.run for row in rows]),
-    'seeds': [row.seed for row in rows],
-    'summary': summary,
-    'not_comparable_because': differences(rows[0].protocol),
-    'rows': [dataclasses.asdict(row) for row in rows],
-  }
-
-
-def _over_seeds(values: list[float | None]) -> dict[str, float | None]:
-  if None in values:
-    return {'mean': None, 'std': None}
-  return {
-    'mean': statistics.fmean(values),
-    'std': statistics.stdev(values) if len(values) > 1 else None,
-  }
-
-
-def _name(runs: list[str]) -> str:
-  """What runs of several seeds are called: 'a_seed0' and 'a_seed1' are 'a'."""
-  if len(runs) == 1:
-    return runs[0]
-  names = dict.fromkeys(re.sub(r'[-_.](seed|s)?[-_.]?\d+$', '', run) for run in runs)
-  return ', '.join(names)
-
-
-def _order(group: dict[str, Any]) -> tuple[Any, ...]:
-  protocol, reasons = group['rows'][0]['protocol'], group['not_comparable_because']
-  mean = next(iter(group['summary'].values()))['mean']
-  apart = len(reasons) if reasons is not None else int(protocol['test_time'] is not None)
-  return protocol['dataset'], protocol['split'], apart, -mean
+def _order(group: Group) -> tuple[Any, ...]:
+  protocol, reasons = group.protocol, group.reasons
+  apart = len(reasons) if reasons is not None else int(protocol.test_time is not None)
+  return protocol.dataset, protocol.split, apart, -next(iter(group.means.values())).mean

@@ -1,9 +1,10 @@
-"""What results.json holds as tables: Markdown for documents, plain text for the terminal."""
+"""Results as tables: Markdown for documents, plain text for the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from tabulate import tabulate
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.results.protocol import (
@@ -11,29 +12,31 @@ from dense_aspp_jax.results.protocol import (
   Protocol,
   averaging_words,
   bn_words,
+  differences,
   pretraining_words,
   size_words,
   split_words,
   training_words,
 )
-from dense_aspp_jax.results.published import MARKS
+from dense_aspp_jax.results.published import MARKS, Published
+from dense_aspp_jax.results.runs import Row
+from dense_aspp_jax.results.summary import Group, Results, Spread
 
-BEGIN, END = '<!-- results: begin -->', '<!-- results: end -->'  # lines of README around its block
+BEGIN, END = '<!-- results: begin -->', '<!-- results: end -->'  # the lines around the table in README.md
 _MEANS = {
   'mean_iou': 'mean IoU',
   'mean_iou_19': 'mean IoU, 19 classes',
   'mean_iou_20': 'mean IoU, 20 classes',
 }
+_NOT_IN_TERMINAL = ('network', 'pretraining', 'per seed')
+_IN_CARD = (*_MEANS.values(), 'scored', 'pixel accuracy', 'not comparable because')
 _COMMIT_DIGITS = 12
-_NONE = {'mean': None}
 
-Results = Mapping[str, Any]
-Group = Mapping[str, Any]
-Columns = Mapping[str, Callable[[Any], str]]  # by title
+Cells = Mapping[str, str]  # a row of a table: cells by title of the column
 
 
 def markdown(results: Results) -> str:
-  """The whole of results.json as a document, with a heading for each data set."""
+  """All results as a document, with a heading for each data set."""
   parts = [
     '# Results',
     'Made by `dense-aspp results`; do not edit. In %, mean ± sample standard deviation over the seeds.',
@@ -43,13 +46,13 @@ def markdown(results: Results) -> str:
       f'## {dataset}',
       *_ours(groups),
       '### IoU of each class',
-      _markdown_table(_class_columns(groups), groups),
+      _markdown_table(_class_cells(groups)),
       '### Protocol',
-      _markdown_table(_PROTOCOL_COLUMNS, groups),
+      _markdown_table(_protocol_cells(group) for group in groups),
     ]
-  parts += [_standard_words(name, Protocol(**s)) for name, s in results['standard'].items()]
-  if results['published']:
-    parts += ['## As published, not reproduced here', *_published(results['published'])]
+  parts += [_standard_words(name, standard) for name, standard in results.standards.items()]
+  if results.published:
+    parts += ['## As published, not reproduced here', *_published(results.published)]
   return '\n\n'.join(parts) + '\n'
 
 
@@ -58,21 +61,20 @@ def readme_block(results: Results) -> str:
   parts = []
   for dataset, groups in _by_dataset(results).items():
     parts += [f'In %, {dataset}, mean ± sample standard deviation over the seeds:', *_ours(groups)]
-  return (
-    '\n\n'.join(parts + [_standard_words(n, Protocol(**s)) for n, s in results['standard'].items()]) + '\n'
-  )
+  parts += [_standard_words(name, standard) for name, standard in results.standards.items()]
+  return '\n\n'.join(parts) + '\n'
 
 
 def replace_block(text: str, block: str, where: str) -> str:
-  """Puts a block between the lines `BEGIN` and `END` of a document, in place of what is there.
+  """Replaces what stands between the lines `BEGIN` and `END` of a document.
 
   Args:
     text: The document.
-    block: Lines.
+    block: What to put there.
     where: The document's path, for the message.
 
   Raises:
-    InputError: It has not each of the two lines once, in this order.
+    InputError: The document does not have each of the two lines once, in this order.
   """
   lines = text.splitlines()
   if lines.count(BEGIN) != 1 or lines.count(END) != 1 or lines.index(BEGIN) > lines.index(END):
@@ -85,46 +87,27 @@ def text(results: Results) -> str:
   """Our scores as plain text."""
   tables = []
   for dataset, groups in _by_dataset(results).items():
-    left_out = ('network', 'pretraining', 'per seed')
-    columns = {title: cell for title, cell in _main_columns(groups).items() if title not in left_out}
-    rows = _cells(columns, groups)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
-    lines = ['  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    tables.append('\n'.join(line.rstrip() for line in [f'{dataset}, in %', *lines]))
+    rows = [{t: c for t, c in cells.items() if t not in _NOT_IN_TERMINAL} for cells in _main_cells(groups)]
+    table = tabulate(rows, headers='keys', tablefmt='plain', disable_numparse=True)
+    tables.append(f'{dataset}, in %\n{table}')
   return '\n\n'.join(tables)
 
 
 def card_tables(groups: Sequence[Group]) -> str:
   """The scores of a single run as Markdown: a line for each, then a line for each class."""
-  columns = _main_columns(groups)
-  shown = [
-    t for t in columns if t in (*_MEANS.values(), 'scored', 'pixel accuracy', 'not comparable because')
+  scores = [{t: c for t, c in cells.items() if t in _IN_CARD} for cells in _main_cells(groups)]
+  classes = [
+    {'class': name, **{scored_words(g.rows[0]): str(g.iou.get(name, Spread())) for g in groups}}
+    for name in dict.fromkeys(name for group in groups for name in group.iou)
   ]
-  names = dict.fromkeys(name for group in groups for name in group['summary']['iou'])
-  by_class = {
-    'class': lambda name: name,
-    **{scored_words(group['rows'][0]): _iou_cell(group) for group in groups},
-  }
-  tables = (
-    _markdown_table({title: columns[title] for title in shown}, groups),
-    _markdown_table(by_class, names),
-  )
-  return '\n\n'.join(tables)
+  return f'{_markdown_table(scores)}\n\n{_markdown_table(classes)}'
 
 
-def percent(value: Mapping[str, float | None]) -> str:
-  """A mean over seeds and its deviation, fractions, in %."""
-  if value['mean'] is None:
-    return '-'
-  deviation = '' if value['std'] is None else f' ± {100 * value["std"]:.2f}'
-  return f'{100 * value["mean"]:.2f}{deviation}'
-
-
-def scored_words(row: Mapping[str, Any]) -> str:
-  """What was scored, and what of it is out of the ordinary: 'test split, EMA weights, flip'."""
-  protocol = Protocol(**row['protocol'])
+def scored_words(row: Row) -> str:
+  """What was scored and how it departs from the ordinary: 'test split, EMA weights, flip'."""
+  protocol = row.protocol
   parts = [split_words(protocol)]
-  if row['weights'] == 'ema':
+  if row.weights == 'ema':
     parts.append('EMA weights')
   if protocol.test_time is not None:
     parts.append(averaging_words(protocol.test_time))
@@ -137,97 +120,74 @@ def scored_words(row: Mapping[str, Any]) -> str:
 
 def _by_dataset(results: Results) -> dict[str, list[Group]]:
   by_dataset: dict[str, list[Group]] = {}
-  for group in results['ours']:
-    by_dataset.setdefault(group['rows'][0]['protocol']['dataset'], []).append(group)
+  for group in results.groups:
+    by_dataset.setdefault(group.protocol.dataset, []).append(group)
   return by_dataset
 
 
 def _ours(groups: Sequence[Group]) -> list[str]:
-  return [_markdown_table(_main_columns(groups), groups), '\n'.join(_runs(groups))]
+  return [_markdown_table(_main_cells(groups)), '\n'.join(_runs(groups))]
 
 
-def _main_columns(groups: Sequence[Group]) -> Columns:
-  means = [name for name in _MEANS if any(name in group['summary'] for group in groups)]
+def _main_cells(groups: Sequence[Group]) -> Iterator[Cells]:
+  means = [name for name in _MEANS if any(name in group.means for group in groups)]
+  for group in groups:
+    row = group.rows[0]
+    yield {
+      'run': group.name,
+      'network': row.network,
+      'parameters': f'{row.parameters:,}',
+      'pretraining': pretraining_words(group.protocol),
+      'scored': scored_words(row),
+      'seeds': ', '.join(str(row.seed) for row in group.rows),
+      **{_MEANS[name]: str(group.means.get(name, Spread())) for name in means},
+      'per seed': ', '.join(f'{100 * row.scores.mean_iou:.2f}' for row in group.rows),
+      'pixel accuracy': str(group.pixel_accuracy),
+      'not comparable because': _reasons(group.reasons),
+    }
+
+
+def _class_cells(groups: Sequence[Group]) -> Iterator[Cells]:
+  names = dict.fromkeys(name for group in groups for name in group.iou)
+  for group in groups:
+    iou = {name: str(group.iou.get(name, Spread())) for name in names}
+    yield {'run': group.name, 'scored': scored_words(group.rows[0]), **iou}
+
+
+def _protocol_cells(group: Group) -> Cells:
+  protocol, row = group.protocol, group.rows[0]
+  checkpoint = protocol.checkpoint or '?'
   return {
-    'run': lambda group: group['name'],
-    'network': lambda group: group['rows'][0]['network'],
-    'parameters': lambda group: f'{group["rows"][0]["parameters"]:,}',
-    'pretraining': lambda group: pretraining_words(_protocol(group)),
-    'scored': lambda group: scored_words(group['rows'][0]),
-    'seeds': lambda group: ', '.join(str(seed) for seed in group['seeds']),
-    **{_MEANS[name]: _mean_column(name) for name in means},
-    'per seed': lambda group: ', '.join(
-      f'{100 * next(iter(row["scores"].values())):.2f}' for row in group['rows']
-    ),
-    'pixel accuracy': lambda group: percent(group['summary']['pixel_accuracy']),
-    'not comparable because': lambda group: _reasons(group['not_comparable_because']),
+    'run': group.name,
+    'scored': f'{split_words(protocol)}, {protocol.images} images',
+    'weights': 'EMA' if row.weights == 'ema' else row.weights,
+    'trained on': training_words(protocol),
+    'input': size_words(protocol.image_size),
+    'classes': f'{protocol.classes} ({protocol.label_set})',
+    'void': 'ignored' if protocol.void_ignored else 'none',
+    'pixels counted in': protocol.metric,
+    'averaging': averaging_words(protocol.test_time),
+    'batch normalisation': bn_words(protocol),
+    'checkpoint': checkpoint + (f' on the {protocol.selected_on} split' if protocol.selected_on else ''),
+    'config hash': f'`{row.config_hash}`',
   }
-
-
-def _mean_column(name: str) -> Callable[[Group], str]:
-  return lambda group: percent(group['summary'].get(name, _NONE))
-
-
-def _iou_cell(group: Group) -> Callable[[str], str]:
-  return lambda name: percent(group['summary']['iou'].get(name, _NONE))
-
-
-def _class_columns(groups: Sequence[Group]) -> Columns:
-  names = dict.fromkeys(name for group in groups for name in group['summary']['iou'])
-  return {
-    'run': lambda group: group['name'],
-    'scored': lambda group: scored_words(group['rows'][0]),
-    **{name: _class_column(name) for name in names},
-  }
-
-
-def _class_column(name: str) -> Callable[[Group], str]:
-  return lambda group: percent(group['summary']['iou'].get(name, _NONE))
-
-
-def _protocol(group: Group) -> Protocol:
-  return Protocol(**group['rows'][0]['protocol'])
-
-
-_PROTOCOL_COLUMNS: Columns = {
-  'run': lambda group: group['name'],
-  'scored': lambda group: f'{split_words(_protocol(group))}, {_protocol(group).images} images',
-  'weights': lambda group: {'ema': 'EMA'}.get(group['rows'][0]['weights'], group['rows'][0]['weights']),
-  'trained on': lambda group: training_words(_protocol(group)),
-  'input': lambda group: size_words(_protocol(group).image_size),
-  'classes': lambda group: f'{_protocol(group).classes} ({_protocol(group).label_set})',
-  'void': lambda group: 'ignored' if _protocol(group).void_ignored else 'none',
-  'pixels counted in': lambda group: _protocol(group).metric,
-  'averaging': lambda group: averaging_words(_protocol(group).test_time),
-  'batch normalisation': lambda group: bn_words(_protocol(group)),
-  'checkpoint': lambda group: _checkpoint_words(_protocol(group)),
-  'config hash': lambda group: f'`{group["rows"][0]["config_hash"]}`',
-}
-
-
-def _checkpoint_words(protocol: Protocol) -> str:
-  if protocol.selected_on:
-    return f'{protocol.checkpoint} on the {protocol.selected_on} split'
-  return protocol.checkpoint or '?'
 
 
 def _runs(groups: Iterable[Group]) -> Iterator[str]:
-  """A line for each run, and one below it for each command that scored it apart."""
-  rows = [row for group in groups for row in group['rows']]
-  by_run: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-  for row in rows:
-    by_run.setdefault((row['run'], row['seed'], row['config_hash']), []).append(row)
-  for (run, seed, config_hash), scored in sorted(by_run.items(), key=lambda item: str(item[0])):
-    row = scored[0]
-    commits = ', '.join(_commit(commit) for commit in row['git_commits'])
-    hours = 'hours unknown' if row['hours'] is None else f'{row["hours"]:.2f} h of training'
+  """A line for each run, and one below it for each command that trained or scored it."""
+  by_run: dict[tuple[str, int | None, str], list[Row]] = {}
+  for row in (row for group in groups for row in group.rows):
+    by_run.setdefault((row.run, row.seed, row.config_hash), []).append(row)
+  for (run, seed, config_hash), rows in sorted(by_run.items(), key=lambda item: str(item[0])):
+    row = rows[0]
+    commits = ', '.join(_commit(commit) for commit in row.git_commits)
+    hours = 'hours unknown' if row.hours is None else f'{row.hours:.2f} h of training'
     yield (
       f'- `{run}`: seed {seed}, config hash `{config_hash}`, commit {commits}, '
-      f'{"; ".join(row["devices"])}, {hours}'
+      f'{"; ".join(row.devices)}, {hours}'
     )
-    yield from (f'  - `{command}`' for command in row['commands'])
-    commands = dict.fromkeys(row['evaluation_command'] for row in scored if row['evaluation_command'])
-    yield from (f'  - `{command}`' for command in commands)
+    scoring = dict.fromkeys(row.evaluation_command for row in rows if row.evaluation_command)
+    yield from (f'  - `{command}`' for command in (*row.commands, *scoring))
 
 
 def _commit(commit: str | None) -> str:
@@ -250,47 +210,45 @@ def _standard_words(name: str, standard: Protocol) -> str:
   )
 
 
-def _published(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _published(rows: Sequence[Published]) -> Iterator[str]:
   yield (
     'What a source does not say of batch normalisation, checkpoint and averaging is taken for standard. How '
     'a number is known: ' + '; '.join(f'*{mark}*: {meaning}' for mark, meaning in MARKS.items()) + '.'
   )
-  yield _markdown_table(_PUBLISHED_COLUMNS, rows)
-  with_classes = [row for row in rows if row['iou']]
-  names = dict.fromkeys(name for row in with_classes for name in row['iou'])
-  columns = {'model': lambda row: row['model'], **{name: _published_class(name) for name in names}}
+  yield _markdown_table(_published_cells(row) for row in rows)
   yield '### IoU of each class, as published'
-  yield _markdown_table(columns, with_classes)
+  with_classes = [row for row in rows if row.iou]
+  names = dict.fromkeys(name for row in with_classes for name in row.iou)
+  yield _markdown_table(
+    {'model': row.model, **{name: _as_published(row.iou[name]) for name in names}} for row in with_classes
+  )
 
 
-def _published_class(name: str) -> Callable[[Mapping[str, Any]], str]:
-  return lambda row: _as_published(row['iou'][name])
+def _published_cells(row: Published) -> Cells:
+  protocol = row.protocol
+  return {
+    'model': row.model,
+    'mean IoU': _as_published(row.mean_iou),
+    'pixel accuracy': _as_published(row.pixel_accuracy),
+    'parameters': '-' if row.parameters is None else f'{row.parameters} M',
+    'pretraining': pretraining_words(protocol),
+    'trained on': training_words(protocol),
+    'input': size_words(protocol.image_size),
+    'scored': split_words(protocol),
+    'not comparable because': _reasons(differences(protocol)),
+    'known': row.mark,
+    'source': row.source + (f' ({row.note})' if row.note else ''),
+  }
 
 
 def _as_published(value: float | None) -> str:
   return '-' if value is None else str(value)
 
 
-_PUBLISHED_COLUMNS: Columns = {
-  'model': lambda row: row['model'],
-  'mean IoU': lambda row: _as_published(row['mean_iou']),
-  'pixel accuracy': lambda row: _as_published(row['pixel_accuracy']),
-  'parameters': lambda row: '-' if row['parameters'] is None else f'{row["parameters"]} M',
-  'pretraining': lambda row: pretraining_words(Protocol(**row['protocol'])),
-  'trained on': lambda row: training_words(Protocol(**row['protocol'])),
-  'input': lambda row: size_words(row['protocol']['image_size']),
-  'scored': lambda row: split_words(Protocol(**row['protocol'])),
-  'not comparable because': lambda row: _reasons(row['not_comparable_because']),
-  'known': lambda row: row['mark'],
-  'source': lambda row: row['source'] + (f' ({row["note"]})' if row['note'] else ''),
-}
+def _markdown_table(rows: Iterable[Cells]) -> str:
+  escaped = [{_escaped(title): _escaped(cell) for title, cell in cells.items()} for cells in rows]
+  return tabulate(escaped, headers='keys', tablefmt='github', disable_numparse=True)
 
 
-def _markdown_table(columns: Columns, items: Iterable[Any]) -> str:
-  header, *rows = _cells(columns, items)
-  lines = [header, ['---'] * len(header), *rows]
-  return '\n'.join(f'| {" | ".join(cell.replace("|", chr(92) + "|") for cell in line)} |' for line in lines)
-
-
-def _cells(columns: Columns, items: Iterable[Any]) -> list[list[str]]:
-  return [list(columns), *([cell(item) for cell in columns.values()] for item in items)]
+def _escaped(cell: str) -> str:
+  return cell.replace('|', r'\|')

@@ -16,6 +16,7 @@ from results_example import (
   make_start,
   make_test_time,
   make_variables,
+  unpadded,
 )
 
 from dense_aspp_jax.checkpoint_io import load_checkpoint, save_checkpoint
@@ -148,6 +149,7 @@ def test_the_digest_of_the_weights_knows_the_arrays_alone(tmp_path):
 def test_the_card_says_what_it_is_and_is_not(published):
   _, card, _ = published
   _, front_matter, text = (card / 'README.md').read_text().split('---\n', 2)
+  text = unpadded(text)
   assert yaml.safe_load(front_matter) == {
     'license': 'other',
     'license_name': 'see-licence-below',

@@ -13,6 +13,7 @@ from results_example import (
 )
 
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.evaluation.metrics import Scores
 from dense_aspp_jax.labels import CAMVID_11, LabelSet
 from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.segmentation import create_model
@@ -40,7 +41,7 @@ def test_a_row_says_what_was_scored_how_and_what_made_it(tmp_path):
     parameters=sum(leaf.size for leaf in leaves),
     weights='raw',
     config_hash=config_hash(make_config(), CAMVID_11, []),
-    scores=make_scores(0.5),
+    scores=Scores({'mean_iou': 0.5}, 0.9, make_scores(0.5)['iou']),
     protocol=Protocol(
       dataset='camvid',
       split='validation',
@@ -89,7 +90,7 @@ def test_averages_evaluations_and_test_time_are_rows_of_their_own(tmp_path):
   fields = ('split', 'images', 'bn', 'bn_batch_size', 'checkpoint', 'selected_on', 'test_time')
   averaged = {'flip': True, 'scales': [0.75, 1.0, 1.25], 'window': None}
   assert [
-    (row.scores['mean_iou'], row.weights, *(getattr(row.protocol, field) for field in fields)) for row in rows
+    (row.scores.mean_iou, row.weights, *(getattr(row.protocol, field) for field in fields)) for row in rows
   ] == [
     (0.5, 'raw', 'validation', 101, 'running', None, 'last', None, None),
     (0.52, 'ema', 'validation', 101, 'running', None, 'last', None, None),
@@ -100,7 +101,7 @@ def test_averages_evaluations_and_test_time_are_rows_of_their_own(tmp_path):
     (0.43, 'raw', 'test', 233, 'running', None, 'step 3', None, None),
     (0.44, 'raw', 'test', 233, 'recalibrated', None, 'last', None, None),
   ]
-  assert [row.scores['iou'] for row in rows] == [make_scores(row.scores['mean_iou'])['iou'] for row in rows]
+  assert [row.scores.iou for row in rows] == [make_scores(row.scores.mean_iou)['iou'] for row in rows]
   assert {row.evaluation_command for row in rows[:2]} == {None}
   assert {row.evaluation_command for row in rows[2:]} == {
     'dense-aspp evaluate --workdir=a --split=test --record'
