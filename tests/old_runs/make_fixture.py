@@ -7,6 +7,7 @@ That commit stored absolute paths in config.json, so everything is made in /data
 machine, and copied from there. The run stops after step 24; the losses of the next four steps, and all
 else that the tests compare, go to expected.json. The arithmetic is that of one CPU device.
 """
+# ruff: noqa: I001  (sorted as the modules of that commit)
 
 import json
 import os
