@@ -1,5 +1,6 @@
 """Small real runs for the fault tests: commands, states, and what a checkpoint holds."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -18,6 +19,7 @@ from dense_aspp_jax.training.checkpoint_series import steps_in
 from dense_aspp_jax.training.run import load_run
 
 ROOT = pathlib.Path(__file__).parents[1]
+STARTED: list[subprocess.Popen] = []
 WITHOUT_REPORT = """
 import sys
 from dense_aspp_jax.commands import main, train
@@ -60,14 +62,27 @@ def train(folder, workdir, *options, **fields):
 def start(arguments, prefix=(), **environment):
   """Starts a command as a process of its own; a training makes no report."""
   command = [*prefix, sys.executable, '-c', WITHOUT_REPORT, *map(str, arguments)]
-  return subprocess.Popen(
+  process = subprocess.Popen(
     command,
     cwd=ROOT,
     env={**os.environ, **environment},
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
+    start_new_session=True,
   )
+  STARTED.append(process)
+  return process
+
+
+def end_started():
+  """Ends all that `start` started, with the processes that these started."""
+  while STARTED:
+    process = STARTED.pop()
+    with contextlib.suppress(ProcessLookupError):  # where none is left
+      os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
 
 
 def wait_for_step(workdir, step, process, seconds=120):

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.usefixtures('one_device')
 
 ROOT = pathlib.Path(__file__).parents[2]
 SIZE = (16, 24)
+COMPOSED, DECOMPOSED = (unicodedata.normalize(form, 'zürich') for form in ('NFC', 'NFD'))
 CAMVID = layouts.camvid_files({'train': 5, 'validation': 3})
 
 
@@ -327,7 +328,7 @@ def test_scenario_24_unicode_spaces_and_upper_case_names_are_found(folder, capsy
   train_split = folder / 'train'
   for number, (image, label) in enumerate(
     (
-      (unicodedata.normalize('NFD', 'zürich') + '.png', unicodedata.normalize('NFC', 'zürich') + '.png'),
+      (f'{DECOMPOSED}.png', f'{COMPOSED}.png'),
       ('day 1 /a b.PNG', 'day 1 /a b.png'),
       ('UPPER.png', 'UPPER.PNG'),
     )

@@ -92,14 +92,21 @@ def two(seven, tmp_path_factory):
     The directory, the step at which they stopped, what they said.
   """
   workdir = tmp_path_factory.mktemp('two') / 'work'
+  step, texts = stop_two(seven, workdir, 1)
   fields = FIELDS | dict(checkpoint__every_epochs=1000.0)
-  processes = start_two(seven, workdir, **fields | dict(training__num_epochs=5000.0))
-  fault_runs.wait_for_step(workdir, 6, processes[0])
-  processes[1].send_signal(signal.SIGTERM)
-  texts = finish(processes, 143)
-  (step,) = latest(workdir)
   finish(start_two(seven, workdir, **fields | dict(training__num_epochs=step / 2 + 1)))
   return workdir, step, texts
+
+
+def stop_two(folder, workdir, signalled):
+  """Sends SIGTERM to one of two that train, after six steps or more; the step they stop at, what they say."""
+  fields = FIELDS | dict(checkpoint__every_epochs=1000.0, training__num_epochs=5000.0)
+  processes = start_two(folder, workdir, **fields)
+  fault_runs.wait_for_step(workdir, 6, processes[0])
+  processes[signalled].send_signal(signal.SIGTERM)
+  texts = finish(processes, 143)
+  (step,) = latest(workdir)
+  return step, texts
 
 
 def losses(workdir):
@@ -138,6 +145,13 @@ def test_scenario_08_sigterm_to_one_of_two(two):
   assert latest(workdir) == [step, step + 2]
   steps = [line['step'] for line in fault_runs.log(workdir) if line['kind'] == 'train']
   assert steps == list(range(1, step + 3))
+
+
+@pytest.mark.slow
+def test_scenario_08_sigterm_to_the_first_of_two(seven, tmp_path):
+  step, texts = stop_two(seven, tmp_path, 0)
+  for text in texts:
+    assert f'stopped by SIGTERM at step {step} of 10000, which is saved' in text
 
 
 @pytest.mark.slow
