@@ -24,7 +24,6 @@ from dense_aspp_jax.files import new_directory, write_file
 from dense_aspp_jax.labels import LABEL_SETS, LabelSet
 from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.segmentation import create_model
-from dense_aspp_jax.orbax_errors import orbax_write
 from dense_aspp_jax.provenance import write_json
 from dense_aspp_jax.results.machine_paths import without_machine_paths
 from dense_aspp_jax.results.protocol import standard_of, training_words
@@ -116,8 +115,7 @@ def _write_card(workdir: pathlib.Path, rows: Sequence[Row], target: pathlib.Path
       write_file(folder / METRICS, (workdir / METRICS).read_bytes())
     checkpoint = checkpoints_directory(folder) / BEST / str(step)
     checkpoint.parent.mkdir(parents=True)
-    with orbax_write(str(target), 'nothing is left of it'):
-      save_checkpoint(checkpoint, variables, read_record(source)).result()
+    save_checkpoint(checkpoint, variables, read_record(source), shown=target)
     done = checkpoint / _ORBAX_DONE
     if done.exists():
       write_file(done, without_machine_paths(done.read_text(encoding='utf-8')).encode())

@@ -11,9 +11,8 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from dense_aspp_jax.checkpoint_io import load_checkpoint, save_checkpoint
+from dense_aspp_jax.checkpoint_io import load_checkpoint, orbax_writes, start_saving
 from dense_aspp_jax.errors import RunError
-from dense_aspp_jax.orbax_errors import orbax_write
 from dense_aspp_jax.progress import say
 
 _METADATA = '_CHECKPOINT_METADATA'  # Orbax's, in every whole checkpoint
@@ -64,7 +63,7 @@ class CheckpointSeries:
     self.wait()
     with self._writing(step):
       self.directory.mkdir(parents=True, exist_ok=True)
-      self._saving = step, save_checkpoint(self.directory / str(step), items, record)
+      self._saving = step, start_saving(self.directory / str(step), items, record)
 
   def wait(self) -> None:
     """Waits until the save under way is on disk; then removes what is older than asked for.
@@ -103,9 +102,7 @@ class CheckpointSeries:
   def _writing(self, step: int) -> Iterator[None]:
     """Turns what Orbax raises into a RunError, and gives back the space of a save that failed."""
     try:
-      with orbax_write(
-        f'{self.directory / str(step)}', 'the older checkpoints are intact; is the disk full?'
-      ):
+      with orbax_writes(self.directory / str(step), 'the older checkpoints are intact; is the disk full?'):
         yield
     except RunError:
       if _is_first_process():

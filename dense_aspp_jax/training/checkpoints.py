@@ -12,7 +12,6 @@ from jax.experimental import multihost_utils
 
 from dense_aspp_jax.checkpoint_io import load_checkpoint, named_arrays, read_record, save_checkpoint
 from dense_aspp_jax.errors import InputError, RunError
-from dense_aspp_jax.orbax_errors import orbax_write
 from dense_aspp_jax.progress import say
 from dense_aspp_jax.training.checkpoint_series import CheckpointSeries, steps_in
 from dense_aspp_jax.training.train_step import TrainState
@@ -218,8 +217,7 @@ def save_variables(
   """Writes params and batch_stats as the best checkpoint, of step 0, of a workdir that has none."""
   path = checkpoints_directory(workdir) / BEST / '0'
   path.parent.mkdir(parents=True)
-  with orbax_write(str(workdir), 'nothing is left of it'):
-    save_checkpoint(path, variables, {_MODEL: model_record(model_fields or {})}).result()
+  save_checkpoint(path, variables, {_MODEL: model_record(model_fields or {})}, shown=workdir)
 
 
 def restore_variables(

@@ -13,7 +13,6 @@ from typing import Any
 from dense_aspp_jax.checkpoint_io import load_checkpoint, save_checkpoint
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import replaced_directory
-from dense_aspp_jax.orbax_errors import orbax_write
 from dense_aspp_jax.provenance import write_json
 
 FOLDER = 'recalibrated'
@@ -48,8 +47,7 @@ def save_statistics(
   """
   directory = statistics_directory(workdir, step, weights)
   with replaced_directory(directory, RECORD) as folder:
-    with orbax_write(str(directory), 'what was there is left as it was'):
-      save_checkpoint(folder / _CHECKPOINT, {_ITEM: dict(batch_stats)}).result()
+    save_checkpoint(folder / _CHECKPOINT, {_ITEM: dict(batch_stats)}, shown=directory)
     write_json(folder / RECORD, dict(record))
   return directory
 

@@ -19,7 +19,6 @@ from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import check_new_directory, new_directory
 from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.extractors import create_extractor
-from dense_aspp_jax.orbax_errors import orbax_write
 from dense_aspp_jax.provenance import provenance, write_json
 from dense_aspp_jax.weights.check import check_parity
 from dense_aspp_jax.weights.convert import ForeignWeights, read_classifier_weights
@@ -84,8 +83,7 @@ def save_extractor_weights(directory: pathlib.Path, weights: ForeignWeights) -> 
   items = {name: tree['extractor'] for name, tree in weights.variables.items() if 'extractor' in tree}
   items['classifier'] = weights.variables['params']['head']
   with new_directory(directory) as folder:
-    with orbax_write(str(directory), 'nothing is left of it'):
-      save_checkpoint(folder / CHECKPOINT, items).result()
+    save_checkpoint(folder / CHECKPOINT, items, shown=directory)
     write_json(folder / WEIGHTS, {**weights.description, 'provenance': provenance()})
 
 

@@ -72,7 +72,7 @@ def test_scenario_07_a_signal_in_the_evaluation(finished, scene_folder, tmp_path
 @pytest.mark.parametrize('signals', [1, 3])
 def test_scenario_07_signals_during_a_save(finished, scene_folder, tmp_path, monkeypatch, signals):
   """Of step 2, which is being written when the first arrives, and of the last save, for the others."""
-  save = checkpoint_series.save_checkpoint
+  save = checkpoint_series.start_saving
 
   def interrupted(path, *args):
     response = save(path, *args)
@@ -81,7 +81,7 @@ def test_scenario_07_signals_during_a_save(finished, scene_folder, tmp_path, mon
         send()
     return response
 
-  monkeypatch.setattr(checkpoint_series, 'save_checkpoint', interrupted)
+  monkeypatch.setattr(checkpoint_series, 'start_saving', interrupted)
   assert train(scene_folder, tmp_path, training__num_epochs=2.0) == 143
   monkeypatch.undo()
   assert latest(tmp_path) == [1, 2]

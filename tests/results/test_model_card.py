@@ -38,7 +38,7 @@ PRETRAINED = {'source': 'torchvision', 'sha256': 'f00d', 'file': '/home/somebody
 def add_checkpoint(workdir, variables, step=4, model=None):
   path = workdir / 'checkpoints' / 'latest' / str(step)
   path.parent.mkdir(parents=True)
-  save_checkpoint(path, variables, {'model': model_record(model or make_config()['model'])}).result()
+  save_checkpoint(path, variables, {'model': model_record(model or make_config()['model'])})
 
 
 def card_of(workdir, directory):
@@ -137,9 +137,9 @@ def test_the_digest_of_the_weights_knows_the_arrays_alone(tmp_path):
   }
   items = {'params': {'a': {'kernel': arrays['params/a/kernel']}, 'a-b': arrays['params/a-b']}}
   for name in ('first', 'second'):
-    save_checkpoint(tmp_path / name, items, {'time': name}).result()
+    save_checkpoint(tmp_path / name, items, {'time': name})
   other = {'params': {**items['params'], 'a-b': np.zeros(2, np.int32)}}
-  save_checkpoint(tmp_path / 'other', other).result()
+  save_checkpoint(tmp_path / 'other', other)
   lines = ''.join(f'{name} {digest_of(array)}\n' for name, array in sorted(arrays.items()))
   expected = hashlib.sha256(lines.encode()).hexdigest()
   assert weights_digest(tmp_path / 'first') == weights_digest(tmp_path / 'second') == expected
@@ -212,7 +212,7 @@ def test_a_card_is_a_run_that_evaluate_takes(scene_folder, tmp_path, monkeypatch
   add_checkpoint(workdir, variables, model=config['model'])
   path = workdir / 'checkpoints' / 'best' / '4'
   path.parent.mkdir()
-  save_checkpoint(path, variables).result()
+  save_checkpoint(path, variables)
   card = card_of(workdir, tmp_path / 'cards')
   monkeypatch.chdir(scene_folder.parent)  # where the folder is called by its name alone
   scores = []

@@ -105,7 +105,7 @@ def test_a_save_that_fails_is_a_failed_run(tmp_path, monkeypatch, save, where):
     raise OSError(28, 'No space left on device')
 
   begin = fail if where == 'at once' else lambda *_: types.SimpleNamespace(result=fail)
-  monkeypatch.setattr(checkpoint_series, 'save_checkpoint', begin)
+  monkeypatch.setattr(checkpoint_series, 'start_saving', begin)
   checkpoints = Checkpoints(tmp_path, keep=1)
 
   def save_and_wait():

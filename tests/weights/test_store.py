@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from torch_files import write_pth
 
+from dense_aspp_jax import checkpoint_io
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.extractors import create_classifier, create_extractor
 from dense_aspp_jax.models.extractors.densenet import DenseNet
 from dense_aspp_jax.models.segmentation import create_model
-from dense_aspp_jax.weights import store
 from dense_aspp_jax.weights.convert import ForeignWeights, read_classifier_weights, source_shapes
 from dense_aspp_jax.weights.name_maps import SOURCES
 from dense_aspp_jax.weights.store import load_extractor_weights, merge_extractor, save_extractor_weights
@@ -129,7 +129,7 @@ def test_a_checkpoint_that_orbax_cannot_write_leaves_nothing(foreign, tmp_path, 
   def fail(*_):
     raise ValueError('No space left on device\nmore')
 
-  monkeypatch.setattr(store, 'save_checkpoint', fail)
+  monkeypatch.setattr(checkpoint_io, 'start_saving', fail)
   with pytest.raises(RunError, match=r'out could not be written \(ValueError: No space left on device\)'):
     save_extractor_weights(tmp_path / 'out', foreign)
   assert not list(tmp_path.iterdir())
