@@ -14,7 +14,7 @@ from dense_aspp_jax.commands.main import COMMANDS, main
 from dense_aspp_jax.labels import CITYSCAPES_20, LabelSet
 
 ROOT = pathlib.Path(__file__).parents[1]
-DOCUMENTS = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
+DOCUMENTS = [*sorted(ROOT.glob('*.md')), *sorted((ROOT / 'docs').glob('*.md'))]
 READERS_OWN = 'configs/my_scenes.py'  # what docs/own_data.md has its reader write
 
 documents = pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: path.stem)
