@@ -196,7 +196,7 @@ def test_it_trains_two_steps_and_evaluates(name, folders, tmp_path, monkeypatch)
   config.model.compute_dtype = 'float32'
   run = two_steps(config, folders, tmp_path)
   assert run.model.dense_aspp.dilation_rates == tuple(config.model.dilation_rates)
-  assert run.predictor.keep_aspect == config.data.keep_aspect
+  assert run.predictor.preprocessing.keep_aspect == config.data.keep_aspect
 
 
 @pytest.mark.slow

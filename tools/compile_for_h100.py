@@ -242,6 +242,7 @@ def lowered_step(args: argparse.Namespace, mesh: Mesh) -> jax.stages.Lowered:
   """The train or inference step of `--config`, lowered."""
   from dense_aspp_jax.benchmark.steps import resized, training_step
   from dense_aspp_jax.commands.config_file import read_config_file
+  from dense_aspp_jax.datasets.preprocessing import Preprocessing
   from dense_aspp_jax.evaluation.predictor import predict_images
   from dense_aspp_jax.models.segmentation import create_model
 
@@ -251,7 +252,10 @@ def lowered_step(args: argparse.Namespace, mesh: Mesh) -> jax.stages.Lowered:
       return training_step(config, mesh).lowered
   model, size = create_model(**config.model), tuple(config.data.image_size)
   predict = functools.partial(
-    predict_images, model, output_size=size, mean=config.data.mean, std=config.data.std
+    predict_images,
+    model,
+    output_size=size,
+    preprocessing=Preprocessing(size, config.data.mean, config.data.std),
   )
   variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
   images = jax.ShapeDtypeStruct((config.evaluation.batch_size, *size, 3), jnp.uint8)

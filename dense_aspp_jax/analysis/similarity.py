@@ -25,7 +25,7 @@ from dense_aspp_jax.analysis.figures import render
 from dense_aspp_jax.analysis.similarity_pictures import matrix_figure, similarity_figure
 from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples
 from dense_aspp_jax.datasets.examples import CachedExample
-from dense_aspp_jax.datasets.preprocessing import normalize
+from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.pictures import save_png
 from dense_aspp_jax.files import write_file
@@ -203,9 +203,8 @@ def analyse_similarity(
   variables: Mapping[str, Any],
   split: Sequence[CachedExample],
   label_set: LabelSet,
+  preprocessing: Preprocessing,
   *,
-  mean: tuple[float, ...],
-  std: tuple[float, ...],
   layer: str,
   num_pictures: int,
   output: pathlib.Path,
@@ -217,8 +216,7 @@ def analyse_similarity(
     variables: Its variables.
     split: Images at the network's input size with native label ids.
     label_set: What the network's class indices mean.
-    mean: RGB in 0..1.
-    std: RGB in 0..1.
+    preprocessing: How images are normalized.
     layer: One of `layer_names`.
     num_pictures: How many images to draw.
     output: Folder for the pictures and the arrays.
@@ -235,7 +233,7 @@ def analyse_similarity(
 
   @jax.jit
   def observe(variables, image, labels):
-    normalized = normalize(image[None].astype(jnp.float32), tuple(mean), tuple(std))[0]
+    normalized = preprocessing.normalize(image.astype(jnp.float32))
     features = layer_features(model, variables, normalized, layer)
     scale = _scale(model, image, labels.shape)
     return features, *class_feature_sums(features, labels, scale, label_set.num_classes)

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from dense_aspp_jax.compilation_cache import without_compilation_cache
+from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.evaluation.predictor import Predictor
 from dense_aspp_jax.models.counts import multiply_adds
 from dense_aspp_jax.models.segmentation import create_model
@@ -121,9 +122,7 @@ def inference_step(config: ConfigDict) -> Lowered:
   model = create_model(**config.model)
   batch_size, size = config.evaluation.batch_size, tuple(config.data.image_size)
   variables = jax.jit(model.init)(jax.random.key(config.seed), jnp.zeros((1, 64, 64, 3)))
-  predictor = Predictor(
-    model, variables, image_size=size, mean=config.data.mean, std=config.data.std, keep_aspect=False
-  )
+  predictor = Predictor(model, variables, Preprocessing(size, config.data.mean, config.data.std))
   images = predictor.place(random_batch(config, batch_size)['image'])
   begin = time.perf_counter()
   lowered = predictor.step.lower(predictor.variables, images, size)

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
   batch_size = args.batch_size or run.config['evaluation']['batch_size']
   predictor = run.predictor
   if by_batch:
-    predictor = BatchStatisticsPredictor(run.model, run.variables, mean=predictor.mean, std=predictor.std)
+    predictor = BatchStatisticsPredictor(run.model, run.variables, predictor.preprocessing)
   confusion, _ = evaluate(predictor, split, run.label_set, batch_size=batch_size)
   scores = confusion.scores()
   result = {

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     raise InputError(f'{args.workdir}: trained elsewhere, with an unknown batch size; give --batch-size')
   split = run.load_train_split(args.data_dir)
   after = recalibrated_statistics(
-    run.model, run.variables, split, batch_size=batch_size, mean=run.predictor.mean, std=run.predictor.std
+    run.model, run.variables, split, run.predictor.preprocessing, batch_size=batch_size
   )
   changes = largest_changes(before, after)
   record = {

@@ -40,7 +40,6 @@ def run(args: argparse.Namespace) -> int:
   if args.images < 1:
     raise InputError(f'--images {args.images}: expected at least 1')
   run = load_run(args.workdir, args.checkpoint, args.weights, args.bn)
-  data = run.config['data']
   split = run.load_split(args.split, args.data_dir)
   with replaced_directory(output, 'similarity.json') as folder:
     result = analyse_similarity(
@@ -48,8 +47,7 @@ def run(args: argparse.Namespace) -> int:
       run.variables,
       split,
       run.label_set,
-      mean=data['mean'],
-      std=data['std'],
+      run.predictor.preprocessing,
       layer=args.layer,
       num_pictures=args.images,
       output=folder,

@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 
 from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples, padded_batches
 from dense_aspp_jax.datasets.examples import CachedExample
-from dense_aspp_jax.datasets.preprocessing import normalize
+from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.errors import RunError
 from dense_aspp_jax.models.fused.statistics import running_statistics_momentum
 from dense_aspp_jax.models.segmentation import SegmentationModel
@@ -51,21 +51,14 @@ class BatchStatisticsPredictor:
 
   takes_padding = False
 
-  def __init__(
-    self,
-    model: SegmentationModel,
-    variables: Mapping[str, Any],
-    *,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-  ):
-    """Takes a network, its variables on one device, and its preprocessing (RGB in 0..1)."""
+  def __init__(self, model: SegmentationModel, variables: Mapping[str, Any], preprocessing: Preprocessing):
+    """Takes a network, its variables on one device, and its preprocessing."""
     self._variables = dict(variables)
-    model, mean, std = without_dropout(model), tuple(mean), tuple(std)
+    model = without_dropout(model)
 
     @functools.partial(jax.jit, static_argnames='output_size')
     def predict(variables, images, output_size):
-      normalized = normalize(images.astype(jnp.float32), mean, std)
+      normalized = preprocessing.normalize(images.astype(jnp.float32))
       logits, _ = model.apply(
         variables, normalized, train=True, mutable=['batch_stats'], method='feature_logits'
       )
@@ -84,10 +77,9 @@ def recalibrated_statistics(
   model: SegmentationModel,
   variables: Mapping[str, Any],
   split: Sequence[CachedExample],
+  preprocessing: Preprocessing,
   *,
   batch_size: int,
-  mean: tuple[float, ...],
-  std: tuple[float, ...],
   show_progress: bool = True,
 ) -> dict[str, Any]:
   """Estimates all BN statistics again over a split, parameters fixed (precise BN).
@@ -105,10 +97,9 @@ def recalibrated_statistics(
     model: The network.
     variables: Its 'params' and 'batch_stats', on one device, which computes.
     split: Images of one size.
+    preprocessing: How images are normalized.
     batch_size: Images a batch; the last one has fewer where they do not come out even. That of training is
       what the parameters are used to.
-    mean: RGB in 0..1.
-    std: RGB in 0..1.
     show_progress: Whether there is a progress bar.
 
   Returns:
@@ -117,11 +108,11 @@ def recalibrated_statistics(
   Raises:
     RunError: They are not finite.
   """
-  model, mean, std = without_dropout(model), tuple(mean), tuple(std)
+  model = without_dropout(model)
 
   @jax.jit
   def statistics_of(variables, images):
-    normalized = normalize(images.astype(jnp.float32), mean, std)
+    normalized = preprocessing.normalize(images.astype(jnp.float32))
     with running_statistics_momentum(0.0):
       _, updated = model.apply(
         variables, normalized, train=True, mutable=['batch_stats'], method='feature_logits'

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import UInt8
 
-from dense_aspp_jax.datasets.preprocessing import network_size, normalize
+from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.datasets.resize import resize_image
 from dense_aspp_jax.models.segmentation import SegmentationModel
 from dense_aspp_jax.models.upsampling import upsampled_argmax
@@ -25,8 +25,7 @@ def predict_images(
   images: UInt8[jax.Array, 'b h w 3'],
   *,
   output_size: tuple[int, int],
-  mean: tuple[float, ...],
-  std: tuple[float, ...],
+  preprocessing: Preprocessing,
 ) -> UInt8[jax.Array, 'b oh ow']:
   """Predicts images: logits upsampled once to `output_size`, then arg max.
 
@@ -35,13 +34,12 @@ def predict_images(
     variables: Its 'params' and 'batch_stats'.
     images: RGB at the network's input size.
     output_size: Height and width of the prediction.
-    mean: RGB in 0..1.
-    std: RGB in 0..1.
+    preprocessing: How images are normalized.
 
   Returns:
     Class indices.
   """
-  normalized = normalize(images.astype(jnp.float32), mean, std)
+  normalized = preprocessing.normalize(images.astype(jnp.float32))
   logits = model.apply(variables, normalized, train=False, method='feature_logits')
   return upsampled_argmax(logits, output_size, model.logits_scale(images.shape[1:3], output_size))
 
@@ -54,10 +52,7 @@ class Predictor:
 
   Attributes:
     model: The network.
-    image_size: Height and width the network was trained at; see `network_size`.
-    keep_aspect: See `network_size`.
-    mean: RGB in 0..1.
-    std: RGB in 0..1.
+    preprocessing: Size and normalization of its input.
     mesh: The devices of this process, along one axis.
     step: `step(variables, images, output_size)` under jit; images as `place` gives them.
     variables: On all devices.
@@ -66,25 +61,14 @@ class Predictor:
 
   takes_padding = True
 
-  def __init__(
-    self,
-    model: SegmentationModel,
-    variables: Mapping[str, Any],
-    *,
-    image_size: tuple[int, int],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    keep_aspect: bool = True,
-  ):
+  def __init__(self, model: SegmentationModel, variables: Mapping[str, Any], preprocessing: Preprocessing):
     self.model = model
-    self.image_size = tuple(image_size)
-    self.keep_aspect = keep_aspect
-    self.mean, self.std = tuple(mean), tuple(std)
+    self.preprocessing = preprocessing
     self.mesh = Mesh(np.array(jax.local_devices()), ('data',))
     self.variables = jax.device_put(jax.tree.map(_local_copy, dict(variables)), NamedSharding(self.mesh, P()))
     together = _images_together()
     self._call_size = together * self.mesh.size
-    predict = functools.partial(predict_images, model, mean=self.mean, std=self.std)
+    predict = functools.partial(predict_images, model, preprocessing=preprocessing)
     self.step = step_on_devices(predict, self.mesh, together)
 
   def update(self, variables: Mapping[str, Any]) -> None:
@@ -104,14 +88,13 @@ class Predictor:
   def predict(self, image: UInt8[np.ndarray, 'h w 3']) -> UInt8[np.ndarray, 'h w']:
     """Predicts an RGB image of any size at its own size.
 
-    The image is resized to the training resolution (`network_size`: the same number of pixels where
-    the aspect ratio differs); each new size costs a compilation.
+    The image is resized to `Preprocessing.input_size`; each new size costs a compilation.
 
     Returns:
       Class indices.
     """
     size = image.shape[:2]
-    resized = resize_image(image, network_size(size, self.image_size, self.keep_aspect))
+    resized = resize_image(image, self.preprocessing.input_size(size))
     return self.predict_batch(resized[None], size)[0]
 
 

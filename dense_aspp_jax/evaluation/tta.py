@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from dense_aspp_jax.datasets.preprocessing import network_size, normalize
+from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.datasets.resize import resize_image
 from dense_aspp_jax.evaluation.predictor import Predictor, place_on_devices, step_on_devices
 from dense_aspp_jax.models.layers import upsample_bilinear
@@ -69,8 +69,7 @@ class AveragingPredictor:
     predict = functools.partial(
       _predict_averaged,
       predictor.model,
-      mean=predictor.mean,
-      std=predictor.std,
+      preprocessing=predictor.preprocessing,
       flip=flip,
       window=self.window,
     )
@@ -103,7 +102,7 @@ class AveragingPredictor:
   def predict(self, image: UInt8[np.ndarray, 'h w 3']) -> UInt8[np.ndarray, 'h w']:
     """Predicts an RGB image of any size at its own size; see `Predictor.predict`."""
     size = image.shape[:2]
-    resized = resize_image(image, network_size(size, self._predictor.image_size, self._predictor.keep_aspect))
+    resized = resize_image(image, self._predictor.preprocessing.input_size(size))
     return self.predict_batch(resized[None], size)[0]
 
 
@@ -129,15 +128,14 @@ def _predict_averaged(
   versions: tuple[UInt8[Array, 'b _ _ 3'], ...],
   *,
   output_size: tuple[int, int],
-  mean: tuple[float, ...],
-  std: tuple[float, ...],
+  preprocessing: Preprocessing,
   flip: bool,
   window: tuple[int, int] | None,
 ) -> UInt8[Array, 'b oh ow']:
   """Class indices of images given at each scale."""
 
   def probabilities(images, size):
-    normalized = normalize(images.astype(jnp.float32), mean, std)
+    normalized = preprocessing.normalize(images.astype(jnp.float32))
     return jax.nn.softmax(model.apply(variables, normalized, train=False, output_size=size))
 
   total = jnp.zeros((), jnp.float32)

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from dense_aspp_jax.datasets.class_frequencies import class_weights, count_classes
 from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.datasets.load import load_split
+from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.metrics import Scores, confusion_matrix
 from dense_aspp_jax.evaluation.pictures import comparison, gallery
@@ -159,7 +160,7 @@ def _cropped(example: CachedExample, size: Sequence[int] | None) -> CachedExampl
 
 def _predictor(config: ConfigDict, model: SegmentationModel, variables: Any) -> Predictor:
   data = config.data
-  return Predictor(model, variables, image_size=data.image_size, mean=data.mean, std=data.std)
+  return Predictor(model, variables, Preprocessing(data.image_size, data.mean, data.std))
 
 
 def _score(labels: np.ndarray, predictions: np.ndarray, ignore_label: int, label_set: LabelSet) -> Scores:

@@ -12,6 +12,7 @@ import jax
 
 from dense_aspp_jax.datasets.cache import CacheSplit, DecodedSplit
 from dense_aspp_jax.datasets.load import load_split
+from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.predictor import Predictor
 from dense_aspp_jax.labels import LabelSet
@@ -133,7 +134,7 @@ def load_run(
   try:
     model = create_model(**config['model'])
     data = config['data']
-    preprocessing = {name: data[name] for name in ('image_size', 'mean', 'std', 'keep_aspect')}
+    preprocessing = Preprocessing(data['image_size'], data['mean'], data['std'], data['keep_aspect'])
   except (KeyError, TypeError) as error:
     raise InputError(f'{workdir / CONFIG}: not the configuration of a run ({error})') from error
   if label_set.num_classes != config['model']['num_classes']:
@@ -150,7 +151,7 @@ def load_run(
     variables = {**variables, 'batch_stats': jax.device_put(statistics, jax.local_devices()[0])}
   elif bn != RUNNING:
     raise InputError(f'bn {bn!r}: expected {RUNNING} or {RECALIBRATED}')
-  predictor = Predictor(model, variables, **preprocessing)
+  predictor = Predictor(model, variables, preprocessing)
   return Run(workdir, checkpoint, config, label_set, model, variables, step, predictor, weights, bn)
 
 

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from dense_aspp_jax.datasets.cache import CacheSplit
 from dense_aspp_jax.datasets.class_frequencies import class_weights, count_classes
 from dense_aspp_jax.datasets.load import load_split
+from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.datasets.train_batches import train_batches
 from dense_aspp_jax.evaluation.metrics import Scores, format_table
 from dense_aspp_jax.evaluation.predictor import Predictor
@@ -110,14 +111,8 @@ def train_and_evaluate(
     if first_step:
       say(f'{workdir}: resuming at step {first_step} of {num_steps}')
     _say_sizes(config, model, len(train_split), len(validation_split), num_steps, mesh)
-    predictor = Predictor(
-      model,
-      state.variables,
-      image_size=data.image_size,
-      mean=data.mean,
-      std=data.std,
-      keep_aspect=data.keep_aspect,
-    )
+    preprocessing = Preprocessing(data.image_size, data.mean, data.std, data.keep_aspect)
+    predictor = Predictor(model, state.variables, preprocessing)
     batches = train_batches(
       train_split,
       batch_size=config.training.batch_size,

@@ -22,6 +22,7 @@ from dense_aspp_jax.analysis.removal_summary import (
   mean_shares,
 )
 from dense_aspp_jax.datasets.examples import CachedExample
+from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.evaluation.metrics import Scores
 from dense_aspp_jax.evaluation.predictor import Predictor
@@ -148,7 +149,7 @@ def analysis(tmp_path_factory):
   split = make_split([(32, 48)] * 5, 9)
   for example in split:
     example.label[example.label == 8] = 11  # ignored; classes 8, 9 and 10 are absent
-  predictor = Predictor(model, variables, image_size=(32, 48), mean=MEAN, std=STD)
+  predictor = Predictor(model, variables, Preprocessing((32, 48), MEAN, STD))
   arguments = dict(dilation_rates=RATES, batch_size=9, num_pictures=2, output=output)
   PatchExtractor.traces.clear()
   evaluate(predictor, split, CAMVID_11, batch_size=9)
@@ -163,7 +164,7 @@ def analysis(tmp_path_factory):
 def test_scores_are_those_of_the_network_built_without_the_layers(analysis, removed):
   result, split, _, _ = analysis
   model, variables = really_without('1x1', removed)
-  predictor = Predictor(model, variables, image_size=(32, 48), mean=MEAN, std=STD)
+  predictor = Predictor(model, variables, Preprocessing((32, 48), MEAN, STD))
   expected = evaluate(predictor, split, CAMVID_11, batch_size=3)[0].scores().to_json()
   found = [s['scores'] for s in result['settings'] if s['removed'] == list(removed)]
   assert len(found) == (2 if removed == (4,) else 1)  # the last layer: as a top one and alone

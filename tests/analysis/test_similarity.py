@@ -21,6 +21,7 @@ from dense_aspp_jax.analysis.similarity import (
   similarity_maps,
 )
 from dense_aspp_jax.analysis.similarity_pictures import matrix_figure, similarity_figure
+from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import CAMVID_11, IGNORE_LABEL, LabelClass, LabelSet
 from dense_aspp_jax.models.dense_aspp import DenseASPP
@@ -175,8 +176,7 @@ def analysis(tmp_path_factory):
     variables,
     split,
     CAMVID_11,
-    mean=MEAN,
-    std=STD,
+    preprocessing=Preprocessing((32, 48), MEAN, STD),
     layer='dense_aspp',
     num_pictures=2,
     output=output,
@@ -257,7 +257,9 @@ def test_what_is_written_and_reported(analysis):
 def test_errors(tmp_path, layer, label, message):
   (example,) = make_split([(32, 48)], 1)
   example.label[:] = label
-  arguments = dict(mean=MEAN, std=STD, layer=layer, num_pictures=0, output=tmp_path)
+  arguments = dict(
+    preprocessing=Preprocessing((32, 48), MEAN, STD), layer=layer, num_pictures=0, output=tmp_path
+  )
   with pytest.raises(InputError, match=message):
     analyse_similarity(*network(), [example], CAMVID_11, **arguments)
   assert not list(tmp_path.iterdir())

@@ -14,6 +14,7 @@ from dense_aspp_jax.benchmark.steps import (
   resized,
   training_step,
 )
+from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.evaluation.predictor import Predictor
 from dense_aspp_jax.models.counts import multiply_adds
 from dense_aspp_jax.models.segmentation import create_model
@@ -91,9 +92,7 @@ def test_inference_is_that_of_the_predictor():
   predictor = Predictor(
     model,
     jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3))),
-    image_size=(32, 64),
-    mean=config.data.mean,
-    std=config.data.std,
+    Preprocessing((32, 64), config.data.mean, config.data.std),
   )
   expected = predictor.predict_batch(random_batch(config, 8)['image'], (32, 64))
   np.testing.assert_array_equal(np.asarray(predictions)[:8], expected)

@@ -74,8 +74,7 @@ def test_batch_statistics_belong_to_a_batch_size(scene_run, capsys):
     printed = capsys.readouterr().out
     result = json.loads(printed.splitlines()[-1])
     loaded = load_run(scene_run)
-    preprocessing = dict(mean=loaded.config['data']['mean'], std=loaded.config['data']['std'])
-    predictor = BatchStatisticsPredictor(loaded.model, loaded.variables, **preprocessing)
+    predictor = BatchStatisticsPredictor(loaded.model, loaded.variables, loaded.predictor.preprocessing)
     expected = scores_of(predictor, loaded, batch_size)
     assert {name: result[name] for name in SCORES} == expected.to_json()
     assert printed.startswith(format_table(expected))

@@ -37,8 +37,9 @@ def test_statistics_are_of_the_training_split_and_evaluate_takes_them(scene_run,
     cached=False,
     held_out=('1',),
   )
-  preprocessing = dict(mean=data['mean'], std=data['std'])
-  expected = recalibrated_statistics(run.model, before.variables, split, batch_size=3, **preprocessing)
+  expected = recalibrated_statistics(
+    run.model, before.variables, split, run.predictor.preprocessing, batch_size=3
+  )
   jax.tree.map(np.testing.assert_array_equal, run.variables['batch_stats'], expected)
 
   mean, variance = record['largest_changes']['mean'], record['largest_changes']['variance']

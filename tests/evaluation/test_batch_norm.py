@@ -8,6 +8,7 @@ import pytest
 from patch_network import MEAN, STD, make_split
 from reference_network import random_variables
 
+from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.errors import RunError
 from dense_aspp_jax.evaluation.batch_norm import (
   BatchStatisticsPredictor,
@@ -22,7 +23,7 @@ from dense_aspp_jax.models.layers import batch_norm
 from dense_aspp_jax.models.segmentation import SegmentationModel, create_model, plain_model
 
 SIZE = (32, 64)
-PREPROCESSING = dict(mean=MEAN, std=STD)
+PREPROCESSING = Preprocessing((32, 48), MEAN, STD)
 
 
 class NormalizedPatches(nn.Module):
@@ -61,7 +62,7 @@ def split():
 @pytest.fixture(scope='module')
 def recalibrated(network, split):
   """By batch size; of five images."""
-  return {n: recalibrated_statistics(*network, split, batch_size=n, **PREPROCESSING) for n in (5, 2)}
+  return {n: recalibrated_statistics(*network, split, PREPROCESSING, batch_size=n) for n in (5, 2)}
 
 
 def normalized(examples):
@@ -113,7 +114,7 @@ def test_every_layer_of_a_network_merges_its_batches(network, split, recalibrate
 
   reached = {name: statistics for name, statistics in found.items() if name != 'auxiliary'}
   assert check(reached, *batches) == 6  # of the extractor, two of each layer, the final one
-  plain = recalibrated_statistics(plain_model(model), variables, split, batch_size=2, **PREPROCESSING)
+  plain = recalibrated_statistics(plain_model(model), variables, split, PREPROCESSING, batch_size=2)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, plain)
 
 
@@ -130,7 +131,7 @@ def test_statistics_that_are_not_finite_are_refused(network, split):
   params = {**variables['params'], 'extractor': {'conv': {'kernel': np.full((8, 8, 3, 3), np.inf)}}}
   params['extractor']['norm'] = variables['params']['extractor']['norm']
   with pytest.raises(RunError, match='not finite over these images'):
-    recalibrated_statistics(model, {**variables, 'params': params}, split[:1], batch_size=1, **PREPROCESSING)
+    recalibrated_statistics(model, {**variables, 'params': params}, split[:1], PREPROCESSING, batch_size=1)
 
 
 def test_largest_changes_by_hand():
@@ -158,7 +159,7 @@ def test_neither_channels_nor_blocks_are_dropped():
 
 def test_a_batch_is_predicted_with_its_own_statistics(network, split):
   model, variables = network
-  predictor = BatchStatisticsPredictor(model, variables, **PREPROCESSING)
+  predictor = BatchStatisticsPredictor(model, variables, PREPROCESSING)
   split = split[:3]
   images, plain = normalized(split), plain_model(without_dropout(model))
   counts = np.zeros((12, 12), np.int64)

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.datasets.resize import resize_image
 from dense_aspp_jax.evaluation.predictor import Predictor
 from dense_aspp_jax.models.segmentation import create_model
@@ -21,7 +22,7 @@ def network():
 
 @pytest.fixture(scope='module')
 def predictor(network):
-  return Predictor(*network, image_size=(32, 64), mean=MEAN, std=STD)
+  return Predictor(*network, Preprocessing((32, 64), MEAN, STD))
 
 
 def make_images(count, size=(32, 64)):
@@ -63,7 +64,7 @@ def test_predict_resizes_to_the_networks_size_and_answers_at_the_images_own(pred
 
 def test_an_image_of_another_aspect_ratio_is_stretched_where_the_network_was_trained_so(network):
   model, variables = network
-  predictor = Predictor(model, variables, image_size=(32, 64), mean=MEAN, std=STD, keep_aspect=False)
+  predictor = Predictor(model, variables, Preprocessing((32, 64), MEAN, STD, keep_aspect=False))
   image = make_images(1, (50, 40))[0]
   expected = predictor.predict_batch(resize_image(image, (32, 64))[None], (50, 40))[0]
   np.testing.assert_array_equal(predictor.predict(image), expected)
@@ -71,7 +72,7 @@ def test_an_image_of_another_aspect_ratio_is_stretched_where_the_network_was_tra
 
 def test_update_takes_other_variables(network):
   model, variables = network
-  predictor = Predictor(model, variables, image_size=(32, 64), mean=MEAN, std=STD)
+  predictor = Predictor(model, variables, Preprocessing((32, 64), MEAN, STD))
   images = make_images(1)
   before = predictor.predict_batch(images, (32, 64))
   bias = np.full(5, -1e3, np.float32)

@@ -6,6 +6,7 @@ import pytest
 from patch_network import MEAN, STD, patch_model
 from reference_network import random_variables
 
+from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.datasets.resize import resize_image
 from dense_aspp_jax.evaluation.predictor import Predictor
 from dense_aspp_jax.evaluation.tta import AveragingPredictor, scaled_size, window_starts
@@ -22,7 +23,7 @@ def network():
 
 @pytest.fixture(scope='module')
 def predictor(network):
-  return Predictor(*network, image_size=SIZE, mean=MEAN, std=STD)
+  return Predictor(*network, Preprocessing(SIZE, MEAN, STD))
 
 
 def make_images(count, size=SIZE):
@@ -154,7 +155,7 @@ def test_no_bit_depends_on_the_batch(predictor):
 
 def test_predict_resizes_to_the_networks_size_and_takes_new_variables(network, predictor):
   model, variables = network
-  own = Predictor(model, variables, image_size=SIZE, mean=MEAN, std=STD)
+  own = Predictor(model, variables, Preprocessing(SIZE, MEAN, STD))
   averaging, image = AveragingPredictor(own, flip=True), make_images(1, (64, 97))[0]
   expected = averaging.predict_batch(resize_image(image, SIZE)[None], (64, 97))[0]
   np.testing.assert_array_equal(averaging.predict(image), expected)

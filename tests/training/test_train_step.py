@@ -11,7 +11,9 @@ from jax.sharding import PartitionSpec as P
 from jaxprs import described_gpu
 
 from configs import default
+from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.datasets.street_scenes.builder import render_scene
+from dense_aspp_jax.evaluation.predictor import predict_images
 from dense_aspp_jax.labels import CITYSCAPES_20, IGNORE_LABEL
 from dense_aspp_jax.models.layers import batch_norm, channel_dropout
 from dense_aspp_jax.models.segmentation import create_model
@@ -181,7 +183,6 @@ def test_eight_devices_compute_what_one_computes():
 
 @pytest.mark.parametrize('platform', ['cuda', 'tpu'])
 def test_the_steps_are_lowered_for_gpu_and_tpu(platform):
-  from dense_aspp_jax.evaluation.predictor import predict_images
 
   model = create_model(
     extractor='densenet_tiny',
@@ -208,8 +209,10 @@ def test_the_steps_are_lowered_for_gpu_and_tpu(platform):
   def train_step(state, batch):
     return jax.tree.leaves(step(state, batch))
 
+  preprocessing = Preprocessing((64, 128), MEAN, STD)
+
   def predict(variables, image):
-    return predict_images(model, variables, image[None], output_size=(128, 256), mean=MEAN, std=STD)
+    return predict_images(model, variables, image[None], output_size=(128, 256), preprocessing=preprocessing)
 
   # Kernels are lowered too: what the check is about, keeping them for later versions, is not done here.
   allowed = [jax.export.DisabledSafetyCheck.custom_call('__gpu$xla.gpu.triton')]
