@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pathlib
 import sys
 from collections.abc import Iterator
+
+import platformdirs
 
 _VARIABLE = 'JAX_COMPILATION_CACHE_DIR'
 
@@ -21,7 +22,7 @@ def use_compilation_cache() -> None:
   jax = sys.modules.get('jax')
   if _VARIABLE in os.environ or (jax and jax.config.jax_compilation_cache_dir is not None):
     return
-  directory = cache_directory()
+  directory = platformdirs.user_cache_path('dense_aspp_jax', appauthor=False) / 'xla'
   try:
     # For the user alone: whoever writes into it can make the user's processes run code.
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -34,16 +35,6 @@ def use_compilation_cache() -> None:
     jax.config.update('jax_compilation_cache_dir', str(directory))
   else:
     os.environ[_VARIABLE] = str(directory)
-
-
-def cache_directory() -> pathlib.Path:
-  """Where compilations are kept: dense_aspp_jax/xla in XDG_CACHE_HOME, ~/.cache or macOS' Library/Caches."""
-  xdg = os.environ.get('XDG_CACHE_HOME', '')
-  if os.path.isabs(xdg):  # a relative one is invalid and to be ignored (XDG base directory specification)
-    caches = pathlib.Path(xdg)
-  else:
-    caches = pathlib.Path('~/Library/Caches' if sys.platform == 'darwin' else '~/.cache').expanduser()
-  return caches / 'dense_aspp_jax' / 'xla'
 
 
 @contextlib.contextmanager

@@ -239,7 +239,7 @@ def main() -> None:
   import jax
 
   from dense_aspp_jax.benchmark.modes import device_description
-  from dense_aspp_jax.benchmark.results import append_result, read_results
+  from dense_aspp_jax.benchmark.output import append_result, read_results
   from dense_aspp_jax.benchmark.steps import random_batch
   from dense_aspp_jax.compilation_cache import use_compilation_cache
   from dense_aspp_jax.models.segmentation import create_model

@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dense_aspp_jax.benchmark.device import PEAK_FLOPS
-from dense_aspp_jax.benchmark.results import read_results
+from dense_aspp_jax.benchmark.output import read_results
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.provenance import provenance, write_json
 from tools.interconnects import INTERCONNECTS, Interconnect

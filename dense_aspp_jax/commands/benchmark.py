@@ -38,9 +38,8 @@ def run(args: argparse.Namespace) -> int:
   import jax
 
   from dense_aspp_jax.benchmark import modes
-  from dense_aspp_jax.benchmark.results import append_result, read_results
+  from dense_aspp_jax.benchmark.output import append_result, lines, read_results
   from dense_aspp_jax.benchmark.steps import resized
-  from dense_aspp_jax.benchmark.text import lines
   from dense_aspp_jax.errors import InputError
   from dense_aspp_jax.labels import load_label_set
   from dense_aspp_jax.provenance import provenance

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
+
+import jax
+from tabulate import tabulate
 
 from dense_aspp_jax.commands.config_file import add_config_argument, read_config_file
+from dense_aspp_jax.models.counts import PARTS, abstract_variables, count_parameters
+from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.training.config_check import check_fields
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,22 +24,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   """Prints the table of parameters, or the counts as JSON."""
   config = read_config_file(args)
-  from dense_aspp_jax.models.counts import PARTS, count_parameters, parameter_table
-  from dense_aspp_jax.models.segmentation import create_model
-  from dense_aspp_jax.training.config_check import check_fields
-
   check_fields(config)
   model = create_model(**config.model)
-  counts = count_parameters(model, tuple(config.data.image_size))
+  height, width = config.data.image_size
+  counts = count_parameters(model, (height, width))
   if args.json:
     print(json.dumps(counts))
     return 0
-  print(parameter_table(model))
-  height, width = config.data.image_size
-  for part in (*PARTS, 'dense_aspp_and_head', 'total'):
-    if counts[part]:
-      print(f'{part:20} {counts[part]:>12,}')
-  print(
-    f'{"gmac":20} {counts["gmac"]:>12,.2f}  (multiply-adds of the convolutions, one {height}x{width} image)'
-  )
+  parameters = [
+    ('/'.join(key.key for key in path), 'x'.join(map(str, x.shape)), x.dtype, f'{x.size:,}')
+    for path, x in jax.tree_util.tree_leaves_with_path(abstract_variables(model)['params'])
+  ]
+  sums = [(part, f'{counts[part]:,}') for part in (*PARTS, 'dense_aspp_and_head', 'total') if counts[part]]
+  print(_table(parameters, ('parameter', 'shape', 'type', 'size'), ('left', 'left', 'left', 'right')))
+  print(_table(sums, ('part', 'parameters'), ('left', 'right')))
+  print(f'{counts["gmac"]:,.2f} gmac (1e9 multiply-adds of the convolutions, one {height}x{width} image)')
   return 0
+
+
+def _table(rows: list[tuple[Any, ...]], headers: tuple[str, ...], align: tuple[str, ...]) -> str:
+  return tabulate(rows, headers, colalign=align, disable_numparse=True) + '\n'

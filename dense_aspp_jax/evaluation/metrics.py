@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+from tabulate import SEPARATING_LINE, tabulate
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import CITYSCAPES_19, CITYSCAPES_20, IGNORE_LABEL, NUM_CITYSCAPES_IDS, LabelSet
@@ -190,21 +191,12 @@ def score_confusion(counts: np.ndarray, label_set: LabelSet) -> Scores:
 def format_table(scores: Scores) -> str:
   """The scores as plain text: a row per class, then the means and the pixel accuracy, in %; `-` for null."""
   summary = {**scores.means, 'pixel_accuracy': scores.pixel_accuracy}
-  width = max(len(name) for name in (*scores.iou, *summary)) + 2
 
-  def row(name: str, value: float | None) -> str:
-    return f'{name:<{width}}' + ('-' if value is None else f'{100 * value:.2f}').rjust(8)
+  def cells(values: dict[str, float | None]) -> list[tuple[str, str]]:
+    return [(name, '-' if value is None else f'{100 * value:.2f}') for name, value in values.items()]
 
-  line = '-' * (width + 8)
-  return '\n'.join(
-    (
-      f'{"class":<{width}}{"IoU in %":>8}',
-      line,
-      *(row(name, value) for name, value in scores.iou.items()),
-      line,
-      *(row(name, value) for name, value in summary.items()),
-    )
-  )
+  rows = [*cells(scores.iou), SEPARATING_LINE, *cells(summary)]
+  return tabulate(rows, ('class', 'IoU in %'), colalign=('left', 'right'), disable_numparse=True)
 
 
 def _iou(counts: np.ndarray, scored: list[int] | range) -> list[float | None]:

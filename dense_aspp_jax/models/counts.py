@@ -61,10 +61,3 @@ def _convolution_multiply_adds(jaxpr: Any) -> int:
       if hasattr(inner, 'eqns'):
         total += _convolution_multiply_adds(inner)
   return total
-
-
-def parameter_table(model: nn.Module) -> str:
-  """A table of every parameter: path, shape, type, size."""
-  from clu import parameter_overview  # not at the top: brings TensorFlow's data sets' dependencies along
-
-  return parameter_overview.get_parameter_overview(abstract_variables(model)['params'], include_stats=False)

@@ -5,7 +5,7 @@ from tiny_config import make_config
 
 from dense_aspp_jax.benchmark import device, modes, timing
 from dense_aspp_jax.benchmark.device import peak_flops
-from dense_aspp_jax.benchmark.text import lines
+from dense_aspp_jax.benchmark.output import lines
 from dense_aspp_jax.benchmark.trace import trace
 
 

@@ -33,9 +33,10 @@ def run(arguments):
 def test_prints_table_and_json(folders, capsys):
   assert run(folders) == 0
   *table, report = capsys.readouterr().out.splitlines()
-  assert table[0] == 'class           IoU in %'
-  assert 'road               50.00' in table
-  assert 'wall                   -' in table
+  cells = [line.split() for line in table]
+  assert cells[0] == ['class', 'IoU', 'in', '%']
+  assert ['road', '50.00'] in cells
+  assert ['wall', '-'] in cells
   report = json.loads(report)
   protocol, iou = report.pop('protocol'), report.pop('iou')
   assert 'official Cityscapes definition' in protocol

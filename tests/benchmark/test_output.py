@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from dense_aspp_jax.benchmark.results import append_result, read_results
+from dense_aspp_jax.benchmark.output import append_result, read_results
 from dense_aspp_jax.errors import InputError
 
 

@@ -1,0 +1,110 @@
+"""What the benchmark prints of its figures, and the JSON file it appends them to."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from tabulate import tabulate
+
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.files import read_json, write_json
+
+
+def read_results(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The results so far; none if there is no such file.
+
+  Raises:
+    InputError: The file holds something other than a list of results.
+  """
+  remedy = 'results are appended to a JSON list, choose another --output'
+  results = read_json(path, remedy, default=[])
+  if not isinstance(results, list):
+    raise InputError(f'{path}: not a JSON list; {remedy}')
+  return results
+
+
+def append_result(path: pathlib.Path, result: dict[str, Any]) -> None:
+  """Appends one result; the file is replaced whole.
+
+  Raises:
+    InputError: See `read_results`.
+    RunError: It cannot be written.
+  """
+  write_json(path, [*read_results(path), result])
+
+
+def lines(result: dict[str, Any]) -> Iterator[str]:
+  """A result of `modes` in lines to print."""
+  height, width = result['image_size']
+  dtype = result.get('compute_dtype', 'uint8')
+  yield (
+    f'{result["mode"]}: {result["batch_size"]} images of {height}x{width}, {dtype}, on '
+    f'{result["num_devices"]} x {result["device"]}'
+  )
+  yield from _LINES.get(result['mode'], _step_lines)(result)
+
+
+def _step_lines(result: dict[str, Any]) -> Iterator[str]:
+  memory = {name: _size(num_bytes) for name, num_bytes in result['memory_per_device'].items()}
+  (low, high), (lowest, highest) = result['ms_quartiles'], result['ms_range']
+  rate_low, rate_high = result['images_per_second_quartiles']
+  share = result['share_of_peak_flops']
+  of_peak = '' if share is None else f', {100 * share:.1f} % of what the device can do'
+  flops, rate = result['flops_per_step'] / 1e12, result['flops_per_second'] / 1e12
+  rows = [
+    ('compilation', f'{result["compile_seconds"]:.1f} s, after {result["lower_seconds"]:.1f} s of tracing'),
+    (
+      'step',
+      f'{result["ms_per_step"]:.2f} ms (half of {result["repeats"]} repeats of {result["steps_per_repeat"]} '
+      f'steps within {low:.2f} to {high:.2f}, all {lowest:.2f} to {highest:.2f})',
+    ),
+    ('images/s', f'{result["images_per_second"]:.1f} ({rate_low:.1f} to {rate_high:.1f})'),
+    (
+      'memory',
+      f'{memory["total"]} a device: arguments {memory["arguments"]}, temporaries {memory["temporaries"]}, '
+      f'outputs {memory["outputs"]}, in place of arguments {memory["aliased"]}',
+    ),
+  ]
+  if result['peak_bytes_in_use'] is not None:
+    rows.append(('in use', f'{_size(result["peak_bytes_in_use"])} at most since the start'))
+  rows.append(('FLOPs', f'{flops:.3f} T a step, {rate:.2f} T/s{of_peak}'))
+  if result['bytes_accessed'] is not None:
+    rows.append(('bytes', f'{_size(result["bytes_accessed"])} read and written a step, as XLA counts'))
+  if 'kernels' in result:
+    rows.append(('kernels', f'{result["kernel_ms"]:.2f} ms in {result["launches"]:.0f} launches a step'))
+  yield from _table(rows)
+  if 'kernels' in result:
+    kernels = [(f'{k["milliseconds"]:.3f}', f'{k["launches"]:.0f}', k['name']) for k in result['kernels']]
+    yield from _table(kernels, ('ms', 'launches', 'kernel'), ('right', 'right', 'left'))
+
+
+def _memory_lines(result: dict[str, Any]) -> Iterator[str]:
+  rows = [(name, _size(m['temporaries']), _size(m['total'])) for name, m in result['forms'].items()]
+  yield from _table(rows, ('bytes a device', 'temporaries', 'total'), ('left', 'right', 'right'))
+
+
+def _input_lines(result: dict[str, Any]) -> Iterator[str]:
+  yield f'  {result["dataset"]}, {result["records"]} records'
+  rows = []
+  for row in result['settings']:
+    low, high = row['images_per_second_quartiles']
+    workers = f'{row["num_workers"]} processes' if row['num_workers'] else 'threads'
+    place = 'device' if row['on_device'] else f'host, {workers}'
+    rows.append((place, f'{row["images_per_second"]:.1f}', f'records/s ({low:.1f} to {high:.1f})'))
+  yield from _table(rows, align=('left', 'right', 'left'))
+
+
+def _table(
+  rows: list[tuple[str, ...]], headers: tuple[str, ...] = (), align: tuple[str, ...] | None = None
+) -> Iterator[str]:
+  table = tabulate(rows, headers, tablefmt='plain', disable_numparse=True, colalign=align)
+  yield from (f'  {line}' for line in table.splitlines())
+
+
+def _size(num_bytes: float) -> str:
+  return f'{num_bytes / 2**30:.2f} GiB' if num_bytes >= 2**30 else f'{num_bytes / 2**20:.1f} MiB'
+
+
+_LINES = {'memory': _memory_lines, 'input': _input_lines}
