@@ -1,234 +1,240 @@
-"""Simulates training on 1 to 1024 devices; nothing of it is measured on several devices.
+"""What devices exchange in a training step, and what that would cost on several; nothing is measured.
 
-  python -m tools.step_communication --config=configs/default.py --output=communication.json
-  python -m tools.simulate_scaling --communication=communication.json --step-ms=37.9 --output=scaling.json
+  python -m tools.simulate_scaling --config=configs/default.py --step-ms=37.9
 
-The step of one device, plus what it communicates (the collectives of the compiled program) at the speed of
-the links (tools/interconnects.py). Every device has the same number of images, whatever their number: weak
-scaling. Two figures each:
-
-- slow: the collectives one after another, as the CPU compiler combined them, none beside computation.
-- fast: those that are independent of each other in one launch each, and those that no later one waits for
-  (sums of gradients) beside the backward pass.
-
-The step is given in milliseconds (--step-ms) or taken from a file of `dense-aspp benchmark --output` on one
-device (--benchmark). For other devices than this it is scaled by the highest rate of their data sheets.
+Compiles the train step for 2 and for 4 devices that the CPU stands in for, reads the collectives of the two
+programs, and prints the tables of docs/scaling.md. Fails if the gradient of a parameter is not summed over
+the devices, or if the two programs, for images of different sizes, communicate differently. Extractors with
+depthwise convolutions cannot be read: on a CPU XLA sums the gradients of their kernels row by row.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
-import json
-import pathlib
+import math
+import re
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import NamedTuple
 
-from dense_aspp_jax.benchmark.device import PEAK_FLOPS
-from dense_aspp_jax.benchmark.output import read_results
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from dense_aspp_jax.benchmark.steps import compile_cold, resized, training_step
+from dense_aspp_jax.commands.config_file import add_config_argument, read_config_file
 from dense_aspp_jax.errors import InputError, RunError
-from dense_aspp_jax.provenance import provenance, write_json
-from tools.interconnects import INTERCONNECTS, Interconnect
+from dense_aspp_jax.training.config_check import check_fields
 
-DEVICES = tuple(2**i for i in range(11))
-BACKWARD_SHARE = 2 / 3  # of a step: two of its three passes. Assumed.
+COMPILED_FOR = ((2, (64, 128)), (4, (96, 64)))  # devices, image size HxW
+GRADIENTS = 'gradients of parameters'
+US = 1e-6
+ACHIEVED = 0.8  # share of the published bandwidth. Assumed.
+_NAME = re.compile(r'%([\w.\-]+)')
+_INSTRUCTION = re.compile(r'\s+(?:ROOT )?%([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)')
+_UNKNOWN = re.compile(r'reduce-scatter|collective|all-to-all|all-.*-start|async-start')
+
+Totals = dict[tuple[str, str], tuple[int, int]]  # (purpose, kind): arrays, bytes
+
+
+class Part(NamedTuple):
+  """One array of a collective: the numbers and bytes from each device, and JAX's name of it."""
+
+  elements: int
+  bytes: int
+  name: str
+
+
+class Collective(NamedTuple):
+  """A collective, its arrays, and how often it runs in a step; those of equal level are independent."""
+
+  kind: str
+  parts: tuple[Part, ...]
+  executions: int
+  level: tuple[int, ...]
+
+
+def read_collectives(hlo: str, num_devices: int) -> list[Collective]:
+  """The collectives of a program, in its order, with those of the computations that it calls.
+
+  Args:
+    hlo: Text of an optimized HLO module for CPUs, callees before callers.
+    num_devices: How many the program runs on.
+
+  Raises:
+    ValueError: A collective of another kind, in a branch, or in a loop of unknown length.
+  """
+  computations, current, levels = {}, [], {}
+  for line in hlo.splitlines():
+    if header := re.match(r'(?:ENTRY )?%([\w.\-]+) \(.*\{$', line):
+      current, levels = computations.setdefault(header[1], []), {}
+    if not (instruction := _INSTRUCTION.match(re.sub(r'/\*.*?\*/', '', line))):
+      continue
+    name, shape, opcode, rest = instruction.groups()
+    operands, _, attributes = rest.partition('), ')
+    runs, found = 1, [c for called in _NAME.findall(attributes) for c in computations.get(called, ())]
+    if opcode in ('all-reduce', 'all-gather'):
+      found = [Collective(opcode, _parts(opcode, shape, attributes, num_devices), 1, ())]
+    elif found and opcode == 'while' and (count := re.search(r'known_trip_count[^}]*?(\d+)', attributes)):
+      runs = int(count[1])
+    elif _UNKNOWN.match(opcode) or (found and opcode in ('while', 'conditional')):
+      raise ValueError(f'{name}: a collective that cannot be counted: {opcode}')
+    level = max((levels.get(operand, 0) for operand in _NAME.findall(operands)), default=0) + bool(found)
+    levels[name] = level
+    current += [c._replace(executions=runs * c.executions, level=(level, *c.level)) for c in found]
+  return current
+
+
+def _parts(opcode: str, shape: str, attributes: str, devices: int) -> tuple[Part, ...]:
+  arrays = re.findall(r'[a-z]+(\d*)\[([\d,]*)\]', shape)
+  # XLA joins the names of the operations that it combines, in order.
+  name = re.search(r'op_name="([^"]*)"|$', attributes)[1] or ''
+  prefix, _, joined = name.partition('/(')
+  names = [f'{prefix}/{one}' for one in joined.removesuffix(')').split(':')]
+  if not joined or len(names) != len(arrays):
+    names = [name] * len(arrays)
+  parts = []
+  for (bits, dims), part_name in zip(arrays, names, strict=True):
+    elements = math.prod(int(d) for d in dims.split(',') if d)
+    if opcode == 'all-gather':  # the shape is that of the result
+      elements //= devices
+    parts.append(Part(elements, elements * int(bits or 8) // 8, part_name))  # pred has a byte
+  return tuple(parts)
+
+
+class System(NamedTuple):
+  """Hosts of 8 GPUs: bytes a second from a GPU within its host, and from a host; seconds of a network hop."""
+
+  within: float
+  between: float
+  hop: float
+
+  def seconds(self, kind: str, num_bytes: float, devices: int) -> float:
+    """Seconds of a collective with so many bytes from each device: a ring, or a tree for sums if shorter.
+
+    The latencies are those of NVIDIA's NCCL 2.28.7 (src/graph/tuning.cc, protocol LL).
+    """
+    hosts = math.ceil(devices / 8)
+    bandwidth = ACHIEVED * (self.within if hosts == 1 else self.between)
+    near = 0.6 * US * (1.8 if hosts > 1 else 1)
+    ring = (devices - hosts) * near + (hosts - 1) * max(self.hop, 2.7 * US)
+    if kind == 'all-gather':
+      return 6.6 * US + ring + (devices - 1) * num_bytes / bandwidth
+    tree = (math.ceil(devices / hosts) - 1) * near + math.ceil(math.log2(hosts)) * max(self.hop, 5 * US)
+    return 6.6 * US + 2 * min(ring, tree) + 2 * (devices - 1) / devices * num_bytes / bandwidth
+
+
+SYSTEMS = {  # bandwidths: data sheets of H100 and DGX H100
+  'NVLink + InfiniBand, 8 x 400 Gb/s': System(450e9, 400e9, 0),
+  'NVLink + Ethernet, 100 Gb/s': System(450e9, 12.5e9, 20 * US),
+}
+
+
+def step_collectives(
+  config: ConfigDict, num_devices: int, image_size: tuple[int, int]
+) -> tuple[list[Collective], Totals]:
+  """The collectives of the train step, compiled for one image on each device, and their `totals`.
+
+  Args:
+    config: Checked.
+    num_devices: At least 2, at most those that JAX has.
+    image_size: HxW.
+
+  Raises:
+    RunError: A parameter's gradient is not summed over the devices.
+  """
+  config = resized(config, num_devices * config.training.gradient_accumulation, image_size)
+  step = training_step(config, Mesh(np.array(jax.devices()[:num_devices]), ('data',)))
+  sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(step.lowered.args_info[0][0].params)]
+  compiled, _ = compile_cold(step)  # the persistent cache may give the names of another program
+  collectives = read_collectives(compiled.as_text(), num_devices)
+  return collectives, totals(collectives, sizes)
+
+
+def totals(collectives: Sequence[Collective], parameter_sizes: Sequence[int]) -> Totals:
+  """Arrays and bytes a step, by purpose and kind.
+
+  A sum of the backward pass with the size of a parameter is the gradient of one, as often as there are
+  parameters of that size; the sums of a norm's backward pass are both its gradient and a statistic's.
+
+  Raises:
+    RunError: No sum is found for a parameter.
+  """
+  missing = collections.Counter(parameter_sizes)
+  arrays, num_bytes = collections.Counter(), collections.Counter()
+  for c in collectives:
+    for part in c.parts:
+      if 'feature_logits' not in part.name:
+        purpose = 'loss and accuracy'
+      elif 'transpose(' not in part.name:
+        purpose = 'batch statistics'
+      elif c.kind == 'all-reduce' and missing[part.elements]:
+        missing[part.elements] -= 1
+        purpose = GRADIENTS
+      else:
+        purpose = 'gradients of batch statistics'
+      arrays[purpose, c.kind] += c.executions
+      num_bytes[purpose, c.kind] += c.executions * part.bytes
+  if missing := +missing:
+    raise RunError(f'no sum over the devices for the gradients of parameters of {sorted(missing)} numbers')
+  return {key: (arrays[key], num_bytes[key]) for key in sorted(arrays)}
+
+
+def added_seconds(collectives: Sequence[Collective], system: System, devices: int) -> tuple[float, float]:
+  """What communication adds to a step, none of it beside computation: at least and at most.
+
+  At most: all collectives one after another, as the CPU compiler combined them. At least: those that do not
+  depend on each other in one.
+  """
+  joined = collections.Counter()
+  for c in collectives:
+    joined[c.kind, c.executions, c.level] += sum(part.bytes for part in c.parts)
+  least = sum(n * system.seconds(kind, size, devices) for (kind, n, _), size in joined.items())
+  return least, sum(
+    c.executions * system.seconds(c.kind, sum(part.bytes for part in c.parts), devices) for c in collectives
+  )
+
+
+def tables(
+  collectives: Sequence[Collective], exchanged: Totals, step_ms: float, images: int
+) -> Iterator[str]:
+  """Lines of Markdown: what is exchanged, and the time it adds on several devices."""
+  yield '| what | collective | arrays | bytes from each device |\n|---|---|---|---|'
+  for (purpose, kind), (arrays, num_bytes) in exchanged.items():
+    yield f'| {purpose} | {kind} | {arrays:,} | {num_bytes:,} |'
+  launches, levels = sum(c.executions for c in collectives), len({(c.level, c.kind) for c in collectives})
+  yield f'\n{launches} collectives; {levels} if those that do not depend on each other were joined.\n'
+  yield f'| devices | batch | {" | ".join(SYSTEMS)} |\n|{"---|" * (2 + len(SYSTEMS))}'
+  for devices in (2**i for i in range(1, 11)):
+    row = f'| {devices} | {devices * images:,} |'
+    for system in SYSTEMS.values():
+      least, most = (1e3 * seconds for seconds in added_seconds(collectives, system, devices))
+      slow, fast = (100 * step_ms / (step_ms + added) for added in (most, least))
+      row += f' {least:.1f} to {most:.1f} ms, {slow:.0f} to {fast:.0f} % |'
+    yield row
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-  """Simulates, prints tables in Markdown and writes JSON; returns the exit code."""
+  """Compiles, checks and prints; returns the exit code."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--communication', required=True, type=pathlib.Path, help='of step_communication.py')
-  step = parser.add_mutually_exclusive_group(required=True)
-  step.add_argument('--step-ms', type=float, help='of a step on one device, with the configured batch')
-  step.add_argument('--benchmark', type=pathlib.Path, help='file with a `train` result on one device')
-  parser.add_argument('--device', default='NVIDIA H100 80GB HBM3', help='that --step-ms is of')
-  parser.add_argument('--output', required=True, type=pathlib.Path, help='JSON file')
-  args = parser.parse_args(arguments)
+  add_config_argument(parser)
+  parser.add_argument('--step-ms', type=float, required=True, help='of a step on one H100')
+  args, args.config_arguments = parser.parse_known_args(arguments)
   try:
-    communication = read_communication(args.communication)
-    if args.benchmark:
-      step = benchmarked_step(args.benchmark)
-    else:
-      images = communication['config']['training']['batch_size']
-      step = {'ms': args.step_ms, 'images': images, 'device': args.device, 'from': 'the command line'}
-    result = simulate(communication, step)
-    print(markdown(result))
-    write_json(args.output, result | {'provenance': provenance()})
+    config = read_config_file(args)
+    check_fields(config)
+    jax.config.update('jax_platforms', 'cpu')
+    jax.config.update('jax_num_cpu_devices', max(devices for devices, _ in COMPILED_FOR))
+    (found, exchanged), (_, other) = (step_collectives(config, *numbers) for numbers in COMPILED_FOR)
+    if exchanged != other:
+      raise RunError(f'what is communicated depends on the devices or the size: {exchanged}, {other}')
+    print(*tables(found, exchanged, args.step_ms, config.training.batch_size), sep='\n')
   except (InputError, RunError) as error:
     print(f'simulate_scaling: {error}', file=sys.stderr)
     return 2 if isinstance(error, InputError) else 1
   return 0
-
-
-def read_communication(path: pathlib.Path) -> dict[str, Any]:
-  """What tools/step_communication.py wrote.
-
-  Raises:
-    InputError: Something else.
-  """
-  try:
-    communication = json.loads(path.read_text(encoding='utf-8'))
-    kinds = {launch['kind'] for launch in communication['launches']}
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise InputError(f'--communication={path}: {error}; expected what step_communication.py wrote') from error
-  if foreign := kinds - {'all-reduce', 'all-gather'}:
-    raise InputError(f'{path}: {", ".join(sorted(foreign))}: only all-reduce and all-gather can be simulated')
-  return communication
-
-
-def benchmarked_step(path: pathlib.Path) -> dict[str, Any]:
-  """The newest train step on one device in a file of `dense-aspp benchmark`.
-
-  Raises:
-    InputError: There is none.
-  """
-  for record in reversed(read_results(path)):
-    for result in record['results']:
-      if result['mode'] == 'train' and result['num_devices'] == 1:
-        step = {'ms': result['ms_per_step'], 'images': result['batch_size'], 'device': result['device']}
-        return step | {'from': f'measured, {path.name}, git {record["provenance"]["git_commit"]}'}
-  raise InputError(
-    f'--benchmark={path}: no train result on one device; run dense-aspp benchmark --mode=train'
-  )
-
-
-def simulate(communication: dict[str, Any], step: dict[str, Any]) -> dict[str, Any]:
-  """All interconnects and numbers of devices.
-
-  Args:
-    communication: As `step_communication.record`.
-    step: 'ms' of a step on one 'device' with so many 'images', and where that is 'from'.
-
-  Returns:
-    Plain JSON data: what is assumed, and a row for each interconnect and number of devices.
-
-  Raises:
-    InputError: A step that takes no time, or a device whose peak is not known.
-  """
-  if not step['ms'] > 0:
-    raise InputError(f'--step-ms={step["ms"]}: expected milliseconds, above 0')
-  dtype = communication['config']['model']['compute_dtype']
-  results = {}
-  for name, links in INTERCONNECTS.items():
-    seconds = step['ms'] / 1e3
-    if links.device != step['device']:
-      seconds *= _peak(step['device'], dtype) / _peak(links.device, dtype)
-    rows = [
-      weak_row(communication, links, seconds, step['images'], devices)
-      for devices in DEVICES
-      if devices <= links.max_devices
-    ]
-    strong = [
-      strong_row(communication, links, seconds, step['images'], devices)
-      for devices in DEVICES
-      if step['images'] % devices == 0
-    ]
-    results[name] = {
-      'device': links.device,
-      'step_ms': 1e3 * seconds,
-      'devices_per_host': links.devices_per_host,
-      'source': links.source,
-      'weak': rows,
-      'strong': strong,
-    }
-  return {
-    'step': step,
-    'backward_share': BACKWARD_SHARE,
-    'communication': {name: value for name, value in communication.items() if name != 'launches'},
-    'interconnects': results,
-  }
-
-
-def _peak(device: str, dtype: str) -> float:
-  try:
-    return PEAK_FLOPS[device][dtype]
-  except KeyError:
-    raise InputError(
-      f'{device!r}: its peak in {dtype} is not known; known: {", ".join(PEAK_FLOPS)}'
-    ) from None
-
-
-def weak_row(
-  communication: dict[str, Any], links: Interconnect, seconds: float, images: int, devices: int
-) -> dict[str, Any]:
-  """So many images on every device; pairs are slow and fast, see the module."""
-  slow, fast, gathers = _communication_seconds(communication['launches'], links, seconds, devices)
-  efficiency = [seconds / (seconds + slow), seconds / (seconds + fast)]
-  rate = [devices * images / seconds * e for e in efficiency]
-  of_host = min(devices, links.devices_per_host) / devices
-  return {
-    'devices': devices,
-    'hosts': -(-devices // links.devices_per_host),
-    'batch_size': devices * images,
-    'communication_ms': [1e3 * slow, 1e3 * fast],
-    'gathers_ms': 1e3 * gathers,
-    'efficiency': efficiency,
-    'images_per_second': rate,
-    'images_per_second_of_host': rate[1] * of_host,
-    'input_bytes_per_second_of_host': rate[1] * of_host * communication['record_bytes'],
-  }
-
-
-def strong_row(
-  communication: dict[str, Any], links: Interconnect, seconds: float, images: int, devices: int
-) -> dict[str, Any]:
-  """The images of one device's step spread over several, each as fast an image as before."""
-  slow, fast, _ = _communication_seconds(communication['launches'], links, seconds / devices, devices)
-  return {
-    'devices': devices,
-    'images_per_device': images // devices,
-    'speedup': [seconds / (seconds / devices + slow), seconds / (seconds / devices + fast)],
-  }
-
-
-def _communication_seconds(
-  launches: list[dict[str, Any]], links: Interconnect, step_seconds: float, devices: int
-) -> tuple[float, float, float]:
-  """Seconds that a step is longer for: slow, fast, and the part of all-gathers in fast."""
-  if devices == 1:
-    return 0.0, 0.0, 0.0
-  take = {'all-reduce': links.all_reduce, 'all-gather': links.all_gather}
-  slow = sum(launch['executions'] * take[launch['kind']](launch['bytes'], devices) for launch in launches)
-  combined = collections.defaultdict(lambda: (0, 0))
-  for launch in launches:
-    key = launch['kind'], launch['feeds'], launch['executions'], tuple(launch['level'])
-    combined[key] = combined[key][0] + launch['bytes'], launch['executions']
-  seconds = collections.Counter()
-  for (kind, feeds, *_), (num_bytes, executions) in combined.items():
-    seconds[kind, feeds] += executions * take[kind](num_bytes, devices)
-  beside = sum(value for (_, feeds), value in seconds.items() if not feeds)
-  waited = sum(value for (_, feeds), value in seconds.items() if feeds)
-  fast = waited + max(0.0, beside - BACKWARD_SHARE * step_seconds)
-  return slow, fast, seconds['all-gather', True]
-
-
-def markdown(result: dict[str, Any]) -> str:
-  """A table for each interconnect."""
-  return '\n\n'.join('\n'.join(_table(name, of)) for name, of in result['interconnects'].items())
-
-
-def _table(name: str, result: dict[str, Any]) -> Iterator[str]:
-  yield f'**{name}**, {result["step_ms"]:.1f} ms a step on one device'
-  yield ''
-  columns = 'devices', 'hosts', 'batch', 'added, ms', 'gathers, ms', 'efficiency', 'images/s', 'read a host'
-  yield f'| {" | ".join(columns)} |'
-  yield '|---|---|---|---|---|---|---|---|'
-  for row in result['weak']:
-    (ms_slow, ms_fast), (slow, fast) = row['communication_ms'], row['efficiency']
-    rate_slow, rate_fast = row['images_per_second']
-    yield (
-      f'| {row["devices"]} | {row["hosts"]} | {row["batch_size"]:,} | {ms_fast:.1f} to {ms_slow:.1f} | '
-      f'{row["gathers_ms"]:.1f} | {100 * slow:.0f} to {100 * fast:.0f} % | '
-      f'{rate_slow:,.0f} to {rate_fast:,.0f} | '
-      f'{row["images_per_second_of_host"]:,.0f} images/s, '
-      f'{row["input_bytes_per_second_of_host"] / 1e9:.1f} GB/s |'
-    )
-  yield ''
-  speedups = [
-    f'{row["speedup"][0]:.1f} to {row["speedup"][1]:.1f} on {row["devices"]}' for row in result['strong'][1:]
-  ]
-  yield f'The batch of one device spread over several: {", ".join(speedups)} times as fast.'
 
 
 if __name__ == '__main__':
