@@ -21,18 +21,27 @@ from dense_aspp_jax.training.run import load_run
 ROOT = pathlib.Path(__file__).parents[1]
 STARTED: list[subprocess.Popen] = []
 WITHOUT_REPORT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored below a shell's background process
 from dense_aspp_jax.commands import main, train
 train._report = lambda *_: None
 sys.exit(main.main())
 """
+# Not by XLA's flag: of two devices, each has half of the threads, and the bits are others.
+ON_ONE_DEVICE = """
+import jax
+devices, local_devices = jax.devices, jax.local_devices
+jax.devices, jax.local_devices = lambda: devices()[:1], lambda: local_devices()[:1]
+"""
+# Cut short: a step is traced and compiled by every process.
+NETWORK = TINY | dict(last_layer='denseblock2', dilation_rates=(1,), bottleneck_width=0, first_norm=False)
 # Two steps an epoch, a checkpoint after each step, one evaluation at the end.
 RECIPE = {
   'data.image_size': (32, 64),
   'augmentation.flip_probability': 0.5,
   'optimizer.learning_rate': 1e-2,
   'training.batch_size': 8,
-  'training.num_epochs': 4.0,
+  'training.num_epochs': 2.0,
   'checkpoint.every_epochs': 0.5,
   'checkpoint.keep': 3,
   'evaluation.every_epochs': 100.0,
@@ -42,7 +51,7 @@ RECIPE = {
 def train_arguments(folder, workdir, *options, **fields):
   """Arguments of a training on a folder of scenes; `fields` with `__` for the dot."""
   fields = {
-    **{f'model.{name}': value for name, value in TINY.items()},
+    **{f'model.{name}': value for name, value in NETWORK.items()},
     **RECIPE,
     'data.dataset': f'folder:{folder}',
     'data.data_dir': folder.parent / 'data',
@@ -60,12 +69,13 @@ def train(folder, workdir, *options, **fields):
 
 
 def start(arguments, prefix=(), **environment):
-  """Starts a command as a process of its own; a training makes no report."""
-  command = [*prefix, sys.executable, '-c', WITHOUT_REPORT, *map(str, arguments)]
+  """Starts a command as a process of its own, on one device if no XLA_FLAGS are given; no report is made."""
+  code = WITHOUT_REPORT if 'XLA_FLAGS' in environment else ON_ONE_DEVICE + WITHOUT_REPORT
+  command = [*prefix, sys.executable, '-c', code, *map(str, arguments)]
   process = subprocess.Popen(
     command,
     cwd=ROOT,
-    env={**os.environ, **environment},
+    env=os.environ | environment,
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,

@@ -15,6 +15,8 @@ from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.training.checkpoints import Checkpoints, restore_variables
 from dense_aspp_jax.training.train_step import TrainState
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 SAVE_FOR_EVER = """
 import pathlib, sys
 sys.path.insert(0, {tests!r})
@@ -41,10 +43,10 @@ def assert_is_step(state, step):
 
 @pytest.fixture(scope='module')
 def finished(scene_folder, tmp_path_factory):
-  """Eight steps, of which the checkpoints 6, 7 and 8 are kept."""
+  """Four steps, of which the checkpoints 2, 3 and 4 are kept."""
   workdir = tmp_path_factory.mktemp('finished') / 'work'
   assert train(scene_folder, workdir) == 0
-  assert latest(workdir) == [6, 7, 8]
+  assert latest(workdir) == [2, 3, 4]
   return workdir
 
 
@@ -79,7 +81,7 @@ def test_scenario_01_a_training_killed_and_resumed_is_the_same_bit_for_bit(finis
   fault_runs.kill_when(lambda: latest(tmp_path), process)  # at its first checkpoint
   process.communicate()
   assert train(scene_folder, tmp_path) == 0
-  assert digests(tmp_path, 8) == digests(finished, 8)
+  assert digests(tmp_path, 4) == digests(finished, 4)
 
 
 def truncate(path):
@@ -93,10 +95,10 @@ def flip_byte(path):
 
 
 def resume_after(damage, finished, scene_folder, workdir, *options):
-  """Damages step 8 and trains one epoch more; a process of its own: Orbax leaves threads behind."""
+  """Damages step 4 and trains one epoch more; a process of its own: Orbax leaves threads behind."""
   copied(finished, workdir)
-  damage(values_file(workdir / 'checkpoints' / 'latest' / '8'))
-  process = fault_runs.start(train_arguments(scene_folder, workdir, *options, training__num_epochs=5.0))
+  damage(values_file(workdir / 'checkpoints' / 'latest' / '4'))
+  process = fault_runs.start(train_arguments(scene_folder, workdir, *options, training__num_epochs=3.0))
   text = process.communicate()[0]
   return process.returncode, text
 
@@ -104,27 +106,27 @@ def resume_after(damage, finished, scene_folder, workdir, *options):
 def test_scenario_02_the_latest_checkpoint_is_truncated(finished, scene_folder, tmp_path):
   code, text = resume_after(truncate, finished, scene_folder, tmp_path / 'work')
   assert code == 0, text
-  assert f'warning: {tmp_path}/work/checkpoints/latest/8: this checkpoint cannot be read' in text
-  assert 'the run falls back to its checkpoint of step 7' in text
-  assert 'resuming at step 7 of 10' in text
-  assert latest(tmp_path / 'work') == [8, 9, 10]
-  assert digests(tmp_path / 'work', 8) == digests(finished, 8)  # made again
-  assert [p.name for p in (tmp_path / 'work' / 'checkpoints' / 'set_aside').iterdir()] == ['latest-8-0']
+  assert f'warning: {tmp_path}/work/checkpoints/latest/4: this checkpoint cannot be read' in text
+  assert 'the run falls back to its checkpoint of step 3' in text
+  assert 'resuming at step 3 of 6' in text
+  assert latest(tmp_path / 'work') == [4, 5, 6]
+  assert digests(tmp_path / 'work', 4) == digests(finished, 4)  # made again
+  assert [p.name for p in (tmp_path / 'work' / 'checkpoints' / 'set_aside').iterdir()] == ['latest-4-0']
 
 
 def test_scenario_02_strict_resume_refuses(finished, scene_folder, tmp_path):
   code, text = resume_after(truncate, finished, scene_folder, tmp_path / 'work', '--strict-resume')
   assert code == 2, text
-  assert f'dense-aspp train: {tmp_path}/work/checkpoints/latest/8: this checkpoint cannot be read' in text
-  assert latest(tmp_path / 'work') == [6, 7, 8]
+  assert f'dense-aspp train: {tmp_path}/work/checkpoints/latest/4: this checkpoint cannot be read' in text
+  assert latest(tmp_path / 'work') == [2, 3, 4]
 
 
 def test_scenario_03_one_byte_flipped(finished, scene_folder, tmp_path):
   code, text = resume_after(flip_byte, finished, scene_folder, tmp_path / 'work')
   assert code == 0, text
-  assert f'warning: {tmp_path}/work/checkpoints/latest/8: this checkpoint' in text
-  assert 'the run falls back to its checkpoint of step 7' in text
-  assert digests(tmp_path / 'work', 8) == digests(finished, 8)
+  assert f'warning: {tmp_path}/work/checkpoints/latest/4: this checkpoint' in text
+  assert 'the run falls back to its checkpoint of step 3' in text
+  assert digests(tmp_path / 'work', 4) == digests(finished, 4)
 
 
 @pytest.mark.parametrize('place', [0.1, 0.3, 0.5, 0.7, 0.9])
@@ -174,15 +176,15 @@ def test_scenario_03_a_damaged_best_checkpoint_gives_way(tmp_path, capsys):
 def test_scenario_04_stray_directories(finished, scene_folder, tmp_path, capsys):
   workdir = copied(finished, tmp_path / 'work')
   series = workdir / 'checkpoints' / 'latest'
-  for name in ('999', '9', '8.orbax-checkpoint-tmp-3', 'notes'):
+  for name in ('999', '5', '4.orbax-checkpoint-tmp-3', 'notes'):
     (series / name).mkdir()
   (series / 'notes' / 'read.me').write_text('mine')
-  assert train(scene_folder, workdir, training__num_epochs=5.0) == 0
+  assert train(scene_folder, workdir, training__num_epochs=3.0) == 0
   text = capsys.readouterr().err
   assert f'{series}/999: ignored; it is not a checkpoint' in text
-  assert f'{series}/8.orbax-checkpoint-tmp-3: removed' in text
-  assert 'resuming at step 8 of 10' in text
-  assert latest(workdir) == [8, 9, 10]
+  assert f'{series}/4.orbax-checkpoint-tmp-3: removed' in text
+  assert 'resuming at step 4 of 6' in text
+  assert latest(workdir) == [4, 5, 6]
   assert (series / 'notes' / 'read.me').read_text() == 'mine'
 
 

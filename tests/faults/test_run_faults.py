@@ -1,7 +1,9 @@
 """Trainings that go wrong by themselves, or are started wrongly."""
 
+import itertools
 import os
 import pathlib
+import re
 import shutil
 import signal
 import time
@@ -15,6 +17,8 @@ from PIL import Image
 
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.training import train_step
+
+pytestmark = pytest.mark.usefixtures('one_device')
 
 
 @pytest.fixture(scope='module')
@@ -50,12 +54,12 @@ def test_scenario_10_one_batch_is_not_finite_and_left_out(white_image_is_infinit
   assert train(white_image_is_infinite, workdir, training__max_skipped_steps=2, checkpoint__keep=99) == 0
   lines = [line for line in fault_runs.log(workdir) if line['kind'] == 'train']
   skipped = [line['step'] for line in lines if 'skipped_steps' in line]
-  assert len(skipped) == 4  # once an epoch
+  assert len(skipped) == 2  # once an epoch
   assert all('loss' not in line for line in lines if line['step'] in skipped)
   assert all(np.isfinite(line['loss']) for line in lines if line['step'] not in skipped)
-  assert f'step {skipped[0]}: the update is not finite (loss nan' in capsys.readouterr().err
-  for step in range(2, 9):
-    before, after = digests(workdir, step - 1), digests(workdir, step)
+  assert f'step {skipped[0]}: the update is not finite' in capsys.readouterr().err
+  states = [digests(workdir, step) for step in range(1, 5)]
+  for step, (before, after) in enumerate(itertools.pairwise(states), 2):
     changed = {name for name in after if after[name] != before[name]}
     assert (changed == {'optimizer/step'}) == (step in skipped), step
 
@@ -63,7 +67,7 @@ def test_scenario_10_one_batch_is_not_finite_and_left_out(white_image_is_infinit
 def test_scenario_10_one_batch_is_not_finite_and_stops_the_run(white_image_is_infinite, tmp_path, capsys):
   assert train(white_image_is_infinite, tmp_path / 'work') == 1
   text = capsys.readouterr().err
-  bad = next(step for step in (1, 2) if f'step {step}: loss is nan' in text)
+  bad = int(re.search(r'step (\d): (loss|gradient_norm) is nan', text)[1])
   assert 'no checkpoint of this or a later step is written' in text
   assert latest(tmp_path / 'work') == list(range(1, bad))
   assert not (tmp_path / 'work' / 'checkpoints' / 'best').exists()
@@ -76,7 +80,7 @@ def test_scenario_11_too_many_in_a_row(white_image_is_infinite, tmp_path, capsys
   workdir = tmp_path / 'work'
   assert train(white_image_is_infinite, workdir, training__max_skipped_steps=2, checkpoint__keep=99) == 1
   text = capsys.readouterr().err
-  assert 'steps 1 to 3: 3 updates in a row are not finite (loss nan' in text
+  assert 'steps 1 to 3: 3 updates in a row are not finite' in text
   assert 'more than training.max_skipped_steps = 2' in text
   states = [digests(workdir, step) for step in latest(workdir)]
   assert len(states) == 2

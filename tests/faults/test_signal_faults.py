@@ -9,12 +9,14 @@ from fault_runs import digests, latest, train, train_arguments
 
 from dense_aspp_jax.training import checkpoint_series, run_evaluation
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 
 @pytest.fixture(scope='module')
 def finished(scene_folder, tmp_path_factory):
   """Four steps without interruption."""
   workdir = tmp_path_factory.mktemp('unbroken') / 'work'
-  assert train(scene_folder, workdir, training__num_epochs=2.0) == 0
+  assert train(scene_folder, workdir) == 0
   return workdir
 
 
@@ -23,7 +25,7 @@ def send(number=signal.SIGTERM):
 
 
 def assert_resumes_to(finished, scene_folder, workdir):
-  assert train(scene_folder, workdir, training__num_epochs=2.0) == 0
+  assert train(scene_folder, workdir) == 0
   assert latest(workdir)[-1] == 4
   assert digests(workdir, 4) == digests(finished, 4)
   assert fault_runs.scores(workdir) == fault_runs.scores(finished)
@@ -60,7 +62,7 @@ def test_scenario_07_a_signal_in_the_evaluation(finished, scene_folder, tmp_path
     pytest.fail(f'the evaluation went on to its end: {scores}')
 
   monkeypatch.setattr(run_evaluation, 'evaluate', interrupted)
-  assert train(scene_folder, tmp_path, training__num_epochs=2.0, checkpoint__every_epochs=100.0) == 143
+  assert train(scene_folder, tmp_path, checkpoint__every_epochs=100.0) == 143
   monkeypatch.undo()
   assert 'stopped by SIGTERM at step 4 of 4, which is saved' in capsys.readouterr().err
   assert latest(tmp_path) == [4]
@@ -82,7 +84,7 @@ def test_scenario_07_signals_during_a_save(finished, scene_folder, tmp_path, mon
     return response
 
   monkeypatch.setattr(checkpoint_series, 'start_saving', interrupted)
-  assert train(scene_folder, tmp_path, training__num_epochs=2.0) == 143
+  assert train(scene_folder, tmp_path) == 143
   monkeypatch.undo()
   assert latest(tmp_path) == [1, 2]
   assert_resumes_to(finished, scene_folder, tmp_path)
@@ -99,7 +101,7 @@ def test_scenario_07_a_signal_while_the_last_checkpoint_is_written(
     wait(self)
 
   monkeypatch.setattr(checkpoint_series.CheckpointSeries, 'wait', interrupted)
-  assert train(scene_folder, tmp_path, training__num_epochs=2.0) == 143
+  assert train(scene_folder, tmp_path) == 143
   monkeypatch.undo()
   assert 'the run was at its end and is complete' in capsys.readouterr().err
   assert digests(tmp_path, 4) == digests(finished, 4)
