@@ -1,7 +1,7 @@
 """Whether a network computes what its source computes: activations compared stage by stage.
 
 A reference is an .npz file in `references/`: for fixed input images, samples of what every stage of the
-source module gave with certain weights. `tools/make_golden.py` makes them, with torch.
+source module gave with certain weights. `tests/golden/make_references.py` makes them, with torch.
 """
 
 from __future__ import annotations

@@ -3,13 +3,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_extractors import SMALL_EXTRACTORS
 
 from dense_aspp_jax.analysis.field_propagation import Field, Span, propagate_field
 from dense_aspp_jax.errors import RunError
 from dense_aspp_jax.models.dense_aspp import DenseASPP
 from dense_aspp_jax.models.extractors import create_extractor
 from dense_aspp_jax.models.extractors.densenet import DenseNet
-from tools.small_extractors import SMALL_EXTRACTORS
 
 
 class Network(nn.Module):

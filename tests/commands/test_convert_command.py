@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn_weights import draw_weights
 from tiny_network import TINY
 from torch_files import write_pth
 
@@ -22,7 +23,6 @@ from dense_aspp_jax.training.train import train_and_evaluate
 from dense_aspp_jax.weights import download, parity
 from dense_aspp_jax.weights.convert import source_shapes
 from dense_aspp_jax.weights.name_maps import SOURCES, dense_aspp_source
-from tools.drawn_weights import draw_weights
 
 
 def run(*arguments):

@@ -28,7 +28,7 @@ OWN = LabelSet(
 
 
 def load_golden_tool():
-  spec = importlib.util.spec_from_file_location('make_golden_scores', ROOT / 'tools/make_golden_scores.py')
+  spec = importlib.util.spec_from_file_location('make_scores', ROOT / 'tests/golden/make_scores.py')
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module

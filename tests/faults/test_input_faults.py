@@ -12,6 +12,7 @@ import numpy as np
 import plain_png
 import pytest
 import torch_files
+from drawn_weights import draw_weights
 from PIL import Image
 from plain_png import GREY_ALPHA, PALETTE, RGB, RGB_ALPHA, Picture
 
@@ -23,7 +24,6 @@ from dense_aspp_jax.models.extractors.densenet import DenseNet
 from dense_aspp_jax.training.run import load_run
 from dense_aspp_jax.weights.convert import source_shapes
 from dense_aspp_jax.weights.name_maps import SOURCES
-from tools.drawn_weights import draw_weights
 
 EXIF_ORIENTATION = 0x0112
 HEIGHT, WIDTH = 16, 24

@@ -9,7 +9,9 @@ import jax
 import numpy as np
 import pytest
 import reference_network as reference
+from drawn_weights import draw_weights, keys_digest
 from safetensors.numpy import save_file
+from small_extractors import SMALL_EXTRACTORS
 from torch_files import write_pth
 
 from dense_aspp_jax.errors import InputError
@@ -27,8 +29,6 @@ from dense_aspp_jax.weights.convert import (
   tensors_digest,
 )
 from dense_aspp_jax.weights.name_maps import IMAGENET, SOURCES, dense_aspp_source, source_keys
-from tools.drawn_weights import draw_weights, keys_digest
-from tools.small_extractors import SMALL_EXTRACTORS
 
 TINY = 'densenet_tiny'
 
@@ -74,7 +74,7 @@ def test_names_and_axes(tmp_path, tensors):
 
 @pytest.mark.parametrize('name', [name for name in EXTRACTORS if name != 'densenet_small'])
 def test_keys_and_shapes_are_those_of_the_sources_own_checkpoints(name):
-  """Digests made by tools/make_golden.py from torchvision, timm and the files of PyPI."""
+  """Digests made by tests/golden/make_references.py from torchvision, timm and the files of PyPI."""
   classifier = create_classifier(create_extractor(name))
   expected = json.loads((pathlib.Path(__file__).parents[1] / 'golden' / 'source_keys.json').read_text())
   for source in SOURCES[type(classifier.extractor)]:

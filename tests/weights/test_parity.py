@@ -1,6 +1,6 @@
 """Every extractor computes what its source does: torchvision's, timm's, at strides 32 and 8.
 
-The references were made with torch by tools/make_golden.py; here weights are drawn again from the names.
+The references were made with torch by tests/golden/make_references.py; here the weights are drawn again.
 """
 
 import itertools
@@ -8,7 +8,9 @@ import itertools
 import flax.linen as nn
 import numpy as np
 import pytest
+from drawn_weights import draw_weights
 from jax import lax
+from small_extractors import SMALL_EXTRACTORS
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models import layer_variables, layers
@@ -26,8 +28,6 @@ from dense_aspp_jax.models.fused.dense_block import normalization
 from dense_aspp_jax.weights import parity
 from dense_aspp_jax.weights.convert import convert_tensors, source_shapes, tensors_digest
 from dense_aspp_jax.weights.name_maps import SOURCES
-from tools.drawn_weights import draw_weights
-from tools.small_extractors import SMALL_EXTRACTORS
 
 REFERENCES = {name for name, _ in parity._references()}
 EVEN, ODD = (64, 96), (65, 97)

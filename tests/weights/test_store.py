@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn_weights import draw_weights
 from torch_files import write_pth
 
 from dense_aspp_jax import checkpoint_io
@@ -16,7 +17,6 @@ from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.weights.convert import ForeignWeights, read_classifier_weights, source_shapes
 from dense_aspp_jax.weights.name_maps import SOURCES
 from dense_aspp_jax.weights.store import load_extractor_weights, merge_extractor, save_extractor_weights
-from tools.drawn_weights import draw_weights
 
 TINY = dict(extractor='densenet_tiny', num_classes=4, dilation_rates=(1,), growth_rate=4, bottleneck_width=4)
 

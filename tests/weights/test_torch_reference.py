@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+from drawn_weights import draw_weights
 from safetensors.numpy import save_file
 from torch_files import write_pth
 
@@ -13,7 +14,6 @@ from dense_aspp_jax.models.extractors import create_classifier, create_extractor
 from dense_aspp_jax.weights.convert import source_shapes
 from dense_aspp_jax.weights.name_maps import SOURCES
 from dense_aspp_jax.weights.torch_reference import source_module
-from tools.drawn_weights import draw_weights
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ import pytest
 import reference_network as reference
 from exactness import assert_exact
 from jaxprs import products
+from small_extractors import SMALL_EXTRACTORS
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models.extractors import EXTRACTORS, convnext, create_classifier, create_extractor
 from dense_aspp_jax.models.extractors.convnext import ConvNeXt, ConvNeXtBlock
 from dense_aspp_jax.models.layers import FORMULATIONS
-from tools.small_extractors import SMALL_EXTRACTORS
 
 # Parameters of torchvision's and timm's modules: of `features` (EfficientNet-Lite: all but the
 # classifier), and of the whole classifier.

