@@ -1,4 +1,4 @@
-"""Several processes as one run, by JAX's distributed runtime."""
+"""Runs of several processes, through JAX's distributed runtime."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ def initialize(
   process_id: int | None = None,
   heartbeat_timeout: int = 100,
 ) -> None:
-  """Joins this process with the others of its run; called before anything uses a device.
+  """Connects this process to the others of its run. Call it before anything uses a device.
 
-  Without arguments JAX asks SLURM, Open MPI, Kubernetes or the TPU pod for all three. Only the first
+  Without arguments, JAX detects all three under SLURM, Open MPI, Kubernetes or on a TPU pod. Only the first
   process shows progress.
 
   Args:
     coordinator: 'HOST:PORT' of the first process, reachable from all.
-    processes: How many there are.
-    process_id: Which one this is, 0 <= process_id < processes.
-    heartbeat_timeout: Seconds after which a process that is gone ends the others.
+    processes: Number of processes.
+    process_id: Index of this process, 0 <= process_id < processes.
+    heartbeat_timeout: Seconds after which the loss of one process ends the others.
 
   Raises:
-    InputError: Only some of the three, or impossible values; or there is nothing to detect.
-    RunError: The others did not come.
+    InputError: Only some of the three are given, a value is invalid, or no cluster is detected.
+    RunError: The processes did not connect.
   """
   if heartbeat_timeout < 1:
     raise InputError(f'--heartbeat-timeout {heartbeat_timeout}: expected at least 1 second')

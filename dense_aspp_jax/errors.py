@@ -1,4 +1,4 @@
-"""The ways a command ends early; `commands.main` turns them into exit codes."""
+"""The exceptions that end a command; `commands.main` turns them into exit codes."""
 
 import signal
 
@@ -6,25 +6,25 @@ import signal
 class InputError(ValueError):
   """Bad input or configuration: exit code 2.
 
-  The message says what was found, where (path or field), what was expected, what to do; a line for each
-  thing wrong.
+  The message says what was found, where (path or field), what was expected and what to do, with one line per
+  problem.
   """
 
 
 class RunError(RuntimeError):
-  """A run that had begun and could not go on: exit code 1."""
+  """A run that had started and could not continue: exit code 1."""
 
 
 class Stopped(BaseException):
-  """A command that was asked to end by a signal, and did: exit code 128 + the signal's number.
+  """A command ended by a signal: exit code 128 + the signal's number.
 
-  Like KeyboardInterrupt no Exception, so that nothing that handles failures takes it for one.
+  Like KeyboardInterrupt, it is not an Exception, so that error handlers do not catch it.
 
   Attributes:
-    signal: Which one.
+    signal: The signal.
   """
 
   def __init__(self, number: int, text: str = ''):
-    """Takes the signal and what the user should know."""
+    """Takes the signal and a message for the user."""
     self.signal = signal.Signals(number)
     super().__init__(text or f'stopped by {self.signal.name}')

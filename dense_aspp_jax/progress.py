@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, plain lines elsewhere."""
+"""Progress display: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _silent = False
 def progress_bar(
   total: int | None, description: str, unit: str = 'it', initial: int = 0, hidden: bool = False
 ) -> tqdm.tqdm:
-  """A tqdm bar on stderr; where stderr is no terminal, one plain line at most every 10 seconds.
+  """Makes a tqdm bar on stderr; if stderr is not a terminal, one plain line at most every 10 seconds.
 
   Args:
     total: Number of items, None if unknown.
-    description: What is being done.
-    unit: What one item is called.
+    description: The text before the bar.
+    unit: The name of one item.
     initial: Items already done, for a resumed run.
-    hidden: Shows nothing: the work is part of other work that has a bar.
+    hidden: Whether to show nothing, for work inside other work that has a bar.
   """
   options = dict(total=total, desc=description, unit=unit, initial=initial, disable=hidden or _silent)
   if sys.stderr.isatty():
@@ -33,7 +33,7 @@ def progress_bar(
     file=_Lines(sys.stderr),
     mininterval=_SECONDS_BETWEEN_LINES,
     miniters=1,
-    position=0,  # no cursor movements for a bar within a bar
+    position=0,  # no cursor movement for nested bars
     bar_format='{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]',
   )
 
@@ -57,13 +57,13 @@ def say(text: str) -> None:
 
 
 def be_silent() -> None:
-  """Keeps bars and lines of this process off the screen: another one shows the same."""
+  """Suppresses bars and lines of this process, because another process shows them."""
   global _silent
   _silent = True
 
 
 class _Lines:
-  """Turns tqdm's carriage returns into lines of their own."""
+  """Turns tqdm's carriage returns into separate lines."""
 
   def __init__(self, file):
     self._file = file

@@ -1,4 +1,4 @@
-"""Where a result comes from: code, libraries, device, command."""
+"""The provenance of a result: code, libraries, device, command."""
 
 from __future__ import annotations
 
@@ -29,11 +29,8 @@ _LIBRARIES = (
 
 
 def provenance() -> dict[str, Any]:
-  """Version, git commit, library versions, devices, command and time, as plain JSON data.
-
-  `git_commit`: see the function of that name.
-  """
-  import jax  # not at the top: `dense-aspp --help` need not wait for it
+  """Returns version, git commit, library versions, devices, command and time as plain JSON data."""
+  import jax  # imported late so that `dense-aspp --help` is fast
 
   versions = {}
   for name in _LIBRARIES:
@@ -54,10 +51,10 @@ def provenance() -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-  """The commit of the checkout the package lies in, with '+changes' where files are modified.
+  """Returns the commit of the checkout that contains the package, with '+changes' if files are modified.
 
-  Without a checkout: what the package itself says in its file COMMIT, which tools/pack_offline.py puts into a
-  wheel; None if it has none.
+  Without a checkout, returns the content of the package's file COMMIT, which tools/pack_offline.py adds to
+  its wheel, or None if there is no such file.
   """
   package = pathlib.Path(dense_aspp_jax.__file__).parent
   checkout = package.parent

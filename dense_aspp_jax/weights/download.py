@@ -1,4 +1,4 @@
-"""The official weight files: where they are, and fetching one."""
+"""Downloads official weight files."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ WEIGHT_URLS = {
 
 @contextlib.contextmanager
 def downloaded(architecture: str) -> Iterator[pathlib.Path]:
-  """Fetches the official file of an architecture; it is gone when the `with` block ends.
+  """Downloads the official file of an architecture; it is deleted when the `with` block ends.
 
   Raises:
     InputError: There is no official file for this architecture.
-    RunError: No network, or the download broke off.
+    RunError: No network, or the download was interrupted.
   """
   if architecture not in WEIGHT_URLS:
     raise InputError(

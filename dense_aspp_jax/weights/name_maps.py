@@ -1,6 +1,6 @@
 """How foreign checkpoints name the arrays of our networks: one map per family and source.
 
-A map takes the path of one of our modules, such as `('extractor', 'block3', 'expand', 'conv')`, to the name
+A map turns the path of one of our modules, such as `('extractor', 'block3', 'expand', 'conv')`, into the name
 of the source's module, such as `features.3.block.0.0`. The sources' definitions: torchvision/models/
 {densenet,mobilenetv3,convnext}.py, timm/models/{convnext,efficientnet}.py, efficientnet_lite_pytorch/
 model.py (PyPI), DeepMotionAIResearch/DenseASPP models/DenseASPP.py.
@@ -22,7 +22,7 @@ from dense_aspp_jax.models.extractors.mobilenet_v3 import MobileNetV3
 
 Path = tuple[str, ...]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean, standard deviation of RGB in 0..1
-# The original takes out 127 and divides by 128, of 0..255; timm's 0.5 differs by at most 0.008.
+# The original subtracts 127 and divides by 128, for values 0..255; timm's 0.5 differs by at most 0.008.
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 # Mean and deviation of Cityscapes, DeepMotionAIResearch/DenseASPP, inference.py.
 CITYSCAPES = ((0.290, 0.328, 0.287), (0.183, 0.187, 0.184))
@@ -32,11 +32,11 @@ class Source(NamedTuple):
   """A foreign definition of a network.
 
   Attributes:
-    name: Who defines it.
-    first_key: A key that its checkpoints have and those of other sources lack.
-    module_names: Takes the paths of all our modules that hold arrays to the source's names.
+    name: The package that defines it.
+    first_key: A key that its checkpoints have and those of other sources do not.
+    module_names: Maps the paths of all our modules that hold arrays to the source's names.
     preprocessing: Mean and standard deviation of RGB in 0..1 that the weights were trained with.
-    layer_scale: Its name of ConvNeXt's layer scale.
+    layer_scale: Its name for ConvNeXt's layer scale.
   """
 
   name: str
@@ -46,7 +46,7 @@ class Source(NamedTuple):
   layer_scale: str = 'layer_scale'
 
 
-# flax's names of arrays -> torch's.
+# Flax array names -> torch's.
 _LEAF_NAMES = {
   'kernel': 'weight',
   'scale': 'weight',
@@ -57,7 +57,7 @@ _LEAF_NAMES = {
 
 
 def source_keys(source: Source, paths: Collection[Path]) -> dict[Path, str]:
-  """The source's key of each of our arrays.
+  """Returns the source's key of each of our arrays.
 
   Args:
     source: The foreign definition.
@@ -69,7 +69,7 @@ def source_keys(source: Source, paths: Collection[Path]) -> dict[Path, str]:
 
 
 def canonical_key(key: str) -> str:
-  """Undoes what older or wrapped checkpoints do to names: `module.`, and `norm.1` for `norm1`."""
+  """Normalizes names of older or wrapped checkpoints: drops `module.`, turns `norm.1` into `norm1`."""
   key = key.removeprefix('module.')
   return re.sub(r'\b(denselayer\d+|ASPP_\d+)\.(norm|conv)\.([12])\.', r'\1.\2\3.', key)
 
@@ -98,7 +98,7 @@ def _mobilenet_v3(paths: Collection[Path]) -> dict[Path, str]:
 _CONV_NORM = {'conv': '0', 'norm': '1'}
 
 
-# torchvision and timm number ConvNeXt's stages and layers in different ways.
+# torchvision and timm number ConvNeXt's stages and layers differently.
 _CONVNEXT_TORCHVISION = {
   'stem_conv': 'features.0.0',
   'stem_norm': 'features.0.1',

@@ -3,10 +3,10 @@
 Both are a pickle of tensors that refer to storages by key, and the bytes of the storages:
 
 - zip (torch 1.6 and later): members `NAME/data.pkl`, `NAME/byteorder`, `NAME/data/KEY`, all uncompressed.
-- legacy (before; torchvision's DenseNet files are of it): pickles of a magic number, the protocol, facts
-  about the system, the object and the list of keys; then each storage, its number of elements in front.
+- legacy (before; torchvision's DenseNet files use it): pickles of a magic number, the protocol, system
+  information, the object and the list of keys; then each storage, preceded by its number of elements.
 
-Source of the layouts: torch/serialization.py. Everything in a file is checked before it is used.
+Source of the formats: torch/serialization.py. Everything in a file is checked before it is used.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class _Tensor:
     return math.prod(self.shape) * self.storage.dtype.itemsize
 
   def read(self, data: bytes | memoryview) -> np.ndarray:
-    """The values, given the bytes of the storage."""
+    """Returns the values, given the bytes of the storage."""
     flat = np.frombuffer(data, self.storage.dtype)
     strides = [stride * flat.itemsize for stride in self.strides]
     start = flat[self.offset :] if math.prod(self.shape) else flat[:0]
@@ -125,7 +125,7 @@ def read_zip(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def read_legacy(data: bytes) -> dict[str, np.ndarray]:
-  """Reads the content of a checkpoint in the legacy format; see `readers.read_tensors`.
+  """Reads a checkpoint in the legacy format, given its content; see `readers.read_tensors`.
 
   Raises:
     Exception: Of any type, if it holds anything but tensors or is malformed.
@@ -169,7 +169,7 @@ def read_legacy(data: bytes) -> dict[str, np.ndarray]:
 def _read_state(
   content: Any, read_storage: Callable[[str], bytes | memoryview], file_size: int
 ) -> dict[str, np.ndarray]:
-  """Makes arrays of an unpickled state dict, or of the one in a wrapper."""
+  """Makes arrays from an unpickled state dict, or from one inside a wrapper."""
   tensors = _state_dict(content)
   if sum(tensor.num_bytes for tensor in tensors.values()) > _MAX_EXPANSION * file_size:
     raise RefusedError(f'its tensors overlap so much that they are over {_MAX_EXPANSION} times the file')
@@ -212,7 +212,7 @@ def _storage(pid: Any, num_fields: int) -> _Storage:
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
-  """What `torch._utils._rebuild_tensor` and `_v2` stand for; what follows are flags and hooks."""
+  """Replaces `torch._utils._rebuild_tensor` and `_v2`; the remaining arguments are flags and hooks."""
   if not isinstance(storage, _Storage) or not isinstance(shape, tuple) or not isinstance(strides, tuple):
     raise RefusedError('a tensor is not made of a storage, a shape and strides')
   return _Tensor(storage, offset, shape, strides)

@@ -26,25 +26,25 @@ _SAFETENSORS_DTYPES = {
   'U8': np.dtype('u1'),
   'BOOL': np.dtype('?'),
 }
-# As torch.hub names files: densenet121-a639ec97.pth.
+# torch.hub's file names: densenet121-a639ec97.pth.
 _SHA256_PREFIX = re.compile(r'-([0-9a-f]{8,64})\.[^.]+$')
 
 
 def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   """Reads a torch checkpoint (.pth, .pt; zip or legacy format) or a .safetensors file.
 
-  The content decides which of them it is, not the name. Nothing in the file is executed, and whatever is
-  not a tensor is refused. A state dict under the key 'state_dict' or 'model' is taken out of its wrapper.
+  The format is detected from the content, not the name. Nothing in the file is executed, and only tensors are
+  accepted. A state dict under the key 'state_dict' or 'model' is unwrapped.
 
   Args:
     path: The file.
 
   Returns:
-    Array by name, in the order of the file, of the shape and type stored: float64, 32 or 16, bfloat16
-    (of ml_dtypes), int64, 32, 16 or 8, uint8, bool. Each array is a copy of its own.
+    Array by name, in the order of the file, with the stored shape and type: float64, 32 or 16, bfloat16 (from
+    ml_dtypes), int64, 32, 16 or 8, uint8, bool. Arrays do not share memory.
 
   Raises:
-    InputError: It cannot be read, is damaged or of another kind, or holds something else, which is named.
+    InputError: It cannot be read, is damaged or in another format, or holds something else, which is named.
   """
   try:
     arrays = _read(path)
@@ -56,7 +56,7 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     raise InputError(f'{path}: refused: {_one_line(error)}') from error
   except OSError as error:
     raise InputError(f'{path}: cannot be read ({_one_line(error.strerror or error)})') from error
-  except Exception as error:  # damage shows in as many ways as there are lines that read
+  except Exception as error:  # damage can raise anything
     raise InputError(
       f'{path}: damaged, or no torch checkpoint or .safetensors file '
       f'({type(error).__name__}: {_one_line(error)}); get it again'
@@ -64,13 +64,13 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def check_sha256_prefix(path: pathlib.Path) -> str:
-  """Compares a file with the start of its SHA-256 in its name, where there is one.
+  """Compares a file with the SHA-256 prefix in its name, if there is one.
 
-  torchvision and torch.hub name files so: `densenet121-a639ec97.pth`, 8 or more hexadecimal digits between
-  the last '-' and the suffix.
+  torchvision and torch.hub use such names: `densenet121-a639ec97.pth`, with 8 or more hexadecimal digits
+  between the last '-' and the suffix.
 
   Returns:
-    The whole SHA-256, hexadecimal.
+    The full SHA-256, hexadecimal.
 
   Raises:
     InputError: They differ, or the file cannot be read.
@@ -94,7 +94,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     start = file.read(9)
   if start.startswith(ZIP_START):
     return read_zip(path)
-  if start[8:] == b'{':  # behind the length of the header
+  if start[8:] == b'{':  # after the length of the header
     return _read_safetensors(path.read_bytes())
   return read_legacy(path.read_bytes())
 

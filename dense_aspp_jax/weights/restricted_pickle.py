@@ -1,9 +1,9 @@
-"""Reads pickles that hold plain data, and executes nothing.
+"""Reads pickles of plain data without executing anything.
 
-The standard library's `Unpickler` with a `find_class` of one's own still lets BUILD change what was allowed
-(such as the defaults of a function), hashes any key (nested tuples take exponential time) and allocates as
-many memo slots as the file says. Here `pickletools` splits the stream into opcodes, which executes nothing,
-and the few that state dicts consist of are carried out on lists, tuples and dicts.
+The standard library's `Unpickler`, even with a custom `find_class`, lets BUILD modify allowed objects (such
+as the defaults of a function), hashes any key (nested tuples take exponential time) and allocates as many
+memo slots as the file asks for. Here `pickletools` splits the stream into opcodes, which executes nothing,
+and the few opcodes that state dicts need are applied to lists, tuples and dicts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Global:
   name: str
 
 
-_MOST_COPIED_ITEMS = 100_000  # by all calls together: a list that is named again and again fills the memory
+_MOST_COPIED_ITEMS = 100_000  # by all calls together: repeating one list many times would fill the memory
 _CONSTANTS = {'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False}
 # Their argument in the stream is the value.
 _NUMBERS = frozenset({'BININT', 'BININT1', 'BININT2', 'LONG1', 'BINFLOAT'})
@@ -39,17 +39,17 @@ def unpickle(
   functions: Mapping[str, Callable[..., Any] | None],
   persistent_load: Callable[[Any], Any] | None = None,
 ) -> Any:
-  """Reads one pickle, to its end.
+  """Reads one pickle to its end.
 
   Args:
-    stream: At the start of the pickle; left behind its end.
-    functions: What the names in it stand for; None for a name that may be mentioned, not called.
+    stream: At the start of the pickle; positioned after its end on return.
+    functions: Replacements for the names in it; None for a name that may be mentioned but not called.
       Attributes that the pickle sets on an object (`_metadata` on a state dict) are dropped.
-    persistent_load: Turns a persistent id into an object; None refuses them.
+    persistent_load: Turns a persistent id into an object; None: persistent ids are an error.
 
   Returns:
     None, bool, int, float, str, `Global`, a result of `functions` or `persistent_load`, or a list, tuple or
-    dict of these; keys are str or int. It may be nested deeply or contain itself: don't recurse into it.
+    dict of these; keys are str or int. It may be deeply nested or contain itself: do not recurse into it.
 
   Raises:
     RefusedError: It holds a name that is not in `functions`, or an opcode that no state dict needs.
@@ -64,7 +64,7 @@ def unpickle(
 
 
 def ordered_dict(pairs: Iterable[tuple[Any, Any]] = ()) -> dict[Any, Any]:
-  """What `collections.OrderedDict` stands for; Python 2 pickled it with its items."""
+  """Replaces `collections.OrderedDict`; Python 2 pickled it with its items."""
   return {_key(key): value for key, value in pairs}
 
 

@@ -1,6 +1,6 @@
-"""Converted extractor weights on disk: an Orbax checkpoint and what must be known of it.
+"""Converted extractor weights on disk: an Orbax checkpoint and its description.
 
-DIRECTORY/weights.json   architecture, preprocessing, where the weights come from; written last
+DIRECTORY/weights.json   architecture, preprocessing, origin of the weights; written last
 DIRECTORY/checkpoint/    Orbax: 'params', 'batch_stats' of the extractor, 'classifier' (ImageNet head)
 """
 
@@ -36,8 +36,8 @@ class ExtractorWeights:
   Attributes:
     architecture: A key of `EXTRACTORS`.
     variables: 'params' and 'batch_stats' (which may be empty).
-    mean: RGB in 0..1 that the images must have taken out.
-    std: RGB in 0..1 that they must be divided by.
+    mean: RGB mean in 0..1 that the weights expect to be subtracted from images.
+    std: RGB standard deviation in 0..1 that they expect images to be divided by.
     description: All of weights.json, for a run's provenance.
   """
 
@@ -51,12 +51,12 @@ class ExtractorWeights:
 def convert_extractor(
   architecture: str, path: pathlib.Path, output: pathlib.Path | None, check: bool = False
 ) -> ForeignWeights:
-  """What `dense-aspp convert` does for an extractor.
+  """Converts the weights of an extractor, for `dense-aspp convert`.
 
   Args:
     architecture: A key of `EXTRACTORS`.
     path: The file, see `read_classifier_weights`.
-    output: A new directory, written only if the check, where asked for, passes. None: nothing is written.
+    output: A new directory, written only if the check, if requested, passes. None: nothing is written.
     check: Whether to compare with the source and print the differences, see `check_parity`.
 
   Raises:
@@ -74,10 +74,10 @@ def convert_extractor(
 
 
 def save_extractor_weights(directory: pathlib.Path, weights: ForeignWeights) -> None:
-  """Writes the extractor of a converted classifier, and its head beside it; whole or not at all.
+  """Writes the extractor of a converted classifier and its head, atomically.
 
   Raises:
-    InputError: The directory holds something already.
+    InputError: The directory is not empty.
     RunError: It cannot be written.
   """
   items = {name: tree['extractor'] for name, tree in weights.variables.items() if 'extractor' in tree}
@@ -91,7 +91,7 @@ def load_extractor_weights(directory: pathlib.Path) -> ExtractorWeights:
   """Reads what `save_extractor_weights` wrote, checked against its architecture.
 
   Raises:
-    InputError: Not such a directory, damaged, or not exactly the architecture's arrays.
+    InputError: Not such a directory, damaged, or its arrays are not exactly the architecture's.
   """
   try:
     description = json.loads((directory / WEIGHTS).read_text(encoding='utf-8'))
@@ -110,11 +110,11 @@ def load_extractor_weights(directory: pathlib.Path) -> ExtractorWeights:
 def merge_extractor(
   variables: dict[str, Any], extractor: nn.Module, weights: ExtractorWeights
 ) -> dict[str, Any]:
-  """Puts an extractor's weights in place of a segmentation model's initial ones.
+  """Replaces a segmentation model's initial extractor weights.
 
-  Every array of the model's extractor must be in the weights with its shape; of the weights, what lies
-  behind the layer where the extractor is cut stays unused. Transition 4 and norm5 of a network with
-  `fourth_transition`, which no ImageNet classifier has, stay as they are.
+  Every array of the model's extractor must be in the weights, with the same shape. Weights after the layer
+  where the extractor is cut are not used. Transition 4 and norm5 of a network with `fourth_transition`, which
+  no ImageNet classifier has, keep their initial values.
 
   Args:
     variables: 'params' and 'batch_stats' of a `SegmentationModel`.

@@ -1,4 +1,4 @@
-"""The source modules themselves, where torch is installed (the extra [torch]): what they compute.
+"""Activations of the source modules, if torch is installed (the extra [torch]).
 
 Only this file imports torch, inside its functions.
 """
@@ -36,7 +36,7 @@ def source_module(architecture: str, source: str) -> Any:
     source: 'torchvision', 'timm' or 'efficientnet_lite_pytorch', see `name_maps`.
 
   Raises:
-    InputError: It needs a package that is missing or does not work, or the package has no such network.
+    InputError: A package is missing or does not work, or it has no such network.
   """
   try:
     if source == 'torchvision':
@@ -55,7 +55,7 @@ def source_module(architecture: str, source: str) -> Any:
       create = functools.partial(
         efficientnet_lite_pytorch.EfficientNet.from_name, architecture.replace('_', '-'), image_size=None
       )
-  except Exception as error:  # also what goes wrong inside, such as torch and torchvision that do not match
+  except Exception as error:  # also failures inside, such as mismatched versions of torch and torchvision
     raise InputError(
       f'the source module cannot be used ({type(error).__name__}: {str(error).splitlines()[0]}); '
       f"pip install 'dense_aspp_jax[torch]' {_PACKAGES[source]}"
@@ -79,9 +79,9 @@ def load_tensors(module: Any, tensors: dict[str, np.ndarray]) -> None:
 def dilate(module: Any, output_stride: int) -> None:
   """Turns strides beyond `output_stride` into dilation, by the rule of `strides_and_dilations`.
 
-  Acts on the convolutions with a kernel and the average poolings, in the order of their definition,
-  which in these networks is the order of execution. A convolution whose padding no longer keeps the size
-  (ConvNeXt's 2x2) is padded bottom and right.
+  Applies to convolutions and average poolings in the order of their definition, which in these networks is
+  the order of execution. A convolution whose padding no longer preserves the size (ConvNeXt's 2x2) is padded
+  bottom and right.
   """
   import torch
 
@@ -113,10 +113,10 @@ def dilate(module: Any, output_stride: int) -> None:
 
 
 def torch_activations(module: Any, stages: dict[str, str], case: Case) -> Activations:
-  """What each stage of a torch module and its logits are, as `parity.stage_activations` has them.
+  """Returns the activations of each stage of a torch module and its logits, like `parity.stage_activations`.
 
   Args:
-    module: In evaluation mode, dilated if the case asks for it.
+    module: In evaluation mode, dilated if the case requires it.
     stages: Name of the torch submodule by stage.
     case: The input.
   """
@@ -138,10 +138,10 @@ def torch_activations(module: Any, stages: dict[str, str], case: Case) -> Activa
 
 
 def stage_modules(extractor: nn.Module, source: str, stages: Sequence[str]) -> dict[str, str]:
-  """The torch submodule whose output is that of each of our stages, where there is one.
+  """Returns the torch submodule whose output corresponds to each of our stages, if there is one.
 
   Args:
-    extractor: Decides the family.
+    extractor: Determines the family.
     source: See `source_module`.
     stages: Our names, without 'logits'.
   """
@@ -158,7 +158,7 @@ def stage_modules(extractor: nn.Module, source: str, stages: Sequence[str]) -> d
       special |= {f'downsample{i}': f'stages.{i}.downsample' for i in (1, 2, 3)}
     case EfficientNetLite(), 'timm':
       block, special = 'blocks.{stage}.{block}', {'stem': 'bn1', 'conv_head': 'bn2'}
-    case _:  # efficientnet_lite_pytorch: its ReLU6 behind stem and head is no module of its own
+    case _:  # efficientnet_lite_pytorch: the ReLU6 after stem and head is not a separate module
       block, special = '_blocks.{index}', {}
   names = {stage: special[stage] for stage in stages if stage in special}
   for index, name in enumerate(stage for stage in stages if stage.startswith('stage')):

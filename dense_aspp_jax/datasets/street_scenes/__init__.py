@@ -1,1 +1,1 @@
-"""Draws the scenes of the generated dataset `street_scenes`."""
+"""The generated data set `street_scenes`: its builder and its drawing."""

@@ -21,7 +21,7 @@ def _windows(canvas, rng, wall, depths, y, high, style, x, normal):
   frame, glass, sill, share, lit = style
   for z0, z1 in itertools.pairwise(depths):
     bay = z1 - z0
-    if bay * abs(x) * canvas.camera.focal / (z0 * z1) < 3:  # too oblique or far to show single windows
+    if bay * abs(x) * canvas.camera.focal / (z0 * z1) < 3:  # too oblique or far away to show single windows
       continue
     margin = bay * (1 - share) / 2
     a, b = z0 + margin, z1 - margin
@@ -74,13 +74,13 @@ def draw_building(
   """Draws a house along the street: side towards the camera, roof, and the facade at `x`.
 
   Args:
-    canvas: Where to.
+    canvas: The canvas.
     rng: Chooses colours, windows, roof.
     x: Sideways position of the facade; its sign is the side of the street.
     z0: Near end.
     z1: Far end.
     storeys: Number of storeys.
-    detailed: False for houses in the second row, which show windows but no doors and shops.
+    detailed: False for houses in the second row, which have windows but no doors or shops.
   """
   side = math.copysign(1.0, x)
   normal = LEFT if side > 0 else RIGHT
@@ -193,9 +193,9 @@ def draw_wall(
 
 
 def draw_fence(canvas: Canvas, x: float, z0: float, z1: float, high: float, color: Color, kind: str) -> None:
-  """Draws a piece of fence at `x`: 'picket', 'railing' or 'mesh'. One looks through its gaps.
+  """Draws a piece of fence at `x`: 'picket', 'railing' or 'mesh'. Its gaps are transparent.
 
-  The label covers the gaps too, as the Cityscapes annotators did it.
+  The label covers the gaps too, as in the Cityscapes annotations.
   """
   normal = LEFT if x > 0 else RIGHT
   canvas.polygon(_upright(x, 0, high, z0, z1), None, ID['fence'])

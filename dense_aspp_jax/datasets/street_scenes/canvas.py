@@ -17,9 +17,9 @@ from dense_aspp_jax.datasets.street_scenes.light import FRONT, Color, Light, Poi
 from dense_aspp_jax.labels import CITYSCAPES
 
 ID = {label.name: label.id for label in CITYSCAPES}  # label ids by name
-SUPERSAMPLING = 2  # the image is drawn so many times larger, then averaged; labels take one sample
-NEAR = 1.2  # metres; nearer points are moved here (always outside the picture)
-_SHADOWS_TO = 70.0  # metres; shadows of farther objects are too flat to be seen
+SUPERSAMPLING = 2  # the image is drawn this many times larger, then averaged; labels take one sample
+NEAR = 1.2  # metres; closer points are moved here (always outside the picture)
+_SHADOWS_TO = 70.0  # metres; shadows of farther objects are too flat to see
 _STRAIGHT_FROM = 140.0  # metres; from here on the street runs straight
 
 
@@ -41,7 +41,7 @@ def _convex_hull(points: list[tuple[float, float]]) -> list[tuple[float, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-  """A level pinhole camera; lengths of the picture in pixels of the canvas.
+  """A level pinhole camera; image lengths are in pixels of the canvas.
 
   Attributes:
     focal: Focal length.
@@ -104,8 +104,8 @@ class Pose:
 class Canvas:
   """Image, label map and shadow mask of one scene, painted from far to near.
 
-  Every shape is given in world coordinates. A `label` of None leaves the label map as it is (details
-  of an object that is already there), a `color` of None leaves the image (wheels one looks through).
+  Every shape is given in world coordinates. A `label` of None leaves the label map unchanged (details of an
+  object that is already there), a `color` of None leaves the image unchanged (wheels with transparent gaps).
   """
 
   def __init__(self, size: tuple[int, int], camera: Camera, light: Light):
@@ -120,7 +120,7 @@ class Canvas:
     self._on_shadows = ImageDraw.Draw(self.shadows)
 
   def _project(self, points: Iterable[Point]) -> list[float] | None:
-    """Flat pixel coordinates, or None where all of it lies left or right of the picture."""
+    """Returns flat pixel coordinates, or None if everything lies left or right of the picture."""
     camera = self.camera
     focal, center, horizon, height = camera.focal, camera.center, camera.horizon, camera.height
     yaw, half_curvature = camera.yaw, camera.curvature / 2
@@ -149,13 +149,13 @@ class Canvas:
   def polygon(
     self, points: Sequence[Point], color: Color | None, label: int | None = None, normal: Point = FRONT
   ) -> None:
-    """Paints a lit polygon; its haze is that of its first point."""
+    """Paints a lit polygon with the haze of its first point."""
     flat = self._project(points)
     if flat:
       self._polygon(flat, color and self.light.shade(color, normal, points[0][2]), label)
 
   def lamp(self, points: Sequence[Point], color: Color, label: int | None = None) -> None:
-    """Paints a polygon that shines by itself."""
+    """Paints a polygon that emits light."""
     flat = self._project(points)
     if flat:
       self._polygon(flat, self.light.glow(color, points[0][2]), label)
@@ -170,7 +170,7 @@ class Canvas:
     normal: Point = FRONT,
     shines: bool = False,
   ) -> None:
-    """Paints a disc that faces the camera; `stretch` is its height over its width."""
+    """Paints a disc that faces the camera; `stretch` is its height divided by its width."""
     u, v = self.camera.project(*center)
     z = center[2]
     a = radius * self.camera.scale(z)
@@ -202,7 +202,7 @@ class Canvas:
   def limb(
     self, start: Point, end: Point, width: float, color: Color, label: int | None = None, taper: float = 1.0
   ) -> None:
-    """Paints a bar of round section, `width` metres thick (`width * taper` at its end)."""
+    """Paints a bar with a round section, `width` metres thick (`width * taper` at its end)."""
     u0, v0 = self.camera.project(*start)
     u1, v1 = self.camera.project(*end)
     du, dv = u1 - u0, v1 - v0
@@ -214,7 +214,7 @@ class Canvas:
     self._polygon(flat, self.light.shade(color, FRONT, start[2]), label)
 
   def line(self, points: Sequence[Point], width: float, color: Color, label: int | None = None) -> None:
-    """Paints a line `width` metres thick, one pixel at least."""
+    """Paints a line `width` metres thick, at least one pixel."""
     flat = self._project(points)
     if flat:
       pixels = max(1, round(width * self.camera.scale(points[0][2])))
@@ -223,13 +223,13 @@ class Canvas:
         self._on_labels.line(flat, fill=label, width=pixels)
 
   def shadow(self, points: Sequence[Point], depth: int = 150) -> None:
-    """Darkens the ground inside a polygon; `depth` 0..255. Only ground that stays visible shows it."""
+    """Darkens the ground inside a polygon by `depth`, 0..255. Only visible ground shows it."""
     flat = self._project(points)
     if flat:
       self._on_shadows.polygon(flat, fill=depth)
 
   def cast_shadow(self, footprint: Sequence[tuple[float, float]], height: float) -> None:
-    """The shadow of an upright prism: contact shadow, and the sun's where it is strong enough.
+    """Casts the shadow of an upright prism: the contact shadow, and the sun's if it is strong enough.
 
     Args:
       footprint: `(x, z)` corners on the ground, in order.
@@ -244,6 +244,6 @@ class Canvas:
     self.shadow([(x, 0, z) for x, z in footprint], 225)
 
   def ellipse_px(self, box: Sequence[float], color: tuple[int, int, int], label: int) -> None:
-    """Paints an ellipse given in pixels of the canvas, in its final colour."""
+    """Paints an ellipse, given in pixels of the canvas, in its final colour."""
     self._on_image.ellipse(box, fill=color)
     self._on_labels.ellipse(box, fill=label)

@@ -1,4 +1,4 @@
-"""What stands at the kerb: lamps, traffic lights and signs, bollards, clutter."""
+"""Street furniture at the kerb: lamps, traffic lights and signs, bollards, clutter."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _signal(canvas, rng, x, y, z, towards):
 
 
 def draw_traffic_light(canvas: Canvas, rng: random.Random, x: float, z: float, reach: float) -> None:
-  """Draws signals on a post at the kerb and, if `reach` > 0, on an arm so many metres over the road."""
+  """Draws signals on a post at the kerb and, if `reach` > 0, on an arm of that many metres over the road."""
   pole = ID['pole']
   color = vary(rng, rng.choice(((110, 114, 116), (70, 76, 72), (56, 58, 62))))
   high = 6.0 if reach else 3.6
@@ -141,7 +141,7 @@ def draw_bollard(canvas: Canvas, x: float, z: float, color: Color) -> None:
 
 
 def draw_clutter(canvas: Canvas, rng: random.Random, x: float, z: float) -> None:
-  """Draws what has no class of its own: a bin, a bench, an advertising column, a cabinet (void: static)."""
+  """Draws an object without a class: a bin, a bench, an advertising column, a cabinet (void: static)."""
   label = ID['static']
   kind = rng.choice(('bin', 'bench', 'column', 'cabinet'))
   pose = Pose(x, z, 0.0)
@@ -170,7 +170,7 @@ def draw_clutter(canvas: Canvas, rng: random.Random, x: float, z: float) -> None
 
 
 def draw_belongings(canvas: Canvas, rng: random.Random, x: float, z: float) -> None:
-  """Draws what is soon gone again: a suitcase, a dog, a push-chair (void: dynamic)."""
+  """Draws a movable object: a suitcase, a dog, a pushchair (void: dynamic)."""
   label = ID['dynamic']
   color = vary(rng, rng.choice(CLOTHES + FLEET))
   kind = rng.choice(('suitcase', 'dog', 'push-chair'))

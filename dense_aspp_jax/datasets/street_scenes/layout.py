@@ -1,4 +1,4 @@
-"""Fills a generated street: plots on both sides, furniture, traffic, people; draws it from far to near."""
+"""Fills a generated street with plots, furniture, traffic and people, and draws it from far to near."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _STOREYS = {'city': (3, 7), 'suburb': (2, 3), 'outskirts': (1, 4)}
 
 
 class Layout:
-  """All that stands, drives and walks in one street, each with the depth that orders its drawing."""
+  """Everything that stands, drives or walks in one street, with the depth that orders its drawing."""
 
   def __init__(self, canvas: Canvas, rng: random.Random):
     self.canvas = canvas
@@ -124,7 +124,7 @@ class Layout:
     self.add(z1 + abs(x) * 0.02, draw_building, self.canvas, rng, x, z0, z1, storeys)
 
   def _add_pieces(self, side: Side, z0: float, z1: float, kind: str, high: float) -> None:
-    """A wall, fence or hedge in short pieces, so that what stands behind it is ordered rightly."""
+    """Adds a wall, fence or hedge in short pieces, so that objects behind it are drawn in the right order."""
     rng, canvas = self.rng, self.canvas
     x = side.sign * side.plot
     style = rng.choice(('picket', 'railing', 'mesh'))

@@ -22,7 +22,7 @@ def mix(first: Color, second: Color, amount: float) -> Color:
 
 
 def vary(rng: random.Random, color: Color, brightness: float = 0.12, hue: float = 8.0) -> Color:
-  """A colour near `color`: relative change of brightness, absolute change of each channel."""
+  """Varies a colour: relative change of brightness, absolute change of each channel."""
   gain = rng.uniform(1 - brightness, 1 + brightness)
   return tuple(min(255.0, max(0.0, v * gain + rng.uniform(-hue, hue))) for v in color)
 
@@ -37,9 +37,9 @@ class Light:
     sun_direction: Unit vector towards the sun.
     sun: Gain of a surface that faces the sun, per channel.
     ambient: Gain of every surface, per channel.
-    haze: Colour that distant things fade to.
+    haze: Colour that distant objects fade to.
     visibility: Distance in metres at which 63 % of a colour is haze.
-    clouds: Share of the sky that is cloud, 0..1.
+    clouds: Share of the sky covered by clouds, 0..1.
     lamps: Whether windows and lamps are lit.
   """
 
@@ -54,7 +54,7 @@ class Light:
   lamps: bool
 
   def shade(self, color: Color, normal: Point, z: float) -> tuple[int, int, int]:
-    """The colour of a lit surface as seen from distance `z`."""
+    """Returns the colour of a lit surface seen from distance `z`."""
     s = self.sun_direction
     facing = normal[0] * s[0] + normal[1] * s[1] + normal[2] * s[2]
     facing = facing if facing > 0 else 0.0
@@ -66,7 +66,7 @@ class Light:
     return min(255, int(r)), min(255, int(g)), min(255, int(b))
 
   def glow(self, color: Color, z: float) -> tuple[int, int, int]:
-    """The colour of a lamp as seen from distance `z`."""
+    """Returns the colour of a lamp seen from distance `z`."""
     return tuple(int(v) for v in mix(self.haze, color, math.exp(-z / self.visibility)))
 
   @property
@@ -78,7 +78,7 @@ class Light:
 
   @property
   def casts_shadows(self) -> bool:
-    """Whether the sun is strong enough for shadows with a shape."""
+    """Whether the sun is strong enough for distinct shadows."""
     return self.sun[1] > 0.25
 
 
@@ -96,7 +96,7 @@ _LIGHTS = {
 
 
 def make_light(rng: random.Random) -> Light:
-  """Chooses weather and time: clear day, overcast, low sun or dusk, each with its own variation."""
+  """Chooses weather and time of day: clear, overcast, low sun or dusk, each with its own variation."""
   kind = rng.choices(tuple(_LIGHTS), weights=(4, 3, 3, 1.5))[0]
   zenith, horizon, sun, ambient, elevation, visibility, clouds = _LIGHTS[kind]
   azimuth = rng.uniform(0, math.tau)

@@ -1,4 +1,4 @@
-"""Colours of the things in a generated street, RGB 0..255 in full light."""
+"""Colours of the objects in a generated street, RGB 0..255 in full light."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def draw_person(canvas: Canvas, rng: random.Random, pose: Pose, high: float, wal
 
 
 def _sit(canvas, rng, pose, seat, bar, foot, lean, helmet):
-  """A rider: hips at `seat`, hands at `bar`, feet at `foot`, all (ahead, up) in metres."""
+  """Draws a rider: hips at `seat`, hands at `bar`, feet at `foot`, all (ahead, up) in metres."""
   label = ID['rider']
   skin = vary(rng, rng.choice(SKIN))
   coat, legs = vary(rng, rng.choice(CLOTHES)), vary(rng, rng.choice(CLOTHES), 0.1)

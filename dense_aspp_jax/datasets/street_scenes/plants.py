@@ -62,7 +62,7 @@ def draw_tree(
   dark, pale = mix(foliage, (20, 30, 22), 0.62), mix(foliage, (226, 226, 140), 0.3)
   tones = [mix(dark, foliage, k / 5) for k in range(6)] + [mix(foliage, pale, k / 4) for k in range(1, 5)]
   for k, (bright, a, b) in enumerate(clumps):
-    # Where the leaf looks to: outwards in the round of the crown, so that the sun models it.
+    # The leaf faces outwards on the round crown, so that the sun shades it.
     normal = (0.7 * a, 0.55 + 0.4 * b, -0.5)
     tone = tones[min(9, max(0, int(5 + 6 * bright)))]
     center = (x + lean + a * (crown - leaf * 0.5), middle + b * (crown - leaf * 0.5) * stretch, z)

@@ -13,7 +13,7 @@ from dense_aspp_jax.datasets.street_scenes.light import UP, Color, mix, vary
 from dense_aspp_jax.datasets.street_scenes.palettes import FACADES, ROOFS
 from dense_aspp_jax.datasets.street_scenes.plants import CLUMPS
 
-_SKY_SCALE = 4  # the sky is soft: computed so many times coarser than the canvas
+_SKY_SCALE = 4  # the sky is smooth: computed this many times coarser than the canvas
 _FAR = (1.5, 4, 5, 6, 7.5, 9, 11, 13.5, 17, 22, 29, 40, 56, 80, 115, 170, 260, 420)  # depths of ground slices
 
 
@@ -80,7 +80,7 @@ def paint_sky(canvas: Canvas, noise: np.random.Generator) -> None:
 
 
 def paint_backdrop(canvas: Canvas, rng: random.Random, foliage: Color) -> None:
-  """Paints what closes the view: hills, roofs and trees, far away and hazy."""
+  """Paints the backdrop: hills, roofs and trees, far away and hazy."""
   span = canvas.width / canvas.camera.focal  # metres of width per metre of depth
   z = rng.uniform(220, 300)
   shift = canvas.camera.bend(z)
@@ -128,7 +128,7 @@ def paint_strips(canvas: Canvas, strips: list[Strip], near: float = _FAR[0], far
 def ground_coordinates(
   camera: Camera, size: tuple[int, int], supersampling: int
 ) -> tuple[int, np.ndarray, np.ndarray]:
-  """Where the pixels below the horizon lie on the ground.
+  """Computes the ground position of the pixels below the horizon.
 
   Returns:
     First row below the horizon, and metres right and metres ahead, float32 `[rows, w]` and `[rows, 1]`.

@@ -1,4 +1,4 @@
-"""Bodies with a length, a width and a height, and their shadows."""
+"""Solid bodies and their shadows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CIRCLE = tuple((math.cos(k * math.tau / 14), math.sin(k * math.tau / 14)) for k 
 
 
 def facing(canvas: Canvas, point: Point, normal: Point) -> bool:
-  """Whether a surface at `point` turns its face to the camera."""
+  """Whether a surface at `point` faces the camera."""
   x, y, z = point
   eye_x, eye_y = -(x + canvas.camera.bend(z)), canvas.camera.height - y
   return normal[0] * eye_x + normal[1] * eye_y - normal[2] * z > 0
@@ -29,7 +29,7 @@ def reflection(canvas: Canvas, pane: Sequence[Point], glass: Color) -> None:
 def extrude(
   canvas: Canvas, pose: Pose, profile: Sequence, paint: Color, label: int, glass: Color | None
 ) -> float:
-  """Paints a body of mirror-symmetric section along its length; returns the side (-1, 1) one sees."""
+  """Paints a body with a mirror-symmetric section along its length; returns the visible side (-1, 1)."""
   length = profile[-1][0]
   faces = []
   for (l0, h0, w0), (l1, h1, w1) in itertools.pairwise(profile):
@@ -72,7 +72,7 @@ def box(
   paint: Color,
   label: int,
 ) -> float:
-  """Paints a box between two distances ahead of the pose; returns the side one sees."""
+  """Paints a box between two distances ahead of the pose; returns the visible side."""
   middle = pose.place(0, 0, (rear + front) / 2)
   part = Pose(middle[0], middle[2], pose.yaw)
   length = front - rear

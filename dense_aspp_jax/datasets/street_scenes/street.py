@@ -13,13 +13,13 @@ from dense_aspp_jax.datasets.street_scenes.sky_and_ground import Strip, paint_st
 
 LANE = 3.3  # metres
 PARKING = 2.2  # metres, width of a row of parked cars
-_KINDS = ('city', 'city', 'suburb', 'suburb', 'outskirts')  # the more often, the likelier
+_KINDS = ('city', 'city', 'suburb', 'suburb', 'outskirts')  # repeated values are more likely
 _VERGE = {'city': 0.15, 'suburb': 0.45, 'outskirts': 0.6}  # share of sides with a strip of grass
 
 
 @dataclasses.dataclass
 class Side:
-  """One side of the street; distances in metres from the camera's path, all positive."""
+  """One side of the street; distances from the camera's path in metres, all positive."""
 
   sign: int  # -1 left, 1 right
   kerb: float
@@ -34,7 +34,7 @@ class Street:
   """The plan of one street: lanes, sides, junction, crossing and the colours of the ground.
 
   Attributes:
-    own_lanes: Lanes in the direction of the camera, which is in the leftmost of them, at x = 0.
+    own_lanes: Lanes in the camera's direction; the camera is in the leftmost of them, at x = 0.
     other_lanes: Oncoming lanes, left of them.
     tram: Whether a tram runs here; `tram_crosses` if it does so across the junction.
     sides: Left and right side.
@@ -76,7 +76,7 @@ class Street:
     return Side(sign, kerb, walk, walk[1] + rng.choice((0, 0, 0.6)), verge, kind, parking)
 
   def is_clear(self, z: float) -> bool:
-    """Whether depth `z` is off the junction."""
+    """Whether depth `z` is outside the junction."""
     return not self.junction or not self.junction[0] - 0.5 < z < self.junction[1] + 0.5
 
   def lanes(self) -> list[tuple[float, float]]:

@@ -53,7 +53,7 @@ def _wheel(canvas: Canvas, pose: Pose, side: float, ahead: float, radius: float,
 
 
 def _lights(canvas: Canvas, pose: Pose, length: float, half: float, high: float, lit: bool) -> None:
-  """Head or rear lights and the number plate, whichever end one sees."""
+  """Draws head or rear lights and the number plate of the visible end."""
   for end, color, dark in ((-1, (235, 30, 24), (130, 22, 24)), (1, (255, 246, 214), (206, 208, 206))):
     at = end * (length / 2 + 0.01)
     if not facing(canvas, pose.place(0, high, at), pose.turn(0, 0, end)):
@@ -177,7 +177,7 @@ def draw_truck(canvas: Canvas, rng: random.Random, pose: Pose) -> None:
 
 
 def _glazed_box(canvas, rng, pose, rear, front, high, paint, trim, label, doors):
-  """A bus or tram body: box, band of windows, doors, end window and destination sign."""
+  """Draws a bus or tram body: box, band of windows, doors, end window and destination sign."""
   half, sill, top = 1.25, 1.25, high - 0.65
   lit = canvas.light.lamps
   glass = mix(GLASS, canvas.light.horizon, 0.15)
