@@ -6,6 +6,12 @@ import argparse
 import contextlib
 import pathlib
 
+from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.models.segmentation import PAPER_MODELS
+from dense_aspp_jax.training.imported_run import convert_dense_aspp
+from dense_aspp_jax.weights.download import downloaded
+from dense_aspp_jax.weights.store import convert_extractor
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's options."""
@@ -40,10 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Converts, compares, writes."""
-  from dense_aspp_jax.errors import InputError
-  from dense_aspp_jax.models.segmentation import PAPER_MODELS
-  from dense_aspp_jax.weights.download import downloaded
-
   if args.output is None and not args.check:
     raise InputError('expected --output DIR, --check, or both')
   convert = _convert_dense_aspp if args.architecture in PAPER_MODELS else _convert_extractor
@@ -53,8 +55,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _convert_extractor(args: argparse.Namespace, path: pathlib.Path) -> None:
-  from dense_aspp_jax.weights.store import convert_extractor
-
   weights = convert_extractor(args.architecture, path, args.output, args.check)
   print(f'{path}: all arrays of {weights.architecture} ({weights.source}), SHA-256 {weights.sha256}')
   if args.output is not None:
@@ -66,9 +66,6 @@ def _convert_extractor(args: argparse.Namespace, path: pathlib.Path) -> None:
 
 
 def _convert_dense_aspp(args: argparse.Namespace, path: pathlib.Path) -> None:
-  from dense_aspp_jax.errors import RunError
-  from dense_aspp_jax.training.imported_run import convert_dense_aspp
-
   if args.check:
     raise RunError(
       f'{args.architecture}: there is nothing to compare with, the published code needs PyTorch 0.3; nothing '

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import pathlib
 from typing import Any
 
@@ -11,14 +12,21 @@ from dense_aspp_jax.commands.run_arguments import (
   add_run_arguments,
   averaging_asked_for,
   averaging_predictor,
-  check_averaging,
-  describe_run,
+  check_at_least,
 )
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.evaluation.batch_norm import BatchStatisticsPredictor
+from dense_aspp_jax.evaluation.evaluate import evaluate
+from dense_aspp_jax.evaluation.metrics import format_table, protocol
+from dense_aspp_jax.files import check_writable, write_json
+from dense_aspp_jax.progress import say
+from dense_aspp_jax.results.runs import EVALUATIONS
+from dense_aspp_jax.training.run import load_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's options."""
-  add_run_arguments(parser, ('running', 'recalibrated', 'batch'))
+  add_run_arguments(parser, bn_modes=('running', 'recalibrated', 'batch'))
   parser.add_argument(
     '--batch-size', type=int, help='images per call; no result depends on it, but those of --bn batch'
   )
@@ -31,25 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Evaluates; prints the table, and the scores as JSON to --output or as the last line."""
-  import json
-
-  from dense_aspp_jax.errors import InputError
-  from dense_aspp_jax.evaluation.batch_norm import BatchStatisticsPredictor
-  from dense_aspp_jax.evaluation.evaluate import evaluate
-  from dense_aspp_jax.evaluation.metrics import format_table, protocol
-  from dense_aspp_jax.files import check_writable
-  from dense_aspp_jax.progress import say
-  from dense_aspp_jax.provenance import write_json
-  from dense_aspp_jax.results.runs import EVALUATIONS
-  from dense_aspp_jax.training.run import load_run
-
   if args.output and args.output.is_dir():
     raise InputError(f'{args.output}: a folder; --output expects the name of a JSON file')
-  if args.batch_size is not None and args.batch_size < 1:
-    raise InputError(f'--batch-size {args.batch_size}: expected at least 1')
-  check_averaging(args)
+  check_at_least('--batch-size', args.batch_size)
+  averages = averaging_asked_for(args)
   by_batch = args.bn == 'batch'
-  if by_batch and averaging_asked_for(args):
+  if by_batch and averages:
     raise InputError(
       '--bn batch with --flip, --scales or --window: averaging takes one image at a time, not a batch; leave '
       'either out'
@@ -68,12 +63,14 @@ def run(args: argparse.Namespace) -> int:
     **scores.to_json(),
     'images': len(split),
     'protocol': protocol(run.label_set),
-    **describe_run(args, run),
+    **run.describe(),
+    'data_dir': args.data_dir,
+    'split': args.split,
     'bn': args.bn,
     'bn_batch_size': batch_size if by_batch else None,
     'test_time': None,
   }
-  if averaging_asked_for(args):
+  if averages:
     averaging = averaging_predictor(args, run)
     confusion, _ = evaluate(averaging, split, run.label_set, batch_size=batch_size)
     averaged = confusion.scores()

@@ -7,13 +7,17 @@ import pathlib
 
 from dense_aspp_jax.commands.run_arguments import (
   add_averaging_arguments,
-  add_bn_argument,
-  add_checkpoint_arguments,
-  add_weights_argument,
+  add_run_arguments,
   averaging_asked_for,
   averaging_predictor,
-  check_averaging,
 )
+from dense_aspp_jax.datasets.images import check_image_header, decode_image
+from dense_aspp_jax.datasets.stored_files import files_of_folder
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.evaluation.pictures import colorize, overlay, save_png
+from dense_aspp_jax.files import check_writable, write_json
+from dense_aspp_jax.progress import progress, say
+from dense_aspp_jax.training.run import load_run
 
 _EXTENSIONS = ('.png', '.jpg', '.jpeg')
 _LABEL_IDS, _COLOR, _OVERLAY = 'label_ids', 'color', 'overlay'
@@ -38,9 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's options."""
   parser.formatter_class = argparse.RawDescriptionHelpFormatter
   parser.epilog = _RULES
-  add_checkpoint_arguments(parser)
-  add_weights_argument(parser)
-  add_bn_argument(parser)
+  add_run_arguments(parser, ('--workdir', '--checkpoint', '--weights', '--bn'))
   parser.add_argument('--output', required=True, type=pathlib.Path, help='directory for the predictions')
   parser.add_argument(
     '--as-stored', action='store_true', help='predict the pixels as stored, whatever the EXIF orientation'
@@ -53,12 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Writes label_ids/, color/ and overlay/ (one PNG an image, at its own size) and predictions.json."""
-  from dense_aspp_jax.datasets.images import check_image_header
-  from dense_aspp_jax.errors import InputError
-  from dense_aspp_jax.files import check_writable
-  from dense_aspp_jax.progress import say
-
-  check_averaging(args)
+  averages = averaging_asked_for(args)
   for folder in (_LABEL_IDS, _COLOR, _OVERLAY):
     check_writable(args.output / folder, '--output')
   images = find_images(args.images, args.output)
@@ -71,21 +68,17 @@ def run(args: argparse.Namespace) -> int:
   if len(refused) < len(images):
     for why in refused.values():
       say(f'warning: {why}')
-    _predict(args, images, refused)
+    _predict(args, averages, images, refused)
   if refused:
     listed = '\n  '.join(refused.values())
     raise InputError(f'{len(refused)} of {len(images)} images could not be read:\n  {listed}')
   return 0
 
 
-def _predict(args: argparse.Namespace, images: dict[str, pathlib.Path], refused: dict[str, str]) -> None:
+def _predict(
+  args: argparse.Namespace, averages: bool, images: dict[str, pathlib.Path], refused: dict[str, str]
+) -> None:
   """Predicts all but those in `refused`, and adds those that turn out to be damaged to it."""
-  from dense_aspp_jax.datasets.images import decode_image
-  from dense_aspp_jax.errors import InputError
-  from dense_aspp_jax.evaluation.pictures import colorize, overlay, save_png
-  from dense_aspp_jax.progress import progress
-  from dense_aspp_jax.provenance import provenance, write_json
-
   run = predictor = None  # loaded with the first image that can be decoded
   for name in progress([name for name in images if name not in refused], 'predicting', unit='image'):
     try:
@@ -94,10 +87,8 @@ def _predict(args: argparse.Namespace, images: dict[str, pathlib.Path], refused:
       refused[name] = str(error)
       continue
     if run is None:
-      from dense_aspp_jax.training.run import load_run
-
       run = load_run(args.workdir, args.checkpoint, args.weights, args.bn)
-      predictor = averaging_predictor(args, run) if averaging_asked_for(args) else run.predictor
+      predictor = averaging_predictor(args, run) if averages else run.predictor
     prediction = predictor.predict(image)
     save_png(args.output / _LABEL_IDS / f'{name}.png', run.label_set.decode(prediction))
     save_png(args.output / _COLOR / f'{name}.png', colorize(prediction, run.label_set))
@@ -107,19 +98,13 @@ def _predict(args: argparse.Namespace, images: dict[str, pathlib.Path], refused:
   write_json(
     args.output / 'predictions.json',
     {
-      'label_set': run.label_set.to_json(),
       'num_classes': run.label_set.num_classes,
       'images': len(images) - len(refused),
       'refused': refused,
       'as_stored': args.as_stored,
-      'workdir': str(args.workdir),
-      'checkpoint': args.checkpoint,
-      'step': run.step,
-      'weights': run.weights,
-      'bn': run.bn,
-      'test_time': predictor.to_json() if averaging_asked_for(args) else None,
-      'config': run.config,
-      'provenance': provenance(),
+      **run.describe(),
+      'label_set': run.label_set.to_json(),
+      'test_time': predictor.to_json() if averages else None,
     },
   )
   print(f'{len(images) - len(refused)} images predicted: {args.output}')
@@ -140,9 +125,6 @@ def find_images(paths: list[pathlib.Path], output: pathlib.Path) -> dict[str, pa
     InputError: A path does not exist, a folder holds no image or cannot be listed, or two images have the
       same name.
   """
-  from dense_aspp_jax.datasets.stored_files import files_of_folder
-  from dense_aspp_jax.errors import InputError
-
   images: dict[str, pathlib.Path] = {}
   for path in paths:
     if path.is_dir():

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from dense_aspp_jax.commands.run_arguments import (
-  add_checkpoint_arguments,
-  add_data_dir_argument,
-  add_weights_argument,
-)
+from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.evaluation.batch_norm import largest_changes, recalibrated_statistics
+from dense_aspp_jax.files import check_writable
+from dense_aspp_jax.training.recalibration import FOLDER, save_statistics
+from dense_aspp_jax.training.run import load_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's options."""
-  add_checkpoint_arguments(parser)
-  add_weights_argument(parser)
-  add_data_dir_argument(parser)
+  add_run_arguments(parser, ('--workdir', '--checkpoint', '--weights', '--data-dir'))
   parser.add_argument(
     '--batch-size', type=int, help='images that are normalised together (default: the batch size of training)'
   )
@@ -23,14 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Writes WORKDIR/recalibrated/STEP_WEIGHTS; says how much the statistics changed."""
-  from dense_aspp_jax.errors import InputError
-  from dense_aspp_jax.evaluation.batch_norm import largest_changes, recalibrated_statistics
-  from dense_aspp_jax.files import check_writable
-  from dense_aspp_jax.training.recalibration import FOLDER, save_statistics
-  from dense_aspp_jax.training.run import load_run
-
-  if args.batch_size is not None and args.batch_size < 1:
-    raise InputError(f'--batch-size {args.batch_size}: expected at least 1')
+  check_at_least('--batch-size', args.batch_size)
   check_writable(args.workdir / FOLDER, '--workdir')
   run = load_run(args.workdir, args.checkpoint, args.weights)
   before = run.variables.get('batch_stats')

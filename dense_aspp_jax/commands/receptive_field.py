@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import inspect
 import pathlib
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from dense_aspp_jax.analysis import receptive_field as analysis
+from dense_aspp_jax.analysis.field_propagation import propagate_field
+from dense_aspp_jax.analysis.figures import render
+from dense_aspp_jax.analysis.receptive_field_pictures import effective_figure, scales_figure
 from dense_aspp_jax.commands.config_file import read_config_file
-from dense_aspp_jax.commands.run_arguments import add_bn_argument, add_weights_argument
+from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least, check_output_folder
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.evaluation.pictures import save_png
+from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.provenance import provenance, write_json
+from dense_aspp_jax.training.config_check import check_fields
+from dense_aspp_jax.training.run import load_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,8 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--workdir', type=pathlib.Path, help="measure with a run's parameters; default: random initial ones"
   )
   parser.add_argument('--checkpoint', help="of --workdir: 'best' (default), 'latest', or a step")
-  add_weights_argument(parser)
-  add_bn_argument(parser)
+  add_run_arguments(parser, ('--weights', '--bn'))
   parser.add_argument('--images', type=int, default=4, help='random images to average over (default 4)')
   parser.add_argument(
     '--output',
@@ -34,38 +49,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Writes receptive_field.json and two pictures; prints the table."""
-  from dense_aspp_jax.errors import InputError
-
   if not args.workdir and not (args.config and args.output):
     raise InputError('expected --workdir of a run, or --config and --output')
   if args.config_arguments and not args.config:
     raise InputError(f'{" ".join(args.config_arguments)}: expected --config=FILE with it, or neither')
   output = args.output or args.workdir / 'analysis' / 'receptive_field'
-  if output.exists() and not output.is_dir():
-    raise InputError(f'{output}: a file; --output expects a folder')
-  if args.images < 1:
-    raise InputError(f'--images {args.images}: expected at least 1')
+  check_output_folder(output)
+  check_at_least('--images', args.images)
   for option in ('checkpoint', 'weights', 'bn'):
     value = getattr(args, option)
     if value not in (None, 'running') and not args.workdir:
       raise InputError(f'--{option} {value}: it needs the --workdir of a run')
   config = read_config_file(args) if args.config else None
-
-  import dataclasses
-
-  import jax
-  import jax.numpy as jnp
-  from ml_collections import ConfigDict
-
-  from dense_aspp_jax.analysis import receptive_field as analysis
-  from dense_aspp_jax.analysis.field_propagation import propagate_field
-  from dense_aspp_jax.analysis.figures import render
-  from dense_aspp_jax.analysis.receptive_field_pictures import effective_figure, scales_figure
-  from dense_aspp_jax.evaluation.pictures import save_png
-  from dense_aspp_jax.models.segmentation import create_model
-  from dense_aspp_jax.provenance import provenance, write_json
-  from dense_aspp_jax.training.config_check import check_fields
-  from dense_aspp_jax.training.run import load_run
 
   loaded = None
   if args.workdir:
@@ -129,11 +124,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_same_network(workdir: pathlib.Path, stored: dict[str, Any], given: dict[str, Any]) -> None:
-  import inspect
-
-  from dense_aspp_jax.errors import InputError
-  from dense_aspp_jax.models.segmentation import create_model
-
   defaults = {name: p.default for name, p in inspect.signature(create_model).parameters.items()}
   stored = {**defaults, **stored}  # a field newer than the run has its default there
   different = [

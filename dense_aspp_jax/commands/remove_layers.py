@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 import pathlib
 
-from dense_aspp_jax.commands.run_arguments import add_run_arguments, describe_run
+import grain
+
+from dense_aspp_jax.analysis.layer_removal import analyse_layer_removal
+from dense_aspp_jax.analysis.removal_summary import format_removal_table
+from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least, check_output_folder
+from dense_aspp_jax.files import replaced_directory, write_json
+from dense_aspp_jax.training.run import load_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,22 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Writes curves.png, one picture an image and layer_removal.json; prints the table."""
-  import grain
-
-  from dense_aspp_jax.analysis.layer_removal import analyse_layer_removal
-  from dense_aspp_jax.analysis.removal_summary import format_removal_table
-  from dense_aspp_jax.errors import InputError
-  from dense_aspp_jax.files import replaced_directory
-  from dense_aspp_jax.provenance import write_json
-  from dense_aspp_jax.training.run import load_run
-
   output = args.output or args.workdir / 'analysis' / 'layer_removal'
-  if output.exists() and not output.is_dir():
-    raise InputError(f'{output}: a file; --output expects a folder')
-  if args.images is not None and args.images < 1:
-    raise InputError(f'--images {args.images}: expected at least 1')
-  if args.pictures < 0:
-    raise InputError(f'--pictures {args.pictures}: expected at least 0')
+  check_output_folder(output)
+  check_at_least('--images', args.images)
+  check_at_least('--pictures', args.pictures, 0)
   run = load_run(args.workdir, args.checkpoint, args.weights, args.bn)
   # Every setting reads all images.
   split = run.load_split(args.split, args.data_dir, cached=args.images is None)
@@ -50,7 +44,10 @@ def run(args: argparse.Namespace) -> int:
       num_pictures=args.pictures,
       output=folder,
     )
-    write_json(folder / 'layer_removal.json', {**result, **describe_run(args, run)})
+    write_json(
+      folder / 'layer_removal.json',
+      {**result, **run.describe(), 'data_dir': args.data_dir, 'split': args.split},
+    )
   print(format_removal_table(result['settings']))
   num_layers = len(result['layers'])
   lost = [

@@ -7,7 +7,26 @@ import functools
 import itertools
 import pathlib
 
-from dense_aspp_jax.commands.run_arguments import add_run_arguments
+from dense_aspp_jax.analysis.layer_removal import analyse_layer_removal
+from dense_aspp_jax.analysis.report import render_report
+from dense_aspp_jax.analysis.report_content import (
+  ReportContent,
+  predict_examples,
+  read_analysis,
+  read_json,
+  read_metrics,
+  run_analysis,
+)
+from dense_aspp_jax.analysis.similarity import analyse_similarity
+from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least
+from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.evaluation.evaluate import evaluate
+from dense_aspp_jax.files import write_file
+from dense_aspp_jax.models.counts import count_parameters
+from dense_aspp_jax.provenance import provenance
+from dense_aspp_jax.training.run import load_run
+from dense_aspp_jax.training.workdir import PROVENANCE
 
 NUM_IMAGES = 64
 NUM_PICTURES = 6
@@ -81,32 +100,11 @@ def report_run(
     InputError: Not a run's directory, no such checkpoint or data, or an option out of range.
     RunError: The file cannot be written.
   """
-  from dense_aspp_jax.analysis.layer_removal import analyse_layer_removal
-  from dense_aspp_jax.analysis.report import render_report
-  from dense_aspp_jax.analysis.report_content import (
-    ReportContent,
-    predict_examples,
-    read_analysis,
-    read_json,
-    read_metrics,
-    run_analysis,
-  )
-  from dense_aspp_jax.analysis.similarity import analyse_similarity
-  from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples
-  from dense_aspp_jax.errors import InputError
-  from dense_aspp_jax.evaluation.evaluate import evaluate
-  from dense_aspp_jax.files import write_file
-  from dense_aspp_jax.models.counts import count_parameters
-  from dense_aspp_jax.provenance import provenance
-  from dense_aspp_jax.training.run import load_run
-  from dense_aspp_jax.training.workdir import PROVENANCE
-
   output = output or workdir / 'report.html'
   if output.is_dir():
     raise InputError(f'{output}: a folder; --output expects the name of an HTML file')
-  for option, value in (('images', num_images), ('pictures', num_pictures)):
-    if value < 1:
-      raise InputError(f'--{option} {value}: expected at least 1')
+  check_at_least('--images', num_images)
+  check_at_least('--pictures', num_pictures)
   run = load_run(workdir, checkpoint, weights, bn)
   data, batch_size = run.config['data'], run.config['evaluation']['batch_size']
   split = run.load_split(split_name, data_dir)

@@ -14,6 +14,8 @@ import pathlib
 import dense_aspp_jax
 from dense_aspp_jax import labels
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.evaluation import metrics, score
+from dense_aspp_jax.provenance import write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,9 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Scores the folders; prints the table, and the report as JSON to --output or as the last line."""
-  from dense_aspp_jax.evaluation import metrics, score
-  from dense_aspp_jax.provenance import write_json
-
   if args.output and args.output.is_dir():
     raise InputError(f'{args.output}: a folder; --output expects the name of a JSON file')
   label_set = labels.load_label_set(args.label_set) if args.label_set else None

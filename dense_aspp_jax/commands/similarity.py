@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import pathlib
 
-from dense_aspp_jax.commands.run_arguments import add_run_arguments, describe_run
+from dense_aspp_jax.analysis.similarity import analyse_similarity
+from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least, check_output_folder
+from dense_aspp_jax.files import replaced_directory, write_json
+from dense_aspp_jax.training.run import load_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,19 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Writes pictures, heat maps, means and similarity.json; prints the most confused pairs."""
-  from dense_aspp_jax.analysis.similarity import analyse_similarity
-  from dense_aspp_jax.errors import InputError
-  from dense_aspp_jax.files import replaced_directory
-  from dense_aspp_jax.provenance import write_json
-  from dense_aspp_jax.training.run import load_run
-
   # The report reads the folder 'similarity': what the head reads.
   name = 'similarity' if args.layer == 'dense_aspp' else f'similarity_{args.layer}'
   output = args.output or args.workdir / 'analysis' / name
-  if output.exists() and not output.is_dir():
-    raise InputError(f'{output}: a file; --output expects a folder')
-  if args.images < 1:
-    raise InputError(f'--images {args.images}: expected at least 1')
+  check_output_folder(output)
+  check_at_least('--images', args.images)
   run = load_run(args.workdir, args.checkpoint, args.weights, args.bn)
   split = run.load_split(args.split, args.data_dir)
   with replaced_directory(output, 'similarity.json') as folder:
@@ -52,7 +47,9 @@ def run(args: argparse.Namespace) -> int:
       num_pictures=args.images,
       output=folder,
     )
-    write_json(folder / 'similarity.json', {**result, **describe_run(args, run)})
+    write_json(
+      folder / 'similarity.json', {**result, **run.describe(), 'data_dir': args.data_dir, 'split': args.split}
+    )
   print(f'most confused classes, by the cosine of their mean features ({args.layer}):')
   for pair in result['most_confused']:
     print(f'  {pair["cosine"]:6.3f}  {" / ".join(pair["classes"])}')

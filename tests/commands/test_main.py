@@ -106,7 +106,8 @@ def test_the_variables_asked_for_are_loaded(command, options, loaded, monkeypatc
   def load_run(workdir, checkpoint, weights, bn='running'):
     raise InputError(f'{workdir} {checkpoint} {weights} {bn}')
 
-  monkeypatch.setattr('dense_aspp_jax.training.run.load_run', load_run)
+  module = f'dense_aspp_jax.commands.{command.replace("-", "_")}'
+  monkeypatch.setattr(f'{module}.load_run', load_run)
   Image.new('RGB', (1, 1)).save(tmp_path / 'a.png')
   others = [] if command == 'recalibrate' else ['--output', str(tmp_path / 'out')]
   if command == 'predict':

@@ -15,7 +15,6 @@ from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.datasets.images import encode_png
 from dense_aspp_jax.evaluation.tta import AveragingPredictor
 from dense_aspp_jax.labels import CITYSCAPES_20
-from dense_aspp_jax.training import run
 from dense_aspp_jax.training.recalibration import save_statistics
 from dense_aspp_jax.training.run import load_run
 
@@ -31,7 +30,7 @@ def nothing_is_loaded(monkeypatch):
   def fail(*_):
     raise AssertionError('a network was loaded')
 
-  monkeypatch.setattr(run, 'load_run', fail)
+  monkeypatch.setattr('dense_aspp_jax.commands.predict.load_run', fail)
 
 
 @pytest.fixture

@@ -134,7 +134,7 @@ def test_the_picture_has_the_path_through_all_layers(tmp_path, monkeypatch):
   drawn = []
   original = receptive_field_pictures.effective_figure
   monkeypatch.setattr(
-    receptive_field_pictures, 'effective_figure', lambda *a: drawn.append(a[2]) or original(*a)
+    'dense_aspp_jax.commands.receptive_field.effective_figure', lambda *a: drawn.append(a[2]) or original(*a)
   )
   assert run(tmp_path / 'out') == 0
   assert [(path.layers, path.image_field) for path in drawn] == [((1, 2), 183)]
@@ -143,7 +143,7 @@ def test_the_picture_has_the_path_through_all_layers(tmp_path, monkeypatch):
 def test_global_pooling_is_said(tmp_path, monkeypatch, capsys):
   span = field_propagation.Span(-65, 69, 8)
   field = field_propagation.Field(span, span, is_global=True)
-  monkeypatch.setattr(field_propagation, 'propagate_field', lambda *_: field)
+  monkeypatch.setattr('dense_aspp_jax.commands.receptive_field.propagate_field', lambda *_: field)
   assert run(tmp_path / 'out') == 0
   assert 'global: the extractor also reads means over the whole image' in capsys.readouterr().out
 

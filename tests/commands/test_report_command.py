@@ -152,7 +152,7 @@ def test_stored_analyses_must_be_of_the_same_variables_and_data(workdir, monkeyp
     asked.append((folder.name, subject))
     raise InputError('enough')
 
-  monkeypatch.setattr('dense_aspp_jax.analysis.report_content.read_analysis', read_analysis)
+  monkeypatch.setattr('dense_aspp_jax.commands.report.read_analysis', read_analysis)
   assert report(workdir, '--checkpoint', 'latest') == 2
   subject = {
     'checkpoint': 'latest',
