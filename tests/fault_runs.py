@@ -11,7 +11,7 @@ import sys
 import time
 
 import pytest
-from tiny_network import TINY
+from tiny_network import SHALLOW
 
 from dense_aspp_jax.commands import train as train_command
 from dense_aspp_jax.commands.main import main
@@ -33,8 +33,6 @@ import jax
 devices, local_devices = jax.devices, jax.local_devices
 jax.devices, jax.local_devices = lambda: devices()[:1], lambda: local_devices()[:1]
 """
-# Cut short: a step is traced and compiled by every process.
-NETWORK = TINY | dict(last_layer='denseblock2', dilation_rates=(1,), bottleneck_width=0, first_norm=False)
 # Two steps an epoch, a checkpoint after each step, one evaluation at the end.
 RECIPE = {
   'data.image_size': (32, 64),
@@ -51,7 +49,7 @@ RECIPE = {
 def train_arguments(folder, workdir, *options, **fields):
   """Arguments of a training on a folder of scenes; `fields` with `__` for the dot."""
   fields = {
-    **{f'model.{name}': value for name, value in NETWORK.items()},
+    **{f'model.{name}': value for name, value in SHALLOW.items()},
     **RECIPE,
     'data.dataset': f'folder:{folder}',
     'data.data_dir': folder.parent / 'data',

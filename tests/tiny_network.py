@@ -7,4 +7,6 @@ TINY = dict(
   bottleneck_width=8,
   compute_dtype='float32',
 )
+# Cut short, where only that a network is trained matters: a step is traced and compiled by every process.
+SHALLOW = TINY | dict(last_layer='denseblock2', dilation_rates=(1,), bottleneck_width=0, first_norm=False)
 OVERRIDES = [f'--config.model.{name}={value}' for name, value in TINY.items()]
