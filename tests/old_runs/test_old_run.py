@@ -13,6 +13,7 @@ from PIL import Image
 from configs import default
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.results.runs import read_run
+from dense_aspp_jax.training.checkpoints import Checkpoints
 from dense_aspp_jax.training.train import train_and_evaluate
 from dense_aspp_jax.weights.store import load_extractor_weights
 
@@ -59,6 +60,12 @@ def test_predict_gives_the_old_classes(old, tmp_path):
   assert [''.join(map(str, row)) for row in classes] == EXPECTED['prediction']
 
 
+def test_the_best_of_the_old_run_is_to_be_exceeded(old):
+  with Checkpoints(old / 'run', 1) as checkpoints:
+    assert checkpoints.best_step == EXPECTED['best']['step']
+    assert checkpoints.best_score == pytest.approx(EXPECTED['best']['mean_iou'])
+
+
 def test_the_old_run_has_its_old_name_among_results(old):
   assert {row.config_hash for row in read_run(old / 'run')} == {EXPECTED['config_hash']}
 
@@ -72,6 +79,7 @@ def test_the_old_converted_weights_load(old):
 
 def test_the_old_run_resumes_with_the_same_losses_and_scores(old, tmp_path):
   workdir = shutil.copytree(old / 'run', tmp_path / 'run')
+  shutil.rmtree(workdir / 'checkpoints' / 'best')  # it is better than what the resumed steps reach
   config = default.get_config()
   overrides = {name: tuple(v) if isinstance(v, list) else v for name, v in EXPECTED['overrides'].items()}
   config.update_from_flattened_dict(overrides)
@@ -91,3 +99,6 @@ def test_the_old_run_resumes_with_the_same_losses_and_scores(old, tmp_path):
     assert scores[name] == pytest.approx(EXPECTED['resumed'][name])
   for name in ('mean_iou', 'iou'):
     assert scores['ema'][name] == pytest.approx(EXPECTED['resumed']['ema'][name])
+  # Moving averages rank checkpoints where a run has them.
+  with Checkpoints(workdir, 1) as checkpoints:
+    assert checkpoints.best_score == pytest.approx(EXPECTED['resumed']['ema']['mean_iou'])
