@@ -1,4 +1,4 @@
-r"""The slides' best model with random crops, flips and scaling, improvements they name, and colour jitter.
+r"""The slides' best model with random crops, flips and scaling, which the slides propose, and colour jitter.
 
   python train.py --config=configs/augmented.py --workdir=runs/augmented
 

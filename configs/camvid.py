@@ -6,13 +6,13 @@ r"""DenseASPP-121 on CamVid from scratch: 367 training images, 11 classes, 360x4
 
 Cost: 13,762 steps of 8 images; a GPU (not measured yet). Published scratch results took up to 1000 epochs.
 
-The protocol: void ignored, one confusion matrix over the labels' native size, single scale, running
-statistics, the last checkpoint. All validation images are of a drive that gives 204 training images too, so
-the validation score stands 10 to 14 points above the test score, and no choice is made by it: tune with
-configs/camvid_tuning.py. The test split is scored once, when all is chosen:
+The protocol: void ignored, one confusion matrix at the labels' native size, single scale, running statistics,
+last checkpoint. The validation images all come from a drive that also supplies 204 training images. The
+validation score is therefore 10 to 14 points above the test score, and no choice is based on it: tune with
+configs/camvid_tuning.py. Score the test split once, when all choices are made:
   dense-aspp evaluate --workdir=runs/camvid_seed0 --split=test --checkpoint=latest --record
 
-A look on a CPU; training took 6 minutes on 2 cores, 12 and 20 for two more seeds with other work beside it:
+Smoke test on a CPU. Training took 6 minutes on 2 cores, and 12 and 20 for two more seeds under other load:
   python train.py --config=configs/camvid.py --workdir=runs/camvid_cpu \
     --config.model.extractor=densenet_small --config.model.growth_rate=16 \
     --config.model.bottleneck_width=32 --config.model.compute_dtype=float32 \
@@ -20,7 +20,7 @@ A look on a CPU; training took 6 minutes on 2 cores, 12 and 20 for two more seed
     --config.optimizer.warmup_steps=100 --config.training.batch_size=4 \
     --config.training.num_epochs=10.0 --config.training.ema_decay=0.99
 
-Eight images by heart on a CPU, in 2 minutes, with the same fields and three more:
+Overfit eight images on a CPU, in 2 minutes, with the same fields and three more:
   dense-aspp overfit --config=configs/camvid.py ... --config.data.image_size='(720, 960)' \
     --config.loss.region=dice --config.optimizer.learning_rate=5e-3
 """

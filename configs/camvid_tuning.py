@@ -1,8 +1,8 @@
-r"""configs/camvid.py for choosing anything: drive 0006R0 is held out of training, and scored.
+r"""configs/camvid.py for every choice: drive 0006R0 is held out of training and scored.
 
   python train.py --config=configs/camvid_tuning.py --workdir=runs/tuning
 
-266 images of three drives to train on, 101 of 0006R0 to choose by. Neither validation nor test is touched.
+Trains on 266 images of three drives and scores 101 of 0006R0. Validation and test splits are not used.
 """
 
 import ml_collections

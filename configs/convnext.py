@@ -1,4 +1,4 @@
-r"""The slides' best model on ConvNeXt-Tiny (the slides name no size), which they name as an improvement too.
+r"""The slides' best model on ConvNeXt-Tiny (the slides name no size), one of the improvements they propose.
 
   dense-aspp convert --architecture convnext_tiny --download --output weights/convnext_tiny
   python train.py --config=configs/convnext.py --workdir=runs/convnext \

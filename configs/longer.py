@@ -1,4 +1,4 @@
-r"""The slides' best model with longer training, 80 epochs: an improvement they name.
+r"""The slides' best model with longer training, 80 epochs: an improvement they propose.
 
   python train.py --config=configs/longer.py --workdir=runs/longer
 

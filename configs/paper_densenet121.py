@@ -4,10 +4,11 @@ r"""The paper's DenseASPP-121 on Cityscapes: Yang et al., CVPR 2018.
   python train.py --config=configs/paper_densenet121.py --workdir=runs/paper_densenet121 \
     --config.init.extractor_weights=weights/densenet121
 
-8,280,851 parameters, as the authors' code has them (facts of DeepMotionAIResearch/DenseASPP: a fourth
-transition, widths 128/64, biases, no BN in front of the first layer). The training recipe is the paper's as
-others report it: 80 epochs, crops of 512x512, scale 0.5 to 2, flips, brightness, poly 0.9.
-Images are normalised with ImageNet's mean and deviation, for the weights; the authors take Cityscapes'.
+8,280,851 parameters, as in the authors' code (facts from DeepMotionAIResearch/DenseASPP: a fourth
+transition, widths 128/64, biases, no BN in the first layer). The training recipe is the paper's, as others
+report it: 80 epochs, crops of 512x512, scale 0.5 to 2, flips, brightness, poly 0.9.
+Images are normalized with ImageNet's mean and standard deviation, to fit the weights; the authors use
+Cityscapes'.
 Cost: 29,750 steps of 8 crops; a GPU (not measured yet).
 """
 

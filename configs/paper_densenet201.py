@@ -4,8 +4,8 @@ r"""The paper's DenseASPP-201 on Cityscapes: Yang et al., CVPR 2018.
   python train.py --config=configs/paper_densenet201.py --workdir=runs/paper_densenet201 \
     --config.init.extractor_weights=weights/densenet201
 
-28,639,987 parameters, as the authors' code has them (facts of DeepMotionAIResearch/DenseASPP: a fourth
-transition, widths 480/240, biases, no BN in front of the first layer).
+28,639,987 parameters, as in the authors' code (facts from DeepMotionAIResearch/DenseASPP: a fourth
+transition, widths 480/240, biases, no BN in the first layer).
 Recipe: configs/paper_densenet121.py.
 Cost: 29,750 steps of 8 crops of 512x512; a GPU (not measured yet).
 """

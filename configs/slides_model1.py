@@ -5,7 +5,8 @@ r"""The slides' model #1 on Cityscapes: a cut extractor and small square images.
 DenseASPP and head have 662,420 parameters, as in the slides (structure derived from that count).
 Cost: 18,593 steps of 8 images at 224x224; a GPU (not measured yet). The slides report 31.6 % mean
 IoU on validation and 51.4 % on training images (published, not reproduced yet). Their extractor
-starts from ImageNet: dense-aspp convert --architecture densenet121 --download --output weights/densenet121,
+starts from ImageNet weights:
+  dense-aspp convert --architecture densenet121 --download --output weights/densenet121
 then --config.init.extractor_weights=weights/densenet121.
 """
 

@@ -1,11 +1,12 @@
-r"""The slides' model #3 on Cityscapes: the whole extractor, larger dilation, larger images.
+r"""The slides' model #3 on Cityscapes: the full extractor, larger dilation rates, larger images.
 
   python train.py --config=configs/slides_model3.py --workdir=runs/slides_model3
 
 DenseASPP and head have 1,266,580 parameters, as in the slides (structure derived from that count).
 Cost: 29,750 steps of 8 images at 512x512; a GPU (not measured yet). The slides report 41.4 % mean
 IoU on validation and 63.3 % on training images (published, not reproduced yet). Their extractor
-starts from ImageNet: dense-aspp convert --architecture densenet121 --download --output weights/densenet121,
+starts from ImageNet weights:
+  dense-aspp convert --architecture densenet121 --download --output weights/densenet121
 then --config.init.extractor_weights=weights/densenet121.
 """
 

@@ -1,11 +1,12 @@
-r"""The slides' model #4 on Cityscapes: their best one, configs/default.py.
+r"""The slides' model #4 on Cityscapes: their best one, the same as configs/default.py.
 
   python train.py --config=configs/slides_model4.py --workdir=runs/slides_model4
 
 DenseASPP and head have 2,252,820 parameters, as in the slides (structure derived from that count).
 Cost: 22,312 steps of 8 images at 512x1024; a GPU (not measured yet). The slides report 54.0 % mean
 IoU on validation and 73.5 % on training images (published, not reproduced yet). Their extractor
-starts from ImageNet: dense-aspp convert --architecture densenet121 --download --output weights/densenet121,
+starts from ImageNet weights:
+  dense-aspp convert --architecture densenet121 --download --output weights/densenet121
 then --config.init.extractor_weights=weights/densenet121.
 """
 

@@ -5,7 +5,8 @@ r"""The slides' model #5 on Cityscapes: six layers, 19 classes.
 DenseASPP and head have 2,748,179 parameters, as in the slides (structure derived from that count).
 Cost: 22,312 steps of 8 images at 512x1024; a GPU (not measured yet). The slides report 39.5 % mean
 IoU on validation and 55.0 % on training images (published, not reproduced yet). Their extractor
-starts from ImageNet: dense-aspp convert --architecture densenet121 --download --output weights/densenet121,
+starts from ImageNet weights:
+  dense-aspp convert --architecture densenet121 --download --output weights/densenet121
 then --config.init.extractor_weights=weights/densenet121.
 """
 

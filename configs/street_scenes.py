@@ -1,9 +1,9 @@
-r"""DenseASPP on generated street scenes: learns on a CPU in minutes. `make train` runs it.
+r"""DenseASPP on generated street scenes: trains on a CPU in minutes. `make train` runs it.
 
   python train.py --config=configs/street_scenes.py --workdir=runs/street_scenes
 
-A small DenseNet with all four blocks and five atrous layers, like the slides' best model; scenes of
-256x512 seen at 128x256, scored at 256x512.
+A small DenseNet with all four blocks and five atrous layers, like the slides' best model. Scenes of
+256x512 pixels, seen by the network at 128x256, scored at 256x512.
 """
 
 import ml_collections
