@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.files import read_json
 
 IGNORE_LABEL = 255  # class index left out of loss and metrics
 _IDS_SHOWN = 10  # in a message
@@ -304,8 +304,4 @@ def load_label_set(name: str) -> LabelSet:
       f'label set {name!r}: neither one of {", ".join(LABEL_SETS)} nor a file; '
       'give one of these names or the path of a labels.json'
     )
-  try:
-    data = json.loads(path.read_text(encoding='utf-8'))
-  except (OSError, ValueError) as error:
-    raise InputError(f'{path}: cannot be read as JSON ({error})') from error
-  return LabelSet.from_json(data, str(path))
+  return LabelSet.from_json(read_json(path, 'give a labels.json'), str(path))

@@ -10,8 +10,8 @@ import argparse
 import pathlib
 
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.files import write_file
-from dense_aspp_jax.provenance import provenance, write_json
+from dense_aspp_jax.files import write_file, write_json
+from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.results.model_card import write_cards
 from dense_aspp_jax.results.runs import read_run
 from dense_aspp_jax.results.summary import read_results, summarize

@@ -15,7 +15,7 @@ import dense_aspp_jax
 from dense_aspp_jax import labels
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation import metrics, score
-from dense_aspp_jax.provenance import write_json
+from dense_aspp_jax.files import write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,14 +20,13 @@ import jinja2
 
 from dense_aspp_jax.checkpoint_io import load_checkpoint, read_digests, read_record, save_checkpoint
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.files import new_directory, write_file
+from dense_aspp_jax.files import new_directory, read_json, write_file, write_json
 from dense_aspp_jax.labels import LABEL_SETS, LabelSet
 from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.segmentation import create_model
-from dense_aspp_jax.provenance import write_json
 from dense_aspp_jax.results.machine_paths import without_machine_paths
 from dense_aspp_jax.results.protocol import standard_of, training_words
-from dense_aspp_jax.results.runs import EVALUATIONS, METRICS, Row, read_json
+from dense_aspp_jax.results.runs import EVALUATIONS, METRICS, REMEDY, Row
 from dense_aspp_jax.results.summary import summarize
 from dense_aspp_jax.results.table import card_tables
 from dense_aspp_jax.training import workdir as workdirs
@@ -93,7 +92,7 @@ def weights_digest(checkpoint: pathlib.Path) -> str:
 
 def _write_card(workdir: pathlib.Path, rows: Sequence[Row], target: pathlib.Path) -> pathlib.Path:
   config, label_set = workdirs.read_config(workdir), workdirs.read_label_set(workdir)
-  scores = read_json(workdir / workdirs.SCORES)
+  scores = read_json(workdir / workdirs.SCORES, REMEDY)
   step = scores['step']
   source = checkpoints_directory(workdir) / LATEST / str(step)
   variables = dict(abstract_variables(create_model(**config['model'])))
@@ -105,10 +104,10 @@ def _write_card(workdir: pathlib.Path, rows: Sequence[Row], target: pathlib.Path
     write_json(folder / workdirs.CONFIG, config)
     write_json(folder / workdirs.LABELS, label_set.to_json())
     for name in (workdirs.DATA, workdirs.PROVENANCE):
-      write_json(folder / name, without_machine_paths(read_json(workdir / name)))
+      write_json(folder / name, without_machine_paths(read_json(workdir / name, REMEDY)))
     write_json(folder / workdirs.SCORES, without_machine_paths({**scores, 'config': config}))
     for path in sorted((workdir / EVALUATIONS).glob('*.json')):
-      evaluation = read_json(path)
+      evaluation = read_json(path, REMEDY)
       if evaluation['step'] == step:
         write_json(folder / EVALUATIONS / path.name, without_machine_paths({**evaluation, 'config': config}))
     if (workdir / METRICS).exists():
@@ -120,7 +119,7 @@ def _write_card(workdir: pathlib.Path, rows: Sequence[Row], target: pathlib.Path
     if done.exists():
       write_file(done, without_machine_paths(done.read_text(encoding='utf-8')).encode())
     shown = [row for row in rows if row.step == step]
-    starts = read_json(folder / workdirs.PROVENANCE)
+    starts = read_json(folder / workdirs.PROVENANCE, REMEDY)
     card = _card(target.name, shown, config, label_set, starts, weights_digest(checkpoint))
     write_file(folder / CARD, card.encode())
     _write_sums(folder)

@@ -11,8 +11,10 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from dense_aspp_jax.datasets.examples import FOLDER_PREFIX
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.metrics import Scores
+from dense_aspp_jax.files import read_json
 from dense_aspp_jax.labels import LABEL_SETS, LabelSet
 from dense_aspp_jax.models.counts import count_parameters
 from dense_aspp_jax.models.segmentation import create_model
@@ -22,6 +24,7 @@ from dense_aspp_jax.training import workdir as workdirs
 
 EVALUATIONS = 'evaluations'  # folder of what `dense-aspp evaluate --record` wrote
 METRICS = 'metrics.jsonl'
+REMEDY = 'restore it, or leave the run out'
 # What does not change the network that a training ends with; sections end with a dot.
 _FREE_FIELDS = (
   'seed',
@@ -101,7 +104,7 @@ def read_run(workdir: pathlib.Path) -> list[Row]:
   config = workdirs.read_config(workdir)
   label_set = workdirs.read_label_set(workdir)
   scores = _read_scores(workdir)
-  starts = read_json(workdir / workdirs.PROVENANCE)
+  starts = read_json(workdir / workdirs.PROVENANCE, REMEDY)
   with _explained(workdir):
     data = config['data']
     counts = count_parameters(create_model(**config['model']), data['image_size'])
@@ -133,7 +136,7 @@ def read_run(workdir: pathlib.Path) -> list[Row]:
       rows.append(_row(common, training, {**scores, **scores['ema'], 'weights': 'ema'}, scores, data))
     rows.insert(0, _row(common, training, scores, scores, data))
   for path in sorted((workdir / EVALUATIONS).glob('*.json')):
-    evaluation = read_json(path)
+    evaluation = read_json(path, REMEDY)
     with _explained(path):
       rows.append(_row(common, training, evaluation, scores, data))
       if evaluation['test_time'] is not None:
@@ -158,16 +161,18 @@ def config_hash(config: Mapping[str, Any], label_set: LabelSet, starts: Sequence
   data, init = config['data'], config['init']
   if data['label_set'] not in LABEL_SETS:
     data['label_set'] = label_set.to_json()
+  if data.get('dataset', '').startswith(FOLDER_PREFIX):
+    data['dataset'] = FOLDER_PREFIX + pathlib.PurePath(data['dataset'].removeprefix(FOLDER_PREFIX)).name
   if init['extractor_weights'] is not None:
     digests = [s['extractor_weights']['sha256'] for s in starts if s.get('extractor_weights')]
-    init['extractor_weights'] = digests[0] if digests else init['extractor_weights']
+    init['extractor_weights'] = digests[0] if digests else pathlib.PurePath(init['extractor_weights']).name
   for name in _FREE_FIELDS:
     section, _, field = name.partition('.')
     if field:
       config[section].pop(field, None)
     else:
       config.pop(section, None)
-  return hashlib.sha256(canonical(without_machine_paths(config)).encode()).hexdigest()[:_HASH_DIGITS]
+  return hashlib.sha256(canonical(config).encode()).hexdigest()[:_HASH_DIGITS]
 
 
 def canonical(data: Any) -> str:
@@ -224,7 +229,7 @@ def _read_scores(workdir: pathlib.Path) -> dict[str, Any]:
       f'{workdir}: this run has no {workdirs.SCORES} yet. Finish it (the command that began it resumes it), '
       'or leave it out'
     )
-  scores = read_json(path)
+  scores = read_json(path, REMEDY)
   with _explained(path):
     step, num_steps = scores['step'], scores['num_steps']
   if step != num_steps:
@@ -233,14 +238,6 @@ def _read_scores(workdir: pathlib.Path) -> dict[str, Any]:
       'Finish it (the command that began it resumes it), or leave it out'
     )
   return scores
-
-
-def read_json(path: pathlib.Path) -> Any:
-  """Reads a file of a run. Raises InputError if it is missing or no JSON."""
-  try:
-    return json.loads(path.read_text(encoding='utf-8'))
-  except (OSError, ValueError) as error:
-    raise InputError(f'{path}: cannot be read as JSON ({error}); restore it, or leave the run out') from error
 
 
 @contextlib.contextmanager

@@ -241,7 +241,7 @@ def test_a_run_that_is_not_finished_or_of_another_version_is_refused(change, mes
     ('scores.json', None, r'this run has no scores\.json yet\. Finish it'),
     ('scores.json', '{', r'scores\.json: cannot be read as JSON'),
     ('scores.json', '{"step": 4}', r"scores\.json: not what this version writes .*'num_steps'"),
-    ('provenance.json', None, r'provenance\.json: cannot be read'),
+    ('provenance.json', None, r'provenance\.json: no such file'),
     ('metrics.jsonl', '{"step": 1', r'not what this version writes'),
     ('evaluations/x.json', '{"step": 4}', r"x\.json: not what this version writes .*'checkpoint'"),
   ],
