@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import json
 import math
+import multiprocessing
 import os
 import pathlib
 import sys
@@ -23,7 +24,6 @@ import time
 from typing import Any
 
 import numpy as np
-from pytorch_process import PeerProcess
 
 _LOGITS_TOLERANCE = 1e-3  # largest difference over the largest logit, float32
 _LOSS_TOLERANCE = {'float32': 1e-3, 'bfloat16': 5e-2}
@@ -32,6 +32,42 @@ _CPU_CORES = 2
 _TURN_SECONDS = 0.5
 _REST_SECONDS = 1.0  # before each turn: on a CPU the threads of the one before spin for a while
 _WARM_UP_STEPS = 3
+
+
+class PeerProcess:
+  """A `pytorch_peer.Peer` in a process of its own: it shares no library with ours, and compiles beside it."""
+
+  def __init__(self, options: dict[str, Any]):
+    context = multiprocessing.get_context('spawn')
+    self._connection, other = context.Pipe()
+    self._process = context.Process(target=_serve, args=(other, options), daemon=True)
+    self._process.start()
+    other.close()
+
+  def send(self, method: str, *arguments: Any) -> None:
+    """Calls a method; `receive` gets what it returns."""
+    self._connection.send((method, arguments))
+
+  def receive(self) -> Any:
+    """What the method that was called first returned."""
+    try:
+      error, result = self._connection.recv()
+    except EOFError:
+      sys.exit('the process of PyTorch ended')
+    if error:
+      sys.exit(f'PyTorch: {error}')
+    return result
+
+  def call(self, method: str, *arguments: Any) -> Any:
+    """Calls a method and waits for what it returns."""
+    self.send(method, *arguments)
+    return self.receive()
+
+
+def _serve(connection: Any, options: dict[str, Any]) -> None:
+  from pytorch_peer import serve
+
+  serve(connection, **options)
 
 
 def parse_arguments() -> argparse.Namespace:
