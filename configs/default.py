@@ -38,8 +38,8 @@ def get_config() -> ml_collections.ConfigDict:
   )
   config.model.num_classes = 20  # must be that of data.label_set
   config.model.compute_dtype = 'bfloat16'  # or 'float32'; ours. Parameters, BN statistics, loss: float32
-  config.model.formulation = 'fast'  # or 'plain': the same network as it is defined, slower, to compare with
-  config.model.rematerialize = False  # compute blocks again in the backward pass: less memory, more time
+  config.model.implementation = 'fused'  # or 'reference': layer by layer as defined, slower, to compare with
+  config.model.rematerialize = False  # recompute blocks in the backward pass: less memory, more time
 
   config.init = ml_collections.ConfigDict()  # what a run starts from
   config.init.extractor_weights = config_dict.placeholder(str)  # what `dense-aspp convert` wrote; or random

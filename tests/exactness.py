@@ -1,4 +1,4 @@
-"""What exact means in the tests of the fast formulation."""
+"""What exact means in the tests of the fused implementation."""
 
 import jax
 import numpy as np

@@ -6,6 +6,7 @@ import flax.linen as nn
 import numpy as np
 
 from dense_aspp_jax.datasets.examples import CachedExample
+from dense_aspp_jax.models.layers import Features
 from dense_aspp_jax.models.segmentation import SegmentationModel
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -21,7 +22,8 @@ class PatchExtractor(nn.Module):
   @nn.compact
   def __call__(self, image, train=False):
     self.traces.append(image.shape)
-    return nn.Conv(self.num_channels, (8, 8), strides=(8, 8), padding='VALID', name='conv')(image)
+    x = nn.Conv(self.num_channels, (8, 8), strides=(8, 8), padding='VALID', name='conv')(image)
+    return Features(x, None, x)
 
 
 def patch_model(dense_aspp, num_classes):

@@ -60,7 +60,7 @@ SLOW_TO_REPEAT = {
   'densenet201',
   'full_resolution',
   'longer',
-  'paper_densenet121',  # tests/models/test_formulations.py has its structure
+  'paper_densenet121',  # tests/models/test_implementations.py has its structure
   'paper_densenet161',
   'paper_densenet169',
   'paper_densenet201',

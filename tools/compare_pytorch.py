@@ -177,7 +177,8 @@ def logits_difference(config: Any, initial: Any, peer: PeerProcess) -> float:
   peer.send('logits', image)
   with jax.default_matmul_precision('highest'):
     normalized = normalize(image.astype(np.float32), config.data.mean, config.data.std)
-    ours = np.asarray(jax.jit(model.apply)(variables, normalized))
+    logits = jax.jit(model.apply)(variables, normalized).main
+    ours = np.asarray(model.upsample_logits(logits, normalized.shape[1:3]))
   peer.receive()
   theirs = peer.receive()
   return float(np.abs(ours - theirs).max() / np.abs(theirs).max())

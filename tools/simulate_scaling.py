@@ -166,7 +166,7 @@ def totals(collectives: Sequence[Collective], parameter_sizes: Sequence[int]) ->
   arrays, num_bytes = collections.Counter(), collections.Counter()
   for c in collectives:
     for part in c.parts:
-      if 'feature_logits' not in part.name:
+      if 'SegmentationModel' not in part.name:
         purpose = 'loss and accuracy'
       elif 'transpose(' not in part.name:
         purpose = 'batch statistics'

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from dense_aspp_jax.errors import RunError
+from dense_aspp_jax.models.layers import Features
 
 # Added to the traced height and width, so that no pooling window but a global one is as large as its map; a
 # multiple of every stride, which leaves the padding as it is.
@@ -79,18 +80,23 @@ def propagate_field(module: nn.Module, input_shape: tuple[int, int, int]) -> Fie
   """Finds the receptive field of a network's output positions.
 
   Args:
-    module: Maps `[b, h, w, c]` to `[b, h2, w2, c2]`; an extractor is taken in its plain formulation.
+    module: Maps `[b, h, w, c]` to `[b, h2, w2, c2]`; or an extractor, taken in its reference implementation.
     input_shape: Height, width and channels of its input; padding may depend on them (TensorFlow's 'SAME').
 
   Raises:
     RunError: It has an operation that this analysis does not know.
   """
-  if hasattr(module, 'formulation'):
-    module = module.clone(formulation='plain')
+  if hasattr(module, 'implementation'):
+    module = module.clone(implementation='reference')
   height, width, channels = input_shape
   image = jax.ShapeDtypeStruct((1, height + _MARGIN, width + _MARGIN, channels), jnp.float32)
   variables = jax.eval_shape(module.init, jax.random.key(0), image)
-  traced = jax.make_jaxpr(lambda image, variables: module.apply(variables, image))(image, variables)
+
+  def output(image, variables):
+    output = module.apply(variables, image)
+    return output.last if isinstance(output, Features) else output
+
+  traced = jax.make_jaxpr(output)(image, variables)
   unreached = [None] * (len(traced.jaxpr.invars) - 1)
   (reach,) = _walk(traced.jaxpr, [_Reach({1: Span(), 2: Span()}), *unreached])
   return Field(reach.spans[1], reach.spans[2], reach.is_global)

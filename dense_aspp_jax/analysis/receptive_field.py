@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from dense_aspp_jax.analysis.field_propagation import Field, Span
-from dense_aspp_jax.models.segmentation import plain_model
+from dense_aspp_jax.models.segmentation import reference_model
 from dense_aspp_jax.progress import progress_bar
 
 PROTOCOL = (
@@ -148,13 +148,16 @@ def measure_field(
   stride = extractor.rows.stride
   grid = tuple(n // stride for n in image_size)
   cell = tuple(n // 2 for n in grid)
-  plain = plain_model(model, rematerialize=True)  # a kernel has no gradient; full size needs the memory
+  reference = reference_model(
+    model, rematerialize=True
+  )  # a kernel has no gradient; full size needs the memory
 
   # Forward and backward in one compiled function: in two calls every activation would be held between them.
   @jax.jit
   @functools.partial(jax.grad, argnums=1)
   def gradient_of(variables, image, class_index):
-    return plain.apply(variables, image[None], output_size=grid)[0, cell[0], cell[1], class_index]
+    logits = reference.apply(variables, image[None]).main
+    return reference.upsample_logits(logits, image_size, grid)[0, cell[0], cell[1], class_index]
 
   total = np.zeros(image_size)
   with progress_bar(num_images * model.num_classes, 'measuring', 'gradient') as bar:

@@ -30,8 +30,8 @@ from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.pictures import save_png
 from dense_aspp_jax.files import write_file
 from dense_aspp_jax.labels import LabelSet
-from dense_aspp_jax.models.layers import bilinear_matrix
-from dense_aspp_jax.models.segmentation import plain_model
+from dense_aspp_jax.models.segmentation import reference_model
+from dense_aspp_jax.models.upsampling import bilinear_matrix
 from dense_aspp_jax.progress import progress
 
 NUM_CONFUSED = 5  # pairs of classes that are named
@@ -64,7 +64,7 @@ def layer_features(
 ) -> Float32[Array, 'fh fw c']:
   """The output of one layer for one normalised image; `layer` is one of `layer_names`."""
   path = ('dense_aspp', layer) if layer.startswith('layer') else (layer,)
-  _, captured = plain_model(model).apply(
+  _, captured = reference_model(model).apply(
     variables,
     image[None],
     train=False,
@@ -74,7 +74,8 @@ def layer_features(
   found = captured['intermediates']
   for name in path:
     found = found[name]
-  (features,) = found['__call__']
+  (output,) = found['__call__']
+  features = output.last if layer == 'extractor' else output
   return features[0].astype(jnp.float32)
 
 

@@ -21,9 +21,9 @@ from dense_aspp_jax.labels import load_label_set
 _KERNELS_SHOWN = 20
 # What a training step can trade memory for.
 FORMS: dict[str, dict[str, Any]] = {
-  'fast': dict(formulation='fast', rematerialize=False),
-  'plain': dict(formulation='plain', rematerialize=False),
-  'plain + rematerialize': dict(formulation='plain', rematerialize=True),
+  'fused': dict(implementation='fused', rematerialize=False),
+  'reference': dict(implementation='reference', rematerialize=False),
+  'reference + rematerialize': dict(implementation='reference', rematerialize=True),
 }
 
 

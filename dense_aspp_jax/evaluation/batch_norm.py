@@ -19,8 +19,7 @@ from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples, padd
 from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.errors import RunError
-from dense_aspp_jax.models.fused.statistics import running_statistics_momentum
-from dense_aspp_jax.models.segmentation import SegmentationModel
+from dense_aspp_jax.models.segmentation import SegmentationModel, with_fields
 from dense_aspp_jax.models.upsampling import upsampled_argmax
 from dense_aspp_jax.progress import progress_bar
 
@@ -30,12 +29,7 @@ _EPSILON = 1e-5  # what most BNs add to a variance
 
 def without_dropout(model: SegmentationModel) -> SegmentationModel:
   """The same network, with the same variables, that drops neither channels nor blocks in training."""
-  extractor = model.extractor
-  if hasattr(extractor, 'stochastic_depth_rate'):
-    extractor = extractor.clone(stochastic_depth_rate=0.0)
-  return model.clone(
-    extractor=extractor, dense_aspp=model.dense_aspp.clone(dropout_rate=0.0), dropout_rate=0.0
-  )
+  return with_fields(model, dropout_rate=0.0, stochastic_depth_rate=0.0)
 
 
 class BatchStatisticsPredictor:
@@ -59,10 +53,8 @@ class BatchStatisticsPredictor:
     @functools.partial(jax.jit, static_argnames='output_size')
     def predict(variables, images, output_size):
       normalized = preprocessing.normalize(images.astype(jnp.float32))
-      logits, _ = model.apply(
-        variables, normalized, train=True, mutable=['batch_stats'], method='feature_logits'
-      )
-      return upsampled_argmax(logits, output_size, model.logits_scale(images.shape[1:3], output_size))
+      logits, _ = model.apply(variables, normalized, train=True, mutable=['batch_stats'])
+      return upsampled_argmax(logits.main, output_size, model.logits_scale(images.shape[1:3], output_size))
 
     self._predict = predict
 
@@ -103,20 +95,18 @@ def recalibrated_statistics(
     show_progress: Whether there is a progress bar.
 
   Returns:
-    The new 'batch_stats', float32. Those of layers that logits do not depend on are as they were.
+    The new 'batch_stats', float32. Those of the auxiliary head are as they were.
 
   Raises:
     RunError: They are not finite.
   """
-  model = without_dropout(model)
+  # With momentum 0 the running statistics become exactly the batch's own.
+  model = with_fields(without_dropout(model).clone(auxiliary_head=None), momentum=0.0)
 
   @jax.jit
   def statistics_of(variables, images):
     normalized = preprocessing.normalize(images.astype(jnp.float32))
-    with running_statistics_momentum(0.0):
-      _, updated = model.apply(
-        variables, normalized, train=True, mutable=['batch_stats'], method='feature_logits'
-      )
+    _, updated = model.apply(variables, normalized, train=True, mutable=['batch_stats'])
     return updated['batch_stats']
 
   merged: dict[tuple[str, ...], np.ndarray] = {}

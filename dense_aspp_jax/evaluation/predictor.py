@@ -40,7 +40,7 @@ def predict_images(
     Class indices.
   """
   normalized = preprocessing.normalize(images.astype(jnp.float32))
-  logits = model.apply(variables, normalized, train=False, method='feature_logits')
+  logits = model.apply(variables, normalized).main
   return upsampled_argmax(logits, output_size, model.logits_scale(images.shape[1:3], output_size))
 
 

@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, UInt8
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.datasets.resize import resize_image
 from dense_aspp_jax.evaluation.predictor import Predictor, place_on_devices, step_on_devices
-from dense_aspp_jax.models.layers import upsample_bilinear
 from dense_aspp_jax.models.segmentation import SegmentationModel
+from dense_aspp_jax.models.upsampling import upsample_bilinear
 
 _SIDE_MULTIPLE = 8
 
@@ -136,7 +136,8 @@ def _predict_averaged(
 
   def probabilities(images, size):
     normalized = preprocessing.normalize(images.astype(jnp.float32))
-    return jax.nn.softmax(model.apply(variables, normalized, train=False, output_size=size))
+    logits = model.apply(variables, normalized).main
+    return jax.nn.softmax(model.upsample_logits(logits, images.shape[1:3], size))
 
   total = jnp.zeros((), jnp.float32)
   for images in versions:

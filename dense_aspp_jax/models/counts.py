@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dense_aspp_jax.models.segmentation import SegmentationModel, plain_model
+from dense_aspp_jax.models.segmentation import SegmentationModel, reference_model
 
 PARTS = ('extractor', 'dense_aspp', 'skip_decoder', 'head', 'auxiliary_head')
 
@@ -43,7 +43,7 @@ def count_parameters(model: SegmentationModel, image_size: tuple[int, int]) -> d
 @functools.lru_cache(maxsize=16)
 def multiply_adds(model: SegmentationModel, image_size: tuple[int, int]) -> int:
   """Multiply-adds of all convolutions in a forward pass over one image, as the network is defined."""
-  model = plain_model(model)
+  model = reference_model(model)
   image = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
   forward = jax.make_jaxpr(lambda variables, image: model.apply(variables, image))
   return _convolution_multiply_adds(forward(abstract_variables(model), image).jaxpr)

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dense_aspp_jax.models.dtypes import DType, accumulation_dtype
-from dense_aspp_jax.models.layers import batch_norm, channel_dropout, convolution, upsample_bilinear
+from dense_aspp_jax.models.fused.statistics import accumulation_dtype
+from dense_aspp_jax.models.layers import MOMENTUM, BatchNorm, channel_dropout, convolution
+from dense_aspp_jax.models.upsampling import upsample_bilinear
 
 LOW_STRIDE = 4
-
-
-class Levels(NamedTuple):
-  """What an extractor computes on its way.
-
-  Attributes:
-    low: Its last feature map of stride 4: behind dense block 1.
-    middle: The last of its level that has stride 16 in the network for ImageNet: behind dense block 3.
-    features: Its output.
-  """
-
-  low: Float[Array, 'b lh lw c1']
-  middle: Float[Array, 'b mh mw c2']
-  features: Float[Array, 'b fh fw c3']
 
 
 class SkipDecoder(nn.Module):
@@ -38,12 +24,14 @@ class SkipDecoder(nn.Module):
   Attributes:
     width: Channels of the reduced features and of the result.
     low_width: Channels that the features of stride 4 are reduced to.
+    momentum: Of the running statistics.
     dtype: Compute type.
   """
 
   width: int = 128
   low_width: int = 48
-  dtype: DType = jnp.float32
+  momentum: float = MOMENTUM
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(
@@ -53,7 +41,7 @@ class SkipDecoder(nn.Module):
 
     def reduce(x: jax.Array, width: int, kernel_size: int, name: str) -> jax.Array:
       x = convolution(width, kernel_size, name=f'{name}_conv', dtype=self.dtype)(x)
-      return nn.relu(batch_norm(train, name=f'{name}_norm', dtype=self.dtype)(x))
+      return nn.relu(BatchNorm(momentum=self.momentum, dtype=self.dtype, name=f'{name}_norm')(x, train))
 
     x = reduce(features, self.width, 1, 'project')
     height, width = low.shape[1:3]
@@ -71,18 +59,20 @@ class AuxiliaryHead(nn.Module):
   Attributes:
     num_classes: Channels of the logits.
     dropout_rate: Probability that a channel is dropped in front of the last convolution.
+    momentum: Of the running statistics.
     dtype: Compute type; the logits are float32.
   """
 
   num_classes: int
   dropout_rate: float = 0.0
-  dtype: DType = jnp.float32
+  momentum: float = MOMENTUM
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h w classes']:
     """Maps features to logits at their resolution."""
     x = convolution(x.shape[-1] // 4, 3, name='conv', dtype=self.dtype)(x)
-    x = nn.relu(batch_norm(train, name='norm', dtype=self.dtype)(x))
+    x = nn.relu(BatchNorm(momentum=self.momentum, dtype=self.dtype, name='norm')(x, train))
     x = channel_dropout(self.dropout_rate)(x, deterministic=not train)
     x = x.astype(accumulation_dtype(x.dtype))
     return nn.Conv(self.num_classes, (1, 1), name='logits')(x)

@@ -1,43 +1,58 @@
-"""What all networks share: convolution, normalisation, pooling, bilinear upsampling, the output stride."""
+"""What all networks share: convolution, normalisation, pooling, output stride, and the extractors' output."""
 
 from __future__ import annotations
 
-import functools
 import itertools
 import operator
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.models.dtypes import DType
 from dense_aspp_jax.models.fused.depthwise import depthwise_convolution
-from dense_aspp_jax.models.fused.statistics import momentum_in_force
+from dense_aspp_jax.models.fused.statistics import Affine, Moments, normalization
 
-# 'fast': as this package computes a network by default. 'plain': layer by layer, as it is defined, with the
-# same variables; tests compare the two, and analyses that look inside a network take it.
-FORMULATIONS = ('fast', 'plain')
+# 'fused' is the default. 'reference' computes layer by layer, as the network is defined, with the same
+# variables: tests compare the two, and analyses that look inside a network use it.
+IMPLEMENTATIONS = ('fused', 'reference')
+
+MOMENTUM = 0.9  # of BN's running statistics; torch calls it 0.1
 
 # torchvision's DenseNet draws convolutions with kaiming_normal_: fan in, gain sqrt(2), not truncated.
 kaiming_normal = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
+
+
+class Features(NamedTuple):
+  """The output of an extractor. Under jit, a feature map that is not read costs nothing.
+
+  Attributes:
+    stride4: The last feature map of stride 4: behind dense block 1.
+    stride16: The last of those that have stride 16 in the network for ImageNet: behind dense block 3. None if
+      the network is cut in front of it.
+    last: The last feature map.
+  """
+
+  stride4: Float[Array, 'b lh lw c1']
+  stride16: Float[Array, 'b mh mw c2'] | None
+  last: Float[Array, 'b fh fw c3']
 
 
 def convolution(
   features: int,
   kernel_size: int,
   *,
-  name: str,
-  dtype: DType,
+  dtype: DTypeLike,
+  name: str | None = None,
   stride: int = 1,
   dilation: int = 1,
   groups: int = 1,
   use_bias: bool = False,
   padding: str | None = None,
-  formulation: str = 'plain',
+  implementation: str = 'reference',
 ) -> nn.Conv:
   """A square convolution, by default padded as torch pads it: `dilation * (kernel_size - 1) // 2`.
 
@@ -46,16 +61,17 @@ def convolution(
   Args:
     features: Output channels.
     kernel_size: Side of the kernel.
-    name: Name in the parameter tree.
     dtype: Compute type; the kernel is kept in float32.
+    name: Name in the parameter tree; None in `setup`, where the attribute's name is taken.
     stride: Stride in both directions.
     dilation: Dilation rate in both directions.
     groups: Groups of channels; as many as channels for a depthwise convolution.
     use_bias: Whether a bias is added.
     padding: 'SAME' for TensorFlow's padding, which follows the input size; 'VALID' for none.
-    formulation: One of `FORMULATIONS`; a depthwise convolution has a fast one.
+    implementation: One of `IMPLEMENTATIONS`; only a depthwise convolution has a fused one.
   """
   pad = dilation * (kernel_size - 1) // 2
+  fused = implementation == 'fused' and groups == features > 1
   return nn.Conv(
     features,
     (kernel_size, kernel_size),
@@ -66,31 +82,74 @@ def convolution(
     use_bias=use_bias,
     dtype=dtype,
     kernel_init=kaiming_normal,
-    conv_general_dilated=depthwise_convolution if formulation == 'fast' and groups == features > 1 else None,
+    conv_general_dilated=depthwise_convolution if fused else None,
     name=name,
   )
 
 
-def batch_norm(
-  train: bool, *, name: str, dtype: DType, momentum: float = 0.9, epsilon: float = 1e-5
-) -> nn.BatchNorm:
-  """Batch normalisation, by default with torch's constants (momentum 0.1 there is 0.9 here).
+def kernel_and_bias(
+  conv: nn.Conv, channels: int
+) -> tuple[Float[Array, 'kh kw c f'], Float[Array, ' f'] | None]:
+  """A convolution's parameters for an input of `channels` channels; the bias is None without one."""
+  if conv.is_initializing():
+    conv(jnp.zeros((1, 1, 1, channels)))
+  params = conv.variables['params']
+  return jnp.asarray(params['kernel']), jnp.asarray(params['bias']) if conv.use_bias else None
+
+
+class BatchNorm(nn.BatchNorm):
+  """Batch normalisation, by default with torch's constants.
 
   Statistics are computed and kept in float32 whatever `dtype` is; under jit with a batch sharded over
   devices they are those of the whole batch.
 
-  Differs from torch: the running variance takes the batch's biased variance (N), torch's the unbiased
-  one (N - 1); they differ by 1 / N, N = batch x height x width.
+  Differs from torch: the running variance is updated with the batch's biased variance (N), torch's with the
+  unbiased one (N - 1); they differ by 1 / N, N = batch x height x width.
   """
-  return nn.BatchNorm(
-    use_running_average=not train,
-    momentum=momentum_in_force(momentum),
-    epsilon=epsilon,
-    dtype=dtype,
-    # E[x^2] - E[x]^2 cancels: at mean 1e4 it gives variance 0 in float32.
-    use_fast_variance=False,
-    name=name,
-  )
+
+  momentum: float = MOMENTUM
+  epsilon: float = 1e-5
+  use_fast_variance: bool = False  # E[x^2] - E[x]^2 cancels: at mean 1e4 it gives variance 0 in float32
+
+  def __call__(
+    self, x: Float[Array, '*b c'], train: bool, x_moments: Moments | None = None
+  ) -> Float[Array, '*b c']:
+    """Normalises `x`: in training with its own statistics, which update the running ones.
+
+    Args:
+      x: Activations.
+      train: Whether the statistics are the batch's.
+      x_moments: The batch's statistics in training, if they are already known.
+    """
+    if x_moments is not None:
+      return self.affine(x.shape[-1], x_moments)(x).astype(x.dtype)
+    return super().__call__(x, use_running_average=not train)
+
+  def arrays(self, channels: int) -> tuple[Float[Array, ' c'], Float[Array, ' c']]:
+    """Scale and bias, for an input of `channels` channels."""
+    if self.is_initializing():
+      self(jnp.zeros((1, channels)), train=False)
+    params = self.variables['params']
+    return jnp.asarray(params['scale']), jnp.asarray(params['bias'])
+
+  def update(self, x_moments: Moments) -> None:
+    """Updates the running statistics with a batch's moments, of which the first channels are the norm's."""
+    if self.is_initializing():
+      return
+    for name, batch in (('mean', x_moments.mean), ('var', x_moments.variance)):
+      running = self.get_variable('batch_stats', name)
+      batch = jax.lax.stop_gradient(batch[: len(running)]).astype(running.dtype)
+      self.put_variable('batch_stats', name, self.momentum * running + (1 - self.momentum) * batch)
+
+  def affine(self, channels: int, x_moments: Moments | None) -> Affine:
+    """The normalisation with a batch's moments, which update the running statistics; None: with those."""
+    arrays = self.arrays(channels)
+    if x_moments is None:
+      running = self.variables['batch_stats']
+      x_moments = Moments(jnp.asarray(running['mean']), jnp.asarray(running['var']))
+    else:
+      self.update(x_moments)
+    return normalization(arrays, channels, x_moments, self.epsilon)
 
 
 def channel_dropout(rate: float, name: str | None = None) -> nn.Dropout:
@@ -133,20 +192,8 @@ def level_ends(strides: Sequence[int], stem_stride: int) -> dict[int, int]:
   return {total: index for index, total in enumerate(totals, start=-1)}
 
 
-def check_output_stride(output_stride: int) -> None:
-  """Raises InputError unless `output_stride` is 8, 16 or 32."""
-  if output_stride not in (8, 16, 32):
-    raise InputError(f'model.output_stride = {output_stride}: expected 8, 16 or 32')
-
-
-def check_formulation(formulation: str) -> None:
-  """Raises InputError unless `formulation` is one of `FORMULATIONS`."""
-  if formulation not in FORMULATIONS:
-    raise InputError(f'model.formulation = {formulation!r}: expected one of {", ".join(FORMULATIONS)}')
-
-
 def rematerialized(block: type[nn.Module], rematerialize: bool) -> type[nn.Module]:
-  """A module class whose backward pass computes it again; called with the features and `train`."""
+  """A module class whose backward pass recomputes it; called with the features and `train`."""
   return nn.remat(block, static_argnums=(2,)) if rematerialize else block  # 0 is the module
 
 
@@ -165,55 +212,3 @@ def pad_to_multiple(x: Float[Array, 'b h w c'], multiple: int) -> Float[Array, '
   height, width = x.shape[1:3]
   bottom, right = -height % multiple, -width % multiple
   return jnp.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0))) if bottom or right else x
-
-
-def bilinear_neighbors(
-  size_in: int, size_out: int, scale: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Which two inputs each output of bilinear interpolation lies between; see `bilinear_matrix`.
-
-  Returns:
-    Indices of both, int64 `[size_out]`, and the weight of the second, float64 in 0..1.
-  """
-  coordinate = np.clip((np.arange(size_out) + 0.5) / scale - 0.5, 0, size_in - 1)
-  low = np.floor(coordinate).astype(np.int64)
-  return low, np.minimum(low + 1, size_in - 1), coordinate - low
-
-
-@functools.lru_cache(maxsize=64)
-def bilinear_matrix(size_in: int, size_out: int, scale: float) -> np.ndarray:
-  """Weights of bilinear interpolation along one axis, align_corners=False.
-
-  Output pixel i samples input coordinate (i + 0.5) / scale - 0.5, clamped to the input, so that
-  `bilinear_matrix(n, n * s, s) @ x` equals torch.nn.functional.interpolate(x, scale_factor=s,
-  mode='bilinear', align_corners=False) along that axis.
-
-  Returns:
-    float32 `[size_out, size_in]`; each row sums to 1.
-  """
-  low, high, fraction = bilinear_neighbors(size_in, size_out, scale)
-  matrix = np.zeros((size_out, size_in), np.float64)
-  rows = np.arange(size_out)
-  np.add.at(matrix, (rows, low), 1 - fraction)
-  np.add.at(matrix, (rows, high), fraction)
-  return matrix.astype(np.float32)
-
-
-def upsample_bilinear(
-  x: Float[Array, 'b h w c'], size: tuple[int, int], scale: tuple[float, float]
-) -> Float[Array, 'b h2 w2 c']:
-  """Bilinear upsampling (align_corners=False) to `size`, the grid anchored at the top left corner.
-
-  As two matrix products, whose gradients are matrix products too: no scatter, so that two runs give
-  equal bits on a GPU.
-
-  Args:
-    x: What is upsampled.
-    size: Output height and width; may be less than scale x input (the rest is cropped).
-    scale: Output pixels per input pixel, vertically and horizontally.
-  """
-  rows = bilinear_matrix(x.shape[1], size[0], scale[0]).astype(x.dtype)
-  columns = bilinear_matrix(x.shape[2], size[1], scale[1]).astype(x.dtype)
-  highest = jax.lax.Precision.HIGHEST  # a GPU would round to tensor-float-32, a TPU to bfloat16
-  x = jnp.einsum('oh,bhwc->bowc', rows, x, precision=highest)
-  return jnp.einsum('pw,bowc->bopc', columns, x, precision=highest)

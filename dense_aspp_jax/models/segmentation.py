@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,12 +10,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.models.decoders import LOW_STRIDE, AuxiliaryHead, Levels, SkipDecoder
+from dense_aspp_jax.fields import check, check_bool, check_choice, check_integer, check_number, is_integer
+from dense_aspp_jax.models.decoders import LOW_STRIDE, AuxiliaryHead, SkipDecoder
 from dense_aspp_jax.models.dense_aspp import DenseASPP
-from dense_aspp_jax.models.dtypes import accumulation_dtype
 from dense_aspp_jax.models.extractors import create_extractor
-from dense_aspp_jax.models.layers import channel_dropout, pad_to_multiple, upsample_bilinear
+from dense_aspp_jax.models.fused.statistics import accumulation_dtype
+from dense_aspp_jax.models.layers import channel_dropout, pad_to_multiple
+from dense_aspp_jax.models.upsampling import upsample_bilinear
 
+_MOST = 2**16  # channels of a layer, pixels of a dilation: what is larger is a mistake and fits no device
 COMPUTE_DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 # The published DenseASPP networks (Yang et al., CVPR 2018; facts from DeepMotionAIResearch/DenseASPP,
@@ -36,19 +39,31 @@ PAPER_MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-class SegmentationModel(nn.Module):
-  """Maps normalised images of any size to float32 logits.
-
-  Images are padded bottom and right to a multiple of the extractor's stride; the logits, one vector
-  per feature-map pixel, are upsampled once (bilinear, align_corners=False) and cropped.
+class Logits(NamedTuple):
+  """Float32 logits at the resolution of features. Under jit, auxiliary logits that are not read cost nothing.
 
   Attributes:
-    extractor: Maps `[b, h, w, 3]` to features; its `stride` is input pixels per feature pixel.
+    main: One vector per `stride` of the model.
+    auxiliary: Those of the auxiliary head, one vector per `auxiliary_stride`; None without that head.
+  """
+
+  main: Float[Array, 'b fh fw classes']
+  auxiliary: Float[Array, 'b mh mw classes'] | None = None
+
+
+class SegmentationModel(nn.Module):
+  """Maps normalised images of any size to logits.
+
+  Images are padded bottom and right to a multiple of the extractor's stride. Full-size logits are these
+  logits upsampled once (bilinear, align_corners=False) and cropped, see `upsample_logits`.
+
+  Attributes:
+    extractor: Maps `[b, h, w, 3]` to `Features`; its `stride` is input pixels per pixel of the last ones.
     dense_aspp: The cascade on top.
     num_classes: Channels of the logits.
     dropout_rate: Probability that a channel is dropped in front of the head, in training.
     skip_decoder: Joins the features of stride 4 to the cascade's, in front of the head; or None.
-    auxiliary_head: Gives `training_logits` its second logits; or None.
+    auxiliary_head: Gives the auxiliary logits, from the features of stride 16; or None.
   """
 
   extractor: nn.Module
@@ -60,80 +75,55 @@ class SegmentationModel(nn.Module):
 
   @property
   def stride(self) -> int:
-    """Input pixels per position of `feature_logits`."""
+    """Input pixels per position of the logits."""
     return self.extractor.stride if self.skip_decoder is None else LOW_STRIDE
 
   @property
   def auxiliary_stride(self) -> int:
-    """Input pixels per position of the auxiliary head's logits."""
+    """Input pixels per position of the auxiliary logits."""
     return min(self.extractor.stride, 16)
 
   def setup(self):
-    """Makes the head."""
+    """Declares the head."""
     self.dropout = channel_dropout(self.dropout_rate)
     # In float32 whatever the compute type: logits decide the arg max.
-    fast = getattr(self.dense_aspp, 'formulation', 'plain') == 'fast'
-    self.head = nn.Conv(self.num_classes, (1, 1), conv_general_dilated=_matrix_product if fast else None)
+    fused = getattr(self.dense_aspp, 'implementation', 'reference') == 'fused'
+    self.head = nn.Conv(self.num_classes, (1, 1), conv_general_dilated=_matrix_product if fused else None)
 
-  def __call__(
-    self,
-    image: Float[Array, 'b h w 3'],
-    train: bool = False,
-    output_size: tuple[int, int] | None = None,
-  ) -> Float[Array, 'b oh ow classes']:
+  def __call__(self, image: Float[Array, 'b h w 3'], train: bool = False) -> Logits:
     """Computes logits.
 
     Args:
-      image: RGB with the mean and standard deviation of its preprocessing taken out.
+      image: RGB, normalised by the mean and standard deviation of its preprocessing.
       train: Whether BN uses and updates batch statistics; dropout and stochastic depth, where the network
         has them, draw from the random numbers 'dropout'.
-      output_size: Height and width of the logits; by default the image's. Another size (the label's
-        native one) is reached by the same single upsampling.
-
-    Returns:
-      float32 logits at `output_size`.
     """
-    output_size = output_size or image.shape[1:3]
-    return upsample_bilinear(
-      self.feature_logits(image, train), output_size, self.logits_scale(image.shape[1:3], output_size)
-    )
-
-  def feature_logits(
-    self, image: Float[Array, 'b h w 3'], train: bool = False
-  ) -> Float[Array, 'b fh fw classes']:
-    """Computes float32 logits, one vector per `stride`; what follows is bilinear upsampling alone."""
-    levels = self._levels(image, train)
-    if self.auxiliary_head is not None and self.is_initializing():
-      self.auxiliary_head(levels.middle, train)  # makes its variables
-    return self._logits(levels, train)
-
-  def training_logits(
-    self, image: Float[Array, 'b h w 3']
-  ) -> tuple[Float[Array, 'b fh fw classes'], Float[Array, 'b mh mw classes']]:
-    """`feature_logits` in training, and those of the auxiliary head, one vector per `auxiliary_stride`."""
-    levels = self._levels(image, True)
-    return self._logits(levels, True), self.auxiliary_head(levels.middle, True)
-
-  def _levels(self, image: Float[Array, 'b h w 3'], train: bool) -> Levels:
-    image = pad_to_multiple(image, self.extractor.stride)
-    if self.skip_decoder is None and self.auxiliary_head is None:
-      features = self.extractor(image, train)
-      return Levels(features, features, features)  # nobody reads the first two
-    return self.extractor(image, train, levels=True)
-
-  def _logits(self, levels: Levels, train: bool) -> Float[Array, 'b fh fw classes']:
-    features = self.dense_aspp(levels.features, train)
+    features = self.extractor(pad_to_multiple(image, self.extractor.stride), train)
+    x = self.dense_aspp(features.last, train)
     if self.skip_decoder is not None:
-      features = self.skip_decoder(features, levels.low, train)
-    features = self.dropout(features, deterministic=not train)
+      x = self.skip_decoder(x, features.stride4, train)
+    x = self.dropout(x, deterministic=not train)
 
-    def head(self: SegmentationModel, features: jax.Array) -> jax.Array:
-      return self.head(features.astype(accumulation_dtype(features.dtype)))
+    def head(self: SegmentationModel, x: jax.Array) -> jax.Array:
+      return self.head(x.astype(accumulation_dtype(x.dtype)))
 
-    return nn.remat(head)(self, features)  # the backward pass keeps the features in their own type
+    main = nn.remat(head)(self, x)  # the backward pass saves the features in their own type
+    if self.auxiliary_head is None:
+      return Logits(main)
+    return Logits(main, self.auxiliary_head(features.stride16, train))
+
+  def upsample_logits(
+    self,
+    logits: Float[Array, 'b fh fw classes'],
+    image_size: tuple[int, int],
+    output_size: tuple[int, int] | None = None,
+  ) -> Float[Array, 'b oh ow classes']:
+    """Upsamples main logits of images of a size to that size, or in the same single step to another one."""
+    output_size = output_size or image_size
+    return upsample_bilinear(logits, output_size, self.logits_scale(image_size, output_size))
 
   def logits_scale(self, image_size: tuple[int, int], output_size: tuple[int, int]) -> tuple[float, float]:
-    """Output pixels per position of `feature_logits`, vertically and horizontally."""
+    """Output pixels per position of the main logits, vertically and horizontally."""
     return self.stride * output_size[0] / image_size[0], self.stride * output_size[1] / image_size[1]
 
 
@@ -142,17 +132,25 @@ def _matrix_product(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.
   return jax.lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
 
 
-def plain_model(model: SegmentationModel, *, rematerialize: bool = False) -> SegmentationModel:
-  """The same network in its plain formulation: same variables, every layer a module of its own.
+def with_fields(model: SegmentationModel, **fields: Any) -> SegmentationModel:
+  """The same network with other values of some fields of its parts.
 
-  An extractor that is none of `EXTRACTORS` is left as it is.
+  Args:
+    model: A segmentation model.
+    fields: Such as `momentum=0.0`; set in the model and in each of its parts that have such a field.
   """
 
-  def plain(part: nn.Module) -> nn.Module:
-    fields = {'formulation': 'plain', 'rematerialize': rematerialize}
-    return part.clone(**fields) if hasattr(part, 'formulation') else part
+  def changed(part: nn.Module) -> nn.Module:
+    return part.clone(**{name: value for name, value in fields.items() if hasattr(part, name)})
 
-  return model.clone(extractor=plain(model.extractor), dense_aspp=plain(model.dense_aspp))
+  names = ('extractor', 'dense_aspp', 'skip_decoder', 'auxiliary_head')
+  parts = {name: getattr(model, name) for name in names}
+  return changed(model).clone(**{name: changed(part) for name, part in parts.items() if part is not None})
+
+
+def reference_model(model: SegmentationModel, *, rematerialize: bool = False) -> SegmentationModel:
+  """The reference implementation of the same network: same variables, every layer a module of its own."""
+  return with_fields(model, implementation='reference', rematerialize=rematerialize)
 
 
 def create_model(
@@ -173,7 +171,7 @@ def create_model(
   skip_head: bool = False,
   auxiliary_head: bool = False,
   compute_dtype: str = 'float32',
-  formulation: str = 'fast',
+  implementation: str = 'fused',
   rematerialize: bool = False,
 ) -> SegmentationModel:
   """Makes a DenseASPP network; the arguments are the fields of `config.model`.
@@ -195,18 +193,31 @@ def create_model(
     skip_head: Whether a `SkipDecoder` stands in front of the head, whose logits then have stride 4.
     auxiliary_head: Whether there is an `AuxiliaryHead` for the loss of training.
     compute_dtype: 'float32' or 'bfloat16', for activations. Parameters, BN statistics and logits are float32.
-    formulation: 'fast', or 'plain': the same network with the same variables, layer by layer as it is
-      defined; slower, for comparison.
-    rematerialize: Whether the backward pass computes blocks and layers again instead of reading what the
-      forward pass saved: less memory, more time. Dense blocks of the fast formulation do so in any case.
+    implementation: 'fused', or 'reference': the same network with the same variables, layer by layer as it
+      is defined; slower, for comparison.
+    rematerialize: Whether the backward pass recomputes blocks and layers instead of reading saved
+      activations: less memory, more time. Dense blocks of the fused implementation always do.
 
   Raises:
-    InputError: A value outside its range, with the field's name.
+    InputError: A value of another type or outside its range, with the field's name.
   """
-  if compute_dtype not in COMPUTE_DTYPES:
-    raise InputError(f'model.compute_dtype = {compute_dtype!r}: expected one of {", ".join(COMPUTE_DTYPES)}')
-  if num_classes < 1:
-    raise InputError(f'model.num_classes = {num_classes}: expected at least 1')
+  check_integer('model.num_classes', num_classes, 1)
+  rates = dilation_rates if isinstance(dilation_rates, tuple | list) else ()
+  holds = bool(rates) and all(is_integer(rate, 1, _MOST) for rate in rates)
+  check('model.dilation_rates', dilation_rates, holds, f'one or more integers, 1 to {_MOST}')
+  check_integer('model.growth_rate', growth_rate, 1, _MOST)
+  check_integer('model.bottleneck_width', bottleneck_width, 0, _MOST)
+  for name, value in (
+    ('first_norm', first_norm),
+    ('final_norm', final_norm),
+    ('use_bias', use_bias),
+    ('rectify_features', rectify_features),
+    ('skip_head', skip_head),
+    ('auxiliary_head', auxiliary_head),
+  ):
+    check_bool(f'model.{name}', value)
+  check_number('model.dropout_rate', dropout_rate, at_least=0, below=1)
+  check_choice('model.compute_dtype', compute_dtype, tuple(COMPUTE_DTYPES))
   dtype = COMPUTE_DTYPES[compute_dtype]
   backbone = create_extractor(
     extractor,
@@ -214,13 +225,14 @@ def create_model(
     last_layer=last_layer,
     fourth_transition=fourth_transition,
     dtype=dtype,
-    formulation=formulation,
+    implementation=implementation,
     rematerialize=rematerialize,
   )
-  if (skip_head or auxiliary_head) and not getattr(backbone, 'has_middle', True):
+  if (skip_head or auxiliary_head) and last_layer in ('denseblock2', 'transition2'):
     raise InputError(
-      f'model.last_layer = {last_layer!r} with model.skip_head = {skip_head}, model.auxiliary_head = '
-      f'{auxiliary_head}: these need dense block 3; set neither, or another last_layer'
+      f'config.model.last_layer = {last_layer!r} with config.model.skip_head = {skip_head}, '
+      f'config.model.auxiliary_head = {auxiliary_head}: these need dense block 3; set neither, or another '
+      'last_layer'
     )
   return SegmentationModel(
     extractor=backbone,
@@ -234,11 +246,11 @@ def create_model(
       rectify_features=rectify_features,
       dropout_rate=dropout_rate,
       dtype=dtype,
-      formulation=formulation,
+      implementation=implementation,
       rematerialize=rematerialize,
     ),
     num_classes=num_classes,
     dropout_rate=dropout_rate,
     skip_decoder=SkipDecoder(dtype=dtype) if skip_head else None,
-    auxiliary_head=AuxiliaryHead(num_classes, dropout_rate, dtype) if auxiliary_head else None,
+    auxiliary_head=AuxiliaryHead(num_classes, dropout_rate, dtype=dtype) if auxiliary_head else None,
   )

@@ -1,11 +1,12 @@
-"""Bilinear upsampling of logits that does not hold all classes at full size.
+"""Bilinear upsampling, align_corners=False: of whole arrays, and of logits that are never held at full size.
 
-The same as `layers.upsample_bilinear`, in pieces that a compiler fuses with what reads them: the rows first,
-for all classes (a factor smaller), the columns class by class or phase by phase, elementwise.
+The latter is done in pieces that a compiler fuses with what reads them: the rows first, for all classes (a
+factor smaller), then the columns class by class or phase by phase, elementwise.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -13,7 +14,57 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, UInt8
 
-from dense_aspp_jax.models.layers import bilinear_matrix, bilinear_neighbors
+
+def bilinear_neighbors(
+  size_in: int, size_out: int, scale: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Which two inputs each output of bilinear interpolation lies between; see `bilinear_matrix`.
+
+  Returns:
+    Indices of both, int64 `[size_out]`, and the weight of the second, float64 in 0..1.
+  """
+  coordinate = np.clip((np.arange(size_out) + 0.5) / scale - 0.5, 0, size_in - 1)
+  low = np.floor(coordinate).astype(np.int64)
+  return low, np.minimum(low + 1, size_in - 1), coordinate - low
+
+
+@functools.lru_cache(maxsize=64)
+def bilinear_matrix(size_in: int, size_out: int, scale: float) -> np.ndarray:
+  """Weights of bilinear interpolation along one axis, align_corners=False.
+
+  Output pixel i samples input coordinate (i + 0.5) / scale - 0.5, clamped to the input, so that
+  `bilinear_matrix(n, n * s, s) @ x` equals torch.nn.functional.interpolate(x, scale_factor=s,
+  mode='bilinear', align_corners=False) along that axis.
+
+  Returns:
+    float32 `[size_out, size_in]`; each row sums to 1.
+  """
+  low, high, fraction = bilinear_neighbors(size_in, size_out, scale)
+  matrix = np.zeros((size_out, size_in), np.float64)
+  rows = np.arange(size_out)
+  np.add.at(matrix, (rows, low), 1 - fraction)
+  np.add.at(matrix, (rows, high), fraction)
+  return matrix.astype(np.float32)
+
+
+def upsample_bilinear(
+  x: Float[Array, 'b h w c'], size: tuple[int, int], scale: tuple[float, float]
+) -> Float[Array, 'b h2 w2 c']:
+  """Bilinear upsampling (align_corners=False) to `size`, the grid anchored at the top left corner.
+
+  As two matrix products, whose gradients are matrix products too: no scatter, so that two runs give
+  equal bits on a GPU.
+
+  Args:
+    x: What is upsampled.
+    size: Output height and width; may be less than scale x input (the rest is cropped).
+    scale: Output pixels per input pixel, vertically and horizontally.
+  """
+  rows = bilinear_matrix(x.shape[1], size[0], scale[0]).astype(x.dtype)
+  columns = bilinear_matrix(x.shape[2], size[1], scale[1]).astype(x.dtype)
+  highest = lax.Precision.HIGHEST  # a GPU would round to tensor-float-32, a TPU to bfloat16
+  x = jnp.einsum('oh,bhwc->bowc', rows, x, precision=highest)
+  return jnp.einsum('pw,bowc->bopc', columns, x, precision=highest)
 
 
 def upsampled_argmax(

@@ -166,6 +166,9 @@ def config_hash(config: Mapping[str, Any], label_set: LabelSet, starts: Sequence
   if init['extractor_weights'] is not None:
     digests = [s['extractor_weights']['sha256'] for s in starts if s.get('extractor_weights')]
     init['extractor_weights'] = digests[0] if digests else pathlib.PurePath(init['extractor_weights']).name
+  model = config.get('model', {})
+  if 'implementation' in model:  # under its former name, so that hashes stay as they were
+    model['formulation'] = {'fused': 'fast', 'reference': 'plain'}[model.pop('implementation')]
   for name in _FREE_FIELDS:
     section, _, field = name.partition('.')
     if field:

@@ -22,8 +22,8 @@ RAW = 'raw'
 EMA = 'ema'
 _SCORE = 'mean_iou'
 _MODEL = 'model'
-# How the network is computed; the arrays are the same.
-_FREE_MODEL_FIELDS = ('compute_dtype', 'formulation', 'rematerialize', 'dropout_rate')
+# How the network is computed; the arrays are the same. `formulation` is the former name of `implementation`.
+_FREE_MODEL_FIELDS = ('compute_dtype', 'implementation', 'formulation', 'rematerialize', 'dropout_rate')
 
 
 def _variables_items(state: TrainState) -> dict[str, Any]:

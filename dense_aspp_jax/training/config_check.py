@@ -75,7 +75,7 @@ RULES: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     'auxiliary_head': _SWITCH,
     'num_classes': _COUNT,
     'compute_dtype': _TEXT,
-    'formulation': _TEXT,
+    'implementation': _TEXT,
     'rematerialize': _SWITCH,
   },
   'init': {

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import IGNORE_LABEL
-from dense_aspp_jax.models.layers import upsample_bilinear
-from dense_aspp_jax.models.segmentation import SegmentationModel
-from dense_aspp_jax.models.upsampling import upsampled_argmax
+from dense_aspp_jax.models.segmentation import Logits, SegmentationModel
+from dense_aspp_jax.models.upsampling import upsample_bilinear, upsampled_argmax
 from dense_aspp_jax.training.hard_pixels import hard_pixel_weights
 from dense_aspp_jax.training.losses import pixel_weights, upsampled_cross_entropy, upsampled_pixel_losses
 from dense_aspp_jax.training.region_losses import REGION_LOSSES
@@ -56,7 +55,7 @@ class Objective:
   def loss(
     self,
     model: SegmentationModel,
-    logits: tuple[jax.Array, jax.Array] | jax.Array,
+    outputs: Logits,
     labels: jax.Array,
     weights: jax.Array,
     total_weight: jax.Array,
@@ -65,8 +64,8 @@ class Objective:
     """A part's share of the loss; the shares of all parts add up.
 
     Args:
-      model: Whose `stride` the logits have.
-      logits: `feature_logits`, or with an auxiliary head both of `training_logits`.
+      model: Whose outputs they are.
+      outputs: In training.
       labels: uint8 `[b, h, w]`, class indices.
       weights: From `weights`.
       total_weight: Their sum over the whole batch, above 0.
@@ -75,7 +74,7 @@ class Objective:
     Returns:
       The share, and how many counted pixels the logits have right.
     """
-    logits, auxiliary = logits if isinstance(logits, tuple) else (logits, None)
+    logits, auxiliary = outputs
     if self.ohem_threshold:
       losses = upsampled_pixel_losses(logits, labels, model.stride)
       hard = hard_pixel_weights(losses, weights, threshold=self.ohem_threshold, min_kept=self.ohem_min_kept)

@@ -124,16 +124,14 @@ def create_train_step(
     mesh: Devices that the batch is spread over, along its only axis; None: one device.
   """
   padding = tuple(255.0 * m for m in mean)
-  with_auxiliary = getattr(model, 'auxiliary_head', None) is not None
-  how = {'method': 'training_logits'} if with_auxiliary else {'method': 'feature_logits', 'train': True}
 
   def loss_of_part(params, batch_stats, part, key, total_weight):
     logits, updates = model.apply(
       {'params': params, 'batch_stats': batch_stats},
       part['image'],
+      train=True,
       mutable=['batch_stats'],
       rngs={'dropout': key},
-      **how,
     )
     loss, correct = objective.loss(
       model, logits, part['label'], part['weight'], total_weight, gradient_accumulation

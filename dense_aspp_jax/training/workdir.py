@@ -219,7 +219,18 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
   """The configuration stored with a run, as plain data; no code of the workdir is executed."""
   if not (workdir / CONFIG).exists():
     raise InputError(f'{workdir}: no {CONFIG} there, so it is not the directory of a run; check --workdir')
-  return _tuples(read_json(workdir / CONFIG, _REMEDY))
+  return _migrated(_tuples(read_json(workdir / CONFIG, _REMEDY)))
+
+
+def _migrated(config: dict[str, Any]) -> dict[str, Any]:
+  """A configuration as it is written now: `model.implementation` was `formulation`, 'fast' or 'plain'."""
+  model = config.get('model')
+  if not isinstance(model, dict) or 'formulation' not in model:
+    return config
+  names = {'fast': 'fused', 'plain': 'reference'}
+  model = {**model, 'implementation': names.get(model['formulation'], model['formulation'])}
+  del model['formulation']
+  return {**config, 'model': model}
 
 
 def read_label_set(workdir: pathlib.Path) -> LabelSet:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from dense_aspp_jax.errors import InputError, RunError
-from dense_aspp_jax.models.extractors import create_classifier, create_extractor
+from dense_aspp_jax.models.extractors import create_extractor
+from dense_aspp_jax.models.extractors.classifier import create_classifier
 from dense_aspp_jax.weights import parity, torch_reference
 from dense_aspp_jax.weights.convert import ForeignWeights, read_canonical
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models.counts import abstract_variables
-from dense_aspp_jax.models.extractors import EXTRACTORS, create_classifier, create_extractor
+from dense_aspp_jax.models.extractors import EXTRACTORS, create_extractor
+from dense_aspp_jax.models.extractors.classifier import create_classifier
 from dense_aspp_jax.models.segmentation import SegmentationModel
 from dense_aspp_jax.weights.name_maps import (
   SOURCES,

@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from dense_aspp_jax.models.extractors import ImageNetClassifier, create_classifier
+from dense_aspp_jax.models.extractors.classifier import ImageNetClassifier, create_classifier
 
 TOLERANCE = 1e-4  # largest difference of a stage, relative to its largest value
 # Where a stage ends: these children of an extractor. The stem's parts and single arrays are none.

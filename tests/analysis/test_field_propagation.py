@@ -113,7 +113,7 @@ def test_the_field_is_where_the_gradient_is(name):
   @jax.jit
   @jax.grad
   def gradient(image):
-    return module.apply(variables, image)[0, cell, cell].sum()
+    return module.apply(variables, image).last[0, cell, cell].sum()
 
   image = jax.random.uniform(jax.random.key(0), (1, size, size, 3), minval=0.5)
   rows, columns = np.nonzero(np.any(gradient(image)[0], axis=-1))

@@ -138,7 +138,7 @@ def test_gradients_are_summed_over_classes_and_colours_and_averaged_over_images(
   @jax.jit
   @jax.jacrev
   def jacobian(image):
-    x = model.extractor.apply({k: v['extractor'] for k, v in variables.items()}, image[None])
+    x = model.extractor.apply({k: v['extractor'] for k, v in variables.items()}, image[None]).last
     x = model.dense_aspp.apply({k: v['dense_aspp'] for k, v in variables.items()}, x)
     head = variables['params']['head']
     return (x @ head['kernel'][0, 0] + head['bias'])[0, 2, 4]

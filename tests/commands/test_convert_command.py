@@ -16,7 +16,8 @@ from configs import default
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models import segmentation
-from dense_aspp_jax.models.extractors import create_classifier, create_extractor
+from dense_aspp_jax.models.extractors import create_extractor
+from dense_aspp_jax.models.extractors.classifier import create_classifier
 from dense_aspp_jax.models.extractors.densenet import DenseNet
 from dense_aspp_jax.training.run import load_run
 from dense_aspp_jax.training.train import train_and_evaluate
@@ -191,8 +192,8 @@ def test_a_published_network_becomes_a_run_that_predicts(tmp_path, monkeypatch, 
   assert (loaded.step, loaded.label_set.name) == (0, 'cityscapes19')
   stored = flax.traverse_util.flatten_dict(loaded.variables)
   image = jax.random.normal(jax.random.key(0), (1, 32, 32, 3))
-  logits = jax.jit(lambda v, x: model.apply(v, x))(loaded.variables, image)
-  assert logits.shape == (1, 32, 32, 19)
+  logits = jax.jit(model.apply)(loaded.variables, image).main
+  assert logits.shape == (1, 4, 4, 19)
   np.testing.assert_array_equal(stored['params', 'head', 'bias'], tensors['classification.1.bias'])
   assert jnp.unique(jnp.argmax(logits, -1)).size > 1
   (start,) = json.loads((tmp_path / 'run' / 'provenance.json').read_text())

@@ -2,7 +2,6 @@ from typing import ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from patch_network import MEAN, STD, make_split
@@ -19,8 +18,8 @@ from dense_aspp_jax.evaluation.batch_norm import (
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.labels import CAMVID_11
 from dense_aspp_jax.models.dense_aspp import DenseASPP
-from dense_aspp_jax.models.layers import batch_norm
-from dense_aspp_jax.models.segmentation import SegmentationModel, create_model, plain_model
+from dense_aspp_jax.models.layers import MOMENTUM, BatchNorm, Features
+from dense_aspp_jax.models.segmentation import SegmentationModel, create_model, reference_model
 
 SIZE = (32, 64)
 PREPROCESSING = Preprocessing((32, 48), MEAN, STD)
@@ -29,12 +28,14 @@ PREPROCESSING = Preprocessing((32, 48), MEAN, STD)
 class NormalizedPatches(nn.Module):
   """Patches of 8x8 pixels through one convolution and one BN."""
 
+  momentum: float = MOMENTUM
   stride: ClassVar[int] = 8
 
   @nn.compact
   def __call__(self, image, train=False):
     x = nn.Conv(3, (8, 8), strides=(8, 8), padding='VALID', use_bias=False, name='conv')(image)
-    return batch_norm(train, name='norm', dtype=jnp.float32)(x)
+    x = BatchNorm(momentum=self.momentum, name='norm')(x, train)
+    return Features(x, None, x)
 
 
 # Of a head that logits do not depend on.
@@ -83,7 +84,7 @@ def test_one_norm_has_the_mean_and_variance_of_the_whole_split(network, split, r
 
 def statistics_of_batches(model, variables, batches):
   """Each batch's statistics by flax alone: ten times what momentum 0.9 adds to zeros."""
-  plain = plain_model(without_dropout(model))
+  plain = reference_model(without_dropout(model))
   zeros = jax.tree.map(np.zeros_like, variables['batch_stats'])
 
   @jax.jit
@@ -114,7 +115,7 @@ def test_every_layer_of_a_network_merges_its_batches(network, split, recalibrate
 
   reached = {name: statistics for name, statistics in found.items() if name != 'auxiliary'}
   assert check(reached, *batches) == 6  # of the extractor, two of each layer, the final one
-  plain = recalibrated_statistics(plain_model(model), variables, split, PREPROCESSING, batch_size=2)
+  plain = recalibrated_statistics(reference_model(model), variables, split, PREPROCESSING, batch_size=2)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, plain)
 
 
@@ -161,10 +162,11 @@ def test_a_batch_is_predicted_with_its_own_statistics(network, split):
   model, variables = network
   predictor = BatchStatisticsPredictor(model, variables, PREPROCESSING)
   split = split[:3]
-  images, plain = normalized(split), plain_model(without_dropout(model))
+  images, plain = normalized(split), reference_model(without_dropout(model))
   counts = np.zeros((12, 12), np.int64)
   for part, examples in ((images[:2], split[:2]), (images[2:], split[2:])):
-    logits, _ = jax.jit(lambda x: plain.apply(variables, x, True, (64, 128), mutable=['batch_stats']))(part)
+    (logits, _), _ = jax.jit(lambda x: plain.apply(variables, x, True, mutable=['batch_stats']))(part)
+    logits = plain.upsample_logits(logits, images.shape[1:3], (64, 128))
     given = np.stack([example.image for example in examples])
     predictions = predictor.predict_batch(given, (64, 128))
     assert predictions.dtype == np.uint8

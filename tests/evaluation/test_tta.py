@@ -51,7 +51,7 @@ class Reference:
   """The probabilities of single views, in NumPy from the logits of the features on."""
 
   def __init__(self, model, variables):
-    self._logits = jax.jit(lambda x: model.apply(variables, x, method='feature_logits'))
+    self._logits = jax.jit(lambda x: model.apply(variables, x).main)
 
   def whole(self, image, size):
     normalized = ((image / 255 - MEAN) / STD).astype(np.float32)

@@ -19,7 +19,8 @@ from plain_png import GREY_ALPHA, PALETTE, RGB, RGB_ALPHA, Picture
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.evaluation.pictures import overlay
 from dense_aspp_jax.labels import CITYSCAPES_20
-from dense_aspp_jax.models.extractors import create_classifier, create_extractor
+from dense_aspp_jax.models.extractors import create_extractor
+from dense_aspp_jax.models.extractors.classifier import create_classifier
 from dense_aspp_jax.models.extractors.densenet import DenseNet
 from dense_aspp_jax.training.run import load_run
 from dense_aspp_jax.weights.convert import source_shapes

@@ -23,7 +23,8 @@ import torchvision
 from drawn_weights import draw_weights, keys_digest
 from small_extractors import SMALL_EXTRACTORS
 
-from dense_aspp_jax.models.extractors import EXTRACTORS, create_classifier, create_extractor
+from dense_aspp_jax.models.extractors import EXTRACTORS, create_extractor
+from dense_aspp_jax.models.extractors.classifier import create_classifier
 from dense_aspp_jax.models.extractors.densenet import DENSENETS
 from dense_aspp_jax.weights import parity, torch_reference
 from dense_aspp_jax.weights.convert import convert_tensors, read_canonical, source_shapes, tensors_digest

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import reference_network as reference
 
-from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models.dense_aspp import DenseASPP
 
 
@@ -75,12 +74,6 @@ def test_without_1x1_the_3x3_reads_everything():
   assert params['layer1']['conv2']['kernel'].shape == (3, 3, 5, 4)
 
 
-@pytest.mark.parametrize('rates', [(), (0, 3)])
-def test_bad_rates_are_named(rates):
-  with pytest.raises(InputError, match=r'model\.dilation_rates'):
-    DenseASPP(dilation_rates=rates, growth_rate=4, bottleneck_width=6)
-
-
 def test_the_published_cascade_against_numpy():
   """Biases, no first BN, and the features rectified where they are read again."""
   net = DenseASPP((1, 3), 3, 4, first_norm=False, use_bias=True, rectify_features=True)
@@ -112,8 +105,3 @@ def test_dropout_drops_whole_new_channels_in_training_and_scales_the_others():
   kept = np.abs(drawn[..., 3:]).max((1, 2)) > 0
   assert 0.6 < kept.mean() < 0.9
   np.testing.assert_allclose(drawn[..., 3:], new / 0.75 * kept[:, None, None], atol=1e-4)
-
-
-def test_a_dropout_rate_of_1_is_refused():
-  with pytest.raises(InputError, match=r'model\.dropout_rate = 1'):
-    DenseASPP((1,), 4, 0, dropout_rate=1.0)

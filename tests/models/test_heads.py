@@ -12,8 +12,9 @@ from dense_aspp_jax.analysis.layer_removal import remove_layers
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models.counts import count_parameters
 from dense_aspp_jax.models.decoders import AuxiliaryHead, SkipDecoder
-from dense_aspp_jax.models.layers import bilinear_matrix, level_ends
+from dense_aspp_jax.models.layers import level_ends
 from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.models.upsampling import bilinear_matrix
 
 FAMILIES = ('densenet_tiny', 'mobilenet_v3_small', 'convnext_tiny', 'efficientnet_lite0')
 
@@ -85,19 +86,9 @@ def test_sizes_and_strides_in_every_family(extractor, output_stride):
   height, width = (-(-side // output_stride) * output_stride for side in image.shape[1:3])
   variables = jax.eval_shape(model.init, jax.random.key(0), image)
 
-  def training_logits(variables):
-    return model.apply(
-      variables,
-      image,
-      mutable=['batch_stats'],
-      rngs={'dropout': jax.random.key(0)},
-      method='training_logits',
-    )[0]
-
-  logits, auxiliary = jax.eval_shape(training_logits, variables)
+  logits, auxiliary = jax.eval_shape(model.apply, variables, image)
   assert logits.shape == (2, height // 4, width // 4, 5)
   assert auxiliary.shape == (2, height // model.auxiliary_stride, width // model.auxiliary_stride, 5)
-  assert jax.eval_shape(model.apply, variables, image).shape == (2, 90, 131, 5)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +109,7 @@ def test_the_levels_are_those_of_stride_4_and_16(extractor, low, middle):
 
 @pytest.fixture(scope='module')
 def tiny():
-  model = create_model(**TINY, num_classes=5, skip_head=True, auxiliary_head=True, formulation='plain')
+  model = create_model(**TINY, num_classes=5, skip_head=True, auxiliary_head=True, implementation='reference')
   image = jnp.asarray(np.random.default_rng(0).normal(size=(1, 32, 40, 3)), jnp.float32)
   return model, drawn(model, image), image
 
@@ -130,14 +121,14 @@ def test_the_heads_read_dense_blocks_1_and_3_and_the_cascade(tiny):
     return model.apply(
       variables,
       image,
+      train=True,
       mutable=['batch_stats', 'intermediates'],
       capture_intermediates=True,
-      method='training_logits',
     )
 
   (logits, auxiliary), state = jax.jit(both)(variables)
   seen = {name: state['intermediates'][name] for name in ('extractor', 'dense_aspp')}
-  block1, block3 = (seen['extractor'][f'denseblock{i}']['__call__'][0] for i in (1, 3))
+  block1, block3 = (seen['extractor'][f'denseblock{i}']['__call__'][0][0] for i in (1, 3))
   of = {name: {k: v[name] for k, v in variables.items()} for name in ('skip_decoder', 'auxiliary_head')}
   expected, _ = AuxiliaryHead(5).apply(of['auxiliary_head'], block3, True, mutable=['batch_stats'])
   np.testing.assert_allclose(auxiliary, expected, rtol=1e-4, atol=1e-4)
@@ -151,9 +142,11 @@ def test_the_heads_read_dense_blocks_1_and_3_and_the_cascade(tiny):
 
 def test_evaluation_does_not_read_the_auxiliary_head(tiny):
   model, variables, image = tiny
-  params = {**variables['params'], 'auxiliary_head': {}}  # reading it would be an error
-  without = {**variables, 'params': params}
-  np.testing.assert_array_equal(jax.jit(model.apply)(without, image), jax.jit(model.apply)(variables, image))
+  compiled = jax.jit(lambda v, x: model.apply(v, x).main).lower(variables, image).compile()
+  without = model.clone(auxiliary_head=None)
+  expected = jax.jit(lambda v, x: without.apply(v, x).main).lower(variables, image).compile()
+  assert compiled.cost_analysis()['flops'] == expected.cost_analysis()['flops']
+  np.testing.assert_array_equal(compiled(variables, image), expected(variables, image))
 
 
 def test_the_top_layer_is_removed_from_what_the_decoder_reads(tiny):
@@ -161,7 +154,7 @@ def test_the_top_layer_is_removed_from_what_the_decoder_reads(tiny):
   silent = jax.tree.map(lambda x: x, variables)
   kernel = silent['params']['dense_aspp']['layer2']['conv2']['kernel']
   silent['params']['dense_aspp']['layer2']['conv2']['kernel'] = jnp.zeros_like(kernel)
-  apply = jax.jit(model.apply)
+  apply = jax.jit(lambda v, x: model.apply(v, x).main)
   removed = apply(remove_layers(variables, (2,)), image)
   np.testing.assert_allclose(removed, apply(silent, image), rtol=1e-5, atol=1e-5)
   assert np.abs(removed - apply(variables, image)).max() > 0.01

@@ -5,13 +5,11 @@ import pytest
 from flax import linen as nn
 
 from dense_aspp_jax.models.layers import (
+  BatchNorm,
   avg_pool_2x2,
-  batch_norm,
-  bilinear_matrix,
   convolution,
   max_pool_3x3,
   pad_to_multiple,
-  upsample_bilinear,
 )
 
 
@@ -64,9 +62,9 @@ def test_batch_norm_normalises_with_the_batch_and_moves_running_statistics_by_a_
   class Net(nn.Module):
     @nn.compact
     def __call__(self, x, train):
-      return batch_norm(train, name='norm', dtype=jnp.float32)(x)
+      return BatchNorm(name='norm')(x, train)
 
-  x = np.random.default_rng(0).normal(0.5, deviation, size=(4, 3, 3, 2)).astype(np.float32)
+  x = jnp.asarray(np.random.default_rng(0).normal(0.5, deviation, size=(4, 3, 3, 2)), jnp.float32)
   variables = Net().init(jax.random.key(0), x, False)
   y, updates = Net().apply(variables, x, True, mutable=['batch_stats'])
   mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
@@ -79,9 +77,9 @@ def test_batch_norm_variance_does_not_cancel_at_a_large_mean():
   class Net(nn.Module):
     @nn.compact
     def __call__(self, x):
-      return batch_norm(True, name='norm', dtype=jnp.float32)(x)
+      return BatchNorm(name='norm')(x, True)
 
-  x = 1e4 + np.random.default_rng(0).normal(size=(64, 4, 4, 1)).astype(np.float32)
+  x = jnp.asarray(1e4 + np.random.default_rng(0).normal(size=(64, 4, 4, 1)), jnp.float32)
   y = Net().init_with_output(jax.random.key(0), x, mutable=True)[0]
   np.testing.assert_allclose(np.std(y), 1, atol=1e-2)
 
@@ -108,38 +106,3 @@ def test_pad_to_multiple_pads_bottom_and_right():
   assert padded.shape == (1, 8, 8, 1)
   assert padded[0, :5].all()
   assert not padded[0, 5:].any()
-
-
-def reference_bilinear(x, size, scale):
-  """torch.nn.functional.interpolate(mode='bilinear', align_corners=False), pixel by pixel, in float64."""
-  out = np.zeros((*size, x.shape[-1]))
-  for i in range(size[0]):
-    for j in range(size[1]):
-      y0 = min(max((i + 0.5) / scale[0] - 0.5, 0), x.shape[0] - 1)
-      x0 = min(max((j + 0.5) / scale[1] - 0.5, 0), x.shape[1] - 1)
-      yl, xl = int(y0), int(x0)
-      yh, xh = min(yl + 1, x.shape[0] - 1), min(xl + 1, x.shape[1] - 1)
-      fy, fx = y0 - yl, x0 - xl
-      top = x[yl, xl] * (1 - fx) + x[yl, xh] * fx
-      bottom = x[yh, xl] * (1 - fx) + x[yh, xh] * fx
-      out[i, j] = top * (1 - fy) + bottom * fy
-  return out
-
-
-@pytest.mark.parametrize(
-  ('size', 'scale'), [((32, 40), (8.0, 8.0)), ((27, 35), (8.0, 8.0)), ((64, 30), (16.0, 6.0))]
-)
-def test_upsampling_is_bilinear_with_align_corners_false(size, scale):
-  x = np.random.default_rng(0).normal(size=(2, 4, 5, 3)).astype(np.float32)
-  y = upsample_bilinear(jnp.asarray(x), size, scale)
-  for one, expected in zip(np.asarray(y), x, strict=True):
-    np.testing.assert_allclose(one, reference_bilinear(expected, size, scale), atol=1e-6)
-
-
-# torch 2.13: interpolate(tensor([0., 1., 4.]).view(1, 1, 1, 3), scale_factor=(1, 4), mode='bilinear',
-# align_corners=False)
-TORCH_UPSAMPLED = [0.0, 0.0, 0.125, 0.375, 0.625, 0.875, 1.375, 2.125, 2.875, 3.625, 4.0, 4.0]
-
-
-def test_upsampling_golden_torch_values():
-  np.testing.assert_allclose(bilinear_matrix(3, 12, 4.0) @ [0, 1, 4], TORCH_UPSAMPLED)

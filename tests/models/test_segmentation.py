@@ -1,14 +1,16 @@
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxprs import products
+from jaxtyping import TypeCheckError
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models.counts import abstract_variables, count_parameters
-from dense_aspp_jax.models.layers import FORMULATIONS
+from dense_aspp_jax.models.layers import IMPLEMENTATIONS
 from dense_aspp_jax.models.segmentation import create_model
 
 TINY = dict(
@@ -29,7 +31,9 @@ def test_multiply_adds_of_a_small_network_by_hand():
 
 
 def apply(model, variables, image, output_size=None):
-  return jax.jit(lambda v, x: model.apply(v, x, output_size=output_size))(variables, image)
+  """Full-size logits."""
+  logits = jax.jit(model.apply)(variables, image).main
+  return model.upsample_logits(logits, image.shape[1:3], output_size)
 
 
 @pytest.fixture(scope='module')
@@ -42,7 +46,7 @@ def tiny():
 @pytest.mark.parametrize('size', [(64, 64), (61, 43), (33, 70)])
 def test_logits_have_the_images_size_and_are_float32(tiny, size):
   model, variables = tiny
-  logits = jax.eval_shape(model.apply, variables, jnp.zeros((2, *size, 3)))
+  logits = jax.eval_shape(functools.partial(apply, model), variables, jnp.zeros((2, *size, 3)))
   assert logits.shape == (2, *size, 5)
   assert logits.dtype == jnp.float32
 
@@ -77,11 +81,10 @@ def test_training_moves_every_running_statistic(tiny):
     assert not np.array_equal(old, new), jax.tree_util.keystr(path)
 
 
-@pytest.mark.parametrize('formulation', FORMULATIONS)
-def test_bfloat16_computes_all_but_the_logits_in_bfloat16(tiny, formulation):
-  model = create_model(**TINY, compute_dtype='bfloat16', formulation=formulation)
-  apply = functools.partial(model.apply, method='feature_logits')
-  jaxpr = jax.make_jaxpr(apply)(tiny[1], jnp.zeros((1, 32, 32, 3)))
+@pytest.mark.parametrize('implementation', IMPLEMENTATIONS)
+def test_bfloat16_computes_all_but_the_logits_in_bfloat16(tiny, implementation):
+  model = create_model(**TINY, compute_dtype='bfloat16', implementation=implementation)
+  jaxpr = jax.make_jaxpr(model.apply)(tiny[1], jnp.zeros((1, 32, 32, 3)))
   *others, head = ({str(x.aval.dtype) for x in (*e.invars, *e.outvars)} for e in products(jaxpr))
   assert len(others) >= 1 + 4 * 2 + 3 + 2 * 2  # stem, dense blocks, transitions, DenseASPP
   assert all(types == {'bfloat16'} for types in others)
@@ -131,8 +134,32 @@ def test_dropout_in_front_of_the_head(tiny):
 
 
 @pytest.mark.parametrize(
-  ('field', 'value'), [('extractor', 'resnet18'), ('compute_dtype', 'float16'), ('num_classes', 0)]
+  ('field', 'values', 'types'),
+  [
+    ('extractor', ['resnet18', ''], [None]),
+    ('num_classes', [0], [2.5]),
+    ('output_stride', [4], ['8']),
+    ('last_layer', ['conv_head'], [3]),
+    ('fourth_transition', [], [1]),
+    ('dilation_rates', [(), (0, 3), (2**16 + 1,)], [3, (3, 2.5)]),
+    ('growth_rate', [0, 2**16 + 1], [None]),
+    ('bottleneck_width', [-1], [4.0]),
+    ('first_norm', [], ['yes']),
+    ('final_norm', [], [0]),
+    ('use_bias', [], [None]),
+    ('rectify_features', [], [1]),
+    ('dropout_rate', [1.0, -0.1, float('nan')], ['none']),
+    ('skip_head', [], [1]),
+    ('auxiliary_head', [], ['no']),
+    ('compute_dtype', ['float16'], [jnp.float32]),
+    ('implementation', ['fast'], [None]),
+    ('rematerialize', [], [1]),
+  ],
 )
-def test_bad_values_are_named(field, value):
-  with pytest.raises(InputError, match=f'model.{field} = {value!r}'):
-    create_model(**{**TINY, field: value})
+def test_bad_values_are_named(field, values, types):
+  for value in values:
+    with pytest.raises(InputError, match=re.escape(f'config.model.{field} = {value!r}')):
+      create_model(**{**TINY, field: value})
+  for value in types:  # in tests the annotations are checked first
+    with pytest.raises((InputError, TypeCheckError), match=field):
+      create_model(**{**TINY, field: value})

@@ -6,11 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dense_aspp_jax.models.layers import bilinear_matrix, upsample_bilinear
 from dense_aspp_jax.models.upsampling import (
+  bilinear_matrix,
   column_phases,
   column_phases_transpose,
   phase_weights,
+  upsample_bilinear,
   upsample_columns,
   upsample_rows,
   upsampled_argmax,
@@ -19,6 +20,41 @@ from dense_aspp_jax.models.upsampling import (
 
 def draw(*shape):
   return np.random.default_rng(sum(shape)).normal(size=shape)
+
+
+def reference_bilinear(x, size, scale):
+  """torch.nn.functional.interpolate(mode='bilinear', align_corners=False), pixel by pixel, in float64."""
+  out = np.zeros((*size, x.shape[-1]))
+  for i in range(size[0]):
+    for j in range(size[1]):
+      y0 = min(max((i + 0.5) / scale[0] - 0.5, 0), x.shape[0] - 1)
+      x0 = min(max((j + 0.5) / scale[1] - 0.5, 0), x.shape[1] - 1)
+      yl, xl = int(y0), int(x0)
+      yh, xh = min(yl + 1, x.shape[0] - 1), min(xl + 1, x.shape[1] - 1)
+      fy, fx = y0 - yl, x0 - xl
+      top = x[yl, xl] * (1 - fx) + x[yl, xh] * fx
+      bottom = x[yh, xl] * (1 - fx) + x[yh, xh] * fx
+      out[i, j] = top * (1 - fy) + bottom * fy
+  return out
+
+
+@pytest.mark.parametrize(
+  ('size', 'scale'), [((32, 40), (8.0, 8.0)), ((27, 35), (8.0, 8.0)), ((64, 30), (16.0, 6.0))]
+)
+def test_upsampling_is_bilinear_with_align_corners_false(size, scale):
+  x = np.random.default_rng(0).normal(size=(2, 4, 5, 3)).astype(np.float32)
+  y = upsample_bilinear(jnp.asarray(x), size, scale)
+  for one, expected in zip(np.asarray(y), x, strict=True):
+    np.testing.assert_allclose(one, reference_bilinear(expected, size, scale), atol=1e-6)
+
+
+# torch 2.13: interpolate(tensor([0., 1., 4.]).view(1, 1, 1, 3), scale_factor=(1, 4), mode='bilinear',
+# align_corners=False)
+TORCH_UPSAMPLED = [0.0, 0.0, 0.125, 0.375, 0.625, 0.875, 1.375, 2.125, 2.875, 3.625, 4.0, 4.0]
+
+
+def test_upsampling_golden_torch_values():
+  np.testing.assert_allclose(bilinear_matrix(3, 12, 4.0) @ [0, 1, 4], TORCH_UPSAMPLED)
 
 
 @pytest.mark.parametrize(

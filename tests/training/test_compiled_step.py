@@ -14,8 +14,9 @@ from jaxprs import described_gpu
 from ml_collections import ConfigDict
 
 from configs import default
-from dense_aspp_jax.models.layers import upsample_bilinear
+from dense_aspp_jax.models.layers import IMPLEMENTATIONS
 from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.models.upsampling import upsample_bilinear
 from dense_aspp_jax.training.augmentation import Augmentation
 from dense_aspp_jax.training.configured_step import configured_step
 from dense_aspp_jax.training.losses import cross_entropy
@@ -57,7 +58,7 @@ def dilations(stablehlo: str) -> collections.Counter:
 
 def test_the_step_for_a_gpu_has_dilated_convolutions_in_the_cascade_only_and_forward_only():
   fast = dilations(lower('cuda', **SMALL).as_text())
-  plain = dilations(lower('cuda', **SMALL, formulation='plain').as_text())
+  plain = dilations(lower('cuda', **SMALL, implementation='reference').as_text())
   dilated = {rate: count for rate, count in fast.items() if rate > 1}
   assert dilated == dict.fromkeys(default.get_config().model.dilation_rates, 1)
   assert sum(plain[rate] for rate in (2, 4)) >= 7  # dense blocks 3 and 4, forward alone
@@ -83,14 +84,14 @@ def arrays(hlo: str) -> list[tuple[str, tuple[int, ...]]]:
 
 @pytest.fixture(scope='module')
 def compiled():
-  return {form: lower('cpu', **SMALL, formulation=form).compile() for form in ('fast', 'plain')}
+  return {form: lower('cpu', **SMALL, implementation=form).compile() for form in IMPLEMENTATIONS}
 
 
 def test_the_compiled_step_has_no_dilated_convolution(compiled):
   """Of a 3x3 kernel; the weight gradient of the stem's stride is one of another size."""
   found = {form: re.findall(r'size=3x3[^}]* rhs_dilate=', step.as_text()) for form, step in compiled.items()}
-  assert len(found['plain']) >= 7 + NUM_ATROUS
-  assert not found['fast']
+  assert len(found['reference']) >= 7 + NUM_ATROUS
+  assert not found['fused']
 
 
 def full_size_arrays(compiled) -> int:
@@ -110,9 +111,9 @@ def test_the_compiled_step_holds_no_full_size_float32_array_with_a_class_axis(co
 
   logits = jnp.zeros((BATCH, SIZE[0] // 8, SIZE[1] // 8, NUM_CLASSES))
   assert full_size_arrays(jax.jit(jax.grad(plain_loss)).lower(logits).compile()) >= 2
-  assert full_size_arrays(compiled['fast']) == 0
+  assert full_size_arrays(compiled['fused']) == 0
 
 
 def test_the_compiled_step_needs_less_memory(compiled):
-  fast, plain = (compiled[form].memory_analysis().temp_size_in_bytes for form in ('fast', 'plain'))
-  assert fast < 0.8 * plain
+  fused, reference = (compiled[form].memory_analysis().temp_size_in_bytes for form in IMPLEMENTATIONS)
+  assert fused < 0.8 * reference

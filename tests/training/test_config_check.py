@@ -50,7 +50,7 @@ EDGES = {
   'model.auxiliary_head': ([True, False], [1]),
   'model.num_classes': ([1], [0, 20.0]),
   'model.compute_dtype': (['x'], ['', []]),
-  'model.formulation': (['x'], ['', []]),
+  'model.implementation': (['x'], ['', []]),
   'model.rematerialize': ([True, False], [1]),
   'init.extractor_weights': ([None, 'x'], ['', 1]),
   'data.dataset': (['x'], ['', None]),

@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dense_aspp_jax.labels import IGNORE_LABEL
-from dense_aspp_jax.models.layers import upsample_bilinear
+from dense_aspp_jax.models.upsampling import upsample_bilinear
 from dense_aspp_jax.training.losses import (
   cross_entropy,
   pixel_weights,

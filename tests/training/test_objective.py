@@ -8,7 +8,8 @@ import pytest
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import IGNORE_LABEL
-from dense_aspp_jax.models.layers import bilinear_matrix
+from dense_aspp_jax.models.segmentation import Logits
+from dense_aspp_jax.models.upsampling import bilinear_matrix
 from dense_aspp_jax.training.augmentation import Augmentation
 from dense_aspp_jax.training.objective import Objective
 from dense_aspp_jax.training.train_step import create_state, create_train_step
@@ -21,7 +22,7 @@ class TwoHeads(nn.Module):
   """Logits of each second pixel's colour, and, as an auxiliary head's, of each fourth."""
 
   num_classes: int = 3
-  auxiliary_head: bool | None = None
+  auxiliary_head: bool = False
   stride = 2
   auxiliary_stride = 4
 
@@ -30,13 +31,8 @@ class TwoHeads(nn.Module):
     self.second = nn.Conv(self.num_classes, (1, 1))
 
   def __call__(self, image, train=False):
-    return self.training_logits(image)
-
-  def feature_logits(self, image, train=False):
-    return self.head(image[:, ::2, ::2])
-
-  def training_logits(self, image):
-    return self.head(image[:, ::2, ::2]), self.second(image[:, ::4, ::4])
+    auxiliary = self.second(image[:, ::4, ::4])
+    return Logits(self.head(image[:, ::2, ::2]), auxiliary if self.auxiliary_head else None)
 
 
 def make_batch(void=0.3):

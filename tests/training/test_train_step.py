@@ -15,8 +15,8 @@ from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.datasets.street_scenes.builder import render_scene
 from dense_aspp_jax.evaluation.predictor import predict_images
 from dense_aspp_jax.labels import CITYSCAPES_20, IGNORE_LABEL
-from dense_aspp_jax.models.layers import batch_norm, channel_dropout
-from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.models.layers import BatchNorm, channel_dropout
+from dense_aspp_jax.models.segmentation import Logits, create_model
 from dense_aspp_jax.training.augmentation import Augmentation, augment
 from dense_aspp_jax.training.objective import Objective
 from dense_aspp_jax.training.optimizer import create_optimizer
@@ -33,14 +33,11 @@ class PixelClassifier(nn.Module):
   norm: bool = False
   stride = 1
 
-  def __call__(self, image, train=False):
-    return self.feature_logits(image, train)
-
   @nn.compact
-  def feature_logits(self, image, train=False):
+  def __call__(self, image, train=False):
     if self.norm:
-      image = batch_norm(train, name='norm', dtype=jnp.float32)(image)
-    return nn.Conv(self.num_classes, (1, 1), name='head')(image)
+      image = BatchNorm(name='norm')(image, train)
+    return Logits(nn.Conv(self.num_classes, (1, 1), name='head')(image))
 
 
 def make_batch(size=8, seed=0):
@@ -261,15 +258,12 @@ class Dropped(nn.Module):
   num_classes: int = 2
   stride = 1
 
-  def __call__(self, image, train=False):
-    return self.feature_logits(image, train)
-
   @nn.compact
-  def feature_logits(self, image, train=False):
+  def __call__(self, image, train=False):
     bits = jnp.broadcast_to(2.0 ** jnp.arange(8), (*image.shape[:3], 8))
     kept = channel_dropout(0.5)(bits, deterministic=not train)
     scale = self.param('scale', nn.initializers.ones, ())
-    return jnp.stack([scale * kept.sum(-1), jnp.zeros(image.shape[:3])], -1)
+    return Logits(jnp.stack([scale * kept.sum(-1), jnp.zeros(image.shape[:3])], -1))
 
 
 def dropped_losses(sharding=None, steps=3, **arguments):
@@ -298,9 +292,9 @@ def test_dropout_differs_between_the_parts_of_a_batch():
 
   class Recorded(Dropped):
     @nn.compact
-    def feature_logits(self, image, train=False):
-      logits = super().feature_logits(image, train)
-      jax.debug.callback(lambda x: seen.append(np.asarray(x)), logits[:, 0, 0, 0], ordered=True)
+    def __call__(self, image, train=False):
+      logits = super().__call__(image, train)
+      jax.debug.callback(lambda x: seen.append(np.asarray(x)), logits.main[:, 0, 0, 0], ordered=True)
       return logits
 
   step, state = make_step(Recorded(), optax.sgd(0.0), gradient_accumulation=2)

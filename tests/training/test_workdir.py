@@ -1,6 +1,7 @@
 import contextlib
 import copy
 import dataclasses
+import json
 
 import pytest
 
@@ -100,3 +101,9 @@ def test_the_home_folder_is_stored_by_name(tmp_path, monkeypatch):
   config['data']['data_dir'] = '~/data'
   start(tmp_path / 'work', config)
   assert workdirs.read_config(tmp_path / 'work')['data']['data_dir'] == str(tmp_path / 'home' / 'data')
+
+
+@pytest.mark.parametrize(('old', 'new'), [('fast', 'fused'), ('plain', 'reference')])
+def test_a_stored_formulation_is_read_as_the_implementation(tmp_path, old, new):
+  (tmp_path / 'config.json').write_text(json.dumps({'model': {'formulation': old, 'num_classes': 3}}))
+  assert workdirs.read_config(tmp_path) == {'model': {'implementation': new, 'num_classes': 3}}

@@ -16,7 +16,8 @@ from torch_files import write_pth
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models.dense_aspp import DenseASPP
-from dense_aspp_jax.models.extractors import EXTRACTORS, create_classifier, create_extractor
+from dense_aspp_jax.models.extractors import EXTRACTORS, create_extractor
+from dense_aspp_jax.models.extractors.classifier import create_classifier
 from dense_aspp_jax.models.extractors.densenet import DENSENETS, DenseNet
 from dense_aspp_jax.models.extractors.efficientnet_lite import EfficientNetLite
 from dense_aspp_jax.models.segmentation import SegmentationModel
@@ -244,9 +245,8 @@ def test_the_published_network_computes_what_the_published_code_does(tmp_path):
     lambda v, x: PUBLISHED.apply(v, x, capture_intermediates=True, mutable=['intermediates'])
   )(weights.variables, image)
   del logits
-  features, logits = (
-    np.asarray(captured['intermediates'][name]['__call__'][0][0]) for name in ('extractor', 'head')
-  )
+  outputs = (captured['intermediates'][name]['__call__'][0] for name in ('extractor', 'head'))
+  features, logits = (np.asarray(getattr(output, 'last', output)[0]) for output in outputs)
 
   def tensor(name):
     return tensors[f'module.{name}']

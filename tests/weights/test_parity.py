@@ -13,18 +13,18 @@ from jax import lax
 from small_extractors import SMALL_EXTRACTORS
 
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.models import layer_variables, layers
+from dense_aspp_jax.models import layers
 from dense_aspp_jax.models.extractors import (
   EXTRACTORS,
   convnext,
-  create_classifier,
   create_extractor,
   efficientnet_lite,
   inverted_residual,
   mobilenet_v3,
 )
+from dense_aspp_jax.models.extractors.classifier import create_classifier
 from dense_aspp_jax.models.fused import stem
-from dense_aspp_jax.models.fused.dense_block import normalization
+from dense_aspp_jax.models.fused.statistics import normalization
 from dense_aspp_jax.weights import parity
 from dense_aspp_jax.weights.convert import convert_tensors, source_shapes, tensors_digest
 from dense_aspp_jax.weights.name_maps import SOURCES
@@ -141,7 +141,7 @@ class _PaddedInFront:
 MISTAKES = {
   'densenet: epsilon': (
     'small_densenet',
-    layer_variables,
+    layers,
     'normalization',
     lambda norm, channels, x_moments, epsilon: normalization(norm, channels, x_moments, 1e-3),
   ),
@@ -156,7 +156,7 @@ MISTAKES = {
   'densenet: zeros around the pooling, not -inf': (
     'small_densenet',
     stem,
-    'max_pool_3x3',
+    'max_pool_saving_argmax',
     lambda x: nn.max_pool(x, (3, 3), (2, 2), 'SAME'),
   ),
   'mobilenet_v3: epsilon': ('small_mobilenet_v3', inverted_residual, 'EPSILON', 1e-5),

@@ -9,7 +9,8 @@ import skimage.data
 import sklearn.datasets
 from PIL import Image
 
-from dense_aspp_jax.models.extractors import create_classifier, create_extractor
+from dense_aspp_jax.models.extractors import create_extractor
+from dense_aspp_jax.models.extractors.classifier import create_classifier
 from dense_aspp_jax.weights import parity
 from dense_aspp_jax.weights.convert import read_classifier_weights
 

@@ -11,7 +11,8 @@ from torch_files import write_pth
 from dense_aspp_jax import checkpoint_io
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.models.counts import abstract_variables
-from dense_aspp_jax.models.extractors import create_classifier, create_extractor
+from dense_aspp_jax.models.extractors import create_extractor
+from dense_aspp_jax.models.extractors.classifier import create_classifier
 from dense_aspp_jax.models.extractors.densenet import DenseNet
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.weights.convert import ForeignWeights, read_classifier_weights, source_shapes

@@ -10,7 +10,8 @@ from torch_files import write_pth
 
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.models.extractors import create_classifier, create_extractor
+from dense_aspp_jax.models.extractors import create_extractor
+from dense_aspp_jax.models.extractors.classifier import create_classifier
 from dense_aspp_jax.weights.convert import source_shapes
 from dense_aspp_jax.weights.name_maps import SOURCES
 from dense_aspp_jax.weights.torch_reference import source_module

@@ -1,4 +1,4 @@
-"""All feature extractors by name, and the ImageNet classifiers that they come from."""
+"""The feature extractors, by name."""
 
 from __future__ import annotations
 
@@ -6,26 +6,31 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
 
-from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.models.dtypes import DType
-from dense_aspp_jax.models.extractors import convnext
+from dense_aspp_jax.fields import check, check_bool, check_choice, reject
 from dense_aspp_jax.models.extractors.convnext import CONVNEXTS, ConvNeXt
 from dense_aspp_jax.models.extractors.densenet import DENSENETS, DenseNet
 from dense_aspp_jax.models.extractors.efficientnet_lite import EFFICIENTNET_LITES, EfficientNetLite
 from dense_aspp_jax.models.extractors.mobilenet_v3 import MOBILENETS, MobileNetV3
+from dense_aspp_jax.models.layers import IMPLEMENTATIONS
 
-# Name -> the module and the fields that make this member of its family.
+# Name -> class, and the fields that make this member of its family.
 EXTRACTORS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
-  name: (family, fields)
-  for family, members in (
-    (DenseNet, DENSENETS),
-    (MobileNetV3, MOBILENETS),
-    (ConvNeXt, CONVNEXTS),
-    (EfficientNetLite, EFFICIENTNET_LITES),
-  )
-  for name, fields in members.items()
+  'densenet121': (DenseNet, DENSENETS['densenet121']),
+  'densenet161': (DenseNet, DENSENETS['densenet161']),
+  'densenet169': (DenseNet, DENSENETS['densenet169']),
+  'densenet201': (DenseNet, DENSENETS['densenet201']),
+  'densenet_small': (DenseNet, DENSENETS['densenet_small']),
+  'densenet_tiny': (DenseNet, DENSENETS['densenet_tiny']),
+  'mobilenet_v3_large': (MobileNetV3, MOBILENETS['mobilenet_v3_large']),
+  'mobilenet_v3_small': (MobileNetV3, MOBILENETS['mobilenet_v3_small']),
+  'convnext_tiny': (ConvNeXt, CONVNEXTS['convnext_tiny']),
+  'convnext_small': (ConvNeXt, CONVNEXTS['convnext_small']),
+  'convnext_base': (ConvNeXt, CONVNEXTS['convnext_base']),
+  'efficientnet_lite0': (EfficientNetLite, EFFICIENTNET_LITES['efficientnet_lite0']),
+  'efficientnet_lite1': (EfficientNetLite, EFFICIENTNET_LITES['efficientnet_lite1']),
+  'efficientnet_lite2': (EfficientNetLite, EFFICIENTNET_LITES['efficientnet_lite2']),
 }
 
 
@@ -35,11 +40,11 @@ def create_extractor(
   output_stride: int = 8,
   last_layer: str | None = None,
   fourth_transition: bool = False,
-  dtype: DType = jnp.float32,
-  formulation: str = 'fast',
+  dtype: DTypeLike = jnp.float32,
+  implementation: str = 'fused',
   rematerialize: bool = False,
 ) -> nn.Module:
-  """Makes an extractor: a module that maps `[b, h, w, 3]` to features and knows its `stride`.
+  """Makes an extractor: a module that maps `[b, h, w, 3]` to `Features` and knows its `stride`.
 
   Args:
     name: A key of `EXTRACTORS`.
@@ -47,81 +52,31 @@ def create_extractor(
     last_layer: Where it is cut; None: nowhere. See `DenseNet` and `EfficientNetLite`.
     fourth_transition: See `DenseNet`.
     dtype: Compute type.
-    formulation: One of `FORMULATIONS`.
-    rematerialize: Whether the backward pass computes blocks again instead of reading what was saved.
+    implementation: One of `IMPLEMENTATIONS`.
+    rematerialize: Whether the backward pass recomputes blocks instead of reading saved activations.
 
   Raises:
-    InputError: An unknown name, or a value that the family does not take.
+    InputError: A value outside its range, or one that the family does not have.
   """
-  if name not in EXTRACTORS:
-    raise InputError(f'model.extractor = {name!r}: expected one of {", ".join(EXTRACTORS)}')
+  check_choice('model.extractor', name, tuple(EXTRACTORS))
+  check('model.output_stride', output_stride, output_stride in (8, 16, 32), '8, 16 or 32')
+  check_bool('model.fourth_transition', fourth_transition)
+  check_choice('model.implementation', implementation, IMPLEMENTATIONS)
+  check_bool('model.rematerialize', rematerialize)
   family, fields = EXTRACTORS[name]
-  given = {'last_layer': last_layer, 'fourth_transition': fourth_transition}
-  taken = {field: value for field, value in given.items() if field in family.__dataclass_fields__}
-  for field in given.keys() - taken.keys():
-    if given[field]:
-      raise InputError(
-        f'model.{field} = {given[field]!r}: {name} has no such choice; leave the field at its default'
-      )
+  fields = dict(fields)
+  for field, value, default in (
+    ('last_layer', last_layer, None),
+    ('fourth_transition', fourth_transition, False),
+  ):
+    if field in family.__dataclass_fields__:
+      fields[field] = value
+    elif value != default:
+      reject(f'model.{field}', value, f'{default}, the only choice for {name}')
   return family(
     **fields,
-    **taken,
     output_stride=output_stride,
     dtype=dtype,
-    formulation=formulation,
+    implementation=implementation,
     rematerialize=rematerialize,
   )
-
-
-class ClassificationHead(nn.Module):
-  """What stands between an extractor's features and ImageNet's logits.
-
-  Attributes:
-    num_classes: Channels of the logits.
-    rectify: Whether the features are rectified first (DenseNet).
-    norm: Whether the mean is normalised (ConvNeXt).
-    hidden: Channels of a linear layer with hard swish in between; 0: there is none (MobileNetV3 has one).
-  """
-
-  num_classes: int
-  rectify: bool = False
-  norm: bool = False
-  hidden: int = 0
-
-  @nn.compact
-  def __call__(self, features: Float[Array, 'b h w c']) -> Float[Array, 'b classes']:
-    """Computes logits from the mean over all positions."""
-    x = jnp.mean(nn.relu(features) if self.rectify else features, axis=(1, 2))
-    if self.norm:
-      x = nn.LayerNorm(epsilon=convnext.EPSILON, use_fast_variance=False, name='norm')(x)
-    if self.hidden:
-      x = nn.hard_swish(nn.Dense(self.hidden, name='hidden')(x))
-    return nn.Dense(self.num_classes, name='linear')(x)
-
-
-class ImageNetClassifier(nn.Module):
-  """The network that an extractor's weights were trained in, to check them with.
-
-  Attributes:
-    extractor: At output stride 32.
-    head: On top of it.
-  """
-
-  extractor: nn.Module
-  head: nn.Module
-
-  def __call__(self, image: Float[Array, 'b h w 3']) -> Float[Array, 'b classes']:
-    """Maps normalised images to logits, in evaluation mode."""
-    return self.head(self.extractor(image, False))
-
-
-def create_classifier(extractor: nn.Module, num_classes: int = 1000) -> ImageNetClassifier:
-  """Puts the head of its family's source on an extractor."""
-  fields: dict[str, Any] = {}
-  if isinstance(extractor, DenseNet):
-    fields = {'rectify': True}
-  elif isinstance(extractor, ConvNeXt):
-    fields = {'norm': True}
-  elif isinstance(extractor, MobileNetV3):
-    fields = {'hidden': extractor.classifier_channels}
-  return ImageNetClassifier(extractor, ClassificationHead(num_classes, **fields))

@@ -6,14 +6,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dense_aspp_jax.models.decoders import Levels
-from dense_aspp_jax.models.dtypes import DType
 from dense_aspp_jax.models.fused.depthwise import depthwise_convolution
 from dense_aspp_jax.models.layers import (
-  check_formulation,
-  check_output_stride,
+  Features,
   rematerialized,
   strides_and_dilations,
 )
@@ -31,7 +29,7 @@ CONVNEXTS: dict[str, dict[str, Any]] = {
 }
 
 
-def _layer_norm(name: str, dtype: DType) -> nn.LayerNorm:
+def _layer_norm(name: str, dtype: DTypeLike) -> nn.LayerNorm:
   return nn.LayerNorm(epsilon=EPSILON, dtype=dtype, use_fast_variance=False, name=name)
 
 
@@ -42,13 +40,13 @@ class ConvNeXtBlock(nn.Module):
     dilation: Of the depthwise convolution.
     drop_rate: Probability that the block is left out for an image, in training (stochastic depth).
     dtype: Compute type.
-    formulation: One of `FORMULATIONS`.
+    implementation: One of `IMPLEMENTATIONS`.
   """
 
   dilation: int
   drop_rate: float
-  dtype: DType
-  formulation: str = 'fast'
+  dtype: DTypeLike
+  implementation: str = 'fused'
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h w c']:
@@ -61,7 +59,7 @@ class ConvNeXtBlock(nn.Module):
       kernel_dilation=(self.dilation,) * 2,
       feature_group_count=channels,
       kernel_init=_kernel_init,
-      conv_general_dilated=depthwise_convolution if self.formulation == 'fast' else None,
+      conv_general_dilated=depthwise_convolution if self.implementation == 'fused' else None,
       dtype=self.dtype,
       name='depthwise',
     )(x)
@@ -89,7 +87,7 @@ class Downsample(nn.Module):
   features: int
   stride: int
   dilation: int
-  dtype: DType
+  dtype: DTypeLike
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 c2']:
@@ -116,22 +114,17 @@ class ConvNeXt(nn.Module):
     stochastic_depth_rate: Drop rate of the last block; that of the first is 0, linear in between.
     output_stride: Input pixels per feature-map pixel: 8, 16 or 32.
     dtype: Compute type; parameters are float32.
-    formulation: One of `FORMULATIONS`.
-    rematerialize: Whether the backward pass computes each block again instead of reading what it saved.
+    implementation: One of `IMPLEMENTATIONS`.
+    rematerialize: Whether the backward pass recomputes each block.
   """
 
   num_blocks: tuple[int, ...]
   channels: tuple[int, ...]
   stochastic_depth_rate: float = 0.0
   output_stride: int = 8
-  dtype: DType = jnp.float32
-  formulation: str = 'fast'
+  dtype: DTypeLike = jnp.float32
+  implementation: str = 'fused'
   rematerialize: bool = False
-
-  def __post_init__(self):
-    check_formulation(self.formulation)
-    check_output_stride(self.output_stride)
-    super().__post_init__()
 
   @property
   def stride(self) -> int:
@@ -139,15 +132,12 @@ class ConvNeXt(nn.Module):
     return self.output_stride
 
   @nn.compact
-  def __call__(
-    self, image: Float[Array, 'b h w 3'], train: bool = False, levels: bool = False
-  ) -> Float[Array, 'b fh fw c'] | Levels:
+  def __call__(self, image: Float[Array, 'b h w 3'], train: bool = False) -> Features:
     """Maps normalised images to features, not normalised behind the last block.
 
     Args:
       image: RGB, ImageNet mean and standard deviation taken out.
       train: Whether blocks are left out at random (random numbers 'dropout').
-      levels: Whether to return the features of stages 1 and 3 too.
     """
     x = nn.Conv(
       self.channels[0],
@@ -172,7 +162,7 @@ class ConvNeXt(nn.Module):
         drop_rate = self.stochastic_depth_rate * done / (num_blocks - 1)
         block_class = rematerialized(ConvNeXtBlock, self.rematerialize)
         name = f'stage{stage}_block{block}'
-        x = block_class(dilation, drop_rate, self.dtype, self.formulation, name=name)(x, train)
+        x = block_class(dilation, drop_rate, self.dtype, self.implementation, name=name)(x, train)
         done += 1
       stages.append(x)
-    return Levels(stages[0], stages[2], x) if levels else x
+    return Features(stages[0], stages[2], x)

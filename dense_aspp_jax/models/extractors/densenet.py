@@ -6,27 +6,26 @@ denseblock1.denselayer1.norm1, ..., transition1.norm, norm5.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.models.decoders import Levels
-from dense_aspp_jax.models.dtypes import DType
-from dense_aspp_jax.models.fast_densenet import FastDenseBlock, FastTransition
+from dense_aspp_jax.fields import check_choice
+from dense_aspp_jax.models.dense_layers import DenseLayer, dense_layers
 from dense_aspp_jax.models.fused import stem
-from dense_aspp_jax.models.fused.statistics import moments
-from dense_aspp_jax.models.layer_variables import ConvolutionVariables, NormVariables
+from dense_aspp_jax.models.fused.statistics import Moments, moments
 from dense_aspp_jax.models.layers import (
+  MOMENTUM,
+  BatchNorm,
+  Features,
   avg_pool_2x2,
-  batch_norm,
-  check_formulation,
-  check_output_stride,
   convolution,
+  kernel_and_bias,
   max_pool_3x3,
   rematerialized,
   strides_and_dilations,
@@ -36,7 +35,7 @@ LAST_LAYERS = ('denseblock2', 'transition2', 'denseblock3', 'transition3', 'norm
 
 # Growth rate, layers per block, stem channels. The first four are Huang et al. 2017, table 1, as in
 # torchvision; small and tiny are ours, with all four blocks, for CPUs and tests.
-DENSENETS: dict[str, dict[str, int | tuple[int, ...]]] = {
+DENSENETS: dict[str, dict[str, Any]] = {
   'densenet121': dict(growth_rate=32, block_config=(6, 12, 24, 16), num_init_features=64),
   'densenet161': dict(growth_rate=48, block_config=(6, 12, 36, 24), num_init_features=96),
   'densenet169': dict(growth_rate=32, block_config=(6, 12, 32, 32), num_init_features=64),
@@ -46,86 +45,80 @@ DENSENETS: dict[str, dict[str, int | tuple[int, ...]]] = {
 }
 
 
-class DenseLayer(nn.Module):
-  """BN-ReLU-1x1-BN-ReLU-3x3; returns only its new channels.
-
-  Attributes:
-    growth_rate: New channels.
-    bottleneck_width: Channels between the two convolutions.
-    dilation: Dilation of the 3x3 convolution.
-    dtype: Compute type.
-  """
-
-  growth_rate: int
-  bottleneck_width: int
-  dilation: int
-  dtype: DType
-
-  @nn.compact
-  def __call__(self, inputs: Sequence[Float[Array, 'b h w _']], train: bool) -> Float[Array, 'b h w growth']:
-    """Maps all channels so far to `growth_rate` new ones.
-
-    Args:
-      inputs: The block's input and the layers' outputs. Concatenated here, so that a layer that is computed
-        again in the backward pass keeps none of it.
-      train: Whether BN uses and updates batch statistics.
-    """
-    x = jnp.concatenate(inputs, axis=-1)
-    x = nn.relu(batch_norm(train, name='norm1', dtype=self.dtype)(x))
-    x = convolution(self.bottleneck_width, 1, name='conv1', dtype=self.dtype)(x)
-    x = nn.relu(batch_norm(train, name='norm2', dtype=self.dtype)(x))
-    return convolution(self.growth_rate, 3, dilation=self.dilation, name='conv2', dtype=self.dtype)(x)
-
-
 class DenseBlock(nn.Module):
-  """`num_layers` dense layers; each reads the block's input and all earlier layers' channels.
+  """`num_layers` dense layers of one dilation.
 
   Attributes:
     num_layers: Number of layers.
     growth_rate: New channels per layer.
     bottleneck_width: See `DenseLayer`.
     dilation: See `DenseLayer`.
+    momentum: Of the running statistics.
     dtype: Compute type.
-    rematerialize: Whether the backward pass computes each layer again instead of reading what it saved.
+    fused: Whether it is computed by `dense_block`, in space-to-batch layout.
+    rematerialize: See `DenseASPP`.
   """
 
   num_layers: int
   growth_rate: int
   bottleneck_width: int
   dilation: int
-  dtype: DType
-  rematerialize: bool = False
+  momentum: float
+  dtype: DTypeLike
+  fused: bool
+  rematerialize: bool
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h w c2']:
-    """Appends num_layers x growth_rate channels to `x`."""
-    layer_class = rematerialized(DenseLayer, self.rematerialize)
-    outputs = [x]
-    for index in range(1, self.num_layers + 1):
-      layer = layer_class(
-        self.growth_rate, self.bottleneck_width, self.dilation, self.dtype, name=f'denselayer{index}'
+  def __call__(
+    self, x: Float[Array, 'b h w c'], x_moments: Moments | None, train: bool
+  ) -> tuple[Float[Array, 'b h w c2'], Moments | None]:
+    """Appends num_layers x growth_rate channels to `x`; see `dense_layers`."""
+    layer_class = rematerialized(DenseLayer, self.rematerialize and not self.fused)
+    layers = [
+      layer_class(
+        self.growth_rate,
+        self.bottleneck_width,
+        self.dilation,
+        momentum=self.momentum,
+        dtype=self.dtype,
+        name=f'denselayer{index}',
       )
-      outputs.append(layer(outputs, train))
-    return jnp.concatenate(outputs, axis=-1)
+      for index in range(1, self.num_layers + 1)
+    ]
+    return dense_layers(layers, x, x_moments, train, fused=self.fused, phases=self.dilation)
 
 
 class Transition(nn.Module):
-  """BN-ReLU-1x1 that halves the channels, then 2x2 average pooling unless `pool` is off."""
+  """BN-ReLU-1x1 that halves the channels, then 2x2 average pooling unless `pool` is off.
+
+  The fused implementation pools before the 1x1 convolution: the two commute, and it costs a quarter.
+  """
 
   pool: bool
-  dtype: DType
+  momentum: float
+  dtype: DTypeLike
+  fused: bool
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h2 w2 c2']:
-    """Halves channels and, with `pool`, height and width."""
-    channels = x.shape[-1] // 2
-    x = nn.relu(batch_norm(train, name='norm', dtype=self.dtype)(x))
-    x = convolution(channels, 1, name='conv', dtype=self.dtype)(x)
-    return avg_pool_2x2(x) if self.pool else x
+  def __call__(
+    self, x: Float[Array, 'b h w c'], x_moments: Moments | None, train: bool
+  ) -> Float[Array, 'b h2 w2 c2']:
+    """Halves channels and, with `pool`, height and width; the fused one reads the moments in training."""
+    channels = x.shape[-1]
+    norm = BatchNorm(momentum=self.momentum, dtype=self.dtype, name='norm')
+    conv = convolution(channels // 2, 1, dtype=self.dtype, name='conv')
+    if not self.fused:
+      x = conv(nn.relu(norm(x, train)))
+      return avg_pool_2x2(x) if self.pool else x
+    kernel, _ = kernel_and_bias(conv, channels)
+    a = nn.relu(norm.affine(channels, x_moments)(x))
+    if self.pool:
+      batch, height, width = a.shape[0], a.shape[1] // 2, a.shape[2] // 2
+      a = a[:, : 2 * height, : 2 * width].reshape(batch, height, 2, width, 2, channels).mean((2, 4))
+    return a.astype(x.dtype) @ kernel[0, 0].astype(x.dtype)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Stage:
+class _Stage(NamedTuple):
   """A dense block (of `num_layers` layers) or a transition (0 layers), by its name."""
 
   name: str
@@ -152,9 +145,10 @@ class DenseNet(nn.Module):
     fourth_transition: Whether a transition without pooling halves the channels in front of norm5
       (DeepMotionAIResearch/DenseASPP, models/DenseASPP.py).
     bottleneck_factor: Bottleneck channels in growth rates (torchvision's bn_size).
+    momentum: Of the running statistics.
     dtype: Compute type; parameters and statistics are float32.
-    formulation: One of `FORMULATIONS`.
-    rematerialize: See `DenseBlock`; the fast formulation does so in any case.
+    implementation: One of `IMPLEMENTATIONS`.
+    rematerialize: See `DenseASPP`.
   """
 
   growth_rate: int
@@ -164,21 +158,18 @@ class DenseNet(nn.Module):
   last_layer: str | None = None
   fourth_transition: bool = False
   bottleneck_factor: int = 4
-  dtype: DType = jnp.float32
-  formulation: str = 'fast'
+  momentum: float = MOMENTUM
+  dtype: DTypeLike = jnp.float32
+  implementation: str = 'fused'
   rematerialize: bool = False
 
   def __post_init__(self):
-    check_output_stride(self.output_stride)
-    check_formulation(self.formulation)
-    if self.last_layer not in (None, *LAST_LAYERS):
-      raise InputError(
-        f'model.last_layer = {self.last_layer!r}: expected None or one of {", ".join(LAST_LAYERS)}'
-      )
+    if self.last_layer is not None:
+      check_choice('model.last_layer', self.last_layer, LAST_LAYERS)
     if self.fourth_transition and self.last_layer not in (None, 'norm5'):
       raise InputError(
-        f'model.fourth_transition = True, model.last_layer = {self.last_layer!r}: a network that is cut has '
-        'no fourth transition; set one of them only'
+        f'config.model.fourth_transition = True, config.model.last_layer = {self.last_layer!r}: '
+        'a network that is cut has no fourth transition; set one of them only'
       )
     super().__post_init__()
 
@@ -189,66 +180,44 @@ class DenseNet(nn.Module):
     return min(self.output_stride, 4 * 2**poolings)
 
   @nn.compact
-  def __call__(
-    self, image: Float[Array, 'b h w 3'], train: bool = False, levels: bool = False
-  ) -> Float[Array, 'b fh fw c'] | Levels:
+  def __call__(self, image: Float[Array, 'b h w 3'], train: bool = False) -> Features:
     """Maps normalised images to features.
 
     Args:
       image: RGB, ImageNet mean and standard deviation taken out.
       train: Whether BN uses and updates batch statistics (collection 'batch_stats').
-      levels: Whether to return what dense blocks 1 and 3 give too; they must not be cut off.
     """
-    features = self._fast if self.formulation == 'fast' else self._plain
-    blocks: dict[str, jax.Array] = {}
-    x = features(image.astype(self.dtype), train, blocks)
-    return Levels(blocks['denseblock1'], blocks['denseblock3'], x) if levels else x
+    fused = self.implementation == 'fused'
+    shared = {'momentum': self.momentum, 'dtype': self.dtype}
 
-  def _plain(
-    self, x: Float[Array, 'b h w 3'], train: bool, blocks: dict[str, jax.Array]
-  ) -> Float[Array, 'b fh fw c']:
-    x = convolution(self.num_init_features, 7, stride=2, name='conv0', dtype=self.dtype)(x)
-    x = max_pool_3x3(nn.relu(batch_norm(train, name='norm0', dtype=self.dtype)(x)))
-    for stage in self._stages():
-      if stage.num_layers:
+    def moments_of(x: Float[Array, 'b h w c']) -> Moments | None:
+      return moments(x) if fused and train else None
+
+    x = image.astype(self.dtype)
+    conv0 = convolution(self.num_init_features, 7, stride=2, dtype=self.dtype, name='conv0')
+    norm0 = BatchNorm(**shared, name='norm0')
+    if fused:
+      x = stem.space_to_depth_convolution(x, kernel_and_bias(conv0, x.shape[-1])[0].astype(self.dtype))
+      x = norm0.affine(self.num_init_features, moments_of(x))(x)
+      x = stem.max_pool_saving_argmax(nn.relu(x).astype(self.dtype))
+    else:
+      x = max_pool_3x3(nn.relu(norm0(conv0(x), train)))
+    x_moments = moments_of(x)
+    blocks = {}
+    for name, num_layers, dilation, pool in self._stages():
+      if num_layers:
         widths = self.growth_rate, self.bottleneck_factor * self.growth_rate
         block = DenseBlock(
-          stage.num_layers, *widths, stage.dilation, self.dtype, self.rematerialize, name=stage.name
+          num_layers, *widths, dilation, **shared, fused=fused, rematerialize=self.rematerialize, name=name
         )
-        x = blocks[stage.name] = block(x, train)
+        x, x_moments = block(x, x_moments, train)
+        blocks[name] = x
       else:
-        x = Transition(stage.pool, self.dtype, name=stage.name)(x, train)
-    return batch_norm(train, name='norm5', dtype=self.dtype)(x) if self._has_norm5 else x
-
-  def _fast(
-    self, x: Float[Array, 'b h w 3'], train: bool, blocks: dict[str, jax.Array]
-  ) -> Float[Array, 'b fh fw c']:
-    kernel, _ = ConvolutionVariables(self.num_init_features, 7, name='conv0')(x.shape[-1])
-    x = stem.space_to_depth_convolution(x, kernel.astype(self.dtype))
-    affine = NormVariables(self.num_init_features, name='norm0').affine(moments(x) if train else None)
-    x = stem.max_pool_3x3(nn.relu(affine(x)).astype(self.dtype))
-    x_moments = moments(x) if train else None
-    for stage in self._stages():
-      if stage.num_layers:
-        widths = self.growth_rate, self.bottleneck_factor * self.growth_rate
-        block = FastDenseBlock(stage.num_layers, *widths, stage.dilation, name=stage.name)
-        x, x_moments = block(x, x_moments)
-        blocks[stage.name] = x
-      else:
-        x = FastTransition(stage.pool, name=stage.name)(x, x_moments)
-        x_moments = moments(x) if train else None
-    if not self._has_norm5:
-      return x
-    return NormVariables(x.shape[-1], name='norm5')(x, x_moments)
-
-  @property
-  def has_middle(self) -> bool:
-    """Whether dense block 3 is not cut off."""
-    return self.last_layer not in ('denseblock2', 'transition2')
-
-  @property
-  def _has_norm5(self) -> bool:
-    return self.last_layer in (None, 'norm5')
+        x = Transition(pool, **shared, fused=fused, name=name)(x, x_moments, train)
+        x_moments = moments_of(x)
+    if self.last_layer in (None, 'norm5'):
+      x = BatchNorm(**shared, name='norm5')(x, train, x_moments)
+    return Features(blocks['denseblock1'], blocks.get('denseblock3'), x)
 
   def _stages(self) -> Iterator[_Stage]:
     """Blocks and transitions up to the last layer."""

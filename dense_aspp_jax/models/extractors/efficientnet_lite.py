@@ -6,19 +6,18 @@ tensorflow/tpu (models/official/efficientnet/lite); the reference here is timm's
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.models.decoders import Levels
-from dense_aspp_jax.models.dtypes import DType
-from dense_aspp_jax.models.extractors.inverted_residual import ConvNorm, InvertedResidual
+from dense_aspp_jax.fields import check_choice
+from dense_aspp_jax.models.extractors.inverted_residual import MOMENTUM, ConvNorm, InvertedResidual
 from dense_aspp_jax.models.layers import (
-  check_formulation,
-  check_output_stride,
+  Features,
   level_ends,
   rematerialized,
   strides_and_dilations,
@@ -49,24 +48,24 @@ class EfficientNetLite(nn.Module):
     output_stride: Input pixels per feature-map pixel: 8, 16 or 32.
     last_layer: Where the features are taken: 'conv_head' (1280 channels; None means it too) or
       'blocks' (in front of it).
+    momentum: Of the running statistics.
     dtype: Compute type; parameters and statistics are float32.
-    formulation: One of `FORMULATIONS`.
-    rematerialize: Whether the backward pass computes each block again instead of reading what it saved.
+    implementation: One of `IMPLEMENTATIONS`.
+    rematerialize: Whether the backward pass recomputes each block.
   """
 
   channels: tuple[int, ...]
   num_blocks: tuple[int, ...]
   output_stride: int = 8
   last_layer: str | None = None
-  dtype: DType = jnp.float32
-  formulation: str = 'fast'
+  momentum: float = MOMENTUM
+  dtype: DTypeLike = jnp.float32
+  implementation: str = 'fused'
   rematerialize: bool = False
 
   def __post_init__(self):
-    check_formulation(self.formulation)
-    check_output_stride(self.output_stride)
-    if self.last_layer not in (None, *LAST_LAYERS):
-      raise InputError(f'model.last_layer = {self.last_layer!r}: expected None or {" or ".join(LAST_LAYERS)}')
+    if self.last_layer is not None:
+      check_choice('model.last_layer', self.last_layer, LAST_LAYERS)
     super().__post_init__()
 
   @property
@@ -75,18 +74,16 @@ class EfficientNetLite(nn.Module):
     return self.output_stride
 
   @nn.compact
-  def __call__(
-    self, image: Float[Array, 'b h w 3'], train: bool = False, levels: bool = False
-  ) -> Float[Array, 'b fh fw c'] | Levels:
+  def __call__(self, image: Float[Array, 'b h w 3'], train: bool = False) -> Features:
     """Maps normalised images to features.
 
     Args:
       image: RGB, mean 0.5 and standard deviation 0.5 taken out.
       train: Whether BN uses and updates batch statistics (collection 'batch_stats').
-      levels: Whether to return the last features of the levels of stride 4 and 16 too.
     """
     x = image.astype(self.dtype)
-    x = ConvNorm(32, 3, self.dtype, nn.relu6, stride=2, padding='SAME', name='stem')(x, train)
+    conv_norm = functools.partial(ConvNorm, dtype=self.dtype, activation=nn.relu6, momentum=self.momentum)
+    x = conv_norm(32, 3, stride=2, padding='SAME', name='stem')(x, train)
     blocks = [
       (f'stage{stage}_block{block}', kernel_size, stride if block == 1 else 1, expansion, channels)
       for stage, ((kernel_size, stride, expansion), channels, num_blocks) in enumerate(
@@ -108,11 +105,12 @@ class EfficientNetLite(nn.Module):
         residual=defined_stride == 1,
         stride=stride,
         dilation=dilation,
-        formulation=self.formulation,
+        implementation=self.implementation,
+        momentum=self.momentum,
         padding='SAME',
         name=name,
       )(x, train)
       maps.append(x)
     if self.last_layer != 'blocks':
-      x = ConvNorm(1280, 1, self.dtype, nn.relu6, name='conv_head')(x, train)
-    return Levels(maps[ends[4]], maps[ends[16]], x) if levels else x
+      x = conv_norm(1280, 1, name='conv_head')(x, train)
+    return Features(maps[ends[4]], maps[ends[16]], x)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dense_aspp_jax.models.dtypes import DType
-from dense_aspp_jax.models.layers import batch_norm, convolution
+from dense_aspp_jax.models.layers import BatchNorm, convolution
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -31,18 +32,20 @@ class ConvNorm(nn.Module):
     dilation: Dilation of the convolution.
     depthwise: Whether each channel is convolved by itself.
     padding: See `layers.convolution`.
-    formulation: See `layers.convolution`.
+    implementation: See `layers.convolution`.
+    momentum: Of the running statistics.
   """
 
   features: int
   kernel_size: int
-  dtype: DType
+  dtype: DTypeLike
   activation: Activation | None = None
   stride: int = 1
   dilation: int = 1
   depthwise: bool = False
   padding: str | None = None
-  formulation: str = 'fast'
+  implementation: str = 'fused'
+  momentum: float = MOMENTUM
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h2 w2 c2']:
@@ -54,11 +57,11 @@ class ConvNorm(nn.Module):
       dilation=self.dilation,
       groups=self.features if self.depthwise else 1,
       padding=self.padding,
-      formulation=self.formulation,
+      implementation=self.implementation,
       dtype=self.dtype,
       name='conv',
     )(x)
-    x = batch_norm(train, name='norm', dtype=self.dtype, momentum=MOMENTUM, epsilon=EPSILON)(x)
+    x = BatchNorm(momentum=self.momentum, epsilon=EPSILON, dtype=self.dtype, name='norm')(x, train)
     return self.activation(x) if self.activation else x
 
 
@@ -71,7 +74,7 @@ class SqueezeExcite(nn.Module):
   """
 
   squeezed_channels: int
-  dtype: DType
+  dtype: DTypeLike
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
@@ -97,28 +100,30 @@ class InvertedResidual(nn.Module):
     dilation: Of the depthwise convolution.
     squeezed_channels: Of squeeze and excitation; 0: there is none.
     padding: See `layers.convolution`.
-    formulation: See `layers.convolution`.
+    implementation: See `layers.convolution`.
+    momentum: Of the running statistics.
   """
 
   features: int
   expanded_channels: int
   kernel_size: int
   activation: Activation
-  dtype: DType
+  dtype: DTypeLike
   residual: bool
   stride: int = 1
   dilation: int = 1
   squeezed_channels: int = 0
   padding: str | None = None
-  formulation: str = 'fast'
+  implementation: str = 'fused'
+  momentum: float = MOMENTUM
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h2 w2 c2']:
     """Maps `[b, h, w, c]` to `features` channels."""
-    y = x
+    conv_norm, y = functools.partial(ConvNorm, momentum=self.momentum), x
     if self.expanded_channels != x.shape[-1]:
-      y = ConvNorm(self.expanded_channels, 1, self.dtype, self.activation, name='expand')(y, train)
-    y = ConvNorm(
+      y = conv_norm(self.expanded_channels, 1, self.dtype, self.activation, name='expand')(y, train)
+    y = conv_norm(
       self.expanded_channels,
       self.kernel_size,
       self.dtype,
@@ -127,10 +132,10 @@ class InvertedResidual(nn.Module):
       dilation=self.dilation,
       depthwise=True,
       padding=self.padding,
-      formulation=self.formulation,
+      implementation=self.implementation,
       name='depthwise',
     )(y, train)
     if self.squeezed_channels:
       y = SqueezeExcite(self.squeezed_channels, self.dtype, name='squeeze_excite')(y)
-    y = ConvNorm(self.features, 1, self.dtype, name='project')(y, train)
+    y = conv_norm(self.features, 1, self.dtype, name='project')(y, train)
     return x + y if self.residual and x.shape[-1] == self.features else y

@@ -6,14 +6,12 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dense_aspp_jax.models.decoders import Levels
-from dense_aspp_jax.models.dtypes import DType
-from dense_aspp_jax.models.extractors.inverted_residual import ConvNorm, InvertedResidual
+from dense_aspp_jax.models.extractors.inverted_residual import MOMENTUM, ConvNorm, InvertedResidual
 from dense_aspp_jax.models.layers import (
-  check_formulation,
-  check_output_stride,
+  Features,
   level_ends,
   rematerialized,
   strides_and_dilations,
@@ -82,22 +80,19 @@ class MobileNetV3(nn.Module):
     blocks: The rows of the definition.
     classifier_channels: Width of the hidden layer in its ImageNet classifier; not used by the features.
     output_stride: Input pixels per feature-map pixel: 8, 16 or 32.
+    momentum: Of the running statistics.
     dtype: Compute type; parameters and statistics are float32.
-    formulation: One of `FORMULATIONS`.
-    rematerialize: Whether the backward pass computes each block again instead of reading what it saved.
+    implementation: One of `IMPLEMENTATIONS`.
+    rematerialize: Whether the backward pass recomputes each block.
   """
 
   blocks: tuple[Block, ...]
   classifier_channels: int
   output_stride: int = 8
-  dtype: DType = jnp.float32
-  formulation: str = 'fast'
+  momentum: float = MOMENTUM
+  dtype: DTypeLike = jnp.float32
+  implementation: str = 'fused'
   rematerialize: bool = False
-
-  def __post_init__(self):
-    check_formulation(self.formulation)
-    check_output_stride(self.output_stride)
-    super().__post_init__()
 
   @property
   def stride(self) -> int:
@@ -105,18 +100,15 @@ class MobileNetV3(nn.Module):
     return self.output_stride
 
   @nn.compact
-  def __call__(
-    self, image: Float[Array, 'b h w 3'], train: bool = False, levels: bool = False
-  ) -> Float[Array, 'b fh fw c'] | Levels:
+  def __call__(self, image: Float[Array, 'b h w 3'], train: bool = False) -> Features:
     """Maps normalised images to features.
 
     Args:
       image: RGB, ImageNet mean and standard deviation taken out.
       train: Whether BN uses and updates batch statistics (collection 'batch_stats').
-      levels: Whether to return the last features of the levels of stride 4 and 16 too.
     """
     x = image.astype(self.dtype)
-    x = ConvNorm(16, 3, self.dtype, nn.hard_swish, stride=2, name='stem')(x, train)
+    x = ConvNorm(16, 3, self.dtype, nn.hard_swish, stride=2, momentum=self.momentum, name='stem')(x, train)
     layers = strides_and_dilations([2, *(b.stride for b in self.blocks)], self.output_stride)[1:]
     ends = level_ends([block.stride for block in self.blocks], stem_stride=2)
     maps = []
@@ -130,13 +122,14 @@ class MobileNetV3(nn.Module):
         residual=block.stride == 1,
         stride=stride,
         dilation=dilation,
-        formulation=self.formulation,
+        implementation=self.implementation,
+        momentum=self.momentum,
         squeezed_channels=_squeezed(block.expanded_channels) if block.squeeze_excite else 0,
         name=f'block{index}',
       )(x, train)
       maps.append(x)
-    x = ConvNorm(6 * x.shape[-1], 1, self.dtype, nn.hard_swish, name='last')(x, train)
-    return Levels(maps[ends[4]], maps[ends[16]], x) if levels else x
+    x = ConvNorm(6 * x.shape[-1], 1, self.dtype, nn.hard_swish, momentum=self.momentum, name='last')(x, train)
+    return Features(maps[ends[4]], maps[ends[16]], x)
 
 
 def _squeezed(channels: int) -> int:

@@ -25,10 +25,16 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from dense_aspp_jax.models.dtypes import accumulation_dtype
 from dense_aspp_jax.models.fused.ops import CHOSEN, Mask, Primitives, convolution_3x3
 from dense_aspp_jax.models.fused.space_to_batch import batch_to_space, padding_mask, space_to_batch
-from dense_aspp_jax.models.fused.statistics import Affine, Moments, merged_moments, moments
+from dense_aspp_jax.models.fused.statistics import (
+  Affine,
+  Moments,
+  accumulation_dtype,
+  merged_moments,
+  moments,
+  normalization,
+)
 
 
 class DenseLayerArrays(NamedTuple):
@@ -192,19 +198,6 @@ def _layer_specs(layers: list[DenseLayerArrays], axes: tuple[str, ...]) -> list[
     spec = jax.tree.map(lambda _: P(), layer._replace(kept=None))
     specs.append(spec if layer.kept is None else spec._replace(kept=P(axes)))
   return specs
-
-
-def normalization(
-  norm: tuple[Array, Array] | None, channels: int, x_moments: Moments, epsilon: float
-) -> Affine:
-  """The affine map of a BN; the identity where there is none."""
-  if norm is None:
-    mean = x_moments.mean[:channels]
-    return Affine(jnp.zeros_like(mean), jnp.ones_like(mean), jnp.zeros_like(mean))
-  scale, bias = norm
-  inverse_deviation = lax.rsqrt(x_moments.variance[:channels] + epsilon)
-  dtype = inverse_deviation.dtype
-  return Affine(x_moments.mean[:channels], scale.astype(dtype) * inverse_deviation, bias.astype(dtype))
 
 
 def _buffer(plan: DenseBlockPlan, x: Array, layers: Sequence[Any]) -> tuple[Array, Mask, int]:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from dense_aspp_jax.models.dtypes import accumulation_dtype
+from dense_aspp_jax.models.fused.statistics import accumulation_dtype
 
 Pairs = tuple[tuple[int, int], tuple[int, int]]
 

@@ -16,12 +16,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dense_aspp_jax.models.dtypes import DType, accumulation_dtype
 from dense_aspp_jax.models.fused import gpu_1x1, gpu_3x3
 from dense_aspp_jax.models.fused.gpu_1x1 import Maps, Mask, Sums
-from dense_aspp_jax.models.fused.statistics import Affine, Moments, moments
+from dense_aspp_jax.models.fused.statistics import Affine, Moments, accumulation_dtype, moments
 
 Kernel = Float[Array, '...']
 
@@ -96,7 +96,7 @@ def _activation(x: Maps, affine: Affine, mask: Mask = None) -> Maps:
   return (y if mask is None else jnp.where(mask[..., None], y, 0)).astype(x.dtype)
 
 
-def _dot(x: Maps, kernel: Kernel, dtype: DType) -> Maps:
+def _dot(x: Maps, kernel: Kernel, dtype: DTypeLike) -> Maps:
   return lax.dot_general(x, kernel, (((3,), (0,)), ((), ())), preferred_element_type=dtype)
 
 

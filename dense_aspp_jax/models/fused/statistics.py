@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from dense_aspp_jax.models.dtypes import accumulation_dtype
 
-_MOMENTUM: contextvars.ContextVar[float | None] = contextvars.ContextVar('momentum', default=None)
-
-
-@contextlib.contextmanager
-def running_statistics_momentum(momentum: float) -> Iterator[None]:
-  """Within the `with` block every BN that is traced updates its running statistics with this momentum.
-
-  With 0 an application in training leaves exactly the batch's own statistics.
-  """
-  token = _MOMENTUM.set(momentum)
-  try:
-    yield
-  finally:
-    _MOMENTUM.reset(token)
-
-
-def momentum_in_force(own: float) -> float:
-  """The momentum of a BN whose own one is `own`: that of `running_statistics_momentum`, if within it."""
-  momentum = _MOMENTUM.get()
-  return own if momentum is None else momentum
+def accumulation_dtype(dtype: DTypeLike) -> DTypeLike:
+  """Type of statistics and of sums over many values: float32, float64 for float64."""
+  return jnp.promote_types(dtype, jnp.float32)
 
 
 class Moments(NamedTuple):
@@ -56,6 +36,19 @@ class Affine(NamedTuple):
   def __call__(self, x: Float[Array, '... c']) -> Float[Array, '... c']:
     """Normalises `x` in the type of the statistics."""
     return (x.astype(self.mean.dtype) - self.mean) * self.scale + self.bias
+
+
+def normalization(
+  norm: tuple[Array, Array] | None, channels: int, x_moments: Moments, epsilon: float
+) -> Affine:
+  """The affine map of a BN; the identity where there is none."""
+  if norm is None:
+    mean = x_moments.mean[:channels]
+    return Affine(jnp.zeros_like(mean), jnp.ones_like(mean), jnp.zeros_like(mean))
+  scale, bias = norm
+  inverse_deviation = jax.lax.rsqrt(x_moments.variance[:channels] + epsilon)
+  dtype = inverse_deviation.dtype
+  return Affine(x_moments.mean[:channels], scale.astype(dtype) * inverse_deviation, bias.astype(dtype))
 
 
 def moments(x: Float[Array, 'b h w c'], mask: Bool[Array, 'b h w'] | None = None) -> Moments:

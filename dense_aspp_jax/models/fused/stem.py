@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from dense_aspp_jax.models.dtypes import accumulation_dtype
+from dense_aspp_jax.models.fused.statistics import accumulation_dtype
 from dense_aspp_jax.models.upsampling import first_maximum
 
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
@@ -95,8 +95,8 @@ def _blocked(kernel: Array) -> Array:
 space_to_depth_convolution.defvjp(_convolution_forward, _convolution_backward)
 
 
-def max_pool_3x3(x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 c']:
-  """`layers.max_pool_3x3` that keeps where each maximum was, for an elementwise backward pass.
+def max_pool_saving_argmax(x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 c']:
+  """`layers.max_pool_3x3` that saves the position of each maximum, for an elementwise backward pass.
 
   The gradient goes to the first maximum of a window in row-major order, as with XLA's select-and-scatter.
   """

@@ -9,9 +9,10 @@ from jaxprs import products
 from small_extractors import SMALL_EXTRACTORS
 
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.models.extractors import EXTRACTORS, convnext, create_classifier, create_extractor
+from dense_aspp_jax.models.extractors import EXTRACTORS, convnext, create_extractor
+from dense_aspp_jax.models.extractors.classifier import create_classifier
 from dense_aspp_jax.models.extractors.convnext import ConvNeXt, ConvNeXtBlock
-from dense_aspp_jax.models.layers import FORMULATIONS
+from dense_aspp_jax.models.layers import IMPLEMENTATIONS
 
 # Parameters of torchvision's and timm's modules: of `features` (EfficientNet-Lite: all but the
 # classifier), and of the whole classifier.
@@ -57,13 +58,13 @@ def test_output_stride_changes_the_size_and_no_parameter(name, output_stride):
   variables = init(extractor)
   features = jax.eval_shape(extractor.apply, variables, jnp.zeros((2, 64, 128, 3)))
   assert extractor.stride == output_stride
-  assert features.shape[:3] == (2, 64 // output_stride, 128 // output_stride)
+  assert features.last.shape[:3] == (2, 64 // output_stride, 128 // output_stride)
   assert count(variables) == count(init(original))
 
 
 def convolutions(extractor):
   """Kernel size, stride and dilation of each convolution with a kernel, in order."""
-  plain = extractor.clone(formulation='plain')
+  plain = extractor.clone(implementation='reference')
   jaxpr = jax.make_jaxpr(lambda v, x: plain.apply(v, x))(init(extractor), jnp.zeros((1, 64, 64, 3)))
   return [
     (e.invars[1].aval.shape[0], e.params['window_strides'][0], e.params['rhs_dilation'][0])
@@ -121,7 +122,7 @@ def test_efficientnet_lite_is_cut_in_front_of_its_head():
   full = SMALL_EXTRACTORS['small_efficientnet_lite']
   cut = full.clone(last_layer='blocks')
   assert set(init(full)['params']) - set(init(cut)['params']) == {'conv_head'}
-  shapes = [jax.eval_shape(m.apply, init(m), jnp.zeros((1, 64, 64, 3))).shape[-1] for m in (full, cut)]
+  shapes = [jax.eval_shape(m.apply, init(m), jnp.zeros((1, 64, 64, 3))).last.shape[-1] for m in (full, cut)]
   assert shapes == [1280, 320]
 
 
@@ -131,9 +132,9 @@ def test_bfloat16_computes_in_bfloat16_with_float32_parameters_and_statistics(na
   variables = init(extractor)
   assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
   image = jnp.zeros((1, 64, 64, 3))
-  assert jax.eval_shape(extractor.apply, variables, image).dtype == jnp.bfloat16
-  for formulation in FORMULATIONS:
-    network = extractor.clone(formulation=formulation)
+  assert jax.eval_shape(extractor.apply, variables, image).last.dtype == jnp.bfloat16
+  for implementation in IMPLEMENTATIONS:
+    network = extractor.clone(implementation=implementation)
     found = products(jax.make_jaxpr(lambda v, x, network=network: network.apply(v, x))(variables, image))
     assert {str(x.aval.dtype) for e in found for x in (*e.invars, *e.outvars)} == {'bfloat16'}
 
@@ -213,7 +214,7 @@ def test_what_a_family_does_not_take_is_named(name, field, value):
     'small_convnext',
   ],
 )
-def test_float64_fast_and_plain_formulation_are_exact(name):
+def test_float64_both_implementations_are_exact(name):
   with jax.enable_x64(True):
     fast = SMALL_EXTRACTORS[name].clone(dtype=jnp.float64, output_stride=8)
     rng = np.random.default_rng(0)
@@ -232,9 +233,9 @@ def test_float64_fast_and_plain_formulation_are_exact(name):
           mutable=['batch_stats'],
           rngs={'dropout': jax.random.key(1)},
         )
-        return jnp.sum(jnp.sin(features)), updates
+        return jnp.sum(jnp.sin(features.last)), updates
 
       return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(variables['params'], image)
 
-    found, expected = (step(fast.clone(formulation=form)) for form in FORMULATIONS)
+    found, expected = (step(fast.clone(implementation=form)) for form in IMPLEMENTATIONS)
     assert_exact(found, expected)

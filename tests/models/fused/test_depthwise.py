@@ -64,11 +64,12 @@ def test_bfloat16_is_summed_in_float32():
 
 
 @pytest.mark.parametrize(
-  ('groups', 'formulation', 'fast'), [(4, 'fast', True), (4, 'plain', False), (1, 'fast', False)]
+  ('groups', 'implementation', 'fused'),
+  [(4, 'fused', True), (4, 'reference', False), (1, 'fused', False)],
 )
-def test_depthwise_convolutions_of_the_fast_formulation_take_it(groups, formulation, fast):
-  module = convolution(4, 3, name='conv', dtype=jnp.float32, groups=groups, formulation=formulation)
+def test_fused_depthwise_convolutions_use_it(groups, implementation, fused):
+  module = convolution(4, 3, name='conv', dtype=jnp.float32, groups=groups, implementation=implementation)
   x = jnp.zeros((1, 5, 5, 4))
   variables = module.init(jax.random.key(0), x)
   text = str(jax.make_jaxpr(module.apply)(variables, x))
-  assert ('conv_general_dilated' in text) != fast
+  assert ('conv_general_dilated' in text) != fused

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
@@ -9,10 +10,8 @@ from dense_aspp_jax.models.fused.statistics import (
   Affine,
   merged_moments,
   moments,
-  running_statistics_momentum,
 )
-from dense_aspp_jax.models.layer_variables import NormVariables
-from dense_aspp_jax.models.layers import batch_norm
+from dense_aspp_jax.models.layers import BatchNorm
 
 
 def draw(mean=3.0):
@@ -59,29 +58,20 @@ def test_moments_of_devices_merge_to_those_of_all_in_float64():
     np.testing.assert_allclose(found.variance, x.var((0, 1, 2)), rtol=1e-12)
 
 
-def updated_by_flax(statistics, x):
-  norm = batch_norm(True, name='norm', dtype=jnp.float32)
-  variables = norm.init(jax.random.key(0), x)
-  return norm.apply({**variables, 'batch_stats': statistics}, x, mutable=['batch_stats'])[1]['batch_stats']
+@pytest.mark.parametrize('fused', [False, True])
+@pytest.mark.parametrize('momentum', [0.0, 0.25, 0.9])
+def test_running_statistics_are_updated_with_the_momentum(fused, momentum):
+  class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+      norm = BatchNorm(momentum=momentum, name='norm')
+      return norm.affine(4, moments(x) if train else None)(x) if fused else norm(x, train)
 
-
-def updated_by_the_fast_formulation(statistics, x):
-  norm = NormVariables(x.shape[-1])
-  variables = norm.init(jax.random.key(0), x, None)
-  variables = {**variables, 'batch_stats': statistics}
-  return norm.apply(variables, x, moments(x), mutable=['batch_stats'])[1]['batch_stats']
-
-
-@pytest.mark.parametrize('updated', [updated_by_flax, updated_by_the_fast_formulation])
-@pytest.mark.parametrize('momentum', [0.0, 0.25])
-def test_running_statistics_take_the_momentum_in_force(updated, momentum):
   x = jnp.asarray(draw(), jnp.float32)
-  statistics = {'mean': jnp.full(4, 5.0), 'var': jnp.full(4, 7.0)}
+  variables = Net().init(jax.random.key(0), x, False)
+  statistics = {'norm': {'mean': jnp.full(4, 5.0), 'var': jnp.full(4, 7.0)}}
+  variables = {**variables, 'batch_stats': statistics}
+  found = Net().apply(variables, x, True, mutable=['batch_stats'])[1]['batch_stats']['norm']
   mean, variance = np.mean(x, (0, 1, 2)), np.var(x, (0, 1, 2))
-  with running_statistics_momentum(momentum):
-    found = updated(statistics, x)
   np.testing.assert_allclose(found['mean'], momentum * 5 + (1 - momentum) * mean, rtol=1e-5)
   np.testing.assert_allclose(found['var'], momentum * 7 + (1 - momentum) * variance, rtol=1e-5)
-  found = updated(statistics, x)  # outside: the layer's own
-  np.testing.assert_allclose(found['mean'], 0.9 * 5 + 0.1 * mean, rtol=1e-5)
-  np.testing.assert_allclose(found['var'], 0.9 * 7 + 0.1 * variance, rtol=1e-5)

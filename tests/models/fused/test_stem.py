@@ -91,7 +91,7 @@ def test_max_pool_with_its_gradient_is_exact_on_ties_too(arrays, size, values):
     }[values]
     gradient = arrays(2, *halved(size), 3)
     value, (x_gradient,) = value_and_gradients(layers.max_pool_3x3, gradient, x)
-    fast, (fast_gradient,) = value_and_gradients(stem.max_pool_3x3, gradient, x)
+    fast, (fast_gradient,) = value_and_gradients(stem.max_pool_saving_argmax, gradient, x)
     np.testing.assert_array_equal(fast, value)
     np.testing.assert_allclose(fast_gradient, x_gradient, rtol=1e-14, atol=1e-14)
 
@@ -99,13 +99,16 @@ def test_max_pool_with_its_gradient_is_exact_on_ties_too(arrays, size, values):
 def test_max_pool_of_a_tie_by_hand():
   """One 2x2 image is one window: of the two equal maxima the upper right one gets the gradient."""
   x = jnp.array([[0.0, 3.0], [3.0, 1.0]]).reshape(1, 2, 2, 1)
-  value, pull = jax.vjp(stem.max_pool_3x3, x)
+  value, pull = jax.vjp(stem.max_pool_saving_argmax, x)
   assert value.item() == 3
   np.testing.assert_array_equal(pull(jnp.full((1, 1, 1, 1), 5.0))[0].reshape(2, 2), [[0, 5], [0, 0]])
 
 
 def test_max_pool_backward_has_no_scatter(arrays):
   x = jnp.asarray(arrays(1, 9, 8, 2))
-  for pool, scatters in ((stem.max_pool_3x3, False), (lambda x: nn.max_pool(x, (3, 3), (2, 2)), True)):
+  for pool, scatters in (
+    (stem.max_pool_saving_argmax, False),
+    (lambda x: nn.max_pool(x, (3, 3), (2, 2)), True),
+  ):
     text = jax.jit(jax.grad(lambda x, pool=pool: jnp.sum(pool(x) ** 2))).lower(x).as_text()
     assert ('select_and_scatter' in text) == scatters

@@ -1,4 +1,4 @@
-"""The fast formulation of whole networks against the plain one, in float64."""
+"""The fused implementation of whole networks against the reference, in float64."""
 
 import functools
 
@@ -10,8 +10,7 @@ from exactness import assert_exact
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.models.segmentation import create_model, plain_model
+from dense_aspp_jax.models.segmentation import create_model, reference_model, with_fields
 from dense_aspp_jax.training.losses import cross_entropy, upsampled_cross_entropy
 
 NUM_CLASSES = 4
@@ -46,10 +45,7 @@ SLOW_CASES = {
 
 
 def in_float64(fields):
-  model = create_model(**{**BASE, **fields})
-  parts = ('extractor', 'dense_aspp', 'skip_decoder', 'auxiliary_head')
-  found = {name: getattr(model, name) for name in parts}
-  return model.clone(**{name: part.clone(dtype=jnp.float64) for name, part in found.items() if part})
+  return with_fields(create_model(**{**BASE, **fields}), dtype=jnp.float64)
 
 
 def draw(model, batch, size):
@@ -70,27 +66,16 @@ def draw(model, batch, size):
 
 def loss_of(model, variables, image, label, weights):
   """Loss with running statistics and logits, as a training step computes them."""
-
-  def apply(method, **arguments):
-    return model.apply(
-      variables,
-      image,
-      **arguments,
-      mutable=['batch_stats'],
-      rngs={'dropout': jax.random.key(1)},
-      method=method,
-    )
-
-  if model.auxiliary_head:
-    both, updates = apply('training_logits')
-    strides = model.stride, model.auxiliary_stride
-    losses = [upsampled_cross_entropy(x, label, weights, s)[0] for x, s in zip(both, strides, strict=True)]
-    return sum(losses), updates['batch_stats']
-  if model.dense_aspp.formulation == 'plain':
-    logits, updates = apply('__call__', train=True)
-    return cross_entropy(logits, label, weights), updates['batch_stats']
-  logits, updates = apply('feature_logits', train=True)
-  return upsampled_cross_entropy(logits, label, weights, model.stride)[0], updates['batch_stats']
+  rngs = {'dropout': jax.random.key(1)}
+  outputs, updates = model.apply(variables, image, train=True, mutable=['batch_stats'], rngs=rngs)
+  if model.dense_aspp.implementation == 'reference':
+    logits = model.upsample_logits(outputs.main, image.shape[1:3])
+    loss = cross_entropy(logits, label, weights)
+  else:
+    loss, _ = upsampled_cross_entropy(outputs.main, label, weights, model.stride)
+  if outputs.auxiliary is not None:
+    loss += upsampled_cross_entropy(outputs.auxiliary, label, weights, model.auxiliary_stride)[0]
+  return loss, updates['batch_stats']
 
 
 def step_of(model, variables, *batch):
@@ -102,15 +87,15 @@ def step_of(model, variables, *batch):
 
 def check(fields, batch, size):
   with jax.enable_x64(True):
-    fast = in_float64(fields)
-    plain = plain_model(fast)
-    variables, *data = draw(fast, batch, size)
-    found = jax.jit(functools.partial(step_of, fast))(variables, *data)
-    expected = jax.jit(functools.partial(step_of, plain))(variables, *data)
+    fused = in_float64(fields)
+    reference = reference_model(fused)
+    variables, *data = draw(fused, batch, size)
+    found = jax.jit(functools.partial(step_of, fused))(variables, *data)
+    expected = jax.jit(functools.partial(step_of, reference))(variables, *data)
     assert found[0][0].dtype == jnp.float64
     assert_exact(found, expected)
     assert_exact(
-      *(jax.jit(functools.partial(m.apply, train=False))(variables, data[0]) for m in (fast, plain))
+      *(jax.jit(functools.partial(m.apply, train=False))(variables, data[0]) for m in (fused, reference))
     )
 
 
@@ -127,27 +112,27 @@ def test_float64_of_further_networks_is_exact(case):
 
 def test_float64_is_exact_over_eight_sharded_devices():
   with jax.enable_x64(True):
-    fast = in_float64({})
-    variables, *data = draw(fast, 8, (21, 40))
-    expected = jax.jit(functools.partial(step_of, plain_model(fast)))(variables, *data)
+    fused = in_float64({})
+    variables, *data = draw(fused, 8, (21, 40))
+    expected = jax.jit(functools.partial(step_of, reference_model(fused)))(variables, *data)
     mesh = Mesh(np.array(jax.devices()), ('data',))
 
     def step(variables, *data):
       with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        return step_of(fast, variables, *data)
+        return step_of(fused, variables, *data)
 
     spread = NamedSharding(mesh, P('data'))
     shardings = (NamedSharding(mesh, P()), spread, spread, spread)
     assert_exact(jax.jit(step, in_shardings=shardings)(variables, *data), expected)
 
 
-def test_both_formulations_have_the_same_variables_and_draw_them_alike():
+def test_both_implementations_have_the_same_variables_and_draw_them_alike():
   fields = {**BASE, **PAPER, 'final_norm': True}
-  fast = create_model(**fields)
+  fused = create_model(**fields)
   image = jnp.zeros((1, 32, 32, 3))
   found, expected = (
     jax.tree_util.tree_leaves_with_path(jax.jit(m.init)(jax.random.key(7), image))
-    for m in (fast, plain_model(fast))
+    for m in (fused, reference_model(fused))
   )
   assert [path for path, _ in found] == [path for path, _ in expected]
   for (path, x), (_, y) in zip(found, expected, strict=True):
@@ -161,7 +146,7 @@ def test_both_formulations_have_the_same_variables_and_draw_them_alike():
 def test_rematerialization_saves_less_for_the_backward_pass(extractor):
   saved = []
   for rematerialize in (False, True):
-    fields = {**BASE, 'extractor': extractor, 'formulation': 'plain', 'rematerialize': rematerialize}
+    fields = {**BASE, 'extractor': extractor, 'implementation': 'reference', 'rematerialize': rematerialize}
     model = create_model(**fields)
     image = jax.ShapeDtypeStruct((1, 128, 128, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
@@ -170,7 +155,7 @@ def test_rematerialization_saves_less_for_the_backward_pass(extractor):
       def logits(params):
         rngs = {'dropout': jax.random.key(0)}
         variables_ = {**variables, 'params': params}
-        return model.apply(variables_, image, train=True, mutable=['batch_stats'], rngs=rngs)[0]
+        return model.apply(variables_, image, train=True, mutable=['batch_stats'], rngs=rngs)[0].main
 
       return jax.vjp(logits, variables['params'])[1]
 
@@ -182,15 +167,10 @@ def test_rematerialization_saves_less_for_the_backward_pass(extractor):
 @pytest.mark.slow
 def test_rematerialization_changes_no_gradient_in_float64():
   with jax.enable_x64(True):
-    plain = plain_model(in_float64(dict(dropout_rate=0.3)))
-    variables, *data = draw(plain, 1, (32, 40))
+    reference = reference_model(in_float64(dict(dropout_rate=0.3)))
+    variables, *data = draw(reference, 1, (32, 40))
     found, expected = (
       jax.jit(functools.partial(step_of, model))(variables, *data)
-      for model in (plain_model(plain, rematerialize=True), plain)
+      for model in (reference_model(reference, rematerialize=True), reference)
     )
     assert_exact(found, expected)
-
-
-def test_unknown_formulation():
-  with pytest.raises(InputError, match=r"model\.formulation = 'quick': expected one of fast, plain"):
-    create_model(**BASE, formulation='quick')

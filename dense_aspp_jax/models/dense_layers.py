@@ -1,0 +1,153 @@
+"""Densely connected layers: those of DenseNet's blocks and of DenseASPP's cascade.
+
+A layer's norms and convolutions are declared once. Called, it is the reference computation; its arrays feed
+the fused block (`fused/dense_block.py`), which computes the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from dense_aspp_jax.models.fused.dense_block import (
+  DenseBlockPlan,
+  DenseLayerArrays,
+  InferenceLayerArrays,
+  dense_block,
+  dense_block_inference,
+)
+from dense_aspp_jax.models.fused.statistics import Affine, Moments
+from dense_aspp_jax.models.layers import MOMENTUM, BatchNorm, channel_dropout, convolution, kernel_and_bias
+
+
+class DenseLayer(nn.Module):
+  """[BN]-ReLU-1x1-BN-ReLU-3x3, or [BN]-ReLU-3x3; returns only its new channels.
+
+  Attributes:
+    growth_rate: New channels.
+    bottleneck_width: Channels between 1x1 and 3x3; 0: there is no 1x1 (slides, models #1 to #3).
+    dilation: Dilation of the 3x3 convolution.
+    leading_norm: Whether the layer starts with a BN.
+    use_bias: Whether the convolutions have biases.
+    dropout_rate: Probability that a new channel is dropped in training.
+    momentum: Of the running statistics.
+    dtype: Compute type.
+  """
+
+  growth_rate: int
+  bottleneck_width: int
+  dilation: int = 1
+  leading_norm: bool = True
+  use_bias: bool = False
+  dropout_rate: float = 0.0
+  momentum: float = MOMENTUM
+  dtype: DTypeLike = jnp.float32
+
+  def setup(self):
+    """Declares norms and convolutions."""
+    shared = {'use_bias': self.use_bias, 'dtype': self.dtype}
+    if self.leading_norm:
+      self.norm1 = BatchNorm(momentum=self.momentum, dtype=self.dtype)
+    if self.bottleneck_width:
+      self.conv1 = convolution(self.bottleneck_width, 1, **shared)
+      self.norm2 = BatchNorm(momentum=self.momentum, dtype=self.dtype)
+    self.conv2 = convolution(self.growth_rate, 3, dilation=self.dilation, **shared)
+    self.dropout = channel_dropout(self.dropout_rate)
+
+  def __call__(self, inputs: Sequence[Float[Array, 'b h w _']], train: bool) -> Float[Array, 'b h w growth']:
+    """Maps all channels so far to `growth_rate` new ones.
+
+    Args:
+      inputs: The first layer's input and the outputs of all earlier layers. Concatenated here, so that a
+        rematerialized layer does not save the concatenation.
+      train: Whether BN uses and updates batch statistics, and whether channels are dropped.
+    """
+    x = jnp.concatenate(inputs, axis=-1)
+    if self.leading_norm:
+      x = self.norm1(x, train)
+    x = nn.relu(x)
+    if self.bottleneck_width:
+      x = nn.relu(self.norm2(self.conv1(x), train))
+    return self.dropout(self.conv2(x), deterministic=not train)
+
+  def arrays(self, channels: int, batch_size: int) -> DenseLayerArrays:
+    """The input of `dense_block`, for `channels` input channels; draws the dropout mask."""
+    kernel2, bias2 = kernel_and_bias(self.conv2, self.bottleneck_width or channels)
+    kept = None
+    if self.dropout_rate:
+      kept = self.dropout(jnp.ones((batch_size, 1, 1, self.growth_rate), kernel2.dtype), deterministic=False)
+    return DenseLayerArrays(
+      norm1=self.norm1.arrays(channels) if self.leading_norm else None,
+      kernel1=kernel_and_bias(self.conv1, channels)[0][0, 0] if self.bottleneck_width else None,
+      norm2=self.norm2.arrays(self.bottleneck_width) if self.bottleneck_width else None,
+      kernel2=kernel2,
+      bias2=bias2,
+      kept=kept,
+    )
+
+  def inference_arrays(self, channels: int) -> InferenceLayerArrays:
+    """The input of `dense_block_inference`, for `channels` input channels."""
+    kernel2, bias2 = kernel_and_bias(self.conv2, self.bottleneck_width or channels)
+    if self.leading_norm:
+      affine = self.norm1.affine(channels, None)
+    else:
+      affine = Affine(*(jnp.full((channels,), value, kernel2.dtype) for value in (0, 1, 0)))
+    if not self.bottleneck_width:
+      return InferenceLayerArrays(affine, None, None, kernel2, bias2)
+    kernel1, bias1 = kernel_and_bias(self.conv1, channels)
+    second = self.norm2.affine(self.bottleneck_width, None)
+    if bias1 is not None:
+      second = second._replace(mean=second.mean - bias1)
+    return InferenceLayerArrays(affine, kernel1[0, 0], second, kernel2, bias2)
+
+  def update(self, channels: int, x_moments: Moments, z_moments: Moments | None) -> None:
+    """Updates the running statistics with the moments of the input and of the bottleneck without bias."""
+    if self.leading_norm:
+      self.norm1.update(x_moments)
+    if z_moments is not None:
+      _, bias1 = kernel_and_bias(self.conv1, channels)
+      self.norm2.update(z_moments if bias1 is None else z_moments._replace(mean=z_moments.mean + bias1))
+
+
+def dense_layers(
+  layers: Sequence[DenseLayer],
+  x: Float[Array, 'b h w c'],
+  x_moments: Moments | None,
+  train: bool,
+  *,
+  fused: bool,
+  phases: int = 1,
+) -> tuple[Float[Array, 'b h w c2'], Moments | None]:
+  """Runs densely connected layers: each reads `x` and the outputs of all earlier layers.
+
+  Args:
+    layers: The first to the last.
+    x: Features.
+    x_moments: Their moments; needed only by the fused implementation in training.
+    train: Whether BN uses and updates batch statistics, and whether channels are dropped.
+    fused: Whether the layers run as one fused block.
+    phases: The fused block runs on phases x phases images, see `space_to_batch`; divides all dilations.
+
+  Returns:
+    `x` with the layers' channels appended and, from the fused implementation in training, the moments of
+    all channels.
+  """
+  if not fused:
+    outputs = [x]
+    for layer in layers:
+      outputs.append(layer(outputs, train))
+    return jnp.concatenate(outputs, axis=-1), None
+  plan = DenseBlockPlan(tuple(layer.dilation // phases for layer in layers), phases)
+  widths = [x.shape[-1] + index * layer.growth_rate for index, layer in enumerate(layers)]
+  numbered = list(zip(layers, widths, strict=True))
+  if not train:
+    return dense_block_inference(plan, x, [layer.inference_arrays(width) for layer, width in numbered]), None
+  arrays = [layer.arrays(width, x.shape[0]) for layer, width in numbered]
+  features, feature_moments, bottleneck_moments = dense_block(plan, x, x_moments, arrays)
+  for (layer, width), z_moments in zip(numbered, bottleneck_moments, strict=True):
+    layer.update(width, feature_moments, z_moments)
+  return features, feature_moments
