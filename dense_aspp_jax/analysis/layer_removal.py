@@ -24,9 +24,8 @@ from dense_aspp_jax.analysis.removal_summary import (
   lost_first,
   mean_shares,
 )
-from dense_aspp_jax.datasets.evaluation_batches import padded_batches
 from dense_aspp_jax.datasets.examples import CachedExample
-from dense_aspp_jax.evaluation.evaluate import evaluate
+from dense_aspp_jax.evaluation.evaluate import evaluate, predict_split
 from dense_aspp_jax.evaluation.metrics import Scores, protocol
 from dense_aspp_jax.evaluation.pictures import save_png
 from dense_aspp_jax.evaluation.predictor import Predictor
@@ -122,10 +121,11 @@ def analyse_layer_removal(
       if removed in scored:
         continue  # the last layer alone is the top layer
       predictor.update(remove_layers(variables, removed))
-      confusion, _ = evaluate(predictor, split, label_set, batch_size=batch_size, show_progress=False)
-      scored[removed] = confusion.scores()
+      scored[removed] = evaluate(
+        predictor, split, label_set, batch_size=batch_size, show_progress=False
+      ).scores()
       if kind != 'single':
-        predictions.append(_predict(predictor, drawn, batch_size))
+        predictions.append([prediction for _, prediction in predict_split(predictor, drawn, batch_size)])
   finally:
     predictor.update(variables)
   top = [scored[removed] for kind, removed in settings if kind != 'single']
@@ -153,12 +153,3 @@ def analyse_layer_removal(
     'pictures': pictures,
     'protocol': f'{PROTOCOL} {protocol(label_set)}',
   }
-
-
-def _predict(predictor: Predictor, examples: list[CachedExample], batch_size: int) -> list[np.ndarray]:
-  """Class indices of each example, in batches of the shape that `evaluate` has compiled."""
-  predictions = []
-  for batch in padded_batches(examples, batch_size):
-    padded = predictor.predict_batch(batch.image, batch.labels[0].shape)
-    predictions.extend(padded[: len(batch.image_ids)])
-  return predictions

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from dense_aspp_jax.datasets.evaluation_batches import padded_batches
 from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.evaluation.evaluate import predict_split
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix, is_cityscapes
 from dense_aspp_jax.evaluation.predictor import Predictor
 from dense_aspp_jax.labels import CITYSCAPES_19, IGNORE_LABEL, LabelSet
@@ -112,14 +112,10 @@ def predict_examples(
   """
   count = min(count, len(split))
   chosen = [split[(2 * i + 1) * len(split) // (2 * count)] for i in range(count)]
-  examples = []
-  for batch in padded_batches(chosen, batch_size):
-    predictions = predictor.predict_batch(batch.image, batch.labels[0].shape)
-    for image_id, image, label_ids, prediction in zip(
-      batch.image_ids, batch.image, batch.labels, predictions, strict=False
-    ):
-      examples.append(Example(image_id, image, label_set.encode(label_ids, image_id), prediction))
-  return examples
+  return [
+    Example(e.image_id, e.image, label_set.encode(e.label, e.image_id), prediction)
+    for e, prediction in predict_split(predictor, chosen, batch_size)
+  ]
 
 
 def run_analysis(analyse: Callable[..., dict[str, Any]]) -> Analysis:

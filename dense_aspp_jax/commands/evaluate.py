@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
   predictor = run.predictor
   if by_batch:
     predictor = BatchStatisticsPredictor(run.model, run.variables, predictor.preprocessing)
-  confusion, _ = evaluate(predictor, split, run.label_set, batch_size=batch_size)
+  confusion = evaluate(predictor, split, run.label_set, batch_size=batch_size)
   scores = confusion.scores()
   result = {
     **scores.to_json(),
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
   }
   if averages:
     averaging = averaging_predictor(args, run)
-    confusion, _ = evaluate(averaging, split, run.label_set, batch_size=batch_size)
+    confusion = evaluate(averaging, split, run.label_set, batch_size=batch_size)
     averaged = confusion.scores()
     result['test_time'] = {**averaging.to_json(), 'scores': averaged.to_json()}
     print(f'plain, at one scale:\n{format_table(scores)}\n')

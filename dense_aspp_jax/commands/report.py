@@ -108,7 +108,7 @@ def report_run(
   run = load_run(workdir, checkpoint, weights, bn)
   data, batch_size = run.config['data'], run.config['evaluation']['batch_size']
   split = run.load_split(split_name, data_dir)
-  confusion, _ = evaluate(run.predictor, split, run.label_set, batch_size=batch_size)
+  confusion = evaluate(run.predictor, split, run.label_set, batch_size=batch_size)
   confusion.scores()  # raises now, not after the analyses, where nothing can be scored
   first_examples = functools.cache(  # in memory, for the analyses read them many times
     lambda: list(itertools.islice(evaluation_examples(split), num_images))

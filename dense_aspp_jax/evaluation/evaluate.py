@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import jax
@@ -12,7 +12,6 @@ from jax.experimental import multihost_utils
 from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples, padded_batches
 from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix
-from dense_aspp_jax.evaluation.pictures import comparison, gallery
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.progress import progress_bar
 
@@ -31,16 +30,45 @@ class BatchPredictor(Protocol):
     ...
 
 
+def predict_split(
+  predictor: BatchPredictor,
+  split: Sequence[CachedExample],
+  batch_size: int,
+  before_batch: Callable[[], None] | None = None,
+) -> Iterator[tuple[CachedExample, np.ndarray]]:
+  """Predicts a process's share of a split, in order.
+
+  Args:
+    predictor: The network.
+    split: Images at the network's input size with native label ids.
+    batch_size: Images per call.
+    before_batch: Called before each batch; it may raise, to end the loop.
+
+  Yields:
+    Each example with its prediction: class indices, uint8, at the size of its label.
+  """
+  examples = evaluation_examples(split, jax.process_index(), jax.process_count())
+  for batch in padded_batches(examples, batch_size):
+    if before_batch is not None:
+      before_batch()
+    count = len(batch.image_ids)  # what follows is padding
+    images = batch.image if predictor.takes_padding else batch.image[:count]
+    predictions = predictor.predict_batch(images, batch.labels[0].shape)[:count]
+    for image_id, image, label, prediction in zip(
+      batch.image_ids, batch.image, batch.labels, predictions, strict=False
+    ):
+      yield CachedExample(image_id, image, label), prediction
+
+
 def evaluate(
   predictor: BatchPredictor,
   split: Sequence[CachedExample],
   label_set: LabelSet,
   *,
   batch_size: int,
-  num_pictures: int = 0,
   show_progress: bool = True,
   before_batch: Callable[[], None] | None = None,
-) -> tuple[ConfusionMatrix, np.ndarray | None]:
+) -> ConfusionMatrix:
   """Predicts a split and compares with its labels at their native size.
 
   Each process predicts its own share; the counts are summed over the processes.
@@ -50,41 +78,18 @@ def evaluate(
     split: Images at the network's input size with native label ids.
     label_set: What the network's class indices mean.
     batch_size: Images per call; the result depends on it only where the predictor says so.
-    num_pictures: How many of this process's first images to draw.
     show_progress: Whether there is a progress bar.
-    before_batch: Called in front of each batch; it may raise, to end the evaluation.
-
-  Returns:
-    The confusion matrix, and a picture of image, ground truth and prediction side by side (uint8
-    `[h, w, 3]`; None if none was asked for).
+    before_batch: See `predict_split`.
   """
   confusion = ConfusionMatrix(label_set)
-  rows = []
-  examples = evaluation_examples(split, jax.process_index(), jax.process_count())
   share = len(range(jax.process_index(), len(split), jax.process_count()))
   with progress_bar(share, 'evaluating', 'image', hidden=not show_progress) as bar:
-    for batch in padded_batches(examples, batch_size):
-      if before_batch is not None:
-        before_batch()
-      real = slice(len(batch.image_ids))  # what follows is padding
-      images = batch.image if predictor.takes_padding else batch.image[real]
-      predictions = predictor.predict_batch(images, batch.labels[0].shape)
-      for image, image_id, label_ids, prediction in zip(
-        batch.image[real], batch.image_ids, batch.labels, predictions[real], strict=True
-      ):
-        confusion.add(label_ids, label_set.decode(prediction), image_id)
-        if len(rows) < num_pictures:
-          rows.append(_row(image, label_ids, prediction, label_set, image_id))
-      bar.update(len(batch.image_ids))
+    for example, prediction in predict_split(predictor, split, batch_size, before_batch):
+      confusion.add(example.label, label_set.decode(prediction), example.image_id)
+      bar.update()
   if jax.process_count() > 1:
     confusion.counts[...] = sum_over_processes(confusion.counts)
-  return confusion, gallery(rows, label_set) if rows else None
-
-
-def _row(
-  image: np.ndarray, label_ids: np.ndarray, prediction: np.ndarray, label_set: LabelSet, image_id: str
-) -> np.ndarray:
-  return comparison(image, label_set.encode(label_ids, image_id), prediction, label_set)
+  return confusion
 
 
 def sum_over_processes(counts: np.ndarray) -> np.ndarray:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.datasets.images import encode_png
 from dense_aspp_jax.datasets.resize import resize_label
 from dense_aspp_jax.files import write_file
@@ -102,6 +103,25 @@ def comparison(
     panels['ground truth'] = colorize(resize_label(label, size), label_set)
   panels['prediction'] = colorize(resize_label(prediction, size), label_set)
   return side_by_side(list(panels.values()), list(panels))
+
+
+def predictions_gallery(
+  predictions: Iterable[tuple[CachedExample, np.ndarray]], label_set: LabelSet
+) -> np.ndarray:
+  """Stacks the `comparison` of each example with its prediction, and the legend below.
+
+  Args:
+    predictions: From `evaluate.predict_split`, at least one.
+    label_set: What the class indices mean.
+
+  Returns:
+    RGB, uint8 `[h, w, 3]`.
+  """
+  rows = [
+    comparison(e.image, label_set.encode(e.label, e.image_id), prediction, label_set)
+    for e, prediction in predictions
+  ]
+  return gallery(rows, label_set)
 
 
 def gallery(rows: Sequence[np.ndarray], label_set: LabelSet) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 from typing import Any
 
@@ -10,8 +11,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dense_aspp_jax.datasets.cache import CacheSplit
-from dense_aspp_jax.evaluation.evaluate import evaluate
+from dense_aspp_jax.evaluation.evaluate import evaluate, predict_split
 from dense_aspp_jax.evaluation.metrics import Scores, protocol
+from dense_aspp_jax.evaluation.pictures import predictions_gallery
 from dense_aspp_jax.evaluation.predictor import Predictor
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.progress import say
@@ -67,15 +69,19 @@ class RunEvaluation:
 
   def _score(self, step: int, weights: str, variables: Any, kind: str) -> Scores:
     self._predictor.update(variables)
-    confusion, picture = evaluate(
+    batch_size = self._config.evaluation.batch_size
+    confusion = evaluate(
       self._predictor,
       self._split,
       self._label_set,
-      batch_size=self._config.evaluation.batch_size,
-      num_pictures=self._config.evaluation.num_pictures if weights == RAW else 0,
+      batch_size=batch_size,
       before_batch=self._stop.check,
     )
     scores = confusion.scores()
+    count, picture = self._config.evaluation.num_pictures, None
+    if count and weights == RAW and jax.process_index() == 0:
+      predictions = predict_split(self._predictor, self._split, batch_size, self._stop.check)
+      picture = predictions_gallery(itertools.islice(predictions, count), self._label_set)
     _report(step, scores, picture, self._log, kind, '' if weights == RAW else f'{weights.upper()}: ')
     return scores
 

@@ -167,7 +167,7 @@ def test_scores_are_those_of_the_network_built_without_the_layers(analysis, remo
   result, split, _, _ = analysis
   model, variables = really_without('1x1', removed)
   predictor = Predictor(model, variables, Preprocessing((32, 48), MEAN, STD))
-  expected = evaluate(predictor, split, CAMVID_11, batch_size=3)[0].scores().to_json()
+  expected = evaluate(predictor, split, CAMVID_11, batch_size=3).scores().to_json()
   found = [s['scores'] for s in result['settings'] if s['removed'] == list(removed)]
   assert len(found) == (2 if removed == (4,) else 1)  # the last layer: as a top one and alone
   for scores in found:
@@ -203,7 +203,7 @@ def test_what_is_written_and_reported(analysis):
   assert result['pictures'] == ['removal_1_town_0.png', 'removal_2_town_1.png']
   assert sorted(p.name for p in output.iterdir()) == ['curves.png', *result['pictures']]
   # The predictor is again that of the whole network.
-  whole = evaluate(predictor, split, CAMVID_11, batch_size=3)[0].scores()
+  whole = evaluate(predictor, split, CAMVID_11, batch_size=3).scores()
   assert whole.to_json() == result['settings'][0]['scores']
 
 

@@ -20,6 +20,8 @@ SUBJECT = {'checkpoint': 'best', 'step': 4, 'split': 'validation', 'layer': 'den
 class Predictor:
   """Says the red of the first pixel, everywhere; remembers the shapes of its batches."""
 
+  takes_padding = True
+
   def __init__(self):
     self.shapes = []
 

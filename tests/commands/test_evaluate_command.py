@@ -22,7 +22,7 @@ def run(*arguments):
 
 def scores_of(predictor, loaded, batch_size=8):
   split = loaded.load_split('validation')
-  return evaluate(predictor, split, loaded.label_set, batch_size=batch_size)[0].scores()
+  return evaluate(predictor, split, loaded.label_set, batch_size=batch_size).scores()
 
 
 def test_averaged_scores_stand_apart_from_the_plain_ones(scene_run, tmp_path, capsys):

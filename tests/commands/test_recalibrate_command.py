@@ -59,9 +59,9 @@ def test_statistics_are_of_the_training_split_and_evaluate_takes_them(scene_run,
   recorded = scene_run / 'evaluations' / 'validation_best_0_raw_recalibrated.json'
   result = json.loads(recorded.read_text())
   split = run.load_split('validation')
-  scores = evaluate(run.predictor, split, run.label_set, batch_size=8)[0].scores().to_json()
+  scores = evaluate(run.predictor, split, run.label_set, batch_size=8).scores().to_json()
   assert {name: result[name] for name in scores} == scores
-  assert scores != evaluate(before.predictor, split, run.label_set, batch_size=8)[0].scores().to_json()
+  assert scores != evaluate(before.predictor, split, run.label_set, batch_size=8).scores().to_json()
   assert (result['bn'], result['weights']) == ('recalibrated', 'raw')
 
 

@@ -176,7 +176,7 @@ def test_a_batch_is_predicted_with_its_own_statistics(network, split):
     for example, prediction in zip(examples, predictions, strict=True):
       np.add.at(counts, (example.label, prediction), 1)
   # evaluate gives it the same batches: the last one of one image, not filled up with a black one.
-  found = evaluate(predictor, split, CAMVID_11, batch_size=2)[0].counts
+  found = evaluate(predictor, split, CAMVID_11, batch_size=2).counts
   np.testing.assert_array_equal(found, counts)
   alone = predictor.predict_batch(split[0].image[None], (64, 128))
   together = predictor.predict_batch(np.stack([example.image for example in split[:2]]), (64, 128))

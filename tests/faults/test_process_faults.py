@@ -25,7 +25,7 @@ from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.training.run import load_run
 run = load_run(sys.argv[1], 'latest')
 split = run.load_split('validation')
-confusion, _ = evaluate(run.predictor, split, run.label_set, batch_size=int(sys.argv[2]))
+confusion = evaluate(run.predictor, split, run.label_set, batch_size=int(sys.argv[2]))
 np.save(sys.argv[3] + f'/{jax.process_index()}.npy', confusion.counts)
 """
 

@@ -57,7 +57,7 @@ def test_raw_and_averaged_weights_are_scored_on_the_images_held_out(run):
     loaded = load_run(workdir, 'latest', weights)
     split = loaded.load_split('held_out')
     assert {example.image_id for example in split} == {'1', *(str(i) for i in range(10, 16))}
-    found = evaluate(loaded.predictor, split, loaded.label_set, batch_size=2)[0].scores().to_json()
+    found = evaluate(loaded.predictor, split, loaded.label_set, batch_size=2).scores().to_json()
     assert found == {name: expected[name] for name in found}
   assert scores.to_json() == written['ema']
   assert written['ema'] != {name: written[name] for name in written['ema']}

@@ -182,7 +182,7 @@ def test_the_last_scores_are_those_of_the_latest_checkpoint_at_native_size(finis
     native_labels=True,
     cached=False,
   )
-  confusion, _ = evaluate(run.predictor, split, run.label_set, batch_size=2)
+  confusion = evaluate(run.predictor, split, run.label_set, batch_size=2)
   assert confusion.counts.sum() == 5 * 64 * 128
   assert confusion.scores() == scores
 
