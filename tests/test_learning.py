@@ -9,9 +9,9 @@ import time
 
 import numpy as np
 import pytest
+from color_baseline import fit_color_classifier, predict_color_classifier
 
 from dense_aspp_jax.datasets.load import load_split
-from dense_aspp_jax.evaluation.color_baseline import fit_color_classifier, predict_color_classifier
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix
 from dense_aspp_jax.labels import CITYSCAPES_20
 

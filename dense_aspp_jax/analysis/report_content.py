@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 
 from dense_aspp_jax.datasets.examples import CachedExample
-from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.evaluate import predict_split
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix, is_cityscapes
 from dense_aspp_jax.evaluation.predictor import Predictor
+from dense_aspp_jax.files import read_json
 from dense_aspp_jax.labels import CITYSCAPES_19, IGNORE_LABEL, LabelSet
+
+REMEDY = 'remove it to do without'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +140,7 @@ def read_analysis(folder: pathlib.Path, subject: Mapping[str, Any]) -> Analysis 
   Raises:
     InputError: The JSON file cannot be read.
   """
-  data = read_json(folder / f'{folder.name}.json', {})
+  data = read_json(folder / f'{folder.name}.json', REMEDY, default={})
   if any(data.get(key) != value for key, value in subject.items()):
     return None
   with contextlib.suppress(FileNotFoundError):
@@ -152,20 +154,6 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     with contextlib.suppress(ValueError):
       entries.append(json.loads(line))
   return entries
-
-
-def read_json(path: pathlib.Path, default: Any) -> Any:
-  """Reads JSON data, `default` if there is no such file.
-
-  Raises:
-    InputError: The file cannot be read.
-  """
-  try:
-    return json.loads(path.read_text(encoding='utf-8'))
-  except FileNotFoundError:
-    return default
-  except (OSError, ValueError) as error:
-    raise InputError(f'{path}: cannot be read as JSON ({error}); remove it to do without') from error
 
 
 def _with_pictures(data: dict[str, Any], folder: pathlib.Path) -> Analysis:

@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from dense_aspp_jax.analysis.figures import svg
 from dense_aspp_jax.analysis.report_content import Example
-from dense_aspp_jax.analysis.report_plots import svg
 from dense_aspp_jax.datasets.images import decode_image
 from dense_aspp_jax.datasets.resize import resize_image, resize_label
 from dense_aspp_jax.evaluation.pictures import overlay

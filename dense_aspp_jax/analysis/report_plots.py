@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
@@ -189,14 +187,6 @@ def confusion_figure(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
 def row_shares(counts: np.ndarray) -> np.ndarray:
   """Divides each row (int64 `[C, C]`) by its sum; rows without a count stay 0."""
   return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-
-
-def svg(figure: Figure) -> bytes:
-  """A figure as an SVG file, the same bytes for the same figure; letters are drawn, no font is needed."""
-  buffer = io.BytesIO()
-  with matplotlib.rc_context({'svg.fonttype': 'path', 'svg.hashsalt': 'report'}):
-    figure.savefig(buffer, format='svg', metadata={'Date': None})
-  return buffer.getvalue()
 
 
 def _figure(title: str, size: tuple[float, float]) -> tuple[Figure, Axes]:

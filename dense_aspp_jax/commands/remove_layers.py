@@ -7,8 +7,7 @@ import pathlib
 
 import grain
 
-from dense_aspp_jax.analysis.layer_removal import analyse_layer_removal
-from dense_aspp_jax.analysis.removal_summary import format_removal_table
+from dense_aspp_jax.analysis.layer_removal import analyse_layer_removal, format_removal_table
 from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least, check_output_folder
 from dense_aspp_jax.files import replaced_directory, write_json
 from dense_aspp_jax.training.run import load_run

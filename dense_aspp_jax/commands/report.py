@@ -10,10 +10,10 @@ import pathlib
 from dense_aspp_jax.analysis.layer_removal import analyse_layer_removal
 from dense_aspp_jax.analysis.report import render_report
 from dense_aspp_jax.analysis.report_content import (
+  REMEDY,
   ReportContent,
   predict_examples,
   read_analysis,
-  read_json,
   read_metrics,
   run_analysis,
 )
@@ -22,7 +22,7 @@ from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_le
 from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.evaluate import evaluate
-from dense_aspp_jax.files import write_file
+from dense_aspp_jax.files import read_json, write_file
 from dense_aspp_jax.models.counts import count_parameters
 from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.training.run import load_run
@@ -161,7 +161,7 @@ def report_run(
     confusion=confusion,
     examples=predict_examples(run.predictor, split, run.label_set, num_pictures, batch_size),
     metrics=read_metrics(workdir / 'metrics.jsonl'),
-    starts=read_json(workdir / PROVENANCE, []),
+    starts=read_json(workdir / PROVENANCE, REMEDY, default=[]),
     provenance=provenance(),
     **found,
   )

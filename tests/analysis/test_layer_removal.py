@@ -13,14 +13,16 @@ from patch_network import MEAN, STD, PatchExtractor, make_split, patch_model
 from PIL import Image
 
 from dense_aspp_jax.analysis.figures import render
-from dense_aspp_jax.analysis.layer_removal import analyse_layer_removal, removal_settings, remove_layers
-from dense_aspp_jax.analysis.removal_pictures import curves_figure, draw_predictions
-from dense_aspp_jax.analysis.removal_summary import (
+from dense_aspp_jax.analysis.layer_removal import (
+  analyse_layer_removal,
   format_removal_table,
   large_and_small,
   lost_first,
   mean_shares,
+  removal_settings,
+  remove_layers,
 )
+from dense_aspp_jax.analysis.layer_removal_pictures import curves_figure, draw_predictions
 from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.evaluation.evaluate import evaluate

@@ -7,12 +7,10 @@ from report_example import THREE
 from dense_aspp_jax.analysis.report_content import (
   predict_examples,
   read_analysis,
-  read_json,
   read_metrics,
   run_analysis,
 )
 from dense_aspp_jax.datasets.examples import CachedExample
-from dense_aspp_jax.errors import InputError
 
 SUBJECT = {'checkpoint': 'best', 'step': 4, 'split': 'validation', 'layer': 'dense_aspp', 'data_dir': None}
 
@@ -101,11 +99,3 @@ def test_a_line_that_a_killed_run_cut_off_is_left_out(tmp_path):
   path.write_text('{"step": 1}\n{"step": 2}\n{"st')
   assert read_metrics(path) == [{'step': 1}, {'step': 2}]
   assert read_metrics(tmp_path / 'missing.jsonl') == []
-
-
-def test_json_that_cannot_be_read_is_named(tmp_path):
-  path = tmp_path / 'x.json'
-  assert read_json(path, 'default') == 'default'
-  path.write_text('{')
-  with pytest.raises(InputError, match=rf'{path}: cannot be read as JSON \(.+\); remove it to do without'):
-    read_json(path, None)

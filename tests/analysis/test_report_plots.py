@@ -2,12 +2,12 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from report_example import COUNTS, METRICS, THREE
 
+from dense_aspp_jax.analysis.figures import svg
 from dense_aspp_jax.analysis.report_plots import (
   confusion_figure,
   iou_figure,
   row_shares,
   sorted_iou,
-  svg,
   training_figures,
 )
 

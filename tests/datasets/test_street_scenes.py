@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from color_baseline import fit_color_classifier, predict_color_classifier
 
 from dense_aspp_jax.datasets.images import decode_image, decode_label
 from dense_aspp_jax.datasets.street_scenes.builder import (
@@ -20,7 +21,6 @@ from dense_aspp_jax.datasets.street_scenes.light import Light
 from dense_aspp_jax.datasets.street_scenes.people import draw_bicycle
 from dense_aspp_jax.datasets.street_scenes.vehicles import draw_bus, draw_car
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.evaluation.color_baseline import fit_color_classifier, predict_color_classifier
 from dense_aspp_jax.labels import CITYSCAPES, CITYSCAPES_20
 
 ID = {label.name: label.id for label in CITYSCAPES}

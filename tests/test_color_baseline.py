@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
+from color_baseline import fit_color_classifier, predict_color_classifier
 
-from dense_aspp_jax.evaluation.color_baseline import fit_color_classifier, predict_color_classifier
 from dense_aspp_jax.labels import IGNORE_LABEL
 
 RED, GREEN, BLUE = (200, 10, 10), (10, 200, 10), (10, 10, 200)
