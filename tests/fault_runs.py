@@ -9,11 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 from tiny_network import SHALLOW
 
-from dense_aspp_jax.commands import train as train_command
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.training.checkpoint_series import steps_in
 from dense_aspp_jax.training.run import load_run
@@ -21,11 +21,11 @@ from dense_aspp_jax.training.run import load_run
 ROOT = pathlib.Path(__file__).parents[1]
 STARTED: list[subprocess.Popen] = []
 WITHOUT_REPORT = """
-import signal, sys
+import signal, sys, types
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored below a shell's background process
-from dense_aspp_jax.commands import main, train
-train._report = lambda *_: None
-sys.exit(main.main())
+sys.modules['dense_aspp_jax.commands.report'] = types.SimpleNamespace(report_run=lambda *_, **__: 'none')
+from dense_aspp_jax.commands.main import main
+sys.exit(main())
 """
 # Not by XLA's flag: of two devices, each has half of the threads, and the bits are others.
 ON_ONE_DEVICE = """
@@ -61,9 +61,17 @@ def train_arguments(folder, workdir, *options, **fields):
 
 def train(folder, workdir, *options, **fields):
   """Trains in this process, without the report; the exit code."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(train_command, '_report', lambda *_: None)
+  with without_report():
     return main(train_arguments(folder, workdir, *options, **fields))
+
+
+@contextlib.contextmanager
+def without_report():
+  """Trainings make no report inside."""
+  with pytest.MonkeyPatch.context() as patch:
+    stub = types.SimpleNamespace(report_run=lambda *_, **__: 'none')
+    patch.setitem(sys.modules, 'dense_aspp_jax.commands.report', stub)
+    yield
 
 
 def start(arguments, prefix=(), **environment):
