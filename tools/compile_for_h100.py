@@ -26,7 +26,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 os.environ['JAX_PLATFORMS'] = 'cpu'  # where constants are computed
@@ -190,13 +190,11 @@ def kernel_calls(layer: Layer) -> Iterator[tuple[str, jax.stages.Wrapped, tuple[
     backward = jax.jit(gpu_1x1.bn_relu_dot_backward, donate_argnums=1)
     yield 'bn_relu_dot_backward', backward, (features, features, first, kernel, z)
 
-  def dilated(function: Callable) -> jax.stages.Wrapped:
-    return jax.jit(lambda z, affine, kernel, *rest: function(z, affine, kernel, layer.dilation, *rest))
+  def conv_backward(z: Any, affine: Affine, kernel: Any, *rest: Any) -> Any:
+    return gpu_3x3.bn_relu_conv_backward(z, affine, kernel, layer.dilation, *rest)
 
-  yield 'bn_relu_conv', dilated(gpu_3x3.bn_relu_conv), (z, second, conv_kernel, mask)
   if gpu_3x3.supports_bn_relu_conv_backward(z, conv_kernel):
-    backward = dilated(gpu_3x3.bn_relu_conv_backward)
-    yield 'bn_relu_conv_backward', backward, (z, second, conv_kernel, mask, y)
+    yield 'bn_relu_conv_backward', jax.jit(conv_backward), (z, second, conv_kernel, mask, y)
 
 
 def kernel_reports(layer_name: str, layer: Layer, mesh: Mesh) -> Iterator[dict[str, Any]]:

@@ -19,6 +19,7 @@ from dense_aspp_jax.analysis.receptive_field import (
   stacked_field,
 )
 from dense_aspp_jax.analysis.receptive_field_pictures import effective_figure, scales_figure
+from dense_aspp_jax.models.layers import Features
 from dense_aspp_jax.models.segmentation import SegmentationModel, create_model
 
 SLIDES = (3, 6, 12, 18, 24)
@@ -76,6 +77,7 @@ class Linear(nn.Module):
 
   layers: tuple[tuple[int, int, int], ...]
   stride: int = 1
+  is_extractor: bool = False
 
   @nn.compact
   def __call__(self, x, train=False):
@@ -90,7 +92,7 @@ class Linear(nn.Module):
         use_bias=False,
         kernel_init=nn.initializers.ones,
       )(x)
-    return x
+    return Features(x, None, x) if self.is_extractor else x
 
 
 def taps(layers):
@@ -105,7 +107,9 @@ def taps(layers):
 
 def test_the_field_of_a_linear_network_is_the_theoretical_one():
   extractor_layers, cascade_layers = ((3, 2, 1), (5, 2, 1)), ((3, 1, 1), (3, 1, 2))
-  model = SegmentationModel(Linear(extractor_layers, stride=4), Linear(cascade_layers), num_classes=2)
+  model = SegmentationModel(
+    Linear(extractor_layers, 4, is_extractor=True), Linear(cascade_layers), num_classes=2
+  )
   variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 80, 3)))
   field = propagate_field(model.extractor, (64, 80, 3))
   measured = measure_field(model, variables, field, (64, 80), num_images=2, seed=0)

@@ -1,8 +1,8 @@
 """Kernels for NVIDIA GPUs of the 1x1 convolutions of a dense block, forward and backward.
 
 XLA passes several times over the wide prefix of a block's buffer: it normalises, multiplies, sums. A kernel
-here reads it once. They are written in Pallas and compiled by Triton. `dense_primitives` says what the
-functions compute and has the same in XLA operations; `conv_kernels` has the 3x3 convolutions.
+here reads it once. They are written in Pallas and compiled by Triton. `ops` says what the functions
+compute and has the same in XLA operations; `gpu_3x3` has the backward pass of the 3x3 convolution.
 
 Nothing is added atomically: each program writes its partial sums, which are merged in a fixed order.
 """
@@ -72,7 +72,7 @@ def supports_bn_relu_dot(features: Maps, kernel: Float[Array, 'cin co']) -> bool
 def bn_relu_dot(
   features: Maps, affine: Affine, kernel: Float[Array, 'cin co'], mask: Mask, *, interpret: bool = False
 ) -> tuple[Maps, Moments]:
-  """See `dense_primitives.bn_relu_dot`. `interpret` runs the kernel as XLA operations, on any device."""
+  """See `ops.bn_relu_dot`. `interpret` runs the kernel as XLA operations, on any device."""
   positions, width = math.prod(features.shape[:3]), kernel.shape[1]
   tile_rows = _tile(FORWARD_TILES, width).rows
   tiles = pl.cdiv(positions, tile_rows)
@@ -111,7 +111,7 @@ def bn_relu_dot_relu(
   *,
   interpret: bool = False,
 ) -> Maps:
-  """See `dense_primitives.bn_relu_dot_relu`."""
+  """See `ops.bn_relu_dot_relu`."""
 
   def epilogue(z, rows, outputs, z_ref, *second_refs):
     mean, scale, bias = (ref[outputs.index] for ref in second_refs)
@@ -130,7 +130,7 @@ def bn_relu_dot_backward(
   *,
   interpret: bool = False,
 ) -> tuple[Maps, Float[Array, 'cin co'], Sums]:
-  """See `dense_primitives.bn_relu_dot_backward`. `gradient` is updated in place where its buffer is free."""
+  """See `ops.bn_relu_dot_backward`. `gradient` is updated in place where its buffer is free."""
   positions, (channels, width) = math.prod(features.shape[:3]), kernel.shape
   tile, chunk = _tile(BACKWARD_TILES, width), largest_tile(width)
   blocks, tiles = pl.cdiv(channels, tile.columns), pl.cdiv(positions, tile.rows)

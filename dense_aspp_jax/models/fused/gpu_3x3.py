@@ -1,4 +1,4 @@
-"""Kernels for NVIDIA GPUs of the 3x3 convolutions of a dense block, forward and backward; see `kernels`."""
+"""The kernel for NVIDIA GPUs of the backward pass of a dense block's 3x3 convolution; see `gpu_1x1`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,8 @@ from dense_aspp_jax.models.fused.gpu_1x1 import (
 )
 from dense_aspp_jax.models.fused.statistics import Affine
 
-# For 128 -> 32 channels in bfloat16. Forward: the fastest of those tried on an H100 with an earlier form of
-# the kernel. Backward: not timed; two programs fit a multiprocessor's registers and shared memory.
-FORWARD_TILE = Tile(64, 128, 4, 3)
+# For 128 -> 32 channels in bfloat16. Not timed: two programs fit a multiprocessor's registers and shared
+# memory.
 BACKWARD_TILE = Tile(32, 64, 4, 3)
 # A tile's sizes are powers of two: the nine taps are taken as eight and one.
 _TAP_GROUPS = ((0, 8), (8, 1))
@@ -49,59 +48,6 @@ def supports_bn_relu_conv_backward(z: Maps, kernel: Float[Array, '3 3 ci k']) ->
   return triton is not None and z.dtype == jnp.bfloat16 and fits
 
 
-def bn_relu_conv(
-  z: Maps,
-  affine: Affine,
-  kernel: Float[Array, '3 3 ci k'],
-  dilation: int,
-  mask: Mask,
-  *,
-  interpret: bool = False,
-) -> Float[Array, 'n h w k']:
-  """See `dense_primitives.bn_relu_conv`, which is what runs.
-
-  On an H100 cuDNN took 56 us and an earlier form of this kernel 67 (128 -> 32 channels, bfloat16).
-  """
-  (channels, growth), positions, tile = kernel.shape[2:], math.prod(z.shape[:3]), FORWARD_TILE
-  size = min(largest_tile(channels), tile.columns)
-  blocks = channels // size
-  masks = () if mask is None else (mask.reshape(positions),)
-
-  def body(z_ref, kernel_ref, mean_ref, scale_ref, bias_ref, *refs):
-    *mask_refs, y_ref = refs
-    rows = span(pl.program_id(0), tile.rows, positions)
-    outputs = span(0, _power_of_two(growth), growth)
-
-    def step(index, y):
-      tap, block = lax.div(index, jnp.int32(blocks)), lax.rem(index, jnp.int32(blocks))
-      columns = span(block, size, channels)
-      tap_row = lax.div(tap, jnp.int32(3))
-      at, valid = _shifted(rows.index, (tap_row - 1) * dilation, (tap - 3 * tap_row - 1) * dilation, z.shape)
-      if mask_refs:
-        valid = valid & triton.load(mask_refs[0].at[at], mask=valid, other=False)
-      valid = jnp.broadcast_to(valid[:, None], (tile.rows, size))
-      x = triton.load(z_ref.at[at[:, None], columns.index[None, :]], mask=valid, other=0.0).astype(
-        jnp.float32
-      )
-      mean, scale, bias = (load(ref, columns) for ref in (mean_ref, scale_ref, bias_ref))
-      a = jnp.where(valid, jnp.maximum((x - mean) * scale + bias, 0.0), 0.0).astype(z.dtype)
-      return y + triton.dot(a, load(kernel_ref, span(tap * blocks + block, size, 9 * channels), outputs))
-
-    zeros = jnp.zeros((tile.rows, outputs.index.size), jnp.float32)
-    y = lax.fori_loop(0, 9 * blocks, step, zeros)
-    store(y_ref, y.astype(z.dtype), rows, outputs)
-
-  y = pl.pallas_call(
-    body,
-    out_shape=jax.ShapeDtypeStruct((positions, growth), z.dtype),
-    grid=(pl.cdiv(positions, tile.rows),),
-    compiler_params=triton.CompilerParams(num_warps=tile.warps, num_stages=tile.stages),
-    interpret=interpret,
-    name='bn_relu_conv',
-  )(z.reshape(positions, channels), kernel.reshape(9 * channels, growth), *affine, *masks)
-  return y.reshape(*z.shape[:3], growth)
-
-
 def bn_relu_conv_backward(
   z: Maps,
   affine: Affine,
@@ -112,7 +58,7 @@ def bn_relu_conv_backward(
   *,
   interpret: bool = False,
 ) -> tuple[Maps, Float[Array, '3 3 ci k'], Sums]:
-  """See `dense_primitives.bn_relu_conv_backward`."""
+  """See `ops.bn_relu_conv_backward`."""
   (channels, growth), positions, tile = kernel.shape[2:], math.prod(z.shape[:3]), BACKWARD_TILE
   size = min(largest_tile(channels), tile.columns)
   width = _power_of_two(growth)

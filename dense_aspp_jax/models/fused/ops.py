@@ -1,7 +1,7 @@
 """The four operations that a dense block is made of, forward and backward, in the form a device runs best.
 
-Each has a form of XLA operations, for every device, and a kernel for NVIDIA GPUs (`kernels`); which one is
-compiled is decided by the platform that is compiled for, and by shape and type.
+Each has a form of XLA operations, for every device, and most have a kernel for NVIDIA GPUs (`gpu_1x1`,
+`gpu_3x3`); which one is compiled depends on the platform that is compiled for, and on shape and type.
 
 `features` and `gradient` are the block's whole buffers: an operation on a layer of `cin` input channels works
 on the first `cin` of them. `mask` leaves padded positions out (see `space_to_batch`); a position left out
@@ -200,7 +200,8 @@ def _chosen_bn_relu_conv_backward(z, affine, kernel, dilation, mask, output_grad
 
 
 XLA = Primitives(bn_relu_dot, bn_relu_dot_relu, bn_relu_dot_backward, bn_relu_conv, bn_relu_conv_backward)
-# The 3x3 convolution forward stays XLA's everywhere: on an H100 cuDNN was measured faster than the kernel.
+# The 3x3 convolution forward is XLA's everywhere: on an H100 cuDNN took 56 us where a kernel took 67
+# (128 -> 32 channels, bfloat16).
 CHOSEN = Primitives(
   _chosen_bn_relu_dot,
   _chosen_bn_relu_dot_relu,

@@ -20,7 +20,7 @@ from dense_aspp_jax.models.fused.dense_block import (
   dense_block,
   dense_block_inference,
 )
-from dense_aspp_jax.models.fused.ops import XLA, Primitives
+from dense_aspp_jax.models.fused.ops import XLA, Primitives, bn_relu_conv
 from dense_aspp_jax.models.fused.statistics import Affine, moments
 
 EPSILON = 1e-5
@@ -217,7 +217,7 @@ INTERPRETED = Primitives(
   bn_relu_dot=functools.partial(gpu_1x1.bn_relu_dot, interpret=True),
   bn_relu_dot_relu=functools.partial(gpu_1x1.bn_relu_dot_relu, interpret=True),
   bn_relu_dot_backward=functools.partial(gpu_1x1.bn_relu_dot_backward, interpret=True),
-  bn_relu_conv=functools.partial(gpu_3x3.bn_relu_conv, interpret=True),
+  bn_relu_conv=bn_relu_conv,
   bn_relu_conv_backward=functools.partial(gpu_3x3.bn_relu_conv_backward, interpret=True),
 )
 

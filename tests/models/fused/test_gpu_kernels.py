@@ -154,14 +154,6 @@ def test_backward_product(name):
 
 
 @layers
-def test_forward_convolution(name):
-  arrays, layer = draw(name), LAYERS[name]
-  affine, kernel = arrays.bottleneck_affine, arrays.conv_kernel
-  actual = gpu_3x3.bn_relu_conv(arrays.z, affine, kernel, layer.dilation, arrays.mask, interpret=True)
-  assert_close(actual, plain_conv(normalised(arrays.z, affine), kernel, layer.dilation, arrays.mask))
-
-
-@layers
 def test_backward_convolution(name):
   arrays, layer = draw(name), LAYERS[name]
   affine, kernel = arrays.bottleneck_affine, arrays.conv_kernel
