@@ -99,7 +99,7 @@ def read_config(args: argparse.Namespace) -> Any:
   from dense_aspp_jax.commands.config_file import read_config_file
   from dense_aspp_jax.models.extractors.densenet import DENSENETS
   from dense_aspp_jax.training.augmentation import Augmentation
-  from dense_aspp_jax.training.config_check import check_fields
+  from dense_aspp_jax.training.config import parse_config
 
   config = read_config_file(args)
   config = resized(config, args.batch, args.image_size and tuple(args.image_size))
@@ -107,7 +107,7 @@ def read_config(args: argparse.Namespace) -> Any:
   config.training.gradient_accumulation = 1
   config.augmentation.update(dataclasses.asdict(Augmentation()))
   config.evaluation.batch_size = config.training.batch_size
-  check_fields(config)
+  parse_config(config)
   if config.model.extractor not in DENSENETS or config.model.last_layer:
     sys.exit('the network in PyTorch is a DenseNet, not cut off; choose such a configuration')
   return config

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from dense_aspp_jax.benchmark.steps import compile_cold, resized, training_step
 from dense_aspp_jax.commands.config_file import add_config_argument, read_config_file
 from dense_aspp_jax.errors import InputError, RunError
-from dense_aspp_jax.training.config_check import check_fields
+from dense_aspp_jax.training.config import parse_config
 
 COMPILED_FOR = ((2, (64, 128)), (4, (96, 64)))  # devices, image size HxW
 GRADIENTS = 'gradients of parameters'
@@ -224,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   args, args.config_arguments = parser.parse_known_args(arguments)
   try:
     config = read_config_file(args)
-    check_fields(config)
+    parse_config(config)
     jax.config.update('jax_platforms', 'cpu')
     jax.config.update('jax_num_cpu_devices', max(devices for devices, _ in COMPILED_FOR))
     (found, exchanged), (_, other) = (step_collectives(config, *numbers) for numbers in COMPILED_FOR)

@@ -19,9 +19,8 @@ from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.evaluation.predictor import Predictor
 from dense_aspp_jax.models.counts import multiply_adds
 from dense_aspp_jax.models.segmentation import create_model
-from dense_aspp_jax.training.augmentation import Augmentation
-from dense_aspp_jax.training.configured_step import configured_step
-from dense_aspp_jax.training.train_step import create_state
+from dense_aspp_jax.training.config import parse_config
+from dense_aspp_jax.training.train_step import create_state, make_train_step
 
 # A backward pass has two products for each of the forward pass: gradients of the kernel and of the input.
 _PASSES = {'train': 3, 'inference': 1}
@@ -77,16 +76,16 @@ def random_batch(config: ConfigDict, batch_size: int) -> dict[str, np.ndarray]:
 
 
 def training_step(config: ConfigDict, mesh: Mesh) -> Lowered:
-  """The step of `training.loop`, its state donated, its batch spread over the mesh.
+  """The step of `training.train`, its state donated, its batch spread over the mesh.
 
   Args:
-    config: Checked; gives model, batch size, image size, optimizer, loss, augmentation and seed.
+    config: As configs/default.py.
     mesh: One axis, 'data', over all devices.
   """
-  model = create_model(**config.model)
-  num_steps = 10_000 + config.optimizer.warmup_steps  # only the schedule depends on it
-  augmentation = Augmentation(**config.augmentation)
-  optimizer, train_step = configured_step(config, model, augmentation, num_steps, mesh)
+  checked = parse_config(config, mesh.size)
+  model = checked.model
+  num_steps = 10_000 + checked.optimizer.warmup_steps  # only the schedule depends on it
+  optimizer, train_step = make_train_step(checked, num_steps, mesh)
   batch_size, (height, width) = config.training.batch_size, config.data.image_size
   replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P('data'))
   shapes = {
@@ -108,7 +107,7 @@ def training_step(config: ConfigDict, mesh: Mesh) -> Lowered:
 
     return run
 
-  size = tuple(augmentation.crop_size or (height, width))
+  size = tuple(checked.augmentation.crop_size or (height, width))
   flops = 2 * _PASSES['train'] * batch_size * multiply_adds(model, size)
   return Lowered('train', lowered, lower_seconds, start, flops)
 

@@ -41,16 +41,13 @@ def run(args: argparse.Namespace) -> int:
   from dense_aspp_jax.benchmark.output import append_result, lines, read_results
   from dense_aspp_jax.benchmark.steps import resized
   from dense_aspp_jax.errors import InputError
-  from dense_aspp_jax.labels import load_label_set
   from dense_aspp_jax.provenance import provenance
-  from dense_aspp_jax.training.config_check import check_consistency, check_fields
+  from dense_aspp_jax.training.config import parse_config
 
   if args.repeats < 1:
     raise InputError(f'--repeats {args.repeats}: expected at least 1')
-  check_fields(config)
   config = resized(config, args.batch, args.image_size and tuple(args.image_size))
-  check_fields(config)
-  check_consistency(config, load_label_set(config.data.label_set), jax.device_count())
+  parse_config(config, jax.device_count())
   if args.output:
     read_results(args.output)  # says now, not after minutes, that the file cannot be appended to
   results = []

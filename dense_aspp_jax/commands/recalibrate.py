@@ -8,8 +8,7 @@ from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_le
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.batch_norm import largest_changes, recalibrated_statistics
 from dense_aspp_jax.files import check_writable
-from dense_aspp_jax.training.recalibration import FOLDER, save_statistics
-from dense_aspp_jax.training.run import load_run
+from dense_aspp_jax.training.run import RECALIBRATED_FOLDER, load_run, save_statistics
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   """Writes WORKDIR/recalibrated/STEP_WEIGHTS; says how much the statistics changed."""
   check_at_least('--batch-size', args.batch_size)
-  check_writable(args.workdir / FOLDER, '--workdir')
+  check_writable(args.workdir / RECALIBRATED_FOLDER, '--workdir')
   run = load_run(args.workdir, args.checkpoint, args.weights)
   before = run.variables.get('batch_stats')
   if not before:

@@ -22,7 +22,7 @@ from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.pictures import save_png
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.provenance import provenance, write_json
-from dense_aspp_jax.training.config_check import check_fields
+from dense_aspp_jax.training.config import parse_config
 from dense_aspp_jax.training.run import load_run
 
 
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
   if config is None:
     config = ConfigDict(loaded.config)
   else:
-    check_fields(config)
+    parse_config(config)
     if loaded:
       _check_same_network(args.workdir, loaded.config['model'], config.model.to_dict())
   # In float32, whatever a run computes in: rounding would hide what is small.

@@ -5,37 +5,24 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import hashlib
 import json
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from dense_aspp_jax.datasets.examples import FOLDER_PREFIX
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.metrics import Scores
 from dense_aspp_jax.files import read_json
-from dense_aspp_jax.labels import LABEL_SETS, LabelSet
 from dense_aspp_jax.models.counts import count_parameters
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.results.machine_paths import without_machine_paths
 from dense_aspp_jax.results.protocol import BEST, LAST, ONE_MATRIX, Protocol
 from dense_aspp_jax.training import workdir as workdirs
+from dense_aspp_jax.training.config import canonical, config_hash
 
 EVALUATIONS = 'evaluations'  # folder of what `dense-aspp evaluate --record` wrote
 METRICS = 'metrics.jsonl'
 REMEDY = 'restore it, or leave the run out'
-# What does not change the network that a training ends with; sections end with a dot.
-_FREE_FIELDS = (
-  'seed',
-  'data.data_dir',
-  'data.num_workers',
-  'data.on_device',
-  'training.log_every_steps',
-  'evaluation.',
-  'checkpoint.',
-)
-_HASH_DIGITS = 12
 _MEANS = ('mean_iou', 'mean_iou_19', 'mean_iou_20')
 
 
@@ -143,44 +130,6 @@ def read_run(workdir: pathlib.Path) -> list[Row]:
         averaged = {**evaluation, **evaluation['test_time']['scores']}
         rows.append(_row(common, training, averaged, scores, data, evaluation['test_time']))
   return _once(rows)
-
-
-def config_hash(config: Mapping[str, Any], label_set: LabelSet, starts: Sequence[Mapping[str, Any]]) -> str:
-  """A short name of a configuration: equal for the seeds of one experiment, wherever they ran.
-
-  The first 12 hexadecimal digits of the SHA-256 of its canonical JSON, without the seed, the place of the
-  data, and what else does not change the network that the training ends with. Paths stand for what they
-  lead to: a folder's own name, the content of a label set, the digest of pretrained weights.
-
-  Args:
-    config: Of the run, as plain data.
-    label_set: What its class indices mean.
-    starts: The entries of its provenance.json.
-  """
-  config = json.loads(json.dumps(config))
-  data, init = config['data'], config['init']
-  if data['label_set'] not in LABEL_SETS:
-    data['label_set'] = label_set.to_json()
-  if data.get('dataset', '').startswith(FOLDER_PREFIX):
-    data['dataset'] = FOLDER_PREFIX + pathlib.PurePath(data['dataset'].removeprefix(FOLDER_PREFIX)).name
-  if init['extractor_weights'] is not None:
-    digests = [s['extractor_weights']['sha256'] for s in starts if s.get('extractor_weights')]
-    init['extractor_weights'] = digests[0] if digests else pathlib.PurePath(init['extractor_weights']).name
-  model = config.get('model', {})
-  if 'implementation' in model:  # under its former name, so that hashes stay as they were
-    model['formulation'] = {'fused': 'fast', 'reference': 'plain'}[model.pop('implementation')]
-  for name in _FREE_FIELDS:
-    section, _, field = name.partition('.')
-    if field:
-      config[section].pop(field, None)
-    else:
-      config.pop(section, None)
-  return hashlib.sha256(canonical(config).encode()).hexdigest()[:_HASH_DIGITS]
-
-
-def canonical(data: Any) -> str:
-  """JSON data as the one text that equal data have."""
-  return json.dumps(data, sort_keys=True, separators=(',', ':'), ensure_ascii=True)
 
 
 def _row(

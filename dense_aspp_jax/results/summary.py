@@ -16,7 +16,8 @@ from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.results.machine_paths import without_machine_paths
 from dense_aspp_jax.results.protocol import STANDARDS, Protocol, differences, standard_of
 from dense_aspp_jax.results.published import Published, read_published
-from dense_aspp_jax.results.runs import Row, canonical
+from dense_aspp_jax.results.runs import Row
+from dense_aspp_jax.training.config import canonical
 
 
 @dataclasses.dataclass(frozen=True)

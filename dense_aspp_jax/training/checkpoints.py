@@ -14,6 +14,7 @@ from dense_aspp_jax.checkpoint_io import load_checkpoint, named_arrays, read_rec
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.progress import say
 from dense_aspp_jax.training.checkpoint_series import CheckpointSeries, steps_in
+from dense_aspp_jax.training.config import model_record
 from dense_aspp_jax.training.train_step import TrainState
 
 LATEST = 'latest'
@@ -22,8 +23,6 @@ RAW = 'raw'
 EMA = 'ema'
 _SCORE = 'mean_iou'
 _MODEL = 'model'
-# How the network is computed; the arrays are the same. `formulation` is the former name of `implementation`.
-_FREE_MODEL_FIELDS = ('compute_dtype', 'implementation', 'formulation', 'rematerialize', 'dropout_rate')
 
 
 def _variables_items(state: TrainState) -> dict[str, Any]:
@@ -200,15 +199,6 @@ def checkpoints_directory(workdir: pathlib.Path) -> pathlib.Path:
 def has_latest(workdir: pathlib.Path) -> bool:
   """Whether there is a checkpoint to resume from."""
   return bool(steps_in(checkpoints_directory(workdir) / LATEST))
-
-
-def model_record(model_fields: Mapping[str, Any]) -> dict[str, Any]:
-  """The fields of a network that decide its arrays, as JSON data."""
-  return {
-    name: list(value) if isinstance(value, tuple | list) else value
-    for name, value in model_fields.items()
-    if name not in _FREE_MODEL_FIELDS
-  }
 
 
 def save_variables(

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
+from dense_aspp_jax import fields
+from dense_aspp_jax.datasets.class_frequencies import CLASS_WEIGHTINGS, class_weights, count_classes
+from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import IGNORE_LABEL
 from dense_aspp_jax.models.segmentation import Logits, SegmentationModel
 from dense_aspp_jax.models.upsampling import upsample_bilinear, upsampled_argmax
-from dense_aspp_jax.training.hard_pixels import hard_pixel_weights
-from dense_aspp_jax.training.losses import pixel_weights, upsampled_cross_entropy, upsampled_pixel_losses
+from dense_aspp_jax.training.losses import (
+  ohem_weights,
+  pixel_weights,
+  upsampled_cross_entropy,
+  upsampled_pixel_losses,
+)
 from dense_aspp_jax.training.region_losses import REGION_LOSSES
 
 
@@ -21,19 +29,20 @@ class Objective:
   """The loss of a batch: cross entropy + region_weight x region loss + auxiliary_weight x auxiliary one.
 
   Cross entropy is the mean over the counted pixels, weighted by class. With `ohem_threshold` it is that over
-  the hard pixels alone, see `hard_pixel_weights`. The auxiliary head's is always over all counted pixels.
+  the hard pixels alone, see `ohem_weights`. The auxiliary head's is always over all counted pixels.
 
   Where a batch is computed in parts, cross entropy is that of the whole batch all the same; OHEM and the
   region losses are those of each part, averaged.
 
   Attributes:
-    class_weights: One weight a class; () for all 1.
+    class_weights: One weight per class; () for all 1.
     ignore_label: A class index left out, besides `IGNORE_LABEL`.
     ohem_threshold: Probability of the true class below which a pixel is hard; 0: all pixels count.
     ohem_min_kept: Share of the counted pixels, the hardest, that count in any case.
     region: 'none', or a key of `REGION_LOSSES`.
     region_weight: Of the region loss.
     auxiliary_weight: Of the auxiliary head's cross entropy, where the network has that head.
+    class_weighting: 'none', or the rule in `CLASS_WEIGHTINGS` that gives `class_weights`; see `counted`.
   """
 
   class_weights: tuple[float, ...] = ()
@@ -43,10 +52,36 @@ class Objective:
   region: str = 'none'
   region_weight: float = 1.0
   auxiliary_weight: float = 0.4
+  class_weighting: str = 'none'
 
   def __post_init__(self):
-    if self.region not in ('none', *REGION_LOSSES):
-      raise InputError(f'loss.region = {self.region!r}: expected none, {" or ".join(REGION_LOSSES)}')
+    """Checks the values. Raises InputError."""
+    weights = self.class_weights
+    holds = isinstance(weights, tuple | list) and all(fields.is_number(w) and w >= 0 for w in weights)
+    expected = 'none, or one number of at least 0 per class, not all 0'
+    fields.check('loss.class_weights', weights, holds and (not weights or any(weights)), expected)
+    object.__setattr__(self, 'class_weights', tuple(weights))  # JSON has lists; jit needs what can be hashed
+    fields.check_integer('loss.ignore_label', self.ignore_label, 0, 255)
+    for name in ('ohem_threshold', 'ohem_min_kept'):
+      value = getattr(self, name)
+      fields.check(f'loss.{name}', value, fields.is_number(value) and 0 <= value <= 1, 'a number, 0 to 1')
+    fields.check_choice('loss.region', self.region, ('none', *REGION_LOSSES))
+    fields.check_number('loss.region_weight', self.region_weight, at_least=0)
+    fields.check_number('loss.auxiliary_weight', self.auxiliary_weight, at_least=0)
+    fields.check_choice('loss.class_weighting', self.class_weighting, ('none', *CLASS_WEIGHTINGS))
+    if weights and self.class_weighting != 'none':
+      raise InputError(
+        f'config.loss.class_weighting = {self.class_weighting!r}, and config.loss.class_weights are given: '
+        'set only one of them'
+      )
+
+  def counted(self, examples: Sequence[CachedExample], num_classes: int) -> Objective:
+    """With the class weights that `class_weighting` gives for these training examples."""
+    if self.class_weighting == 'none':
+      return self
+    counts = count_classes(examples, num_classes, self.ignore_label)
+    weights = class_weights(counts, self.class_weighting)
+    return dataclasses.replace(self, class_weights=weights, class_weighting='none')
 
   def weights(self, labels: jax.Array, num_classes: int) -> jax.Array:
     """The pixels' weights, see `pixel_weights`; it counts where they are above 0."""
@@ -77,7 +112,7 @@ class Objective:
     logits, auxiliary = outputs
     if self.ohem_threshold:
       losses = upsampled_pixel_losses(logits, labels, model.stride)
-      hard = hard_pixel_weights(losses, weights, threshold=self.ohem_threshold, min_kept=self.ohem_min_kept)
+      hard = ohem_weights(losses, weights, threshold=self.ohem_threshold, min_kept=self.ohem_min_kept)
       loss, _ = upsampled_cross_entropy(logits, labels, hard, model.stride)
       loss /= num_parts * above_zero(jnp.sum(hard))
       predictions = upsampled_argmax(logits, labels.shape[1:], (float(model.stride),) * 2)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,21 +13,16 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from dense_aspp_jax.datasets.class_frequencies import class_weights, count_classes
 from dense_aspp_jax.datasets.examples import CachedExample
-from dense_aspp_jax.datasets.load import load_split
-from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.metrics import Scores, confusion_matrix
 from dense_aspp_jax.evaluation.pictures import comparison, gallery
 from dense_aspp_jax.evaluation.predictor import Predictor
-from dense_aspp_jax.labels import LabelSet, load_label_set
-from dense_aspp_jax.models.segmentation import SegmentationModel, create_model
+from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.progress import progress_bar, say
 from dense_aspp_jax.training.augmentation import Augmentation
-from dense_aspp_jax.training.config_check import check_consistency, check_fields
-from dense_aspp_jax.training.configured_step import configured_step
-from dense_aspp_jax.training.train_step import create_state
+from dense_aspp_jax.training.config import parse_config
+from dense_aspp_jax.training.train_step import create_state, make_train_step
 
 _STEPS_BETWEEN_SCORES = 20
 
@@ -71,24 +67,23 @@ def overfit(config: ConfigDict, *, num_images: int, target: float, max_steps: in
   Raises:
     InputError: Bad configuration or data.
   """
-  config = _without_obstacles(config, num_images, max_steps)
-  check_fields(config)
-  label_set = load_label_set(config.data.label_set)
-  check_consistency(config, label_set, 1)
-  model = create_model(**config.model)
-  examples = _examples(config, label_set, num_images)
+  checked = parse_config(_without_obstacles(config, num_images, max_steps))
+  model, label_set, data = checked.model, checked.label_set, checked.data
+  split = data.open_train(label_set=label_set, cached=False)
+  if len(split) < num_images:
+    raise InputError(f'split {data.train_split!r} has {len(split)} images; {num_images} are asked for')
+  indices = np.linspace(0, len(split) - 1, num_images).round().astype(int)
+  examples = [_cropped(split[int(index)], checked.augmentation.crop_size) for index in indices]
   batch = {name: np.stack([getattr(e, name) for e in examples]) for name in ('image', 'label')}
-  weighting = None
-  if config.loss.class_weighting != 'none':
-    counts = count_classes(examples, label_set.num_classes, config.loss.ignore_label)
-    weighting = class_weights(counts, config.loss.class_weighting)
+  objective = checked.loss.counted(examples, label_set.num_classes)
   mesh = Mesh(np.array(jax.devices()[:1]), ('data',))
-  optimizer, train_step = configured_step(config, model, Augmentation(), max_steps, mesh, weighting)
-  state = create_state(model, optimizer, config.seed)
+  unaugmented = dataclasses.replace(checked, augmentation=Augmentation())
+  optimizer, train_step = make_train_step(unaugmented, max_steps, mesh, objective)
+  state = create_state(model, optimizer, checked.seed)
   placed = jax.tree.map(jnp.asarray, batch)
   say(f'{num_images} images at {"x".join(map(str, batch["label"].shape[1:]))}; compiling ...')
   compiled = train_step.lower(state, placed).compile()
-  predictor = _predictor(config, model, state.variables)
+  predictor = Predictor(model, state.variables, data.preprocessing)
   history, seconds, metrics = [], 0.0, {}
   with progress_bar(max_steps, 'overfitting', 'step') as bar:
     for step in range(1, max_steps + 1):
@@ -100,7 +95,7 @@ def overfit(config: ConfigDict, *, num_images: int, target: float, max_steps: in
       if step % _STEPS_BETWEEN_SCORES == 0 or step == max_steps:
         predictor.update(state.variables)
         predictions = predictor.predict_batch(batch['image'], batch['label'].shape[1:])
-        scores = _score(batch['label'], predictions, config.loss.ignore_label, label_set)
+        scores = _score(batch['label'], predictions, checked.loss.ignore_label, label_set)
         history.append((step, loss, scores.mean_iou))
         bar.set_postfix({'loss': f'{loss:.3f}', 'mIoU': f'{100 * scores.mean_iou:.1f}%'})
         say(f'step {step}: loss {loss:.3f}, mean IoU {100 * scores.mean_iou:.1f} %')
@@ -131,24 +126,6 @@ def _without_obstacles(config: ConfigDict, num_images: int, max_steps: int) -> C
   return config
 
 
-def _examples(config: ConfigDict, label_set: LabelSet, count: int) -> list[CachedExample]:
-  data = config.data
-  split = load_split(
-    data.dataset,
-    data.train_split,
-    data_dir=data.data_dir,
-    label_set=label_set,
-    image_size=data.image_size,
-    native_labels=False,
-    cached=False,
-    held_out=data.held_out,
-  )
-  if len(split) < count:
-    raise InputError(f'split {data.train_split!r} has {len(split)} images; {count} are asked for')
-  indices = np.linspace(0, len(split) - 1, count).round().astype(int)
-  return [_cropped(split[int(index)], config.augmentation.crop_size) for index in indices]
-
-
 def _cropped(example: CachedExample, size: Sequence[int] | None) -> CachedExample:
   """The middle of an example."""
   rows, columns = (
@@ -156,11 +133,6 @@ def _cropped(example: CachedExample, size: Sequence[int] | None) -> CachedExampl
     for side, wanted in zip(example.label.shape, size or example.label.shape, strict=True)
   )
   return CachedExample(example.image_id, example.image[rows, columns], example.label[rows, columns])
-
-
-def _predictor(config: ConfigDict, model: SegmentationModel, variables: Any) -> Predictor:
-  data = config.data
-  return Predictor(model, variables, Preprocessing(data.image_size, data.mean, data.std))
 
 
 def _score(labels: np.ndarray, predictions: np.ndarray, ignore_label: int, label_set: LabelSet) -> Scores:

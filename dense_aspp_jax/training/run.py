@@ -5,26 +5,33 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 
+from dense_aspp_jax.checkpoint_io import load_checkpoint, save_checkpoint
 from dense_aspp_jax.datasets.cache import CacheSplit, DecodedSplit
-from dense_aspp_jax.datasets.load import load_split
-from dense_aspp_jax.datasets.preprocessing import Preprocessing
+from dense_aspp_jax.datasets.open import Data
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.predictor import Predictor
+from dense_aspp_jax.files import replaced_directory, write_json
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.training.checkpoints import EMA, RAW, restore_variables
-from dense_aspp_jax.training.recalibration import load_statistics
 from dense_aspp_jax.training.workdir import CONFIG, LABELS, read_config, read_label_set
 
 RUNNING = 'running'
 RECALIBRATED = 'recalibrated'
+# WORKDIR/recalibrated/STEP_WEIGHTS/recalibration.json: how BN statistics were estimated again
+# WORKDIR/recalibrated/STEP_WEIGHTS/checkpoint/: Orbax, 'batch_stats'
+RECALIBRATED_FOLDER = 'recalibrated'
+_RECORD = 'recalibration.json'
+_CHECKPOINT = 'checkpoint'
+_ITEM = 'batch_stats'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +77,11 @@ class Run:
       'provenance': provenance(),
     }
 
+  @property
+  def data(self) -> Data:
+    """The run's data set, as this network takes it."""
+    return Data(**self.config['data'])
+
   def load_split(
     self, split: str, data_dir: str | None = None, cached: bool = False
   ) -> CacheSplit | DecodedSplit:
@@ -79,38 +91,16 @@ class Run:
       split: 'train' (not augmented, without what the run held out), 'held_out', 'train+validation',
         'validation' or 'test'.
       data_dir: Where the prepared data are; None: where the run's configuration says.
-      cached: See `datasets.load.load_split`.
+      cached: See `Data.open`.
     """
-    data = self.config['data']
-    return load_split(
-      data['dataset'],
-      split,
-      data_dir=data_dir or data['data_dir'],
-      label_set=self.label_set,
-      image_size=data['image_size'],
-      native_labels=True,
-      keep_aspect=data['keep_aspect'],
-      cached=cached,
-      held_out=data.get('held_out', ()),
-    )
+    return self._data(data_dir).open(split, label_set=self.label_set, cached=cached)
 
   def load_train_split(self, data_dir: str | None = None) -> CacheSplit:
-    """Opens the training split as training reads it, without what is held out; not augmented.
+    """Opens the training split as training reads it, without what is held out; not augmented."""
+    return self._data(data_dir).open_train(label_set=self.label_set)
 
-    Args:
-      data_dir: As in `load_split`.
-    """
-    data = self.config['data']
-    return load_split(
-      data['dataset'],
-      data['train_split'],
-      data_dir=data_dir or data['data_dir'],
-      label_set=self.label_set,
-      image_size=data['image_size'],
-      native_labels=False,
-      skip_bad=data.get('skip_bad', 0),
-      held_out=data.get('held_out', ()),
-    )
+  def _data(self, data_dir: str | None) -> Data:
+    return dataclasses.replace(self.data, data_dir=data_dir) if data_dir else self.data
 
 
 def load_run(
@@ -133,8 +123,7 @@ def load_run(
   label_set = read_label_set(workdir)
   try:
     model = create_model(**config['model'])
-    data = config['data']
-    preprocessing = Preprocessing(data['image_size'], data['mean'], data['std'], data['keep_aspect'])
+    preprocessing = Data(**config['data']).preprocessing
   except (KeyError, TypeError) as error:
     raise InputError(f'{workdir / CONFIG}: not the configuration of a run ({error})') from error
   if label_set.num_classes != config['model']['num_classes']:
@@ -166,3 +155,58 @@ def _weights(workdir: pathlib.Path, config: dict[str, Any], weights: str | None)
       f'{workdir}: no moving averages of the weights (training.ema_decay = 0 in {CONFIG}); use those of {RAW}'
     )
   return weights
+
+
+def statistics_directory(workdir: pathlib.Path, step: int, weights: str) -> pathlib.Path:
+  """Where the statistics of one step's 'raw' or 'ema' weights are kept."""
+  return workdir / RECALIBRATED_FOLDER / f'{step}_{weights}'
+
+
+def save_statistics(
+  workdir: pathlib.Path, step: int, weights: str, batch_stats: Mapping[str, Any], record: Mapping[str, Any]
+) -> pathlib.Path:
+  """Writes recalibrated statistics, whole or not at all; earlier ones of the same weights are replaced.
+
+  Args:
+    workdir: The run's directory.
+    step: Updates made before the checkpoint was written.
+    weights: 'raw' or 'ema'.
+    batch_stats: The statistics.
+    record: JSON data: how they were estimated.
+
+  Returns:
+    The folder written.
+
+  Raises:
+    InputError: The folder holds something else.
+    RunError: It cannot be written.
+  """
+  directory = statistics_directory(workdir, step, weights)
+  with replaced_directory(directory, _RECORD) as folder:
+    save_checkpoint(folder / _CHECKPOINT, {_ITEM: dict(batch_stats)}, shown=directory)
+    write_json(folder / _RECORD, dict(record))
+  return directory
+
+
+def load_statistics(
+  workdir: pathlib.Path, checkpoint: str, step: int, weights: str, abstract_batch_stats: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Reads recalibrated statistics, as NumPy arrays.
+
+  Args:
+    workdir: The run's directory.
+    checkpoint: How the checkpoint was asked for, for the message.
+    step: See `save_statistics`.
+    weights: See `save_statistics`.
+    abstract_batch_stats: Shapes and types.
+
+  Raises:
+    InputError: There are none yet, and the message says how to make them; or they are damaged.
+  """
+  directory = statistics_directory(workdir, step, weights)
+  if not (directory / _RECORD).is_file():
+    raise InputError(
+      f'{directory}: no recalibrated statistics of the {weights} weights of step {step}. Make them with: '
+      f'dense-aspp recalibrate --workdir {workdir} --checkpoint {checkpoint} --weights {weights}'
+    )
+  return load_checkpoint(directory / _CHECKPOINT, {_ITEM: dict(abstract_batch_stats)})[_ITEM]

@@ -1,9 +1,13 @@
-"""The training loop: config and workdir in, checkpoints, logs and scores out."""
+"""The training script: configuration and workdir in; checkpoints, logs and scores out."""
 
 from __future__ import annotations
 
-import functools
+import contextlib
+import itertools
 import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,28 +15,25 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from dense_aspp_jax.datasets.cache import CacheSplit
-from dense_aspp_jax.datasets.class_frequencies import class_weights, count_classes
-from dense_aspp_jax.datasets.load import load_split
-from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.datasets.train_batches import train_batches
-from dense_aspp_jax.evaluation.metrics import Scores, format_table
+from dense_aspp_jax.errors import RunError, Stopped
+from dense_aspp_jax.evaluation.evaluate import evaluate, predict_split
+from dense_aspp_jax.evaluation.metrics import Scores, format_table, protocol
+from dense_aspp_jax.evaluation.pictures import predictions_gallery
 from dense_aspp_jax.evaluation.predictor import Predictor
-from dense_aspp_jax.labels import LabelSet, load_label_set
+from dense_aspp_jax.files import write_json
 from dense_aspp_jax.models.counts import PARTS, count_parameters
-from dense_aspp_jax.models.segmentation import SegmentationModel, create_model
-from dense_aspp_jax.progress import say
+from dense_aspp_jax.progress import progress_bar, say
+from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.training import workdir as workdirs
-from dense_aspp_jax.training.augmentation import Augmentation
-from dense_aspp_jax.training.checkpoints import Checkpoints, has_latest
-from dense_aspp_jax.training.config_check import check_consistency, check_extractor_weights, check_fields
-from dense_aspp_jax.training.configured_step import configured_step
-from dense_aspp_jax.training.log import RunLog, StepMonitor
-from dense_aspp_jax.training.run_evaluation import RunEvaluation, ranking
-from dense_aspp_jax.training.run_steps import run_steps
+from dense_aspp_jax.training.checkpoints import EMA, LATEST, RAW, Checkpoints, has_latest
+from dense_aspp_jax.training.config import Config, check_names, parse_config, plain, tuples, with_directory
+from dense_aspp_jax.training.log import RunLog
+from dense_aspp_jax.training.monitor import StepMonitor
 from dense_aspp_jax.training.stop import StopSignals
-from dense_aspp_jax.training.train_step import TrainState, create_state
-from dense_aspp_jax.weights.store import ExtractorWeights, load_extractor_weights
+from dense_aspp_jax.training.train_step import TrainState, create_state, make_train_step
+
+_WEIGHTS = {RAW: '', EMA: 'EMA: '}  # in the order they are scored -> how they are named in messages
 
 
 def train_and_evaluate(
@@ -51,44 +52,58 @@ def train_and_evaluate(
 
   Raises:
     InputError: Bad configuration, data or workdir; found before anything is written into the workdir.
-    RunError: Loss or gradient not finite, or something could not be written.
+    RunError: Loss or gradient not finite, the device has too little memory, a file cannot be written.
     Stopped: SIGTERM or SIGINT came; the run is saved and can be resumed.
   """
-  check_fields(config)
-  data = config.data
+  # ---------------------------------------- Check: nothing is written before all this has passed.
   mesh = Mesh(np.array(jax.devices()), ('data',))
   replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P('data'))
-  label_set = load_label_set(data.label_set)
-  check_consistency(config, label_set, mesh.size)
-  model = create_model(**config.model)
-  augmentation = Augmentation(**config.augmentation)
-  weights = None if has_latest(workdir) else _load_weights(config)
-  workdirs.check(workdir, config.to_dict(), label_set)
-  load = functools.partial(
-    load_split,
-    data.dataset,
-    data_dir=data.data_dir,
-    label_set=label_set,
-    image_size=data.image_size,
-    held_out=data.held_out,
-  )
-  train_split = load(data.train_split, native_labels=False, skip_bad=data.skip_bad)
-  validation_split = load(data.validation_split, native_labels=True, keep_aspect=data.keep_aspect)
+  given = plain(config)
+  check_names(given)
+  directory = workdirs.directory_of(workdir, given)
+  checked = parse_config(tuples(with_directory(given, directory)), mesh.size)
+  label_set, training = checked.label_set, checked.training
+  weights = None if has_latest(workdir) else checked.init.load(config.model.extractor, checked.data)
+  workdirs.check(workdir, given, directory, label_set)
+
+  # ---------------------------------------- Data
+  data = checked.data
+  train_split = data.open_train(label_set=label_set)
+  validation_split = data.open(data.validation_split, label_set=label_set)
 
   def steps(epochs: float) -> int:
     """Updates in so many passes over the training split, at least 1; batches run across epoch ends."""
-    return max(1, int(epochs * len(train_split) / config.training.batch_size))
+    return max(1, int(epochs * len(train_split) / training.batch_size))
 
-  num_steps = steps(config.training.num_epochs)
-  weighting = _class_weights(config, train_split, label_set)
-  optimizer, train_step = configured_step(config, model, augmentation, num_steps, mesh, weighting)
-  splits = {data.train_split: train_split, data.validation_split: validation_split}
+  num_steps = steps(training.num_epochs)
+  evaluate_every, save_every = steps(checked.evaluation.every_epochs), steps(checked.checkpoint.every_epochs)
+
+  def due(step: int, every: int) -> bool:
+    return step % every == 0 or step == num_steps
+
+  # ---------------------------------------- Model and step
+  model = checked.model
+  objective = checked.loss.counted(train_split, label_set.num_classes)
+  if objective is not checked.loss:
+    names_and_weights = zip(label_set.class_names, objective.class_weights, strict=True)
+    listed = ', '.join(f'{name} {weight:.2f}' for name, weight in names_and_weights)
+    say(f'class weights ({checked.loss.class_weighting}): {listed}')
+  optimizer, train_step = make_train_step(checked, num_steps, mesh, objective)
+
   with (
     StopSignals() as stop,  # outermost: also while the last checkpoint is written
-    workdirs.begin(workdir, config.to_dict(), label_set, splits),
-    Checkpoints(workdir, config.checkpoint.keep, config.model.to_dict()) as checkpoints,
+    workdirs.begin(
+      workdir,
+      given,
+      directory,
+      label_set,
+      {data.train_split: train_split, data.validation_split: validation_split},
+    ),
+    Checkpoints(workdir, checked.checkpoint.keep, given['model']) as checkpoints,
+    contextlib.ExitStack() as files,
   ):
-    state = create_state(model, optimizer, config.seed, weights, ema=config.training.ema_decay > 0)
+    # ---------------------------------------- Restore
+    state = create_state(model, optimizer, checked.seed, weights, ema=training.ema_decay > 0)
     state = _placed(checkpoints.restore_latest(state, strict_resume) or state, replicated)
     checkpoints.verify_best(state)
     first_step = int(state.step)
@@ -103,69 +118,135 @@ def train_and_evaluate(
       say(f'extractor weights: {weights.description["source"]}, {weights.description["file"]}')
     workdirs.record_start(
       workdir,
-      config.to_dict(),
+      given,
+      directory,
       first_step,
       extractor_weights=weights.description if weights else None,
-      class_weights=weighting,
+      class_weights=None if objective is checked.loss else objective.class_weights,
     )
     if first_step:
       say(f'{workdir}: resuming at step {first_step} of {num_steps}')
-    _say_sizes(config, model, len(train_split), len(validation_split), num_steps, mesh)
-    preprocessing = Preprocessing(data.image_size, data.mean, data.std, data.keep_aspect)
-    predictor = Predictor(model, state.variables, preprocessing)
+    _say_sizes(checked, config.model.extractor, len(train_split), len(validation_split), num_steps, mesh)
+
+    # ---------------------------------------- Evaluate
+    predictor = Predictor(model, state.variables, data.preprocessing)
+    log = RunLog(workdir, first_step, evaluated)
+    files.callback(log.close)
+
+    def evaluate_state(state: TrainState) -> dict[str, Scores]:
+      """Scores raw weights and, where there are any, moving averages; keeps the best, writes the scores.
+
+      The best checkpoint is that of the moving averages where there are any: the ones used by default.
+      """
+      step, scores = int(state.step), {}
+      for name, variables in ((RAW, state.variables), (EMA, state.ema)):
+        if variables is None:
+          continue
+        predictor.update(variables)
+        batch_size, num_pictures = checked.evaluation.batch_size, checked.evaluation.num_pictures
+        confusion = evaluate(
+          predictor, validation_split, label_set, batch_size=batch_size, before_batch=stop.check
+        )
+        scores[name], picture = confusion.scores(), None
+        if num_pictures and name == RAW and jax.process_index() == 0:
+          predictions = predict_split(predictor, validation_split, batch_size, stop.check)
+          picture = predictions_gallery(itertools.islice(predictions, num_pictures), label_set)
+        log.scores(step, 'validation' if name == RAW else f'validation_{name}', scores[name], picture)
+        say(
+          f'step {step}: {_WEIGHTS[name]}mean IoU {100 * scores[name].mean_iou:.1f} %, '
+          f'pixel accuracy {100 * scores[name].pixel_accuracy:.1f} %'
+        )
+      checkpoints.save_best(state, _ranking(scores).mean_iou)
+      if jax.process_index() == 0:
+        result = {
+          **scores[RAW].to_json(),
+          'weights': RAW,
+          EMA: scores[EMA].to_json() if EMA in scores else None,
+          'bn': 'running',
+          'bn_batch_size': None,
+          'test_time': None,
+          'checkpoint': LATEST,
+          'step': step,
+          'num_steps': num_steps,
+          'dataset': given['data']['dataset'],
+          'split': data.validation_split,
+          'images': len(validation_split),
+          'train_images': len(train_split),
+          'protocol': protocol(label_set),
+          'seed': checked.seed,
+          'config': given,
+          'provenance': provenance(),
+        }
+        write_json(workdir / workdirs.SCORES, result)  # last: it says that this evaluation is complete
+      return scores
+
+    # ---------------------------------------- Loop
     batches = train_batches(
       train_split,
-      batch_size=config.training.batch_size,
-      seed=config.seed,
+      batch_size=training.batch_size,
+      seed=checked.seed,
       start_step=first_step,
       sharding=sharded,
       on_device=data.on_device,
       num_workers=data.num_workers,
     )
-    log = RunLog(workdir, first_step, evaluated)
-
-    evaluation = RunEvaluation(
-      config,
-      workdir,
-      label_set,
-      predictor,
-      validation_split,
-      train_images=len(train_split),
-      num_steps=num_steps,
-      checkpoints=checkpoints,
-      log=log,
-      stop=stop,
-    )
-
+    files.callback(batches.close)
+    monitor = StepMonitor(log, training.log_every_steps, training.batch_size, training.max_skipped_steps)
+    scores: dict[str, Scores] = {}
     try:
-      scores = run_steps(
-        state,
-        train_step,
-        batches,
-        evaluation,
-        checkpoints,
-        StepMonitor(
-          log,
-          config.training.log_every_steps,
-          config.training.batch_size,
-          config.training.max_skipped_steps,
-        ),
-        stop,
-        num_steps=num_steps,
-        evaluate_every=steps(config.evaluation.every_epochs),
-        checkpoint_every=steps(config.checkpoint.every_epochs),
-        evaluated=evaluated,
-      )
-    finally:
-      batches.close()
-      log.close()
+      with _device_memory_explained():
+        if first_step and due(first_step, evaluate_every) and not evaluated:
+          say(f'the evaluation of step {first_step} was cut off and is made again')
+          scores = evaluate_state(state)
+        if first_step < num_steps:
+          batch = next(batches)
+          start = time.perf_counter()
+          train_step = train_step.lower(state, batch).compile()
+          say(f'compiled in {time.perf_counter() - start:.0f} s')
+          prefetched = itertools.chain([batch], batches)
+          del batch
+          with progress_bar(num_steps, 'training', 'step', initial=first_step) as bar:
+            monitor.start()
+            for step in range(first_step + 1, num_steps + 1):
+              with monitor.waiting_for_data():
+                batch = next(prefetched)
+              state, metrics = train_step(state, batch)
+              monitor.add(step, metrics)
+              bar.set_postfix(monitor.latest, refresh=False)
+              bar.update()
+              if due(step, save_every) or due(step, evaluate_every):
+                with monitor.paused():  # the loss is known to be finite before a state is saved or scored
+                  # Saved first: a run that ends in an evaluation repeats only the evaluation.
+                  if due(step, save_every):
+                    checkpoints.save_latest(state)
+                  if due(step, evaluate_every):
+                    scores = evaluate_state(state)
+              if step < num_steps and stop.due(step):
+                raise stop.stopped()
+          say(monitor.finish())
+    except Stopped as stopped:
+      with monitor.paused():
+        checkpoints.save_latest(state)
+      checkpoints.close()
+      say(monitor.finish())
+      raise Stopped(
+        stopped.signal,
+        f'stopped by {stopped.signal.name} at step {int(state.step)} of {num_steps}, which is saved; the '
+        'same command resumes the run',
+      ) from None
+
   if jax.process_index() == 0:
+    for name, table in scores.items():
+      print(*([f'{name} weights:'] if len(scores) > 1 else []), format_table(table), sep='\n')
     best = f'{100 * checkpoints.best_score:.2f} % at step {checkpoints.best_step}'
-    for weights, table in scores.items():
-      print(*([f'{weights} weights:'] if len(scores) > 1 else []), format_table(table), sep='\n')
     print(f'these are the scores of step {num_steps}; best mean IoU: {best}')
     print(f'checkpoints {workdir}/checkpoints, pictures {workdir}/pictures, scores {workdir}/scores.json')
-  return ranking(scores)
+  return _ranking(scores)
+
+
+def _ranking(scores: dict[str, Scores]) -> Scores:
+  """The scores that rank checkpoints: those of the moving averages, where there are any."""
+  return scores.get(EMA, scores[RAW])
 
 
 def _placed(state: TrainState, sharding: NamedSharding) -> TrainState:
@@ -175,43 +256,30 @@ def _placed(state: TrainState, sharding: NamedSharding) -> TrainState:
   )
 
 
-def _load_weights(config: ConfigDict) -> ExtractorWeights | None:
-  """The weights the extractor starts from, None if it starts from random ones."""
-  if config.init.extractor_weights is None:
-    return None
-  weights = load_extractor_weights(pathlib.Path(config.init.extractor_weights).expanduser())
-  check_extractor_weights(config, weights)
-  return weights
-
-
-def _class_weights(
-  config: ConfigDict, train_split: CacheSplit, label_set: LabelSet
-) -> tuple[float, ...] | None:
-  """What `config.loss.class_weighting` makes of the training split; None where there is no rule."""
-  rule = config.loss.class_weighting
-  if rule == 'none':
-    return None
-  counts = count_classes(train_split, label_set.num_classes, config.loss.ignore_label)
-  weights = class_weights(counts, rule)
-  listed = ', '.join(f'{name} {w:.2f}' for name, w in zip(label_set.class_names, weights, strict=True))
-  say(f'class weights ({rule}): {listed}')
-  return weights
+@contextlib.contextmanager
+def _device_memory_explained() -> Iterator[None]:
+  """Says what to do where a device has too little memory."""
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    reason = str(error).splitlines()[0][:200]
+    raise RunError(
+      f'the device has too little memory ({reason}). Choose a smaller training.batch_size, data.image_size '
+      'or augmentation.crop_size, or more training.gradient_accumulation; or set model.rematerialize'
+    ) from error
 
 
 def _say_sizes(
-  config: ConfigDict,
-  model: SegmentationModel,
-  num_train: int,
-  num_validation: int,
-  num_steps: int,
-  mesh: Mesh,
+  config: Config, extractor: str, num_train: int, num_validation: int, num_steps: int, mesh: Mesh
 ) -> None:
-  counts = count_parameters(model, config.data.image_size)
+  counts: dict[str, Any] = count_parameters(config.model, config.data.image_size)
   height, width = config.data.image_size
-  names = {'dense_aspp': 'DenseASPP', 'skip_decoder': 'skip decoder', 'auxiliary_head': 'auxiliary head'}
-  names['extractor'] = config.model.extractor
+  names = {'extractor': extractor, 'dense_aspp': 'DenseASPP'}
+  names |= {'skip_decoder': 'skip decoder', 'auxiliary_head': 'auxiliary head'}
   parts = ' + '.join(f'{names.get(part, part)} {counts[part]:,}' for part in PARTS if counts[part])
-  say(f'network: {parts} = {counts["total"]:,} parameters, {counts["gmac"]:.2f} GMAC an image')
+  say(f'network: {parts} = {counts["total"]:,} parameters, {counts["gmac"]:.2f} GMAC per image')
   say(
     f'{num_train} training and {num_validation} validation images, {num_steps} steps of '
     f'{config.training.batch_size} images at {height}x{width} on {mesh.size} x '

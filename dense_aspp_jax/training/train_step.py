@@ -11,11 +11,13 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from dense_aspp_jax.datasets.preprocessing import normalize
 from dense_aspp_jax.models.segmentation import SegmentationModel
 from dense_aspp_jax.training.augmentation import Augmentation, augment
+from dense_aspp_jax.training.config import Config
 from dense_aspp_jax.training.objective import Objective, above_zero
 from dense_aspp_jax.weights.store import ExtractorWeights, merge_extractor
 
@@ -189,6 +191,45 @@ def create_train_step(
     return new.replace(step=state.step + 1), step_metrics
 
   return train_step
+
+
+def make_train_step(
+  config: Config, num_steps: int, mesh: Mesh, objective: Objective | None = None
+) -> tuple[optax.GradientTransformation, jax.stages.Wrapped]:
+  """Makes the optimizer and the train step of a configuration, under jit.
+
+  Args:
+    config: The configuration.
+    num_steps: Of the whole run, for the schedule.
+    mesh: One axis, 'data', over all devices; the batch is spread over it, the state is on every device.
+    objective: Instead of `config.loss`.
+
+  Returns:
+    The optimizer, and `train_step(state, batch) -> (state, metrics)`, which takes the state's memory.
+  """
+  rate = config.optimizer.rate(num_steps)
+  optimizer = config.optimizer.create(rate)
+  train_step = create_train_step(
+    config.model,
+    optimizer,
+    rate,
+    seed=config.seed,
+    mean=config.data.mean,
+    std=config.data.std,
+    augmentation=config.augmentation,
+    objective=objective or config.loss,
+    gradient_accumulation=config.training.gradient_accumulation,
+    skip_not_finite=config.training.max_skipped_steps > 0,
+    ema_decay=config.training.ema_decay,
+    mesh=mesh,
+  )
+  replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P('data'))
+  return optimizer, jax.jit(
+    train_step,
+    in_shardings=(replicated, sharded),
+    out_shardings=(replicated, replicated),
+    donate_argnums=0,
+  )
 
 
 def _averaged(ema: Any, variables: Any, decay: float, step: jax.Array) -> Any:

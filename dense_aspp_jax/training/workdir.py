@@ -12,11 +12,11 @@ from typing import Any
 import jax
 
 from dense_aspp_jax.datasets.cache import CacheSplit
-from dense_aspp_jax.datasets.examples import FOLDER_PREFIX
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.files import check_writable, read_json, write_json
-from dense_aspp_jax.labels import LABEL_SETS, LabelSet
+from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.provenance import provenance
+from dense_aspp_jax.training.config import differences, migrate, paths_in, tuples, with_directory
 
 CONFIG = 'config.json'
 LABELS = 'labels.json'
@@ -24,28 +24,19 @@ DATA = 'data.json'
 SCORES = 'scores.json'  # of the last evaluation
 PROVENANCE = 'provenance.json'  # one entry for each time the run was started
 
+_DIRECTORY = 'directory'  # in config.json, beside the sections: where the configuration was given
 _REMEDY = 'restore the files of the run, or check --workdir'
 
-# Fields that a resumed run may change: none of them alters what a given step computes. Nor does
-# training.num_epochs where the learning rate is constant; a schedule ends with the run.
-_FREE_FIELDS = (
-  'data.data_dir',
-  'data.num_workers',
-  'data.on_device',
-  'data.skip_bad',  # data.json tells whether it left out other images
-  'training.log_every_steps',
-  'training.max_skipped_steps',
-  'evaluation.',
-  'checkpoint.',
-)
 
-
-def check(workdir: pathlib.Path, config: dict[str, Any], label_set: LabelSet) -> None:
+def check(
+  workdir: pathlib.Path, config: dict[str, Any], directory: pathlib.Path, label_set: LabelSet
+) -> None:
   """Checks that a run may be started or resumed in a directory; writes nothing.
 
   Args:
     workdir: The directory, which may be missing.
-    config: The whole configuration as plain data.
+    config: The whole configuration as it was given, as plain data.
+    directory: From `directory_of`.
     label_set: What the class indices mean.
 
   Raises:
@@ -53,7 +44,7 @@ def check(workdir: pathlib.Path, config: dict[str, Any], label_set: LabelSet) ->
   """
   check_writable(workdir, '--workdir')
   if (workdir / CONFIG).exists():
-    _check_same(workdir, _stored_form(config), label_set)
+    _check_same(workdir, with_directory(config, directory), label_set)
     return
   # Ours of a start that was cut off before CONFIG, or that another process is making just now.
   ours = {LABELS, DATA, PROVENANCE}
@@ -68,13 +59,18 @@ def check(workdir: pathlib.Path, config: dict[str, Any], label_set: LabelSet) ->
 
 @contextlib.contextmanager
 def begin(
-  workdir: pathlib.Path, config: dict[str, Any], label_set: LabelSet, splits: Mapping[str, CacheSplit]
+  workdir: pathlib.Path,
+  config: dict[str, Any],
+  directory: pathlib.Path,
+  label_set: LabelSet,
+  splits: Mapping[str, CacheSplit],
 ) -> Iterator[None]:
   """Makes a directory that `check` let pass a run's, and this process's own inside the `with` block.
 
   Args:
     workdir: Created if missing.
-    config: The whole configuration as plain data; paths in it are stored as absolute ones.
+    config: The whole configuration as it was given, as plain data.
+    directory: From `directory_of`.
     label_set: What the class indices mean.
     splits: The data the run uses, by split.
 
@@ -95,13 +91,16 @@ def begin(
       write_json(workdir / LABELS, label_set.to_json())
       write_json(workdir / DATA, data)
       write_json(workdir / PROVENANCE, [])
-      write_json(workdir / CONFIG, _stored_form(config))  # last: it makes the directory a run's
+      write_json(
+        workdir / CONFIG, {_DIRECTORY: str(directory), **config}
+      )  # last: it makes the directory a run's
     yield
 
 
 def record_start(
   workdir: pathlib.Path,
   config: dict[str, Any],
+  directory: pathlib.Path,
   step: int,
   extractor_weights: dict[str, Any] | None = None,
   class_weights: tuple[float, ...] | None = None,
@@ -115,7 +114,7 @@ def record_start(
     if class_weights is not None:
       start['class_weights'] = list(class_weights)
     write_json(workdir / PROVENANCE, [*starts, start])
-    write_json(workdir / CONFIG, _stored_form(config))
+    write_json(workdir / CONFIG, {_DIRECTORY: str(directory), **config})
 
 
 @contextlib.contextmanager
@@ -147,16 +146,7 @@ def _check_same_data(workdir: pathlib.Path, data: dict[str, Any]) -> None:
 
 
 def _check_same(workdir: pathlib.Path, config: dict[str, Any], label_set: LabelSet) -> None:
-  stored = dict(_flat(read_config(workdir)))
-  given = dict(_flat(config))
-  free = _FREE_FIELDS
-  if given.get('optimizer.schedule') == 'constant':
-    free += ('training.num_epochs',)
-  different = [
-    f'config.{name}: {stored.get(name)!r} there, {given.get(name)!r} given'
-    for name in sorted(stored.keys() | given.keys())
-    if stored.get(name) != given.get(name) and not name.startswith(free)
-  ]
+  different = differences(read_config(workdir), config)
   if read_label_set(workdir) != label_set:
     different.append(f'the content of label set {label_set.name!r}')
   if different:
@@ -166,45 +156,30 @@ def _check_same(workdir: pathlib.Path, config: dict[str, Any], label_set: LabelS
     )
 
 
-def _stored_form(config: dict[str, Any]) -> dict[str, Any]:
-  """Plain JSON data with absolute paths, so that a run can be used from any directory."""
-  config = _plain(config)
-  data = config['data']
-  if data['data_dir'] is not None:
-    data['data_dir'] = _absolute(data['data_dir'])
-  if data['dataset'].startswith(FOLDER_PREFIX):
-    data['dataset'] = FOLDER_PREFIX + _absolute(data['dataset'].removeprefix(FOLDER_PREFIX))
-  if data['label_set'] not in LABEL_SETS:
-    data['label_set'] = _absolute(data['label_set'])
-  if config['init']['extractor_weights'] is not None:
-    config['init']['extractor_weights'] = _absolute(config['init']['extractor_weights'])
-  return config
+def directory_of(workdir: pathlib.Path, config: dict[str, Any]) -> pathlib.Path:
+  """The directory that relative paths of a configuration are resolved against.
+
+  The current one; for a run that is resumed with the same paths, the one they were first given in, unless
+  they lead somewhere from the current one.
+  """
+  here = pathlib.Path.cwd()
+  if not (workdir / CONFIG).exists():
+    return here
+  stored = _read_stored(workdir)
+  first = pathlib.Path(stored.get(_DIRECTORY, here))
+  paths = [path for path in paths_in(config) if not pathlib.Path(path).expanduser().is_absolute()]
+  found_here = all((here / path).exists() for path in paths)
+  return here if found_here or paths_in(stored) != paths_in(config) else first
 
 
-def _absolute(path: str) -> str:
-  return str(pathlib.Path(path).expanduser().absolute())
-
-
-def _plain(value: Any) -> Any:
-  """Tuples become lists, as JSON has them."""
-  if isinstance(value, dict):
-    return {name: _plain(v) for name, v in value.items()}
-  return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def _tuples(value: Any) -> Any:
-  if isinstance(value, dict):
-    return {name: _tuples(v) for name, v in value.items()}
-  return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
-
-
-def _flat(tree: dict[str, Any], prefix: str = '') -> list[tuple[str, Any]]:
-  pairs = []
-  for name, value in tree.items():
-    pairs += (
-      _flat(value, f'{prefix}{name}.') if isinstance(value, dict) else [(f'{prefix}{name}', _plain(value))]
-    )
-  return pairs
+def _read_stored(workdir: pathlib.Path) -> dict[str, Any]:
+  """The content of config.json in today's fields, as it was given, and the directory it was given in."""
+  if not (workdir / CONFIG).exists():
+    raise InputError(f'{workdir}: no {CONFIG} there, so it is not the directory of a run; check --workdir')
+  stored = read_json(workdir / CONFIG, _REMEDY)
+  if not isinstance(stored, dict):
+    raise InputError(f'{workdir / CONFIG}: not the configuration of a run; {_REMEDY}')
+  return migrate(stored)
 
 
 def scored_step(workdir: pathlib.Path) -> int | None:
@@ -216,21 +191,10 @@ def scored_step(workdir: pathlib.Path) -> int | None:
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
-  """The configuration stored with a run, as plain data; no code of the workdir is executed."""
-  if not (workdir / CONFIG).exists():
-    raise InputError(f'{workdir}: no {CONFIG} there, so it is not the directory of a run; check --workdir')
-  return _migrated(_tuples(read_json(workdir / CONFIG, _REMEDY)))
-
-
-def _migrated(config: dict[str, Any]) -> dict[str, Any]:
-  """A configuration as it is written now: `model.implementation` was `formulation`, 'fast' or 'plain'."""
-  model = config.get('model')
-  if not isinstance(model, dict) or 'formulation' not in model:
-    return config
-  names = {'fast': 'fused', 'plain': 'reference'}
-  model = {**model, 'implementation': names.get(model['formulation'], model['formulation'])}
-  del model['formulation']
-  return {**config, 'model': model}
+  """The configuration stored with a run, with absolute paths; no code of the workdir is executed."""
+  stored = _read_stored(workdir)
+  directory = stored.pop(_DIRECTORY, None)  # versions before it stored absolute paths
+  return tuples(stored if directory is None else with_directory(stored, pathlib.Path(directory)))
 
 
 def read_label_set(workdir: pathlib.Path) -> LabelSet:

@@ -20,35 +20,54 @@ from dense_aspp_jax.models.counts import multiply_adds
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.training.augmentation import Augmentation
 from dense_aspp_jax.training.objective import Objective
-from dense_aspp_jax.training.optimizer import create_optimizer, create_schedule
+from dense_aspp_jax.training.optimizer import Optimizer
 from dense_aspp_jax.training.train_step import create_state, create_train_step
+
+RECIPE = {
+  'seed': 7,
+  'data.mean': (0.1, 0.2, 0.3),
+  'data.std': (0.4, 0.5, 0.6),
+  'augmentation.brightness': 0.25,
+  'loss.ignore_label': 19,
+  'loss.region': 'dice',
+  'loss.region_weight': 0.5,
+  'optimizer.name': 'adamw',
+  'optimizer.learning_rate': 0.01,
+  'optimizer.weight_decay': 0.1,
+  'optimizer.schedule': 'poly',
+  'optimizer.warmup_steps': 3,
+  'training.max_skipped_steps': 3,
+}
 
 
 @pytest.fixture(scope='module')
 def compiled_training():
-  step = training_step(make_config(), device_mesh())
+  step = training_step(make_config(**RECIPE), device_mesh())
   return step, step.lowered.compile()
 
 
 def test_the_training_step_is_the_one_of_training(compiled_training):
-  config = make_config()
+  config = make_config(**RECIPE)
   step, compiled = compiled_training
   run = step.start(compiled)
   losses = [float(run()['loss']) for _ in range(2)]
   model = create_model(**config.model)
-  schedule = create_schedule(schedule='constant', learning_rate=3e-4, num_steps=10)
-  optimizer = create_optimizer(schedule, name='adam', weight_decay=1e-5)
+  update = Optimizer(name='adamw', learning_rate=0.01, weight_decay=0.1, schedule='poly', warmup_steps=3)
+  schedule = update.rate(10_003)
+  optimizer = update.create(schedule)
   train_step = create_train_step(
     model,
     optimizer,
     schedule,
-    seed=0,
-    mean=config.data.mean,
-    std=config.data.std,
-    augmentation=Augmentation(),
-    objective=Objective(),
+    seed=7,
+    mean=(0.1, 0.2, 0.3),
+    std=(0.4, 0.5, 0.6),
+    augmentation=Augmentation(brightness=0.25),
+    objective=Objective(ignore_label=19, region='dice', region_weight=0.5),
+    gradient_accumulation=1,
+    skip_not_finite=True,
   )
-  state, batch = create_state(model, optimizer, 0), jax.tree.map(jnp.asarray, random_batch(config, 8))
+  state, batch = create_state(model, optimizer, 7), jax.tree.map(jnp.asarray, random_batch(config, 8))
   expected = []
   for _ in range(2):
     state, metrics = jax.jit(train_step)(state, batch)

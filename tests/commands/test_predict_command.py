@@ -15,8 +15,7 @@ from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.datasets.images import encode_png
 from dense_aspp_jax.evaluation.tta import AveragingPredictor
 from dense_aspp_jax.labels import CITYSCAPES_20
-from dense_aspp_jax.training.recalibration import save_statistics
-from dense_aspp_jax.training.run import load_run
+from dense_aspp_jax.training.run import load_run, save_statistics
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
 

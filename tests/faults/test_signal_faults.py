@@ -7,7 +7,8 @@ import fault_runs
 import pytest
 from fault_runs import digests, latest, train, train_arguments
 
-from dense_aspp_jax.training import checkpoint_series, run_evaluation
+from dense_aspp_jax.training import checkpoint_series
+from dense_aspp_jax.training import train as train_module
 
 pytestmark = pytest.mark.usefixtures('one_device')
 
@@ -54,14 +55,14 @@ def test_scenario_06_a_signal_to_a_process_of_its_own(scene_folder, tmp_path, nu
 
 
 def test_scenario_07_a_signal_in_the_evaluation(finished, scene_folder, tmp_path, monkeypatch, capsys):
-  evaluate = run_evaluation.evaluate
+  evaluate = train_module.evaluate
 
   def interrupted(*args, **arguments):
     send()
     scores = evaluate(*args, **arguments)
     pytest.fail(f'the evaluation went on to its end: {scores}')
 
-  monkeypatch.setattr(run_evaluation, 'evaluate', interrupted)
+  monkeypatch.setattr(train_module, 'evaluate', interrupted)
   assert train(scene_folder, tmp_path, checkpoint__every_epochs=100.0) == 143
   monkeypatch.undo()
   assert 'stopped by SIGTERM at step 4 of 4, which is saved' in capsys.readouterr().err

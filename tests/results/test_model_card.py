@@ -28,7 +28,7 @@ from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.results.model_card import weights_digest, write_cards
 from dense_aspp_jax.results.runs import read_run
-from dense_aspp_jax.training.checkpoints import model_record
+from dense_aspp_jax.training.config import model_record
 from dense_aspp_jax.training.run import load_run
 
 EMA = 0.25  # training.ema_decay

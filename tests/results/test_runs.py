@@ -18,7 +18,8 @@ from dense_aspp_jax.labels import CAMVID_11, LabelSet
 from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.results.protocol import ONE_MATRIX, Protocol
-from dense_aspp_jax.results.runs import Row, config_hash, read_run
+from dense_aspp_jax.results.runs import Row, read_run
+from dense_aspp_jax.training.config import config_hash
 
 
 def test_a_row_says_what_was_scored_how_and_what_made_it(tmp_path):

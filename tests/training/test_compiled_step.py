@@ -15,12 +15,10 @@ from ml_collections import ConfigDict
 
 from configs import default
 from dense_aspp_jax.models.layers import IMPLEMENTATIONS
-from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.models.upsampling import upsample_bilinear
-from dense_aspp_jax.training.augmentation import Augmentation
-from dense_aspp_jax.training.configured_step import configured_step
+from dense_aspp_jax.training.config import parse_config
 from dense_aspp_jax.training.losses import cross_entropy
-from dense_aspp_jax.training.train_step import create_state
+from dense_aspp_jax.training.train_step import create_state, make_train_step
 
 SIZE, BATCH = (64, 128), 1
 NUM_CLASSES = default.get_config().model.num_classes
@@ -34,10 +32,9 @@ def lower(platform: str, **model_fields) -> jax.stages.Lowered:
   with config.unlocked():
     config.model.update(model_fields)
   config.data.image_size = SIZE
-  model = create_model(**config.model)
-  mesh = Mesh(np.array(jax.devices()[:1]), ('data',))
-  optimizer, step = configured_step(config, model, Augmentation(**config.augmentation), 10, mesh)
-  state = jax.eval_shape(lambda: create_state(model, optimizer, 0))
+  checked = parse_config(config)
+  optimizer, step = make_train_step(checked, 10, Mesh(np.array(jax.devices()[:1]), ('data',)))
+  state = jax.eval_shape(lambda: create_state(checked.model, optimizer, 0))
   batch = {
     'image': jax.ShapeDtypeStruct((BATCH, *SIZE, 3), jnp.uint8),
     'label': jax.ShapeDtypeStruct((BATCH, *SIZE), jnp.uint8),

@@ -8,14 +8,14 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dense_aspp_jax.labels import IGNORE_LABEL
-from dense_aspp_jax.training.hard_pixels import hard_pixel_weights
 from dense_aspp_jax.training.losses import (
+  ohem_weights,
   pixel_weights,
   upsampled_cross_entropy,
   upsampled_pixel_losses,
 )
 
-mined = jax.jit(hard_pixel_weights, static_argnames=('threshold', 'min_kept'))
+mined = jax.jit(ohem_weights, static_argnames=('threshold', 'min_kept'))
 
 
 def reference(losses, weights, threshold, min_kept):
@@ -99,7 +99,7 @@ def test_mined_loss_and_gradient_are_those_of_the_hard_pixels_alone():
 
   def mine(logits):
     losses = upsampled_pixel_losses(logits, labels, 8)
-    return hard_pixel_weights(losses, weights, threshold=0.3, min_kept=0.0)
+    return ohem_weights(losses, weights, threshold=0.3, min_kept=0.0)
 
   losses = jax.jit(upsampled_pixel_losses, static_argnums=2)(logits, labels, 8)
   expected_weights = jnp.asarray(np.where(np.exp(-losses) < 0.3, weights, 0))

@@ -7,8 +7,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dense_aspp_jax.errors import RunError
-from dense_aspp_jax.training import log as log_module
-from dense_aspp_jax.training.log import RunLog, StepMonitor
+from dense_aspp_jax.training import monitor as monitor_module
+from dense_aspp_jax.training.log import RunLog
+from dense_aspp_jax.training.monitor import StepMonitor
 
 
 class Rows:
@@ -43,7 +44,7 @@ def test_means_are_of_all_steps_of_an_interval_and_the_last_one_may_be_short():
 
 def test_the_rate_counts_images_over_the_time_between_pauses(monkeypatch):
   clock = types.SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
-  monkeypatch.setattr(log_module, 'time', clock)
+  monkeypatch.setattr(monitor_module, 'time', clock)
   log = Rows()
   monitor = StepMonitor(log, log_every=2, batch_size=4)
   monitor.start()
@@ -65,7 +66,7 @@ def test_the_rate_counts_images_over_the_time_between_pauses(monkeypatch):
 
 def test_the_wait_for_data_is_a_share_of_the_time_between_pauses(monkeypatch):
   clock = types.SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
-  monkeypatch.setattr(log_module, 'time', clock)
+  monkeypatch.setattr(monitor_module, 'time', clock)
   log = Rows()
   monitor = StepMonitor(log, log_every=2, batch_size=4)
   monitor.start()

@@ -6,7 +6,6 @@ import numpy as np
 import optax
 import pytest
 
-from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import IGNORE_LABEL
 from dense_aspp_jax.models.segmentation import Logits
 from dense_aspp_jax.models.upsampling import bilinear_matrix
@@ -221,11 +220,6 @@ def test_parts_of_a_batch_share_the_loss():
     kept = hard(pixel_losses(logits, label), label < 3, 0.4, 0.1)
     expected += mean_cross_entropy(logits, label, weights_of(label) * kept) / 2 + dice(logits, label) / 2
   np.testing.assert_allclose(metrics['loss'], expected, rtol=1e-5)
-
-
-def test_an_unknown_region_loss_is_refused():
-  with pytest.raises(InputError, match=r"loss\.region = 'iou': expected none, dice or lovasz"):
-    Objective(region='iou')
 
 
 def test_all_off_is_plain_weighted_cross_entropy():

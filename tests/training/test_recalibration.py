@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.training.recalibration import save_statistics
-from dense_aspp_jax.training.run import load_run
+from dense_aspp_jax.training.run import load_run, save_statistics
 
 
 @pytest.fixture

@@ -17,14 +17,12 @@ from tiny_network import TINY
 
 from configs import default
 from dense_aspp_jax.datasets.load import load_split
-from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.errors import InputError, RunError, Stopped
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.labels import CITYSCAPES_20
-from dense_aspp_jax.training import configured_step, train
+from dense_aspp_jax.training import train
 from dense_aspp_jax.training import workdir as workdirs
-from dense_aspp_jax.training.augmentation import Augmentation
 from dense_aspp_jax.training.checkpoints import Checkpoints
-from dense_aspp_jax.training.objective import Objective
 from dense_aspp_jax.training.run import load_run
 from dense_aspp_jax.training.train import train_and_evaluate
 
@@ -86,7 +84,7 @@ def test_a_run_leaves_all_its_files(finished):
   written = json.loads((workdir / 'scores.json').read_text())
   assert written['mean_iou_19'] == scores.mean_iou
   assert (written['step'], written['images'], written['split']) == (4, 5, 'validation')
-  assert written['config'] == config
+  assert written['config'] | {'directory': config['directory']} == config
   assert written['provenance']['libraries'] == provenance[0]['libraries']
   assert {p.name for p in (workdir / 'checkpoints' / 'latest').iterdir()} == {'2', '4'}
   assert len(list((workdir / 'checkpoints' / 'best').iterdir())) == 1
@@ -187,86 +185,6 @@ def test_the_last_scores_are_those_of_the_latest_checkpoint_at_native_size(finis
   assert confusion.scores() == scores
 
 
-def test_seed_data_and_update_are_those_of_the_configuration(scene_folder, tmp_path, monkeypatch):
-  class Stop(Exception):
-    pass
-
-  seen = {}
-
-  def record(module, name, function):
-    def call(*args, **arguments):
-      seen[name] = (args, arguments)
-      return function(*args, **arguments)
-
-    monkeypatch.setattr(module, name, call)
-
-  def stop(*args, **arguments):
-    raise Stop
-
-  record(configured_step, 'create_train_step', configured_step.create_train_step)
-  for name in ('create_state', 'Predictor'):
-    record(train, name, getattr(train, name))
-  record(train, 'train_batches', stop)
-  weights = tuple(float(i) for i in range(20))
-  config = make_config(
-    scene_folder,
-    **{
-      'seed': 7,
-      'data.mean': (0.1, 0.2, 0.3),
-      'data.std': (0.4, 0.5, 0.6),
-      'data.keep_aspect': False,
-      'augmentation.brightness': 0.25,
-      'loss.class_weights': weights,
-      'loss.ignore_label': 19,
-      'loss.ohem_threshold': 0.7,
-      'loss.ohem_min_kept': 0.1,
-      'loss.region': 'lovasz',
-      'loss.region_weight': 0.5,
-      'loss.auxiliary_weight': 0.3,
-      'optimizer.name': 'sgd',
-      'optimizer.learning_rate': 1.0,
-      'optimizer.momentum': 0.5,
-      'optimizer.weight_decay': 0.25,
-      'optimizer.schedule': 'poly',
-      'optimizer.poly_power': 2.0,
-      'optimizer.warmup_steps': 2,
-      'training.batch_size': 16,
-      'training.gradient_accumulation': 2,
-      'training.ema_decay': 0.75,
-      'training.max_skipped_steps': 3,
-      'training.num_epochs': 10.0,
-    },
-  )
-  with pytest.raises(Stop):
-    train_and_evaluate(config, tmp_path)
-
-  (_, optimizer, rate), arguments = seen['create_train_step']
-  assert arguments.pop('mesh').size == 8
-  assert arguments == dict(
-    seed=7,
-    mean=(0.1, 0.2, 0.3),
-    std=(0.4, 0.5, 0.6),
-    augmentation=Augmentation(flip_probability=0.5, brightness=0.25),
-    gradient_accumulation=2,
-    skip_not_finite=True,
-    objective=Objective(weights, 19, 0.7, 0.1, 'lovasz', 0.5, 0.3),
-    ema_decay=0.75,
-  )
-  np.testing.assert_allclose([rate(i) for i in range(4)], [1 / 3, 2 / 3, 1, (7 / 8) ** 2], rtol=1e-6)
-  params = {'w': np.float32(2)}
-  state = optimizer.init(params)
-  for expected in (2 - (1 + 0.5) / 3, 1.5 - (0.5 * 1.5 + 1 + 0.375) * 2 / 3):
-    updates, state = optimizer.update({'w': np.float32(1)}, state, params)
-    params = {'w': params['w'] + updates['w']}
-    np.testing.assert_allclose(params['w'], expected, rtol=1e-5)
-  assert seen['create_state'][0][2] == 7
-  assert seen['Predictor'][1] == dict(
-    image_size=(32, 64), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), keep_aspect=False
-  )
-  batches = seen['train_batches'][1]
-  assert (batches['seed'], batches['batch_size'], batches['start_step']) == (7, 16, 0)
-
-
 def test_a_finished_run_is_said_so_and_left_alone(finished, scene_folder, capsys):
   workdir, _ = finished
   before = {p: p.stat().st_mtime_ns for p in workdir.rglob('*') if p.is_file()}
@@ -334,16 +252,45 @@ def test_a_second_training_in_the_same_directory_is_refused(finished, scene_fold
       train_and_evaluate(make_config(scene_folder), workdir)
 
 
-def test_paths_are_stored_as_absolute_ones(scene_folder, tmp_path, monkeypatch):
+def test_the_same_command_resumes_from_another_directory_and_paths_are_stored_as_given(
+  finished, scene_folder, tmp_path, monkeypatch
+):
   monkeypatch.chdir(scene_folder.parent)
   config = make_config(scene_folder, **{'data.dataset': 'folder:scenes', 'data.data_dir': 'data'})
   config.data.label_set = 'scenes/labels.json'
-  with workdirs.begin(tmp_path, config.to_dict(), CITYSCAPES_20, {}):
-    pass
-  data = workdirs.read_config(tmp_path)['data']
+  workdir = tmp_path / 'work'
+  monkeypatch.setattr(train, 'train_batches', stop_now)
+  with pytest.raises(Stopped):
+    train_and_evaluate(config, workdir)
+  stored = json.loads((workdir / 'config.json').read_text())
+  assert stored['data']['dataset'] == 'folder:scenes'
+  assert stored['directory'] == str(scene_folder.parent)
+  monkeypatch.chdir(tmp_path)
+  data = workdirs.read_config(workdir)['data']
   assert data['dataset'] == f'folder:{scene_folder}'
   assert data['data_dir'] == str(scene_folder.parent / 'data')
   assert data['label_set'] == str(scene_folder / 'labels.json')
+  with pytest.raises(Stopped):
+    train_and_evaluate(config, workdir)
+  assert workdirs.read_config(workdir)['data'] == data
+
+
+def stop_now(*_, **__):
+  raise Stopped(15)
+
+
+def test_a_workdir_of_an_older_version_with_absolute_paths_is_resumed(scene_folder, tmp_path, monkeypatch):
+  monkeypatch.chdir(scene_folder.parent)
+  monkeypatch.setattr(train, 'train_batches', stop_now)
+  config = make_config(scene_folder)
+  with pytest.raises(Stopped):
+    train_and_evaluate(config, tmp_path)
+  stored = json.loads((tmp_path / 'config.json').read_text())
+  del stored['directory']
+  (tmp_path / 'config.json').write_text(json.dumps(stored))
+  config.data.update(dataset='folder:scenes', data_dir='data')
+  with pytest.raises(Stopped):
+    train_and_evaluate(config, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -378,7 +325,9 @@ def test_a_checkpoint_that_cannot_be_read_is_one_message(finished, scene_folder,
 
 def test_more_epochs_are_refused_where_the_schedule_would_change(scene_folder, tmp_path):
   poly = {'optimizer.schedule': 'poly', 'training.num_epochs': 0.5}
-  with workdirs.begin(tmp_path, make_config(scene_folder, **poly).to_dict(), CITYSCAPES_20, {}):
+  with workdirs.begin(
+    tmp_path, make_config(scene_folder, **poly).to_dict(), pathlib.Path('/'), CITYSCAPES_20, {}
+  ):
     pass
   longer = make_config(scene_folder, **{**poly, 'training.num_epochs': 2.0})
   with pytest.raises(InputError, match=r'config\.training\.num_epochs: 0\.5 there, 2\.0 given'):
@@ -427,7 +376,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_step_and_keeps_the_las
     ('training.num_epochs', float('inf'), r'training\.num_epochs = inf: expected a number above 0'),
     ('data.std', (0.5, 0.0, 0.5), r'data\.std = .*: expected three numbers above 0'),
     ('data.num_workers', -1, r'data\.num_workers = -1: expected an integer of at least 0'),
-    ('loss.ignore_label', 300, r'loss\.ignore_label = 300: expected a class index, or 255'),
+    ('loss.ignore_label', 300, r'loss\.ignore_label = 300: expected an integer, 0 to 255'),
     ('seed', -1, r'config\.seed = -1: expected an integer'),
     ('data.image_size', (32,), r'data\.image_size = \(32,\): expected \(height, width\)'),
     ('loss.class_weights', (1.0, 2.0), r'loss\.class_weights has 2 values; expected 20'),

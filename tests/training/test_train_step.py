@@ -19,7 +19,7 @@ from dense_aspp_jax.models.layers import BatchNorm, channel_dropout
 from dense_aspp_jax.models.segmentation import Logits, create_model
 from dense_aspp_jax.training.augmentation import Augmentation, augment
 from dense_aspp_jax.training.objective import Objective
-from dense_aspp_jax.training.optimizer import create_optimizer
+from dense_aspp_jax.training.optimizer import Optimizer
 from dense_aspp_jax.training.train_step import create_state, create_train_step
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -236,7 +236,7 @@ def test_the_slides_best_model_learns_one_batch_in_bfloat16():
   config = default.get_config()
   model = create_model(**config.model)
   rate = optax.constant_schedule(config.optimizer.learning_rate)
-  optimizer = create_optimizer(rate, name='adam', weight_decay=config.optimizer.weight_decay)
+  optimizer = Optimizer(**config.optimizer).create(rate)
   arguments = dict(mean=MEAN, std=STD, augmentation=Augmentation(), objective=OBJECTIVE)
   step = create_train_step(model, optimizer, rate, seed=0, **arguments)
   state = create_state(model, optimizer, 0)

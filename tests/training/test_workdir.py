@@ -2,6 +2,7 @@ import contextlib
 import copy
 import dataclasses
 import json
+import pathlib
 
 import pytest
 
@@ -10,6 +11,7 @@ from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import CITYSCAPES_20
 from dense_aspp_jax.training import workdir as workdirs
 
+HERE = pathlib.Path('/')
 # What a given step computes depends on none of these.
 FREE = {
   'data.data_dir',
@@ -28,23 +30,23 @@ FREE = {
 
 
 def start(workdir, config):
-  with workdirs.begin(workdir, config, CITYSCAPES_20, {}):
+  with workdirs.begin(workdir, config, HERE, CITYSCAPES_20, {}):
     pass
 
 
 def test_a_resume_may_change_these_fields_and_no_other(tmp_path):
   config = default.get_config().to_dict()
-  workdirs.check(tmp_path / 'work', config, CITYSCAPES_20)
+  workdirs.check(tmp_path / 'work', config, HERE, CITYSCAPES_20)
   assert not (tmp_path / 'work').exists()
   start(tmp_path / 'work', config)
-  workdirs.check(tmp_path / 'work', config, CITYSCAPES_20)
+  workdirs.check(tmp_path / 'work', config, HERE, CITYSCAPES_20)
   allowed = set()
   for section, fields in [('', {'seed': 0}), *((s, fields) for s, fields in config.items() if s != 'seed')]:
     for field in fields:
       changed = copy.deepcopy(config)
       (changed[section] if section else changed)[field] = 'changed'
       with contextlib.suppress(InputError):
-        workdirs.check(tmp_path / 'work', changed, CITYSCAPES_20)
+        workdirs.check(tmp_path / 'work', changed, HERE, CITYSCAPES_20)
         allowed.add(f'{section}.{field}')
   assert allowed == FREE
 
@@ -55,22 +57,22 @@ def test_another_content_of_the_label_set_is_refused(tmp_path):
   first, *others = CITYSCAPES_20.classes
   other = dataclasses.replace(CITYSCAPES_20, classes=(dataclasses.replace(first, name='street'), *others))
   with pytest.raises(InputError, match="the content of label set 'cityscapes20'"):
-    workdirs.check(tmp_path, config, other)
+    workdirs.check(tmp_path, config, HERE, other)
 
 
 def test_a_start_cut_off_before_the_configuration_can_be_made_again(tmp_path, monkeypatch):
   config = default.get_config().to_dict()
   with monkeypatch.context() as patch:
 
-    def fail(config):
+    def fail(*_):
       raise RuntimeError
 
-    patch.setattr(workdirs, '_stored_form', fail)
+    patch.setattr(workdirs, 'write_json', fail)
     with pytest.raises(RuntimeError):
       start(tmp_path, config)
   assert not (tmp_path / 'config.json').exists()
   (tmp_path / '.config.json.4321.tmp').write_text('{')  # as of a process killed while it wrote
-  workdirs.check(tmp_path, config, CITYSCAPES_20)
+  workdirs.check(tmp_path, config, HERE, CITYSCAPES_20)
   start(tmp_path, config)
   assert (tmp_path / 'config.json').exists()
 
@@ -89,13 +91,13 @@ def test_more_epochs_are_allowed_where_the_schedule_does_not_end_with_the_run(tm
   start(tmp_path, config.to_dict())
   config.training.num_epochs += 1
   if allowed:
-    workdirs.check(tmp_path, config.to_dict(), CITYSCAPES_20)
+    workdirs.check(tmp_path, config.to_dict(), HERE, CITYSCAPES_20)
   else:
     with pytest.raises(InputError, match=r'config\.training\.num_epochs: 60\.0 there, 61\.0 given'):
-      workdirs.check(tmp_path, config.to_dict(), CITYSCAPES_20)
+      workdirs.check(tmp_path, config.to_dict(), HERE, CITYSCAPES_20)
 
 
-def test_the_home_folder_is_stored_by_name(tmp_path, monkeypatch):
+def test_the_home_folder_is_resolved(tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path / 'home'))
   config = default.get_config().to_dict()
   config['data']['data_dir'] = '~/data'

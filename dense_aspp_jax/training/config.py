@@ -1,0 +1,368 @@
+"""The configuration of a run: the checked form of its fields, its hash, and what older versions wrote.
+
+configs/default.py has every field. A section becomes one frozen dataclass, which checks its values and lives
+in the module that uses it; the sections that only the training loop reads are here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import json
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from dense_aspp_jax import fields
+from dense_aspp_jax.datasets.open import Data
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.labels import LABEL_SETS, LabelSet, load_label_set
+from dense_aspp_jax.models.segmentation import SegmentationModel, create_model
+from dense_aspp_jax.training.augmentation import Augmentation
+from dense_aspp_jax.training.objective import Objective
+from dense_aspp_jax.training.optimizer import Optimizer
+from dense_aspp_jax.weights.store import ExtractorWeights, load_extractor_weights
+
+# Which fields do not matter, to whom. A name that ends with a dot is a whole section.
+_NEVER_MATTER = (  # neither what a step computes nor the network that training ends with depends on them
+  'data.data_dir',
+  'data.num_workers',
+  'data.on_device',
+  'training.log_every_steps',
+  'evaluation.',
+  'checkpoint.',
+)
+# A resumed run may change them: no update that was made depends on them. data.json tells whether skip_bad
+# leaves out other images. Nor does training.num_epochs matter where the learning rate is constant.
+_RESUMABLE = (*_NEVER_MATTER, 'data.skip_bad', 'training.max_skipped_steps')
+_NOT_IN_HASH = (*_NEVER_MATTER, 'seed')
+# The arrays of a network do not depend on them. 'formulation' is the former name of 'implementation'.
+_NOT_IN_ARRAYS = ('compute_dtype', 'implementation', 'formulation', 'rematerialize', 'dropout_rate')
+
+_HASH_DIGITS = 12
+_FORMULATIONS = {'fast': 'fused', 'plain': 'reference'}  # former value of model.formulation -> implementation
+_FOLDER = 'folder:'
+_MODEL_FIELDS = inspect.signature(create_model).parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Init:
+  """What a run starts from.
+
+  Attributes:
+    extractor_weights: The directory that `dense-aspp convert` wrote; None: random parameters.
+  """
+
+  extractor_weights: str | None = None
+
+  def __post_init__(self):
+    """Checks the value. Raises InputError."""
+    if self.extractor_weights is not None:
+      expected = 'a directory that `dense-aspp convert` wrote'
+      fields.check_string('init.extractor_weights', self.extractor_weights, expected)
+
+  def load(self, extractor: str, data: Data) -> ExtractorWeights | None:
+    """Loads the weights, checked against the network they are for.
+
+    Raises:
+      InputError: They cannot be used, are those of another extractor, or need another normalization.
+    """
+    if self.extractor_weights is None:
+      return None
+    weights = load_extractor_weights(pathlib.Path(self.extractor_weights).expanduser())
+    where = f'config.init.extractor_weights = {self.extractor_weights!r}'
+    if weights.architecture != extractor:
+      raise InputError(
+        f'{where} are weights of {weights.architecture}, but config.model.extractor = {extractor!r}; '
+        'choose one of them for both'
+      )
+    for name in ('mean', 'std'):
+      if not np.allclose(getattr(data, name), getattr(weights, name), rtol=0, atol=1e-4):
+        raise InputError(
+          f'{where} need config.data.{name} = {getattr(weights, name)}, but it is {getattr(data, name)}'
+        )
+    return weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+  """How long and in which batches a run trains.
+
+  Attributes:
+    num_epochs: Passes over the training split.
+    batch_size: Images per update, over all devices.
+    gradient_accumulation: Parts a batch is computed in, to save memory.
+    ema_decay: Of the moving averages of parameters and BN statistics; 0: none.
+    max_skipped_steps: How many updates in a row may be left out for not being finite.
+    log_every_steps: Steps whose means are logged together.
+  """
+
+  num_epochs: float
+  batch_size: int
+  gradient_accumulation: int = 1
+  ema_decay: float = 0.0
+  max_skipped_steps: int = 0
+  log_every_steps: int = 1
+
+  def __post_init__(self):
+    """Checks the values. Raises InputError."""
+    fields.check_number('training.num_epochs', self.num_epochs, above=0)
+    fields.check_integer('training.batch_size', self.batch_size, 1)
+    fields.check_integer('training.gradient_accumulation', self.gradient_accumulation, 1)
+    fields.check_number('training.ema_decay', self.ema_decay, at_least=0, below=1)
+    fields.check_integer('training.max_skipped_steps', self.max_skipped_steps, 0)
+    fields.check_integer('training.log_every_steps', self.log_every_steps, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """When and how the validation split is scored.
+
+  Attributes:
+    every_epochs: Passes over the training split between two evaluations.
+    batch_size: Images per call.
+    num_pictures: Examples drawn at each evaluation.
+  """
+
+  every_epochs: float = 1.0
+  batch_size: int = 8
+  num_pictures: int = 4
+
+  def __post_init__(self):
+    """Checks the values. Raises InputError."""
+    fields.check_number('evaluation.every_epochs', self.every_epochs, above=0)
+    fields.check_integer('evaluation.batch_size', self.batch_size, 1)
+    fields.check_integer('evaluation.num_pictures', self.num_pictures, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+  """When the state is saved.
+
+  Attributes:
+    every_epochs: Passes over the training split between two checkpoints.
+    keep: How many of the newest stay; the best one by validation mIoU stays too.
+  """
+
+  every_epochs: float = 1.0
+  keep: int = 2
+
+  def __post_init__(self):
+    """Checks the values. Raises InputError."""
+    fields.check_number('checkpoint.every_epochs', self.every_epochs, above=0)
+    fields.check_integer('checkpoint.keep', self.keep, 1)
+
+
+_SECTIONS = {
+  'init': Init,
+  'data': Data,
+  'augmentation': Augmentation,
+  'loss': Objective,
+  'optimizer': Optimizer,
+  'training': Training,
+  'evaluation': Evaluation,
+  'checkpoint': Checkpoint,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """A checked configuration: one attribute per section of configs/default.py."""
+
+  seed: int
+  model: SegmentationModel
+  init: Init
+  data: Data
+  augmentation: Augmentation
+  loss: Objective
+  optimizer: Optimizer
+  training: Training
+  evaluation: Evaluation
+  checkpoint: Checkpoint
+  label_set: LabelSet
+
+
+def parse_config(config: ConfigDict | Mapping[str, Any], num_devices: int = 1) -> Config:
+  """Checks the names and values of all fields, and what they must agree on.
+
+  Args:
+    config: As configs/default.py.
+    num_devices: Devices that a batch of training is spread over.
+
+  Raises:
+    InputError: Names the field, what was found and what is expected.
+  """
+  check_names(config)
+  fields.check_integer('seed', config['seed'], 0, 2**32 - 1)
+  sections = {name: cls(**config[name]) for name, cls in _SECTIONS.items()}
+  model = create_model(**tuples(dict(config['model'])))
+  label_set = load_label_set(sections['data'].label_set)
+  checked = Config(config['seed'], model, label_set=label_set, **sections)
+  if label_set.num_classes != model.num_classes:
+    raise InputError(
+      f'config.model.num_classes = {model.num_classes}, but label set {checked.data.label_set!r} has '
+      f'{label_set.num_classes} classes; set the same number'
+    )
+  if checked.loss.class_weights and len(checked.loss.class_weights) != label_set.num_classes:
+    raise InputError(
+      f'config.loss.class_weights has {len(checked.loss.class_weights)} values; '
+      f'expected {label_set.num_classes}, one per class, or none'
+    )
+  parts = num_devices * checked.training.gradient_accumulation
+  if checked.training.batch_size % parts:
+    raise InputError(
+      f'config.training.batch_size = {checked.training.batch_size}: expected a multiple of {parts} '
+      f'({num_devices} devices x gradient_accumulation {checked.training.gradient_accumulation})'
+    )
+  return checked
+
+
+def check_names(config: ConfigDict | Mapping[str, Any]) -> None:
+  """Checks that a configuration has exactly the sections and fields that it should.
+
+  Raises:
+    InputError: Names those that are unknown or missing.
+  """
+  names = {name: {field.name for field in dataclasses.fields(cls)} for name, cls in _SECTIONS.items()}
+  names['model'] = set(_MODEL_FIELDS)
+  _compare('config', config.keys(), {*names, 'seed'})
+  for section, expected in names.items():
+    if not isinstance(config[section], ConfigDict | Mapping):
+      raise InputError(f'config.{section} = {config[section]!r}: expected a section with fields')
+    _compare(f'config.{section}', config[section].keys(), expected)
+    for name, value in config[section].items():
+      if isinstance(value, ConfigDict | Mapping):
+        raise InputError(f'config.{section}.{name} is a section with fields; expected a value')
+
+
+def _compare(where: str, found: Iterable[str], expected: set[str]) -> None:
+  problems = [f'unknown field {where}.{name}' for name in sorted(set(found) - expected)]
+  problems += [f'missing field {where}.{name}' for name in sorted(expected - set(found))]
+  if problems:
+    raise InputError(f'{"; ".join(problems)}. configs/default.py has every field')
+
+
+def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
+  """A stored configuration in today's fields: what an older version wrote, with what it meant."""
+  config = dict(config)
+  if 'formulation' in config.get('model', {}):
+    model = dict(config['model'])
+    former = model.pop('formulation')
+    config['model'] = {**model, 'implementation': _FORMULATIONS.get(former, former)}
+  return config
+
+
+def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+  """In which fields a run cannot be resumed because it was begun with others: the name and both values."""
+  stored, given = dict(_flat(stored)), dict(_flat(given))
+  free = _RESUMABLE
+  if given.get('optimizer.schedule') == 'constant':
+    free += ('training.num_epochs',)
+  return [
+    f'config.{name}: {stored.get(name)!r} there, {given.get(name)!r} given'
+    for name in sorted(stored.keys() | given.keys())
+    if stored.get(name) != given.get(name) and not name.startswith(free)
+  ]
+
+
+def model_record(model_fields: Mapping[str, Any]) -> dict[str, Any]:
+  """The fields of a network that decide its arrays, as JSON data."""
+  return {name: plain(value) for name, value in model_fields.items() if name not in _NOT_IN_ARRAYS}
+
+
+def config_hash(config: Mapping[str, Any], label_set: LabelSet, starts: Sequence[Mapping[str, Any]]) -> str:
+  """A short name of a configuration: equal for the seeds of one experiment, wherever they ran.
+
+  The first 12 hexadecimal digits of the SHA-256 of its canonical JSON, without the fields that do not change
+  the network that training ends with. Paths stand for what they lead to: a folder's own name, the content of
+  a label set, the digest of pretrained weights. Equal for what an older version wrote of the same experiment.
+
+  Args:
+    config: Of the run, as plain data.
+    label_set: What its class indices mean.
+    starts: The entries of its provenance.json.
+  """
+  config = plain(config)
+  data, init, model = config['data'], config['init'], config.get('model', {})
+  if data.get('dataset', '').startswith(_FOLDER):
+    data['dataset'] = _FOLDER + _last_part(data['dataset'].removeprefix(_FOLDER))
+  if data['label_set'] not in LABEL_SETS:
+    data['label_set'] = label_set.to_json()
+  if init['extractor_weights'] is not None:
+    digests = [s['extractor_weights']['sha256'] for s in starts if s.get('extractor_weights')]
+    init['extractor_weights'] = digests[0] if digests else _last_part(init['extractor_weights'])
+  if 'implementation' in model:  # hashed under its former name: the hashes of published runs stay
+    former = {value: name for name, value in _FORMULATIONS.items()}
+    implementation = model.pop('implementation')
+    model['formulation'] = former.get(implementation, implementation)
+  for name in _NOT_IN_HASH:
+    section, _, field = name.partition('.')
+    if field:
+      config[section].pop(field, None)
+    else:
+      config.pop(section, None)
+  return hashlib.sha256(canonical(config).encode()).hexdigest()[:_HASH_DIGITS]
+
+
+def canonical(data: Any) -> str:
+  """JSON data as the one text that equal data have."""
+  return json.dumps(data, sort_keys=True, separators=(',', ':'), ensure_ascii=True)
+
+
+def with_directory(config: Mapping[str, Any], directory: pathlib.Path) -> dict[str, Any]:
+  """A configuration whose relative paths are resolved against the directory they were given in."""
+  config = {name: dict(value) if isinstance(value, Mapping) else value for name, value in config.items()}
+  for section, field, prefix in _path_fields(config):
+    path = pathlib.Path(config[section][field].removeprefix(prefix)).expanduser()
+    config[section][field] = f'{prefix}{directory / path}'
+  return config
+
+
+def paths_in(config: Mapping[str, Any]) -> list[str]:
+  """The paths that a configuration has been given."""
+  return [config[section][field].removeprefix(prefix) for section, field, prefix in _path_fields(config)]
+
+
+def _path_fields(config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+  """Section, field and prefix of the values that are paths; a value of another type is none."""
+
+  def value(section: str, field: str) -> str:
+    found = config.get(section, {}).get(field)
+    return found if isinstance(found, str) else ''
+
+  found = [('data', 'data_dir', ''), ('init', 'extractor_weights', '')]
+  if value('data', 'dataset').startswith(_FOLDER):
+    found.append(('data', 'dataset', _FOLDER))
+  if value('data', 'label_set') not in LABEL_SETS:
+    found.append(('data', 'label_set', ''))
+  return [(section, field, prefix) for section, field, prefix in found if value(section, field)]
+
+
+def plain(value: Any) -> Any:
+  """As JSON has it, copied: tuples become lists."""
+  if isinstance(value, ConfigDict | Mapping):
+    return {name: plain(v) for name, v in value.items()}
+  return [plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def tuples(value: Any) -> Any:
+  """As a configuration file has it: the lists of JSON become tuples."""
+  if isinstance(value, dict):
+    return {name: tuples(v) for name, v in value.items()}
+  return tuple(tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = '') -> list[tuple[str, Any]]:
+  pairs = []
+  for name, value in tree.items():
+    nested = isinstance(value, Mapping)
+    pairs += _flat(value, f'{prefix}{name}.') if nested else [(f'{prefix}{name}', plain(value))]
+  return pairs
+
+
+def _last_part(path: str) -> str:
+  return path.rstrip('/').rsplit('/', 1)[-1]

@@ -1,0 +1,150 @@
+import copy
+import pathlib
+
+import ml_collections
+import pytest
+
+from configs import default
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.labels import CITYSCAPES_20
+from dense_aspp_jax.training.config import (
+  Checkpoint,
+  Evaluation,
+  Init,
+  Training,
+  config_hash,
+  migrate,
+  parse_config,
+  paths_in,
+  plain,
+  with_directory,
+)
+from dense_aspp_jax.training.objective import Objective
+from dense_aspp_jax.training.optimizer import Optimizer
+
+
+def test_the_default_configuration_is_parsed_section_by_section():
+  config = parse_config(default.get_config())
+  assert (config.seed, config.label_set, config.model.num_classes) == (0, CITYSCAPES_20, 20)
+  assert config.optimizer == Optimizer(weight_decay=1e-5)
+  assert config.training == Training(num_epochs=60.0, batch_size=8)
+  assert (config.loss, config.evaluation, config.checkpoint) == (Objective(), Evaluation(), Checkpoint())
+  assert config.data.preprocessing.image_size == (512, 1024)
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (lambda c: c.model.update(extra=4), 'unknown field config.model.extra'),
+    (lambda c: c.update(speed=4), 'unknown field config.speed'),
+    (lambda c: c.__delattr__('loss'), 'missing field config.loss'),
+    (lambda c: c.data.__delattr__('mean'), 'missing field config.data.mean'),
+    (lambda c: c.__setattr__('loss', 3), 'config.loss = 3'),
+    (lambda c: c.loss.update(region={'a': 1}), 'config.loss.region'),
+    (lambda c: c.model.update(num_classes=19), 'config.model.num_classes = 19'),
+    (
+      lambda c: c.loss.update(class_weights=(1.0, 2.0)),
+      'class_weights has 2 values; expected 20',
+    ),
+    (lambda c: c.training.update(batch_size=9), 'config.training.batch_size = 9: expected a multiple of 2'),
+  ],
+)
+def test_what_is_wrong_is_named(change, message):
+  config = ml_collections.ConfigDict(default.get_config().to_dict(), type_safe=False)
+  change(config)
+  with pytest.raises(InputError) as error:
+    parse_config(config, num_devices=2)
+  assert message in str(error.value)
+
+
+WRONG = {
+  ('loss', Objective): {
+    'class_weighting': ['', 'x', None],
+    'class_weights': [(0.0, 0.0), (1.0, -0.1), 3],
+    'ignore_label': [-1, 256],
+    'ohem_threshold': [-0.1, 1.1],
+    'ohem_min_kept': [-0.1, 1.1],
+    'region': ['', 'iou', None],
+    'region_weight': [-0.1, float('nan')],
+    'auxiliary_weight': [-0.1],
+  },
+  ('optimizer', Optimizer): {
+    'name': ['', 'lion'],
+    'learning_rate': [0.0, float('inf'), '1'],
+    'weight_decay': [-1e-9],
+    'decay_norms_and_biases': [0],
+    'clip_norm': [-1.0],
+    'momentum': [1.0, -0.1],
+    'schedule': ['', 'step'],
+    'poly_power': [0.0],
+    'warmup_steps': [-1, 0.5],
+  },
+  ('training', Training): {
+    'num_epochs': [0.0],
+    'batch_size': [0, True],
+    'gradient_accumulation': [0],
+    'ema_decay': [1.0, -0.1],
+    'max_skipped_steps': [-1, 0.5],
+    'log_every_steps': [0],
+  },
+  ('evaluation', Evaluation): {'every_epochs': [0.0], 'batch_size': [0], 'num_pictures': [-1]},
+  ('checkpoint', Checkpoint): {'every_epochs': [0.0], 'keep': [0]},
+  ('init', Init): {'extractor_weights': ['', 1]},
+}
+
+
+@pytest.mark.parametrize(('section', 'cls'), WRONG)
+def test_a_value_out_of_range_is_named(section, cls):
+  right = dict(default.get_config()[section])
+  for field, values in WRONG[section, cls].items():
+    for value in values:
+      with pytest.raises(InputError) as error:
+        cls(**{**right, field: value})
+      assert str(error.value).startswith(f'config.{section}.{field} = ')
+
+
+def test_the_extremes_of_the_ranges_are_allowed():
+  Objective(ignore_label=0, ohem_threshold=1, ohem_min_kept=0.0, region='lovasz', region_weight=0)
+  Optimizer(name='sgd', momentum=0.0, weight_decay=0, clip_norm=0, warmup_steps=0)
+  Training(num_epochs=0.1, batch_size=1, ema_decay=0.999)
+
+
+def test_the_hash_is_of_what_decides_the_network_and_of_no_path():
+  config = plain(default.get_config())
+
+  def changed(section, **values):
+    other = copy.deepcopy(config)
+    other[section].update(values)
+    return config_hash(other, CITYSCAPES_20, [])
+
+  first = config_hash(config, CITYSCAPES_20, [])
+  assert config_hash({**config, 'seed': 1}, CITYSCAPES_20, []) == first
+  assert changed('data', data_dir='/x', num_workers=2, on_device=True) == first
+  assert changed('evaluation', batch_size=1) == changed('checkpoint', keep=1) == first
+  assert changed('data', skip_bad=1) != first
+  assert changed('optimizer', learning_rate=1e-3) != first
+  folder = changed('data', dataset='folder:/home/a/my data')
+  assert folder == changed('data', dataset='folder:my data') != changed('data', dataset='folder:/home/a')
+
+
+def test_an_older_configuration_is_migrated_and_has_the_same_hash():
+  config = plain(default.get_config())
+  model = dict(config['model'])
+  assert model.pop('implementation') == 'fused'
+  old = {**config, 'model': {**model, 'formulation': 'fast'}}
+  assert migrate(old) == migrate(config) == config
+  assert config_hash(old, CITYSCAPES_20, []) == config_hash(config, CITYSCAPES_20, [])
+
+
+def test_relative_paths_are_those_of_the_directory_they_were_given_in():
+  config = plain(default.get_config())
+  config['data'].update(dataset='folder:scenes', data_dir='/data', label_set='scenes/labels.json')
+  config['init']['extractor_weights'] = 'weights'
+  assert paths_in(config) == ['/data', 'weights', 'scenes', 'scenes/labels.json']
+  found = with_directory(config, pathlib.Path('/home'))
+  assert found['data']['dataset'] == 'folder:/home/scenes'
+  assert found['data']['data_dir'] == '/data'
+  assert found['data']['label_set'] == '/home/scenes/labels.json'
+  assert found['init']['extractor_weights'] == '/home/weights'
+  assert with_directory(found, pathlib.Path('/elsewhere')) == found
+  assert config['data']['dataset'] == 'folder:scenes'
