@@ -1,30 +1,26 @@
-"""`dense-aspp similarity` and `dense-aspp remove-layers`, on a run of two steps."""
+"""`dense-aspp similarity` and `dense-aspp remove-layers`, on a small run."""
 
 import json
+import pathlib
+import shutil
 
 import pytest
-from tiny_network import TINY
 
-from configs import default
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.labels import CITYSCAPES_20
-from dense_aspp_jax.training.train import train_and_evaluate
+
+# What the commands print of a result, without one.
+SETTING = {'kind': 'none', 'removed': [], 'scores': {'iou': {'road': 0.5}, 'mean_iou': 0.5}}
+ANALYSED = {'most_confused': [], 'images': 1, 'layers': [], 'settings': [SETTING], 'lost_first': []}
 
 
 @pytest.fixture(scope='module')
-def workdir(scene_folder, tmp_path_factory):
-  config = default.get_config()
-  config.model.update(TINY)
-  config.data.update(
-    dataset=f'folder:{scene_folder}',
-    label_set='cityscapes20',
-    data_dir=str(scene_folder.parent / 'data'),
-    image_size=(32, 64),
-  )
-  config.training.update(num_epochs=1.0, batch_size=8)
-  config.optimizer.learning_rate = 1e-2
-  path = tmp_path_factory.mktemp('run') / 'work'
-  train_and_evaluate(config, path)
+def workdir(tiny_run, scene_folder, tmp_path_factory):
+  """A copy of `tiny_run` with the data of `scene_folder`."""
+  path = shutil.copytree(tiny_run, tmp_path_factory.mktemp('run') / 'work')
+  config = json.loads((path / 'config.json').read_text())
+  config['data'].update(dataset=f'folder:{scene_folder}', data_dir=str(scene_folder.parent / 'data'))
+  (path / 'config.json').write_text(json.dumps(config))
   return path
 
 
@@ -39,7 +35,7 @@ def test_similarity_writes_into_the_workdir_and_names_the_most_confused(workdir,
   assert result['classes'] == list(CITYSCAPES_20.class_names)
   assert sum(result['pixels'].values()) == 5 * 64 * 128  # void is a class of this set
   assert (result['layer'], result['images'], result['split']) == ('dense_aspp', 5, 'validation')
-  assert (result['step'], result['checkpoint'], result['seed']) == (2, 'best', 0)
+  assert (result['step'], result['checkpoint'], result['seed']) == (0, 'best', 0)
   assert (result['weights'], result['bn']) == ('raw', 'running')
   assert result['config'] == json.loads((workdir / 'config.json').read_text())
   assert result['provenance']['libraries']['jax']
@@ -56,17 +52,9 @@ def test_similarity_writes_into_the_workdir_and_names_the_most_confused(workdir,
 
 
 def test_another_layer_has_its_own_folder(workdir):
-  assert run('similarity', '--workdir', workdir, '--images', 1, '--layer', 'layer1') == 0
+  assert run('similarity', '--workdir', workdir, '--layer', 'layer1', '--split', 'train') == 0
   result = json.loads((workdir / 'analysis' / 'similarity_layer1' / 'similarity.json').read_text())
-  assert result['layer'] == 'layer1'
-
-
-def test_similarity_of_another_layer_split_and_checkpoint(workdir, tmp_path):
-  options = ('--layer', 'layer2', '--split', 'train', '--checkpoint', 'latest', '--output', tmp_path / 'new')
-  assert run('similarity', '--workdir', workdir, *options) == 0
-  result = json.loads((tmp_path / 'new' / 'similarity.json').read_text())
-  assert (result['layer'], result['images'], result['split']) == ('layer2', 16, 'train')
-  assert result['checkpoint'] == 'latest'
+  assert (result['layer'], result['images'], result['split']) == ('layer1', 16, 'train')
   assert len(result['pictures']) == 4
 
 
@@ -83,7 +71,7 @@ def test_remove_layers_begins_with_the_scores_of_evaluate(workdir, tmp_path, cap
     assert full['scores'][name] == evaluated[name]
   assert [s['removed'] for s in result['settings'][1:]] == [[2], [1, 2], [1], [2]]
   assert result['layers'] == [{'name': 'layer1', 'dilation': 1}, {'name': 'layer2', 'dilation': 2}]
-  assert (result['images'], result['split'], result['step'], result['seed']) == (5, 'validation', 2, 0)
+  assert (result['images'], result['split'], result['step'], result['seed']) == (5, 'validation', 0, 0)
   assert result['config'] == evaluated['config']
   assert result['provenance']['libraries']['jax']
   assert evaluated['protocol'] in result['protocol']
@@ -137,12 +125,24 @@ def test_an_output_that_is_a_file_is_refused(workdir, tmp_path, command, capsys)
   assert f'{tmp_path / "file"}: a file; --output expects a folder' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(('command', 'option'), [('similarity', '--images'), ('remove-layers', '--pictures')])
-def test_a_second_result_replaces_the_first(workdir, tmp_path, command, option):
+@pytest.mark.parametrize(
+  ('command', 'option', 'analysis'),
+  [
+    ('similarity', '--images', 'analyse_similarity'),
+    ('remove-layers', '--pictures', 'analyse_layer_removal'),
+  ],
+)
+def test_a_second_result_replaces_the_first(workdir, tmp_path, monkeypatch, command, option, analysis):
+  def analyse(*_, num_pictures: int, output: pathlib.Path, **__):
+    for index in range(num_pictures):
+      (output / f'{index}.png').touch()
+    return ANALYSED
+
+  monkeypatch.setattr(f'dense_aspp_jax.commands.{command.replace("-", "_")}.{analysis}', analyse)
   counts = []
   for count in (2, 1):
     assert run(command, '--workdir', workdir, option, count, '--output', tmp_path / 'new') == 0
-    counts.append(len(list((tmp_path / 'new').glob('*_[12]_*.png'))))
+    counts.append(len(list((tmp_path / 'new').glob('*.png'))))
   assert counts == [2, 1]
   assert [p.name for p in tmp_path.iterdir()] == ['new']
 
