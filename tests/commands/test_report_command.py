@@ -8,6 +8,7 @@ import layouts
 import optax
 import pytest
 from html_page import Page
+from tiny_network import SHALLOW
 
 from configs import default
 from dense_aspp_jax.commands.main import main
@@ -18,13 +19,6 @@ from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.checkpoints import Checkpoints
 from dense_aspp_jax.training.train_step import create_state
 
-TINY = {
-  'extractor': 'densenet_tiny',
-  'dilation_rates': (1, 2),
-  'growth_rate': 4,
-  'bottleneck_width': 8,
-  'compute_dtype': 'float32',
-}
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -37,7 +31,7 @@ def train(workdir, dataset, data_dir):
     f'--config.data.dataset=folder:{dataset}',
     f'--config.data.data_dir={data_dir}',
     '--config.data.image_size=(32, 64)',
-    *(f'--config.model.{name}={value}' for name, value in TINY.items()),
+    *(f'--config.model.{name}={value}' for name, value in SHALLOW.items()),
     '--config.training.num_epochs=1.0',
     '--config.training.batch_size=8',
   ]
@@ -51,7 +45,7 @@ def make_run(workdir, folder, data_dir):
   """The run of a folder with labels.json, saved before its first step."""
   config = default.get_config()
   with config.unlocked():
-    config.model.update(TINY, num_classes=2)
+    config.model.update(SHALLOW, num_classes=2)
     config.data.update(
       dataset=f'folder:{folder}', label_set=str(folder / 'labels.json'), data_dir=str(data_dir)
     )
@@ -136,13 +130,18 @@ def test_what_the_commands_stored_is_used(workdir):
   assert 'Scored on 4 images' in text
 
 
-def test_what_is_stored_of_another_split_is_neither_used_nor_lost(workdir):
+def test_another_split_is_neither_used_nor_lost_and_a_missing_log_is_said(workdir):
   stored = workdir / 'analysis' / 'similarity' / 'similarity.json'
   stored.parent.mkdir(parents=True)
   stored.write_text(json.dumps({'checkpoint': 'best', 'step': 2, 'split': 'train', 'images': 77}))
+  (workdir / 'metrics.jsonl').unlink()
+  (workdir / 'provenance.json').unlink()
   assert report(workdir, '--images', 2) == 0
-  assert 'of the layer dense_aspp in 2 images' in text_of(workdir / 'report.html')
+  text = text_of(workdir / 'report.html')
+  assert 'of the layer dense_aspp in 2 images' in text
   assert json.loads(stored.read_text())['split'] == 'train'
+  assert 'no metrics.jsonl' in text
+  assert 'Started at step' not in text
 
 
 def test_stored_analyses_must_be_of_the_same_variables_and_data(workdir, monkeypatch):
@@ -167,15 +166,6 @@ def test_stored_analyses_must_be_of_the_same_variables_and_data(workdir, monkeyp
   assert asked == [('similarity', subject)]
 
 
-def test_a_run_without_its_log_is_reported_without_curves(workdir):
-  (workdir / 'metrics.jsonl').unlink()
-  (workdir / 'provenance.json').unlink()
-  assert report(workdir, '--images', 1) == 0
-  text = text_of(workdir / 'report.html')
-  assert 'no metrics.jsonl' in text
-  assert 'Started at step' not in text
-
-
 def test_a_label_set_with_an_ignored_id_has_one_mean(tmp_path):
   folder = tmp_path / 'own'
   layouts.write_labelled_folder(folder, {'train': 8, 'validation': 3}, (32, 64), num_ids=3)
@@ -183,7 +173,7 @@ def test_a_label_set_with_an_ignored_id_has_one_mean(tmp_path):
   labels['classes'], labels['ignore_ids'] = labels['classes'][:2], [2]
   (folder / 'labels.json').write_text(json.dumps(labels))
   make_run(tmp_path / 'run', folder, tmp_path / 'data')
-  assert report(tmp_path / 'run') == 0
+  assert report(tmp_path / 'run', '--images', 1) == 0
   assert (
     main(['evaluate', '--workdir', str(tmp_path / 'run'), '--output', str(tmp_path / 'scores.json')]) == 0
   )
