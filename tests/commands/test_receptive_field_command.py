@@ -37,7 +37,10 @@ def workdir(tmp_path_factory):
   config.model.update(TINY)
   config.data.image_size = (64, 128)
   state = create_state(create_model(**config.model), optax.sgd(0.1), seed=7)
-  with workdirs.begin(path, config.to_dict(), CITYSCAPES_20, {}), Checkpoints(path, 1) as checkpoints:
+  with (
+    workdirs.begin(path, config.to_dict(), CONFIG.parent, CITYSCAPES_20, {}),
+    Checkpoints(path, 1) as checkpoints,
+  ):
     checkpoints.save_best(state, 0.5)
   return path
 
@@ -110,7 +113,9 @@ def test_the_parameters_of_a_run(workdir, tmp_path, measured, capsys):
 def test_a_run_brings_its_configuration(workdir):
   assert main(['receptive-field', f'--workdir={workdir}', '--images=1']) == 0
   result = json.loads((workdir / 'analysis' / 'receptive_field' / 'receptive_field.json').read_text())
-  assert result['config'] == json.loads((workdir / 'config.json').read_text())
+  stored = json.loads((workdir / 'config.json').read_text())
+  assert stored.pop('directory') == str(CONFIG.parent)
+  assert result['config'] == stored
   assert result['measured']['image_size'] == [64, 128]
 
 

@@ -12,6 +12,7 @@ from tiny_network import SHALLOW
 
 from configs import default
 from dense_aspp_jax.commands.main import main
+from dense_aspp_jax.datasets.open import Data
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import load_label_set
 from dense_aspp_jax.models.segmentation import create_model
@@ -52,7 +53,7 @@ def make_run(workdir, folder, data_dir):
     config.data.image_size = (32, 64)
   state = create_state(create_model(**config.model), optax.sgd(0.1), seed=0)
   label_set = load_label_set(config.data.label_set)
-  with workdirs.begin(workdir, config.to_dict(), label_set, {}), Checkpoints(workdir, 1) as checkpoints:
+  with workdirs.begin(workdir, config.to_dict(), ROOT, label_set, {}), Checkpoints(workdir, 1) as checkpoints:
     checkpoints.save_best(state, 0.5)
 
 
@@ -223,10 +224,10 @@ def test_data_that_are_not_there_are_named(trained, tmp_path, capsys):
 
 @pytest.mark.parametrize(('options', 'where'), [([], 'data'), (['--data-dir', 'moved'], 'moved')])
 def test_the_data_are_read_where_the_option_or_the_run_says(trained, options, where, monkeypatch, capsys):
-  def load_split(dataset, split, *, data_dir, **_):
-    raise InputError(f'{split} in {pathlib.Path(data_dir).name}')
+  def open_split(data, split, **_):
+    raise InputError(f'{split} in {pathlib.Path(data.data_dir).name}')
 
-  monkeypatch.setattr('dense_aspp_jax.training.run.load_split', load_split)
+  monkeypatch.setattr(Data, 'open', open_split)
   assert report(trained[0], *options) == 2
   assert capsys.readouterr().err == f'dense-aspp report: validation in {where}\n'
 
