@@ -7,10 +7,13 @@ import json
 import os
 import pathlib
 import shutil
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from dense_aspp_jax.errors import InputError, RunError
+
+ABANDONED_AFTER_SECONDS = 3600
 
 
 def write_file(path: pathlib.Path, data: bytes) -> None:
@@ -144,3 +147,14 @@ def replaced_directory(directory: pathlib.Path, own_file: str) -> Iterator[pathl
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
   shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_abandoned(folder: pathlib.Path, pattern: str) -> None:
+  """Removes the folders in `folder` that fit `pattern` and whose writer wrote nothing for an hour."""
+  for unfinished in folder.glob(pattern):
+    try:
+      last_write = max(path.stat().st_mtime for path in (unfinished, *unfinished.rglob('*')))
+    except FileNotFoundError:  # its writer has just finished
+      continue
+    if last_write < time.time() - ABANDONED_AFTER_SECONDS:
+      shutil.rmtree(unfinished, ignore_errors=True)

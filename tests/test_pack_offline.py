@@ -18,8 +18,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image, JpegImagePlugin
 
-from dense_aspp_jax.datasets import camvid
-from dense_aspp_jax.datasets.source import open_split
+from dense_aspp_jax.datasets.camvid import CAMVID
+from dense_aspp_jax.datasets.open import open_split
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import CAMVID_11, load_label_set
 from dense_aspp_jax.training.checkpoint_series import steps_in
@@ -34,7 +34,8 @@ COUNTS = {'train': 8, 'validation': 3, 'test': 2}
 @pytest.fixture
 def segnet(tmp_path, monkeypatch):
   """Generated data in SegNet's layout, as many as are said to be published."""
-  monkeypatch.setattr(camvid, 'COUNTS', COUNTS)
+  for split, count in COUNTS.items():
+    monkeypatch.setitem(CAMVID.counts, split, count)
   folder = tmp_path / 'CamVid'
   layouts.write_camvid(folder, COUNTS, size=(24, 32))
   for path in folder.glob('*annot/*.png'):  # as no encoder of ours would write them
@@ -155,7 +156,7 @@ def test_data_that_are_not_as_published_are_refused(segnet, monkeypatch):
     open_camvid(segnet, None, ('train', 'test')),
   ):
     pass
-  monkeypatch.setattr(camvid, 'COUNTS', COUNTS | {'train': 367})
+  monkeypatch.setitem(CAMVID.counts, 'train', 367)
   with pytest.raises(InputError, match=r'train 8 \(published: 367\)'), open_camvid(segnet, None, ('train',)):
     pass
 

@@ -81,7 +81,7 @@ def _modes(mode: str, config: Any) -> list[str]:
   from dense_aspp_jax.progress import say
 
   try:
-    from dense_aspp_jax.datasets.source import open_split
+    from dense_aspp_jax.datasets.open import open_split
 
     importlib.import_module('dense_aspp_jax.benchmark.input_speed')  # needs Grain
 

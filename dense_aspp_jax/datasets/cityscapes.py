@@ -13,19 +13,18 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from etils import epath
 from tensorflow_datasets.core import registered
 from tensorflow_datasets.datasets.cityscapes import cityscapes_dataset_builder as stock
 
-from dense_aspp_jax.datasets.examples import Example
+from dense_aspp_jax.datasets.listing import Listing, pair_files
 from dense_aspp_jax.datasets.stored_files import StoredFile, files_of_folder, files_of_zip
-from dense_aspp_jax.datasets.validation import Listing, pair_files
+from dense_aspp_jax.datasets.tfds_store import ExampleBuilder, PublishedDataset
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.labels import CITYSCAPES_20
 
-IMAGE_SIZE = (1024, 2048)  # height, width
-COUNTS = {'train': 2975, 'validation': 500, 'test': 1525}
 # What there is of each kind of file: (zip, its top folder, file name after the image id).
 _IMAGES = ('leftImg8bit_trainvaltest.zip', 'leftImg8bit', 'leftImg8bit')
 _LABELS = ('gtFine_trainvaltest.zip', 'gtFine', 'gtFine_labelIds')
@@ -69,39 +68,26 @@ def open_listings(source: pathlib.Path) -> Iterator[dict[str, Listing]]:
     yield splits
 
 
-def expected_counts(splits: Iterable[str]) -> dict[str, int]:
-  """The published number of images of the splits that must be there."""
-  del splits  # all of them, whatever was found
-  return COUNTS
-
-
 with registered.skip_registration():  # tfds knows a `cityscapes` already
 
-  class Cityscapes(stock.Builder):
-    """The tfds builder, given the examples to store; without them it only reads."""
+  class Cityscapes(ExampleBuilder, stock.Builder):
+    """The tfds builder."""
 
     name = 'cityscapes'
     pkg_dir_path = epath.Path(stock.__file__).parent  # description and citation
+    IMAGE = 'image_left'
 
-    def __init__(self, *, splits: Mapping[str, Iterable[Example]] | None = None, **kwargs):
-      """Takes the examples by split and what every tfds builder takes."""
-      super().__init__(**kwargs)
-      self._splits = splits
 
-    def _split_generators(self, dl_manager):
-      del dl_manager  # nothing is downloaded or unpacked
-      return {split: self._generate_examples(examples) for split, examples in self._splits.items()}
-
-    def _generate_examples(self, examples):
-      for example in examples:
-        yield (
-          example.image_id,
-          {
-            'image_id': example.image_id,
-            'image_left': example.image,
-            'segmentation_label': example.label,
-          },
-        )
+CITYSCAPES = PublishedDataset(
+  name='cityscapes',
+  builder=Cityscapes,
+  label_set=CITYSCAPES_20,
+  counts={'train': 2975, 'validation': 500, 'test': 1525},
+  image_size=(1024, 2048),
+  terms='Cityscapes has terms of its own, for non-commercial use (<https://www.cityscapes-dataset.com/license/>).',
+  files='a folder with the two official zips or the trees leftImg8bit/ and gtFine/',
+  open_listings=open_listings,
+)
 
 
 def _open_files(

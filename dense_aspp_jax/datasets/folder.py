@@ -7,8 +7,8 @@ import pathlib
 import unicodedata
 
 from dense_aspp_jax.datasets.examples import SPLITS, Example, Pair
+from dense_aspp_jax.datasets.listing import Listing, name_some, pair_files
 from dense_aspp_jax.datasets.stored_files import StoredFile, files_of_folder
-from dense_aspp_jax.datasets.validation import Listing, name_some, pair_files
 from dense_aspp_jax.errors import InputError
 
 EXTENSIONS = ('.png', '.jpg', '.jpeg')  # upper case too

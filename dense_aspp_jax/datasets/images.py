@@ -1,35 +1,36 @@
 """Decoding and encoding of images and label maps; Pillow and NumPy only.
 
-Strict by purpose. Pillow alone accepts a PNG whose pixels were damaged on the way or whose end is
-missing, and turns a palette of label ids into grey values. Here every PNG chunk is verified, formats
-are recognised by their first bytes, and what is not clearly an image or a label is an `InputError`.
+Deliberately strict: every PNG chunk is verified (`png.py`), formats are recognised by their first bytes, a
+palette of label ids is never turned into grey values, and what is not clearly an image or a label is an
+`InputError`.
 """
 
 from __future__ import annotations
 
 import io
 import pathlib
-import struct
-import zlib
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
-from dense_aspp_jax.datasets.png_data import check_png_data, num_row_bytes
+from dense_aspp_jax.datasets.png import (
+  GREY,
+  PALETTE,
+  PNG_HEADER_BYTES,
+  PNG_SIGNATURE,
+  RGB,
+  beginning,
+  check_png,
+  check_size,
+  read_png_header,
+)
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import count_ids
+from dense_aspp_jax.labels import LabelSet, count_ids
 
-MAX_PIXELS = 89_478_485  # Pillow's limit against decompression bombs (Image.MAX_IMAGE_PIXELS)
-MAX_SIDE = 65_535  # JPEG's limit, for PNG too: the network would see a line as an image a million pixels wide
-PNG_HEADER_BYTES = 33  # signature and IHDR chunk
-
-_PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 _JPEG_SIGNATURE = b'\xff\xd8\xff'
-_PNG_COLOR_TYPES = {0: 'grey', 2: 'RGB', 3: 'palette', 4: 'grey with alpha', 6: 'RGB with alpha'}
-_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-_GREY, _PALETTE = 0, 3
 _ORIENTATION_TAG = 0x0112
+_COLORS_SHOWN = 5  # in a message
 # EXIF orientation -> what makes the picture upright (EXIF 2.3, table 6).
 _UPRIGHT = {
   2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -40,84 +41,6 @@ _UPRIGHT = {
   7: Image.Transpose.TRANSVERSE,
   8: Image.Transpose.ROTATE_90,
 }
-
-
-class PngHeader(NamedTuple):
-  """What a PNG says about itself (the IHDR chunk)."""
-
-  height: int
-  width: int
-  bit_depth: int  # bits per sample: 1, 2, 4, 8 or 16
-  color_type: int  # 0 grey, 2 RGB, 3 palette, 4 grey with alpha, 6 RGB with alpha
-  interlaced: bool = False
-  num_colors: int = 0  # in the palette, which `check_png` alone reads
-
-  @property
-  def description(self) -> str:
-    """For messages, such as `'8-bit RGB'`."""
-    return f'{self.bit_depth}-bit {_PNG_COLOR_TYPES.get(self.color_type, f"colour type {self.color_type}")}'
-
-
-def read_png_header(data: bytes, where: str) -> PngHeader:
-  """Reads a PNG's header; its first `PNG_HEADER_BYTES` bytes are enough.
-
-  Args:
-    data: The file's bytes, or the first of them.
-    where: Path or name of the image, for the message.
-
-  Raises:
-    InputError: Not a PNG, the header is damaged, or more than `MAX_PIXELS`.
-  """
-  if not data.startswith(_PNG_SIGNATURE):
-    raise InputError(f'{where}: not a PNG file ({_found(data)}); expected a PNG')
-  if len(data) < PNG_HEADER_BYTES:
-    raise InputError(f'{where}: truncated PNG of {len(data)} bytes; get the file again')
-  chunk, (crc,) = data[12:29], struct.unpack_from('>I', data, 29)
-  if not chunk.startswith(b'IHDR') or zlib.crc32(chunk) != crc:
-    raise InputError(f'{where}: damaged PNG, its header is wrong; get the file again')
-  width, height, bit_depth, color_type, *methods, interlaced = struct.unpack_from('>IIBBBBB', chunk, 4)
-  if color_type not in _PNG_CHANNELS or any(methods) or interlaced > 1:
-    raise InputError(f'{where}: damaged PNG, its header says what no PNG has; get the file again')
-  _check_size(width, height, where)
-  return PngHeader(height, width, bit_depth, color_type, bool(interlaced))
-
-
-def check_png(data: bytes, where: str) -> PngHeader:
-  """Verifies the checksum of every chunk up to the end mark, and that all pixels are there.
-
-  Args:
-    data: The file's bytes.
-    where: Path or name of the image, for the message.
-
-  Returns:
-    The header.
-
-  Raises:
-    InputError: As `read_png_header`; truncated or damaged anywhere.
-  """
-  header = read_png_header(data, where)
-  view, position, kind, pixels = memoryview(data), len(_PNG_SIGNATURE), b'', []
-  while kind != b'IEND':
-    # A chunk: length of its data (4 bytes), kind (4), data, CRC of kind and data (4).
-    end = position + 12
-    if end <= len(data):
-      length, kind = struct.unpack_from('>I4s', data, position)
-      end += length
-    if end > len(data):
-      raise InputError(f'{where}: truncated PNG of {len(data)} bytes; get the file again')
-    if zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], 'big'):
-      raise InputError(f'{where}: damaged PNG, wrong checksum at byte {position}; get the file again')
-    if kind == b'PLTE':
-      if length % 3 or header.num_colors or pixels:
-        raise InputError(f'{where}: damaged PNG, wrong palette at byte {position}; get the file again')
-      header = header._replace(num_colors=length // 3)
-    elif kind == b'IDAT':
-      pixels.append(view[position + 8 : end - 4])
-    position = end
-  bits_per_pixel = _PNG_CHANNELS[header.color_type] * header.bit_depth
-  num_bytes = num_row_bytes(header.height, header.width, bits_per_pixel, header.interlaced)
-  check_png_data(pixels, num_bytes, where)
-  return header
 
 
 def check_image_header(path: pathlib.Path) -> None:
@@ -170,7 +93,7 @@ def decode_image(
   plugin = _image_plugin(data, where)
   header = check_png(data, where) if plugin is PngImagePlugin.PngImageFile else None
   image = _load(plugin, data, where)
-  if header and header.color_type == _PALETTE and (highest := np.asarray(image).max()) >= header.num_colors:
+  if header and header.color_type == PALETTE and (highest := np.asarray(image).max()) >= header.num_colors:
     raise InputError(
       f'{where}: damaged PNG, colour {highest} of a palette of {header.num_colors}; get the file again'
     )
@@ -213,7 +136,7 @@ def decode_label(data: bytes | pathlib.Path, where: str) -> np.ndarray:
       f'{where}: a JPEG, which alters label ids; expected a PNG of label ids, saved as PNG from the start'
     )
   header = check_png(data, where)
-  if header.color_type not in (_GREY, _PALETTE):
+  if header.color_type not in (GREY, PALETTE):
     raise InputError(
       f'{where}: {header.description} PNG of {header.width}x{header.height} pixels; expected label ids in a '
       'single channel (grey or palette). Colours are not ids: convert the picture with the colour table it '
@@ -226,9 +149,38 @@ def decode_label(data: bytes | pathlib.Path, where: str) -> np.ndarray:
         f'{where}: label ids {count_ids(ids[ids > 255])} in a 16-bit PNG; expected 0..255. '
         'Write the ids again as 8-bit grey, an ignored id -1 as 255'
       )
-  elif header.color_type == _GREY and header.bit_depth in (2, 4):
+  elif header.color_type == GREY and header.bit_depth in (2, 4):
     ids = ids // (255 // (2**header.bit_depth - 1))  # Pillow stretches these grey values to 0..255
   return np.array(ids, np.uint8)
+
+
+def decode_label_ids(data: bytes, label_set: LabelSet, where: str) -> np.ndarray:
+  """Decodes a label PNG: of label ids, or, where the label set says so, in the colours of its classes.
+
+  Colours are never guessed: each must be exactly that of a class, or black where ids are ignored.
+
+  Args:
+    data: Encoded bytes.
+    label_set: Says which of the two it is (`label_colors`), and the colours.
+    where: Path or name of the label, for the message.
+
+  Returns:
+    Label ids, uint8 `[h, w]`.
+
+  Raises:
+    InputError: As `decode_label`; with `label_colors`, anything but an 8-bit RGB PNG, or unknown colours:
+      how many pixels, where the first of them is, and which class is nearest.
+  """
+  if not label_set.label_colors:
+    return decode_label(data, where)
+  header = check_png(data, where)
+  if (header.bit_depth, header.color_type) != (8, RGB):
+    raise InputError(
+      f'{where}: {header.description} PNG of {header.width}x{header.height} pixels; expected 8-bit RGB in '
+      f'the colours of the classes, as label set {label_set.name!r} says (label_colors). Save it so, without '
+      'alpha, or correct the label set'
+    )
+  return _ids_of(decode_image(data, where, upright_only=True), label_set, where)
 
 
 def encode_png(array: np.ndarray) -> bytes:
@@ -253,9 +205,9 @@ def _read(data: bytes | pathlib.Path, where: str) -> bytes:
 def _image_plugin(data: bytes, where: str) -> type:
   if data.startswith(_JPEG_SIGNATURE):
     return JpegImagePlugin.JpegImageFile
-  if data.startswith(_PNG_SIGNATURE):
+  if data.startswith(PNG_SIGNATURE):
     return PngImagePlugin.PngImageFile
-  raise InputError(f'{where}: neither PNG nor JPEG ({_found(data)}); convert it to one of them')
+  raise InputError(f'{where}: neither PNG nor JPEG ({beginning(data)}); convert it to one of them')
 
 
 def _load(plugin: type, data: bytes, where: str) -> Image.Image:
@@ -273,23 +225,12 @@ def _open(plugin: type, file: BinaryIO, where: str) -> Image.Image:
     image = plugin(file)
   except Exception as error:  # as in `_load`
     raise _damaged(plugin, where, error) from error
-  _check_size(*image.size, where)
+  check_size(*image.size, where)
   return image
 
 
 def _damaged(plugin: type, where: str, error: Exception) -> InputError:
   return InputError(f'{where}: damaged or truncated {plugin.format} ({error}); get the file again')
-
-
-def _check_size(width: int, height: int, where: str) -> None:
-  if not 0 < width * height <= MAX_PIXELS:
-    raise InputError(
-      f'{where}: {width}x{height} pixels; expected between 1 and {MAX_PIXELS:,} pixels. Make it smaller'
-    )
-  if max(width, height) > MAX_SIDE:
-    raise InputError(
-      f'{where}: {width}x{height} pixels; expected at most {MAX_SIDE:,} pixels a side. Make it smaller'
-    )
 
 
 def _orientation(image: Image.Image) -> int:
@@ -299,5 +240,33 @@ def _orientation(image: Image.Image) -> int:
     return 1
 
 
-def _found(data: bytes) -> str:
-  return f'it begins with {data[:8]!r}' if data else 'an empty file'
+def _ids_of(rgb: np.ndarray, label_set: LabelSet, where: str) -> np.ndarray:
+  colors = np.array(list(label_set.id_of_color), np.int32)
+  ids = np.array(list(label_set.id_of_color.values()), np.uint8)
+  order = np.argsort(_codes(colors))
+  known = _codes(colors)[order]
+  codes = _codes(rgb.astype(np.int32))
+  positions = np.searchsorted(known, codes).clip(max=len(known) - 1)
+  unknown = known[positions] != codes
+  if unknown.any():
+    found, first, counts = np.unique(codes[unknown], return_index=True, return_counts=True)
+    texts = []
+    for i in np.argsort(-counts, kind='stable')[:_COLORS_SHOWN]:
+      row, column = divmod(int(np.flatnonzero(unknown)[first[i]]), rgb.shape[1])
+      color = rgb[row, column].astype(np.int32)
+      nearest = label_set.classes[int(np.argmin([((color - c.color) ** 2).sum() for c in label_set.classes]))]
+      texts.append(
+        f'{tuple(color.tolist())} ({counts[i]} pixels, the first at row {row}, column {column}; the nearest '
+        f'class is {nearest.name!r}, {nearest.color})'
+      )
+    more = f' and {len(found) - _COLORS_SHOWN} more' if len(found) > _COLORS_SHOWN else ''
+    raise InputError(
+      f'{where}: colours of no class of label set {label_set.name!r}: {", ".join(texts)}{more}; expected the '
+      'exact colours of the classes. Draw the label without smoothing, or correct the label set'
+    )
+  return ids[order][positions]
+
+
+def _codes(colors: np.ndarray) -> np.ndarray:
+  """One number a colour, int32 `[...]` from `[..., 3]`."""
+  return (colors[..., 0] << 16) | (colors[..., 1] << 8) | colors[..., 2]

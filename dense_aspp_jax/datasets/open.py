@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import Any
+from collections.abc import Sequence
+
+import tensorflow_datasets as tfds
 
 from dense_aspp_jax import fields
 from dense_aspp_jax.datasets.cache import CacheSplit, DecodedSplit, open_cache
-from dense_aspp_jax.datasets.examples import SplitSource
+from dense_aspp_jax.datasets.examples import FOLDER_PREFIX, HELD_OUT, TRAIN_AND_VALIDATION, SplitSource
+from dense_aspp_jax.datasets.folder import FolderSplit
+from dense_aspp_jax.datasets.prepare import DATASETS, find_dataset, prepare
 from dense_aspp_jax.datasets.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from dense_aspp_jax.datasets.source import open_split
+from dense_aspp_jax.datasets.splits import ConcatenatedSplit, SelectedSplit
+from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import LabelSet, load_label_set
 
 
@@ -19,7 +24,7 @@ class Data:
   """A data set and how the network sees it: `Data(**config.data)`; configs/default.py has examples.
 
   Attributes:
-    dataset: A name in `PUBLISHED`, or 'folder:PATH'.
+    dataset: A name in `prepare.DATASETS`, or 'folder:PATH'.
     data_dir: Where prepared data are and caches go; None: TFDS_DATA_DIR, else ~/tensorflow_datasets.
     label_set: The name of a label set, or the path of a labels.json.
     train_split: Such as 'train' or 'train+validation'.
@@ -97,30 +102,58 @@ class Data:
     return self._open(self.train_split, label_set, cached, native_labels=False)
 
   def open_source(self, split: str) -> SplitSource:
-    """Opens a split as it is stored; prepares the generated street scenes at first use."""
-    if self.dataset == 'street_scenes':
-      from dense_aspp_jax.datasets.prepare import prepare  # tfds is slow to import
-
+    """Opens a split as it is stored; prepares a generated data set at first use."""
+    if self.dataset in DATASETS and DATASETS[self.dataset].generate:
       prepare(self.dataset, data_dir=self.data_dir)
     return open_split(self.dataset, split, self.data_dir, self.held_out)
 
-  def _open(self, split: str, label_set: LabelSet | None, cached: bool, **options: Any):
+  def _open(
+    self, split: str, label_set: LabelSet | None, cached: bool, native_labels: bool
+  ) -> CacheSplit | DecodedSplit:
     label_set = label_set or load_label_set(self.label_set)
-    source = self.open_source(split)
+    decoded = DecodedSplit(self.open_source(split), label_set, self.preprocessing, native_labels)
     if not cached:
-      return DecodedSplit(source, label_set, self.image_size, keep_aspect=self.keep_aspect, **options)
-    return open_cache(
-      source,
-      label_set,
-      self.image_size,
-      cache_dir=_data_dir(self.data_dir) / 'cache',
-      keep_aspect=self.keep_aspect,
-      skip_bad=0 if options['native_labels'] else self.skip_bad,
-      **options,
-    )
+      return decoded
+    data_dir = pathlib.Path(self.data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    return open_cache(decoded, data_dir / 'cache', 0 if native_labels else self.skip_bad)
 
 
-def _data_dir(data_dir: str | None) -> pathlib.Path:
-  import tensorflow_datasets as tfds  # slow to import
+def open_split(
+  dataset: str, split: str, data_dir: str | None = None, held_out: Sequence[str] = ()
+) -> SplitSource:
+  """Opens a split as it is stored.
 
-  return pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+  Images of the training split can be held out of training, by the beginnings of their ids (a drive of CamVid,
+  a city of Cityscapes), for choosing settings by them: neither 'train' nor 'train+validation' has them then.
+
+  Args:
+    dataset: A name in `prepare.DATASETS`, or 'folder:PATH' (layout: docs/own_data.md).
+    split: 'train', 'validation' or 'test'; 'held_out', the images held out; 'train+validation'.
+    data_dir: Where tfds keeps prepared data sets; None: TFDS_DATA_DIR, else ~/tensorflow_datasets.
+      A folder does not use it.
+    held_out: Beginnings of the image ids held out; (): none are, and 'train' is as it is stored.
+
+  Raises:
+    InputError: Unknown data set or split, not prepared, prepared in a format without random access, a
+      split without examples, or prefixes that do not fit.
+  """
+
+  def stored(name: str) -> SplitSource:
+    if dataset.startswith(FOLDER_PREFIX):
+      return FolderSplit(pathlib.Path(dataset.removeprefix(FOLDER_PREFIX)), name)
+    return find_dataset(dataset).open_split(name, data_dir)
+
+  def train() -> SplitSource:
+    return SelectedSplit(stored('train'), held_out, keep=False) if held_out else stored('train')
+
+  if split == HELD_OUT:
+    if not held_out:
+      raise InputError(
+        f'split {HELD_OUT!r}: no images are held out of training; set config.data.held_out to the beginnings '
+        "of their image ids, such as ('0006R0',)"
+      )
+    return SelectedSplit(stored('train'), held_out, keep=True)
+  if split == TRAIN_AND_VALIDATION:
+    first = train()
+    return ConcatenatedSplit(first, stored('validation'), f'{first.name}+validation')
+  return train() if split == 'train' else stored(split)

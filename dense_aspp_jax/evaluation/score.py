@@ -14,10 +14,9 @@ import re
 import unicodedata
 from typing import NamedTuple
 
-from dense_aspp_jax.datasets.images import decode_label
-from dense_aspp_jax.datasets.label_colors import decode_label_ids
+from dense_aspp_jax.datasets.images import decode_label, decode_label_ids
+from dense_aspp_jax.datasets.listing import name_some
 from dense_aspp_jax.datasets.stored_files import StoredFile
-from dense_aspp_jax.datasets.validation import name_some
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix
 from dense_aspp_jax.labels import CITYSCAPES_20, LabelSet

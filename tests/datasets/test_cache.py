@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from dense_aspp_jax.datasets import cache as cache_lib
-from dense_aspp_jax.datasets.cache import DecodedSplit, network_size, open_cache
+from dense_aspp_jax.datasets.cache import DecodedSplit, open_cache
 from dense_aspp_jax.datasets.examples import Example, Pair
 from dense_aspp_jax.datasets.images import encode_png
+from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.datasets.resize import resize_image, resize_label
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.labels import CITYSCAPES_19, CITYSCAPES_20, IGNORE_LABEL, LabelClass, LabelSet
@@ -46,8 +47,14 @@ def source():
   return FakeSource([(32, 48)] * 5)
 
 
-def open_fake(source, path, label_set=CITYSCAPES_19, image_size=IMAGE_SIZE, native_labels=False):
-  return open_cache(source, label_set, image_size, native_labels, path, num_workers=2)
+def decoded_split(
+  source, label_set=CITYSCAPES_19, image_size=IMAGE_SIZE, native_labels=False, keep_aspect=True
+):
+  return DecodedSplit(source, label_set, Preprocessing(image_size, keep_aspect=keep_aspect), native_labels)
+
+
+def open_fake(source, path, *arguments, skip_bad=0, **options):
+  return open_cache(decoded_split(source, *arguments, **options), path, skip_bad)
 
 
 def check_equal(first, second):
@@ -81,8 +88,8 @@ def test_evaluation_records_hold_native_label_ids(tmp_path):
 
 def test_stretched_evaluation_examples_have_a_cache_of_their_own(tmp_path):
   source = FakeSource(sizes=((20, 20), (16, 24)))
-  kept = open_cache(source, CITYSCAPES_19, IMAGE_SIZE, True, tmp_path)
-  stretched = open_cache(source, CITYSCAPES_19, IMAGE_SIZE, True, tmp_path, keep_aspect=False)
+  kept = open_fake(source, tmp_path, native_labels=True)
+  stretched = open_fake(source, tmp_path, native_labels=True, keep_aspect=False)
   assert kept.path.parent != stretched.path.parent
   assert kept[0].image.shape[:2] != IMAGE_SIZE
   for example, original in zip(stretched, kept, strict=True):
@@ -94,7 +101,7 @@ def test_stretched_evaluation_examples_have_a_cache_of_their_own(tmp_path):
 def test_cached_and_decoded_examples_are_the_same(native_labels, tmp_path):
   source = FakeSource([(32, 48), (20, 20), (7, 60)])
   cache = open_fake(source, tmp_path, native_labels=native_labels)
-  decoded = DecodedSplit(source, CITYSCAPES_19, IMAGE_SIZE, native_labels)
+  decoded = decoded_split(source, native_labels=native_labels)
   assert len(cache) == len(decoded) == 3
   for index in range(3):
     check_equal(cache[index], decoded[index])
@@ -240,7 +247,7 @@ def test_a_build_that_fails_leaves_nothing(source, tmp_path):
 def test_bad_pairs_are_left_out_named_and_counted_each_time(source, tmp_path, capsys):
   source.labels[0][2, 1:4] = 77  # also the first, whose size the space is reckoned by
   source.labels[3] = source.labels[3][:, :47]
-  cache = open_cache(source, CITYSCAPES_19, IMAGE_SIZE, False, tmp_path, 2, skip_bad=2)
+  cache = open_fake(source, tmp_path, skip_bad=2)
   first = capsys.readouterr().err
   assert [example.image_id for example in cache] == ['straße_1', 'straße_2', 'straße_4']
   assert len(cache) == 3
@@ -252,7 +259,7 @@ def test_bad_pairs_are_left_out_named_and_counted_each_time(source, tmp_path, ca
     'fake/train straße_0 (label)',
     'fake/train straße_3 (label)',
   ]
-  again = open_cache(source, CITYSCAPES_19, IMAGE_SIZE, False, tmp_path, 2, skip_bad=5)
+  again = open_fake(source, tmp_path, skip_bad=5)
   second = capsys.readouterr().err
   assert 'caching' not in second
   warning = 'warning: fake/train: 2 of 5 pairs left out, which cannot be used:\n  ' + '\n  '.join(left_out)
@@ -263,18 +270,18 @@ def test_bad_pairs_are_left_out_named_and_counted_each_time(source, tmp_path, ca
 
 def test_a_cache_that_leaves_out_more_than_is_permitted_now_is_not_used(source, tmp_path, capsys):
   source.labels[0][:] = 77
-  open_cache(source, CITYSCAPES_19, IMAGE_SIZE, False, tmp_path, 2, skip_bad=1)
+  open_fake(source, tmp_path, skip_bad=1)
   with pytest.raises(InputError, match=r'straße_0 \(label\): unknown label ids 77'):
     open_fake(source, tmp_path)
   assert 'it leaves out 1 pairs, but now at most 0 may be left out' in capsys.readouterr().err
-  assert len(open_cache(source, CITYSCAPES_19, IMAGE_SIZE, False, tmp_path, 2, skip_bad=1)) == 4
+  assert len(open_fake(source, tmp_path, skip_bad=1)) == 4
 
 
 def test_nothing_left_is_an_error(source, tmp_path):
   for label in source.labels:
     label[:] = 77
   with pytest.raises(InputError, match='fake/train: none of 5 pairs can be used'):
-    open_cache(source, CITYSCAPES_19, IMAGE_SIZE, False, tmp_path, 2, skip_bad=9)
+    open_fake(source, tmp_path, skip_bad=9)
   assert list(tmp_path.glob('*/*')) == []
 
 
@@ -327,7 +334,7 @@ def test_two_builds_at_once_end_well(source, tmp_path):
   for thread in threads:
     thread.join()
   assert len(opened) == 3
-  decoded = DecodedSplit(source, CITYSCAPES_19, IMAGE_SIZE, False)
+  decoded = decoded_split(source)
   for cache in (*opened, open_fake(source, tmp_path)):
     check_equal(cache[4], decoded[4])
   assert len(list(opened[0].path.parent.iterdir())) == 2
@@ -376,21 +383,3 @@ def test_damage_inside_a_record_is_an_error(source, tmp_path):
   cache.path.write_bytes(data)
   with pytest.raises(RunError, match=r'record 2 cannot be read .* remove .* built again'):
     list(open_fake(source, tmp_path))
-
-
-@pytest.mark.parametrize(
-  ('native', 'expected'),
-  [
-    ((1024, 2048), (256, 512)),
-    ((256, 512), (256, 512)),
-    ((100, 201), (256, 512)),  # 0.5 % off
-    ((100, 210), (248, 528)),  # 5 % off: its own ratio
-    ((360, 480), (312, 416)),
-    ((1000, 10), (3624, 40)),
-  ],
-)
-def test_network_size(native, expected):
-  assert network_size(native, (256, 512), keep_aspect=True) == expected
-  assert network_size(native, (256, 512), keep_aspect=False) == (256, 512)
-  height, width = expected
-  assert height * width == pytest.approx(256 * 512, rel=0.12)

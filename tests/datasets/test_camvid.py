@@ -1,5 +1,6 @@
 """Preparing CamVid from SegNet's layout: lists, void, the optional test split, the download."""
 
+import dataclasses
 import pathlib
 
 import layouts
@@ -9,8 +10,8 @@ import pytest
 from dense_aspp_jax.datasets import camvid
 from dense_aspp_jax.datasets.examples import Example
 from dense_aspp_jax.datasets.images import decode_label, encode_png
-from dense_aspp_jax.datasets.prepare import prepare
-from dense_aspp_jax.datasets.source import open_split
+from dense_aspp_jax.datasets.open import open_split
+from dense_aspp_jax.datasets.prepare import DATASETS, prepare
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.labels import CAMVID_11, IGNORE_LABEL
 
@@ -27,6 +28,10 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
 def prepared(source: pathlib.Path, data_dir: pathlib.Path) -> pathlib.Path:
   assert prepare('camvid', source, str(data_dir), allow_partial=True)
   return data_dir
+
+
+def publish(monkeypatch: pytest.MonkeyPatch, **changes) -> None:
+  monkeypatch.setitem(DATASETS, 'camvid', dataclasses.replace(camvid.CAMVID, **changes))
 
 
 def read(data_dir: pathlib.Path, split: str) -> list[Example]:
@@ -64,8 +69,7 @@ def test_ids_above_void_are_refused(folder: pathlib.Path, tmp_path: pathlib.Path
 def test_the_test_split_is_optional(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
   layouts.write_camvid(tmp_path / 'CamVid', {'train': 5, 'validation': 3})
   (tmp_path / 'CamVid' / 'test.txt').write_bytes(FILES['test.txt'])  # a list alone is no split
-  monkeypatch.setattr(camvid, 'COUNTS', COUNTS)
-  monkeypatch.setattr(camvid, 'IMAGE_SIZE', (12, 16))
+  publish(monkeypatch, counts=COUNTS, image_size=(12, 16))
   assert prepare('camvid', tmp_path / 'CamVid', str(tmp_path / 'data'))  # no --allow-partial
   assert len(read(tmp_path / 'data', 'train')) == 5
   with pytest.raises(InputError, match=r"no split 'test'; .*train, validation"):
@@ -76,7 +80,7 @@ def test_published_counts_and_sizes_are_expected(folder: pathlib.Path, monkeypat
   counts = r'train 5 \(published: 367\), validation 3 \(published: 101\), test 2 \(published: 233\)'
   with pytest.raises(InputError, match=counts):
     prepare('camvid', folder, str(folder.parent / 'data'))
-  monkeypatch.setattr(camvid, 'COUNTS', COUNTS)
+  publish(monkeypatch, counts=COUNTS)
   with pytest.raises(InputError, match='10 images not of 480x360 pixels'):
     prepare('camvid', folder, str(folder.parent / 'data'))
 

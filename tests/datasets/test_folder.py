@@ -11,7 +11,7 @@ import pytest
 
 from dense_aspp_jax.datasets.folder import FolderSplit
 from dense_aspp_jax.datasets.images import decode_image, decode_label, encode_png
-from dense_aspp_jax.datasets.source import open_split
+from dense_aspp_jax.datasets.open import open_split
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import load_label_set
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dense_aspp_jax.datasets import images
+from dense_aspp_jax.datasets import images, png
 from dense_aspp_jax.errors import InputError
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
@@ -153,7 +153,7 @@ class TestDecodeImage:
         decode(bomb, 'bomb.png')
 
   def test_large_jpeg_is_refused(self, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(images, 'MAX_PIXELS', 34)
+    monkeypatch.setattr(png, 'MAX_PIXELS', 34)
     with pytest.raises(InputError, match=r'a\.jpg: 7x5 pixels'):
       images.decode_image(encode(Image.fromarray(RGB), 'JPEG'), 'a.jpg')
 
@@ -207,9 +207,9 @@ class TestDecodeLabel:
 
 def test_png_header_needs_the_first_bytes_only():
   data = encode(Image.fromarray(RGB))
-  assert images.read_png_header(data[: images.PNG_HEADER_BYTES], 'a') == images.PngHeader(5, 7, 8, 2)
+  assert png.read_png_header(data[: png.PNG_HEADER_BYTES], 'a') == png.PngHeader(5, 7, 8, 2)
   with pytest.raises(InputError, match='truncated'):
-    images.read_png_header(data[: images.PNG_HEADER_BYTES - 1], 'a')
+    png.read_png_header(data[: png.PNG_HEADER_BYTES - 1], 'a')
 
 
 def test_encode_png_is_lossless_and_strict():

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dense_aspp_jax.datasets.images import encode_png
-from dense_aspp_jax.datasets.label_colors import decode_label_ids
+from dense_aspp_jax.datasets.images import decode_label_ids, encode_png
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import CAMVID_11, LabelClass, LabelSet
 

@@ -1,6 +1,7 @@
 """`Data`: the checks of its fields, and the splits that it opens."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 
 from configs import default
-from dense_aspp_jax.datasets import prepare as prepare_lib
 from dense_aspp_jax.datasets.open import Data
+from dense_aspp_jax.datasets.prepare import DATASETS
+from dense_aspp_jax.datasets.street_scenes.builder import STREET_SCENES, generate
 from dense_aspp_jax.errors import InputError
 
 DATA = default.get_config().data
@@ -75,13 +77,12 @@ def test_a_cache_is_built_in_the_data_directory_and_holds_what_is_decoded(scene_
   jax.tree.map(np.testing.assert_array_equal, decoded[3], cached[3])
 
 
-@pytest.mark.parametrize(
-  ('dataset', 'expected'), [('street_scenes', [('street_scenes', 'd')]), ('camvid', [])]
-)
-def test_street_scenes_alone_are_prepared_at_first_use(dataset, expected, monkeypatch):
-  prepared = []
-  monkeypatch.setattr(prepare_lib, 'prepare', lambda name, data_dir: prepared.append((name, data_dir)))
-  data = Data(dataset=dataset, data_dir='d', label_set='cityscapes20', image_size=(8, 8))
+def test_generated_data_alone_are_prepared_at_first_use(tmp_path, monkeypatch):
+  tiny = dataclasses.replace(
+    STREET_SCENES, counts={'train': 2}, generate=functools.partial(generate, size=(64, 128))
+  )
+  monkeypatch.setitem(DATASETS, 'street_scenes', tiny)
+  fields = dict(data_dir=str(tmp_path), label_set='cityscapes20', image_size=(8, 16))
+  assert len(Data(dataset='street_scenes', **fields).open_train(cached=False)) == 2
   with pytest.raises(InputError, match='is not prepared'):
-    data.open('train')
-  assert prepared == expected
+    Data(dataset='camvid', **fields).open('train')

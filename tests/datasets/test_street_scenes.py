@@ -1,4 +1,3 @@
-import dataclasses
 import functools
 import random
 import subprocess
@@ -6,16 +5,10 @@ import sys
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 from color_baseline import fit_color_classifier, predict_color_classifier
 
 from dense_aspp_jax.datasets.images import decode_image, decode_label
-from dense_aspp_jax.datasets.street_scenes.builder import (
-  SPLITS,
-  StreetScenes,
-  StreetScenesConfig,
-  render_scene,
-)
+from dense_aspp_jax.datasets.street_scenes.builder import STREET_SCENES, generate, render_scene
 from dense_aspp_jax.datasets.street_scenes.canvas import Camera, Canvas, Pose
 from dense_aspp_jax.datasets.street_scenes.light import Light
 from dense_aspp_jax.datasets.street_scenes.people import draw_bicycle
@@ -182,50 +175,21 @@ def test_image_and_label_share_their_outlines():
   assert (painted != labelled).mean() < 0.001
 
 
-def small_config(**changes) -> StreetScenesConfig:
-  config = StreetScenesConfig(name='small', size=(64, 128), splits={'train': 3, 'validation': 2, 'test': 1})
-  return dataclasses.replace(config, **changes)
-
-
-def test_builder_prepares_and_reads_back_without_tensorflow(tmp_path):
-  builder = StreetScenes(config=small_config(), data_dir=tmp_path, file_format='array_record')
-  builder.download_and_prepare()
+def test_prepared_scenes_are_read_back_as_drawn(tmp_path):
+  counts = {'train': 3, 'validation': 2, 'test': 1}
+  splits = {split: generate(split, count, (64, 128)) for split, count in counts.items()}
+  STREET_SCENES.store(splits, counts, str(tmp_path))
   assert 'tensorflow' not in sys.modules
-  builder = StreetScenes(config=small_config(), data_dir=tmp_path, file_format='array_record')
-  assert {k: v.num_examples for k, v in builder.info.splits.items()} == {
-    'train': 3,
-    'validation': 2,
-    'test': 1,
-  }
-  skip = {'image': tfds.decode.SkipDecoding(), 'segmentation_label': tfds.decode.SkipDecoding()}
-  seen = {}
-  for split in builder.info.splits:
-    for example in builder.as_data_source(split, decoders=skip):
-      image_id = example['image_id'].decode()
-      image = decode_image(example['image'], image_id)
-      label = decode_label(example['segmentation_label'], image_id)
-      seen[image_id] = (image, label)
-  assert sorted(seen) == sorted([
-    'train_00000', 'train_00001', 'train_00002', 'validation_00000', 'validation_00001', 'test_00000',
-  ])  # fmt: skip
-  image, label = render_scene(1, 1, (64, 128))  # split seeds: 0 train, 1 validation, 2 test
-  np.testing.assert_array_equal(seen['validation_00001'][0], image)
-  np.testing.assert_array_equal(seen['validation_00001'][1], label)
-  assert (seen['train_00000'][1] != seen['test_00000'][1]).mean() > 0.1
+  for split_seed, (split, count) in enumerate(counts.items()):
+    stored = STREET_SCENES.open_split(split, str(tmp_path))
+    examples = {example.image_id: example for example in stored}
+    assert sorted(examples) == [f'{split}_{index:05d}' for index in range(count)]
+    for index, image_id in enumerate(sorted(examples)):
+      image, label = render_scene(split_seed, index, (64, 128))
+      np.testing.assert_array_equal(decode_image(examples[image_id].image, ''), image)
+      np.testing.assert_array_equal(decode_label(examples[image_id].label, ''), label)
 
 
-def test_more_scenes_leave_the_first_ones_as_they_were(tmp_path):
-  sources = []
-  for count in (1, 2):
-    config = small_config(name=f'first_{count}', splits={'train': count})
-    builder = StreetScenes(config=config, data_dir=tmp_path, file_format='array_record')
-    builder.download_and_prepare()
-    skip = {'image': tfds.decode.SkipDecoding(), 'segmentation_label': tfds.decode.SkipDecoding()}
-    sources.append({e['image_id']: e['image'] for e in builder.as_data_source('train', decoders=skip)})
-  assert sources[0][b'train_00000'] == sources[1][b'train_00000']
-
-
-def test_default_config():
-  builder = StreetScenes.builder_configs['default']
-  assert (builder.size, builder.splits) == ((256, 512), SPLITS)
-  assert SPLITS == {'train': 512, 'validation': 64, 'test': 64}
+def test_the_published_scenes_are_those_that_configurations_expect():
+  assert (STREET_SCENES.image_size, STREET_SCENES.generate) == ((256, 512), generate)
+  assert STREET_SCENES.counts == {'train': 512, 'validation': 64, 'test': 64}

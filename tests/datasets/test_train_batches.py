@@ -7,10 +7,11 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dense_aspp_jax.datasets import train_batches
-from dense_aspp_jax.datasets.cache import open_cache
+from dense_aspp_jax.datasets.cache import DecodedSplit, open_cache
 from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples
 from dense_aspp_jax.datasets.examples import CachedExample, Example, Pair
 from dense_aspp_jax.datasets.images import encode_png
+from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import CITYSCAPES_20
 
@@ -37,7 +38,9 @@ class FakeSource:
 
 @pytest.fixture(scope='module')
 def cache(tmp_path_factory):
-  return open_cache(FakeSource(), CITYSCAPES_20, (6, 8), False, tmp_path_factory.mktemp('cache'), 1)
+  return open_cache(
+    DecodedSplit(FakeSource(), CITYSCAPES_20, Preprocessing((6, 8)), False), tmp_path_factory.mktemp('cache')
+  )
 
 
 @pytest.fixture

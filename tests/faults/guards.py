@@ -132,7 +132,7 @@ def low_byte(decode):
 
 def header_alone(check):
   """A PNG is right if its header is."""
-  from dense_aspp_jax.datasets.images import read_png_header
+  from dense_aspp_jax.datasets.png import read_png_header
 
   return read_png_header
 
@@ -209,9 +209,9 @@ GUARDS = (
         RUN + '14_a_reading_process_is_killed[parent]'),
   Guard(15, 'training.train:_device_memory_explained', lambda explained: contextlib.nullcontext,
         RUN + '15_too_little_memory'),
-  Guard(16, 'datasets.validation:pair_files', lambda pair: lambda *files: (pair(*files)[0], []),
+  Guard(16, 'datasets.listing:pair_files', lambda pair: lambda *files: (pair(*files)[0], []),
         DATA + '16_a_file_without_its_other_half_is_listed_before_training[label]'),
-  Guard(16, 'datasets.validation:pair_files', lambda pair: lambda *files: (pair(*files)[0], []),
+  Guard(16, 'datasets.listing:pair_files', lambda pair: lambda *files: (pair(*files)[0], []),
         DATA + '16_a_file_without_its_other_half_is_listed_before_training[image]'),
   Guard(16, 'datasets.folder:list_folder', without_problems,
         DATA + '16_a_file_without_its_other_half_is_listed_before_training[all]'),
@@ -223,23 +223,23 @@ GUARDS = (
         DATA + '17_id_255_is_void_where_that_is_configured_only'),
   Guard(17, 'labels:LabelSet.encode', accepts(np.zeros((16, 24), np.uint8)),
         DATA + '17_prepare_finds_label_ids_out_of_range'),
-  Guard(18, 'datasets.pair_check:_check_equal', returns(None),
+  Guard(18, 'datasets.pairs:_check_equal', returns(None),
         DATA + '18_image_and_label_of_different_sizes_are_named_with_both'),
-  Guard(19, 'datasets.images:check_png', header_alone,
+  Guard(19, 'datasets.png:check_png', header_alone,
         DATA + '19_a_damaged_file_is_named_and_left_out_only_when_asked[bit flipped-labels]'),
-  Guard(19, 'datasets.images:check_png', header_alone,
+  Guard(19, 'datasets.png:check_png', header_alone,
         DATA + '19_a_damaged_file_is_named_and_left_out_only_when_asked[without its end-images]'),
-  Guard(19, 'datasets.bad_pairs:BadPairs.add', accepts(),
+  Guard(19, 'datasets.pairs:BadPairs.add', accepts(),
         DATA + '19_one_damaged_file_more_than_permitted_is_refused'),
-  Guard(19, 'datasets.bad_pairs:BadPairs.__init__', skips_in_validation,
+  Guard(19, 'datasets.pairs:BadPairs.__init__', skips_in_validation,
         DATA + '19_prepare_leaves_out_training_pairs_only_when_asked'),
-  Guard(19, 'datasets.bad_pairs:BadPairs.say', returns(None),
+  Guard(19, 'datasets.pairs:BadPairs.say', returns(None),
         DATA + '19_training_goes_on_without_a_permitted_pair_and_says_so_again'),
   Guard(20, 'datasets.images:decode_label', pillow_label,
         DATA + '20_palette_and_16_bit_labels_hold_their_ids'),
   Guard(20, 'datasets.images:decode_label', pillow_label,
         DATA + '20_a_label_in_colours_is_refused[RGB-8-bit RGB]'),
-  Guard(20, 'datasets.label_colors:decode_label_ids', accepts(np.zeros((16, 24), np.uint8)),
+  Guard(20, 'datasets.images:decode_label_ids', accepts(np.zeros((16, 24), np.uint8)),
         DATA + '20_colours_are_decoded_where_the_label_set_declares_them'),
   Guard(21, 'datasets.images:_orientation', returns(1),
         INPUT + '21_pictures_of_any_kind_are_predicted_by_stated_rules'),
@@ -247,7 +247,7 @@ GUARDS = (
         INPUT + '21_pictures_of_any_kind_are_predicted_by_stated_rules'),
   Guard(21, 'datasets.images:decode_image', called_with(as_stored=False),
         INPUT + '21_pictures_of_any_kind_are_predicted_by_stated_rules'),
-  Guard(22, 'datasets.images:_check_size', returns(None),
+  Guard(22, 'datasets.png:check_size', returns(None),
         INPUT + '22_a_decompression_bomb_costs_next_to_nothing'),
   Guard(22, 'datasets.images:check_image_header', returns(None),
         INPUT + '22_a_bomb_in_a_folder_is_named_before_the_network_is_loaded'),

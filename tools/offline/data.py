@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dense_aspp_jax.datasets import camvid
+from dense_aspp_jax.datasets.camvid import CAMVID
 from dense_aspp_jax.datasets.examples import Pair
 from dense_aspp_jax.datasets.images import decode_image
-from dense_aspp_jax.datasets.pair_check import check_pair
-from dense_aspp_jax.datasets.source import LABEL_SET_OF, open_split
-from dense_aspp_jax.datasets.validation import check_counts
+from dense_aspp_jax.datasets.open import open_split
+from dense_aspp_jax.datasets.pairs import check_pair
+from dense_aspp_jax.datasets.prepare import DATASETS, check_counts
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import LABEL_SETS
 from dense_aspp_jax.progress import progress
 from dense_aspp_jax.provenance import write_json
 
@@ -49,11 +48,11 @@ def open_camvid(
     opened = {split: open_split('camvid', split, data_dir) for split in splits}
     yield {split: [s.pair(i) for i in range(len(s))] for split, s in opened.items()}
     return
-  with camvid.open_listings(source) as listings:
+  with CAMVID.open_listings(source) as listings:
     if missing := [split for split in splits if split not in listings]:
       raise InputError(f'{source}: no split {", ".join(missing)}; it has {", ".join(listings)}')
     pairs = {split: listings[split].require() for split in splits}
-    expected = {split: camvid.COUNTS[split] for split in splits}
+    expected = {split: CAMVID.counts[split] for split in splits}
     check_counts(pairs, expected, str(source), allow_partial=False)
     yield pairs
 
@@ -65,7 +64,7 @@ def write_jpeg_copy(
 
   Args:
     folder: Made; labels.json in it has the built-in label set of `dataset`.
-    dataset: A key of `LABEL_SET_OF`.
+    dataset: A key of `DATASETS`.
     splits: The pairs by split, each checked as it is when the data set is prepared.
     quality: That of libjpeg, 1 to 95.
 
@@ -76,7 +75,7 @@ def write_jpeg_copy(
   Raises:
     InputError: A pair that cannot be used.
   """
-  label_set = LABEL_SETS[LABEL_SET_OF[dataset]]
+  label_set = DATASETS[dataset].label_set
   write_json(folder / 'labels.json', label_set.to_json())
   total, count, largest = 0, 0, 0
   for split, pairs in splits.items():

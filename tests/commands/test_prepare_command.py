@@ -1,6 +1,7 @@
 """`dense-aspp prepare`: what it prints, what it leaves behind."""
 
 import argparse
+import dataclasses
 import functools
 import os
 import pathlib
@@ -16,8 +17,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 from dense_aspp_jax.commands import prepare as command
-from dense_aspp_jax.datasets import source, validation
-from dense_aspp_jax.datasets.street_scenes.builder import StreetScenes, StreetScenesConfig
+from dense_aspp_jax.datasets import prepare as prepare_lib
+from dense_aspp_jax.datasets.open import open_split
+from dense_aspp_jax.datasets.street_scenes.builder import STREET_SCENES, generate
 from dense_aspp_jax.errors import InputError, RunError
 
 
@@ -64,14 +66,19 @@ def test_cityscapes(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture):
 def test_street_scenes(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-  config = StreetScenesConfig(name='tiny', size=(64, 128), splits={'train': 2, 'validation': 1})
-  builder = functools.partial(StreetScenes, config=config)
-  monkeypatch.setitem(source.BUILDERS, 'street_scenes', lambda: builder)
+  tiny = dataclasses.replace(
+    STREET_SCENES,
+    counts={'train': 2, 'validation': 1},
+    generate=functools.partial(generate, size=(64, 128)),
+  )
+  monkeypatch.setitem(prepare_lib.DATASETS, 'street_scenes', tiny)
   assert run('street_scenes', '--data-dir', tmp_path) == 0
   out, err = capsys.readouterr()
-  assert out == f'street_scenes is prepared: train 2, validation 1, in {tmp_path}/street_scenes/tiny/1.0.0\n'
+  assert (
+    out == f'street_scenes is prepared: train 2, validation 1, in {tmp_path}/street_scenes/default/1.0.0\n'
+  )
   assert 'Preparing street_scenes/train: 2/2' in err
-  assert len(source.open_split('street_scenes', 'train', str(tmp_path))) == 2
+  assert len(open_split('street_scenes', 'train', str(tmp_path))) == 2
 
 
 @pytest.mark.parametrize(
@@ -106,21 +113,21 @@ def test_interruption_leaves_nothing_behind(
 ):
   calls = []
 
-  def read_pair(*arguments):
+  def check_pair(*arguments, **options):
     calls.append(arguments)
     if len(calls) == 7:  # the first split is written by then
       raise interruption
-    return original(*arguments)
+    return original(*arguments, **options)
 
-  original = validation.read_pair
-  monkeypatch.setattr(validation, 'read_pair', read_pair)
+  original = prepare_lib.check_pair
+  monkeypatch.setattr(prepare_lib, 'check_pair', check_pair)
   arguments = ('camvid', '--source', camvid, '--data-dir', tmp_path / 'data', '--allow-partial')
   with pytest.raises(interruption):
     run(*arguments)
   assert not list((tmp_path / 'data' / 'camvid').iterdir())
   monkeypatch.undo()
   assert run(*arguments) == 0
-  assert len(source.open_split('camvid', 'train', str(tmp_path / 'data'))) == 5
+  assert len(open_split('camvid', 'train', str(tmp_path / 'data'))) == 5
 
 
 def test_what_a_killed_process_left_is_removed_an_hour_later(
@@ -130,12 +137,12 @@ def test_what_a_killed_process_left_is_removed_an_hour_later(
   program = (
     'import os, signal\n'
     'from dense_aspp_jax.commands.main import main\n'
-    'from dense_aspp_jax.datasets import validation\n'
-    'calls, read_pair = [], validation.read_pair\n'
-    'def killed(*pair):\n'
+    'from dense_aspp_jax.datasets import prepare\n'
+    'calls, check_pair = [], prepare.check_pair\n'
+    'def killed(*pair, **options):\n'
     '  calls.append(pair)\n'
-    '  return os.kill(os.getpid(), signal.SIGKILL) if len(calls) == 7 else read_pair(*pair)\n'
-    'validation.read_pair = killed\n'
+    '  return os.kill(os.getpid(), signal.SIGKILL) if len(calls) == 7 else check_pair(*pair, **options)\n'
+    'prepare.check_pair = killed\n'
     f'main(["prepare", *{arguments!r}])'
   )
   assert subprocess.run([sys.executable, '-c', program], check=False).returncode == -signal.SIGKILL
@@ -153,7 +160,7 @@ def test_what_a_killed_process_left_is_removed_an_hour_later(
   os.utime(next(alive.iterdir()), (time.time() - 3700,) * 2)
   assert run(*arguments) == 0  # also where the dataset is there already
   assert {path.name for path in (tmp_path / 'data' / 'camvid').iterdir()} == {'1.0.0'}
-  assert len(source.open_split('camvid', 'train', str(tmp_path / 'data'))) == 5
+  assert len(open_split('camvid', 'train', str(tmp_path / 'data'))) == 5
 
 
 def test_place_that_cannot_be_written(camvid: pathlib.Path, tmp_path: pathlib.Path):

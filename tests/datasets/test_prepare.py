@@ -1,4 +1,4 @@
-"""Checks before a dataset is stored."""
+"""Checks before a data set is stored."""
 
 import io
 import re
@@ -6,9 +6,10 @@ import re
 import numpy as np
 import pytest
 
-from dense_aspp_jax.datasets import validation
-from dense_aspp_jax.datasets.bad_pairs import BadPairs
+from dense_aspp_jax.datasets import prepare
+from dense_aspp_jax.datasets.examples import Pair
 from dense_aspp_jax.datasets.images import encode_png
+from dense_aspp_jax.datasets.pairs import BadPairs, check_pair
 from dense_aspp_jax.datasets.stored_files import StoredFile
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import CAMVID_11
@@ -18,59 +19,31 @@ def stored(where: str, data: bytes = b'') -> StoredFile:
   return StoredFile(where, lambda: io.BytesIO(data))
 
 
-def make_pair(image_id: str = 'a', size=(4, 6), label_size=None, ids=0) -> validation.Pair:
-  return validation.Pair(
+def make_pair(image_id: str = 'a', size=(4, 6), label_size=None, ids=0) -> Pair:
+  return Pair(
     image_id,
     stored(f'images/{image_id}', encode_png(np.zeros((*size, 3), np.uint8))),
     stored(f'labels/{image_id}', encode_png(np.full(label_size or size, ids, np.uint8))),
   )
 
 
-def test_pairs_are_sorted_by_image_id():
-  files = {name: stored(name) for name in ('b', 'c', 'a')}
-  pairs, problems = validation.pair_files(files, dict(reversed(files.items())))
-  assert problems == []
-  assert [p.image_id for p in pairs] == ['a', 'b', 'c']
-  assert all(p.image.where == p.label.where == p.image_id for p in pairs)
-
-
-def test_every_half_is_a_problem_and_the_first_are_shown():
-  image_files = {f'{i:02d}': stored(f'images/{i:02d}') for i in range(6)}
-  label_files = {name: stored(f'labels/{name}') for name in ('03', '77', '78')}
-  pairs, problems = validation.pair_files(image_files, label_files)
-  assert [p.image_id for p in pairs] == ['03']
-  assert [p.split(';')[0] for p in problems] == [
-    *(f'images/{name}: image without label' for name in ('00', '01', '02', '04', '05')),
-    *(f'labels/{name}: label without image' for name in ('77', '78')),
-  ]
-  assert problems[0].endswith('; expected a label named 00. Add it, or remove the image')
-  assert validation.Listing('here', pairs, [], ['stray']).require() == pairs
-  with pytest.raises(InputError) as error:
-    validation.Listing('here', pairs, problems, []).require()
-  assert str(error.value).splitlines() == [
-    'here: 7 problems:',
-    *(f'  {problem}' for problem in problems[:5]),
-    '  and 2 more; `dense-aspp check-data` lists them all',
-  ]
-
-
 def test_counts(capsys: pytest.CaptureFixture):
   pairs = [make_pair()]
-  validation.check_counts({'train': pairs * 2}, {'train': 2}, 'here', allow_partial=False)
+  prepare.check_counts({'train': pairs * 2}, {'train': 2}, 'here', allow_partial=False)
   assert capsys.readouterr().err == ''
   with pytest.raises(InputError, match=r'here: number of images: train 2 \(published: 3\), test 0'):
-    validation.check_counts({'train': pairs * 2}, {'train': 3, 'test': 1}, 'here', allow_partial=False)
-  validation.check_counts({'train': pairs * 2}, {'train': 3, 'test': 1}, 'here', allow_partial=True)
+    prepare.check_counts({'train': pairs * 2}, {'train': 3, 'test': 1}, 'here', allow_partial=False)
+  prepare.check_counts({'train': pairs * 2}, {'train': 3, 'test': 1}, 'here', allow_partial=True)
   assert capsys.readouterr().err == (
     'warning: here: number of images: train 2 (published: 3), test 0 (published: 1)\n'
   )
   with pytest.raises(InputError, match='no images found'):
-    validation.check_counts({}, {'train': 3}, 'here', allow_partial=True)
+    prepare.check_counts({}, {'train': 3}, 'here', allow_partial=True)
 
 
 def check_headers(pairs, allow_partial=False, skip_bad=0):
   bad = {'train': BadPairs('x/train', skip_bad)}
-  return validation.check_headers({'train': pairs}, (4, 6), 'here', allow_partial, bad)['train'], bad['train']
+  return prepare.check_headers({'train': pairs}, (4, 6), 'here', allow_partial, bad)['train'], bad['train']
 
 
 def test_sizes(capsys: pytest.CaptureFixture):
@@ -100,16 +73,16 @@ def test_image_and_label_of_different_sizes_are_bad(allow_partial: bool):
 def test_headers_alone_are_read_first():
   pair = make_pair()
   headers = [StoredFile(f.where, lambda f=f: io.BytesIO(f.read(33))) for f in pair[1:]]
-  short = validation.Pair('a', *headers)
+  short = Pair('a', *headers)
   assert check_headers([short])[0] == [short]
   with pytest.raises(InputError, match=r'images/a: truncated PNG.*\nlabels/a: truncated PNG'):
-    validation.read_pair(short, CAMVID_11)
+    check_pair(short, CAMVID_11, published=True)
 
 
 def test_bad_pairs_are_left_out_up_to_the_limit(capsys: pytest.CaptureFixture):
   pairs = [make_pair(name, ids=ids) for name, ids in (('a', 0), ('b', 12), ('c', 1), ('d', 13))]
   bad = BadPairs('x/train', 2)
-  assert [e.image_id for e in validation.read_pairs(pairs, CAMVID_11, bad)] == ['a', 'c']
+  assert [e.image_id for e in prepare.read_pairs(pairs, CAMVID_11, bad)] == ['a', 'c']
   err = capsys.readouterr().err
   assert err.startswith('warning: x/train: 2 of 4 pairs left out')
   assert 'labels/b: unknown label ids 12 (24 pixels)' in err
@@ -117,13 +90,6 @@ def test_bad_pairs_are_left_out_up_to_the_limit(capsys: pytest.CaptureFixture):
   with pytest.raises(
     InputError, match=r'x/train: 2 bad pairs so far, but at most 1 (?s:.*)labels/b(?s:.*)labels/d'
   ):
-    list(validation.read_pairs(pairs, CAMVID_11, BadPairs('x/train', 1)))
+    list(prepare.read_pairs(pairs, CAMVID_11, BadPairs('x/train', 1)))
   with pytest.raises(InputError, match=r'x/train: none of 2 pairs can be used'):
-    list(validation.read_pairs(pairs[1::2], CAMVID_11, BadPairs('x/train', 2)))
-
-
-def test_read_pair():
-  pair = make_pair(ids=11)
-  assert validation.read_pair(pair, CAMVID_11) == ('a', pair.image.read(), pair.label.read())
-  with pytest.raises(InputError, match=r'labels/a: unknown label ids 12 \(24 pixels\)'):
-    validation.read_pair(make_pair(ids=12), CAMVID_11)
+    list(prepare.read_pairs(pairs[1::2], CAMVID_11, BadPairs('x/train', 2)))

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from plain_png import BIT_DEPTHS, CHANNELS, GREY, PALETTE, Picture, chunk, chunks, encode
 
-from dense_aspp_jax.datasets.images import check_png, decode_image, decode_label, read_png_header
-from dense_aspp_jax.datasets.png_data import check_png_data, num_row_bytes
+from dense_aspp_jax.datasets.images import decode_image, decode_label
+from dense_aspp_jax.datasets.png import PngHeader, check_png, check_rows, num_row_bytes, read_png_header
 from dense_aspp_jax.errors import InputError
 
 SAMPLES = np.random.default_rng(0).integers(0, 4, (9, 7, 1)).astype(np.uint16)
@@ -66,17 +66,17 @@ def test_pieces_of_any_size(cut):
   rows = np.random.default_rng(2).integers(0, 256, 3 * 2**20 + 5).astype(np.uint8).tobytes()
   stream = zlib.compress(rows, 1)
   parts = [stream[:cut], b'', *(stream[i : i + 700_000] for i in range(cut, len(stream), 700_000))]
-  check_png_data(parts, len(rows), 'a')
+  check_rows(parts, len(rows), 'a')
   with pytest.raises(InputError, match=f'{len(rows)} of {len(rows) + 1} bytes'):
-    check_png_data(parts, len(rows) + 1, 'a')
+    check_rows(parts, len(rows) + 1, 'a')
 
 
 def test_zeros_without_end_are_not_unpacked():
   stream = zlib.compress(bytes(2**26))
   tracemalloc.start()
   try:
-    check_png_data([stream], 10, 'a')
-    check_png_data([stream], 2**26, 'a')
+    check_rows([stream], 10, 'a')
+    check_rows([stream], 2**26, 'a')
     peak = tracemalloc.get_traced_memory()[1]
   finally:
     tracemalloc.stop()
@@ -91,8 +91,8 @@ def test_the_number_of_bytes_is_that_of_an_encoder(interlaced):
         samples = np.zeros((height, width, CHANNELS[color_type]), np.uint16)
         data = encode(Picture(samples, bit_depth, color_type, COLORS), interlaced=interlaced)
         stream = b''.join(content for kind, content in chunks(data) if kind == b'IDAT')
-        bits = CHANNELS[color_type] * bit_depth
-        assert num_row_bytes(height, width, bits, interlaced) == len(zlib.decompress(stream))
+        header = PngHeader(height, width, bit_depth, color_type, interlaced)
+        assert num_row_bytes(header) == len(zlib.decompress(stream))
 
 
 def test_colours_that_the_palette_does_not_have():

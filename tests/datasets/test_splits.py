@@ -8,11 +8,9 @@ import layouts
 import numpy as np
 import pytest
 
-from dense_aspp_jax.datasets.load import load_split
+from dense_aspp_jax.datasets.open import Data, open_split
 from dense_aspp_jax.datasets.prepare import prepare
-from dense_aspp_jax.datasets.source import open_split
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import CAMVID_11
 
 IDS = {
   'train': ['0001TP_1', '0006R0_1', '0006R0_2', '0016E5_1', '0016E5_2'],
@@ -174,16 +172,15 @@ def test_caches_of_selections_stand_side_by_side(datasets, kind, tmp_path, capsy
   dataset, data_dir = datasets[kind]
 
   def load(split, cached=True):
-    return load_split(
-      dataset,
-      split,
+    data = Data(
+      dataset=dataset,
       data_dir=data_dir or str(tmp_path),
-      label_set=CAMVID_11,
+      label_set='camvid11',
       image_size=(6, 8),
-      native_labels=False,
-      cached=cached,
+      train_split=split,
       held_out=('0006R0',),
     )
+    return data.open_train(cached=cached)
 
   counts = {'train': 3, 'held_out': 2, 'train+validation': 5}
   for split, count in counts.items():

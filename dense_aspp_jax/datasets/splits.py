@@ -1,4 +1,4 @@
-"""Splits made of stored ones: by the beginning of the image ids, and one behind the other."""
+"""Splits made of stored ones: selected by the beginnings of image ids, and concatenated."""
 
 from __future__ import annotations
 

@@ -6,11 +6,14 @@ import pickle
 import shutil
 
 import layouts
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import shuffle
 
-from dense_aspp_jax.datasets.prepare import prepare
-from dense_aspp_jax.datasets.source import BUILDERS, TfdsSplit, open_split
+from dense_aspp_jax.datasets.open import open_split
+from dense_aspp_jax.datasets.prepare import DATASETS, prepare
+from dense_aspp_jax.datasets.tfds_store import TfdsSplit, without_tensorflow
 from dense_aspp_jax.errors import InputError
 
 FOLDER = 'camvid/1.0.0'
@@ -61,7 +64,7 @@ def test_unknown_dataset():
     open_split('kitti', 'train')
 
 
-@pytest.mark.parametrize('dataset', BUILDERS)
+@pytest.mark.parametrize('dataset', DATASETS)
 def test_not_prepared(dataset: str, tmp_path: pathlib.Path):
   with pytest.raises(
     InputError, match=f'not prepared in .*: dense-aspp prepare {dataset} --data-dir {tmp_path}'
@@ -111,3 +114,51 @@ def test_default_directory_is_the_one_of_tfds():
     open_split('camvid', 'train', None)
   assert f'not prepared in {pathlib.Path(tfds.core.constants.DATA_DIR).expanduser()}/' in str(error.value)
   assert str(error.value).endswith('dense-aspp prepare camvid')
+
+
+def shuffled(folder: pathlib.Path, items: list[tuple[str, bytes]]) -> list[tuple[int, bytes]]:
+  shuffler = shuffle.Shuffler(folder, 'salt')
+  for key, data in items:
+    shuffler.add(key, data)
+  return list(shuffler)
+
+
+@pytest.mark.parametrize('limit', [0, 500, 10**6])
+def test_sorting_through_files_equals_sorting_in_memory(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, limit: int
+):
+  random = np.random.default_rng(0)
+  items = [(f'key {i}', random.bytes(int(random.integers(0, 90)))) for i in range(50)]
+  in_memory = shuffled(tmp_path, items)
+  monkeypatch.setattr(shuffle, 'MAX_MEM_BUFFER_SIZE', limit)
+  with without_tensorflow():
+    assert shuffled(tmp_path, items) == in_memory
+  assert not list(tmp_path.iterdir())
+
+
+def test_more_buckets_than_open_files_are_allowed(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+  resource = pytest.importorskip('resource')  # not on Windows
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  monkeypatch.setattr(shuffle, 'MAX_MEM_BUFFER_SIZE', 0)
+  items = [(f'key {i}', bytes([i % 256])) for i in range(400)]
+  resource.setrlimit(resource.RLIMIT_NOFILE, (min(200, hard), hard))
+  try:
+    with without_tensorflow():
+      result = shuffled(tmp_path, items)
+  finally:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+  assert sorted(data for _, data in result) == sorted(data for _, data in items)
+  assert len({key for key, _ in result}) == 400
+
+
+def fail_inside(tensorflow) -> None:
+  with without_tensorflow():
+    assert shuffle.tf is not tensorflow
+    raise KeyError
+
+
+def test_tensorflow_is_restored_after_an_error():
+  before = shuffle.tf
+  with pytest.raises(KeyError):
+    fail_inside(before)
+  assert shuffle.tf is before

@@ -1,0 +1,67 @@
+"""The files of a split, listed and paired before any of them is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from dense_aspp_jax.datasets.examples import Pair
+from dense_aspp_jax.datasets.stored_files import StoredFile
+from dense_aspp_jax.errors import InputError
+
+_NAMES_SHOWN = 5
+
+
+class Listing(NamedTuple):
+  """The files of a split; none of the pairs is read yet.
+
+  Attributes:
+    where: The split's place, for messages.
+    pairs: Image with label, sorted by image id.
+    problems: What does not fit together, such as an image without label; a message each.
+    ignored: Paths of files that do not belong to the dataset.
+  """
+
+  where: str
+  pairs: list[Pair]
+  problems: list[str]
+  ignored: list[str]
+
+  def require(self) -> list[Pair]:
+    """The pairs. Raises InputError, which lists the first problems, if there is any."""
+    if self.problems:
+      shown = ''.join(f'\n  {problem}' for problem in self.problems[:_NAMES_SHOWN])
+      more = len(self.problems) - _NAMES_SHOWN
+      rest = f'\n  and {more} more; `dense-aspp check-data` lists them all' if more > 0 else ''
+      raise InputError(f'{self.where}: {len(self.problems)} problems:{shown}{rest}')
+    return self.pairs
+
+
+def pair_files(
+  image_files: Mapping[str, StoredFile], label_files: Mapping[str, StoredFile]
+) -> tuple[list[Pair], list[str]]:
+  """Pairs images with labels by image id, sorted by it.
+
+  Args:
+    image_files: Image id -> file.
+    label_files: Image id -> file.
+
+  Returns:
+    The pairs, and a message for each file without its other half.
+  """
+  problems = [
+    f'{file.where}: image without label; expected a label named {image_id}. Add it, or remove the image'
+    for image_id, file in sorted(image_files.items())
+    if image_id not in label_files
+  ] + [
+    f'{file.where}: label without image; expected an image named {image_id}. Add it, or remove the label'
+    for image_id, file in sorted(label_files.items())
+    if image_id not in image_files
+  ]
+  both = sorted(image_files.keys() & label_files.keys())
+  return [Pair(i, image_files[i], label_files[i]) for i in both], problems
+
+
+def name_some(names: Sequence[str]) -> str:
+  """The first few names, for messages."""
+  return ', '.join(names[:_NAMES_SHOWN]) + (', ...' if len(names) > _NAMES_SHOWN else '')

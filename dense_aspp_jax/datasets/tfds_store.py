@@ -1,0 +1,265 @@
+"""Published data sets: what describes one, and how it is stored and read through tfds without TensorFlow."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import logging
+import os
+import pathlib
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import tensorflow_datasets as tfds
+from absl import logging as absl_logging
+from tensorflow_datasets.core import shuffle
+
+from dense_aspp_jax.datasets.examples import HELD_OUT, TRAIN_AND_VALIDATION, Example, Pair
+from dense_aspp_jax.datasets.listing import Listing
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.labels import LabelSet
+from dense_aspp_jax.progress import progress
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PublishedDataset:
+  """A data set that is prepared once and then read through tfds.
+
+  Attributes:
+    name: As in `config.data.dataset`.
+    builder: Its tfds builder, an `ExampleBuilder`.
+    label_set: The label set with all ids that may occur.
+    counts: Published number of images by split.
+    optional_splits: Splits of `counts` that may be missing.
+    image_size: Published height and width.
+    terms: Terms of use, a sentence about 'the images'.
+    files: What `dense-aspp prepare --source` expects; None: the images are generated.
+    open_listings: Lists the files of each split in that place; they are readable inside the `with` block.
+    download: Downloads the files into a folder and returns their path; None: they need registration.
+    generate: Draws so many examples of a split, where there are no files.
+  """
+
+  name: str
+  builder: type[tfds.core.GeneratorBasedBuilder]
+  label_set: LabelSet
+  counts: Mapping[str, int]
+  optional_splits: tuple[str, ...] = ()
+  image_size: tuple[int, int]
+  terms: str
+  files: str | None = None
+  open_listings: Callable[[pathlib.Path], contextlib.AbstractContextManager[dict[str, Listing]]] | None = None
+  download: Callable[[pathlib.Path], pathlib.Path] | None = None
+  generate: Callable[[str, int], Iterable[Example]] | None = None
+
+  def make_builder(self, data_dir: str | None) -> tfds.core.GeneratorBasedBuilder:
+    """Constructs the builder, whether the data set is prepared or not; None: where tfds keeps its data."""
+    return self.builder(data_dir=None if data_dir is None else os.path.expanduser(data_dir))
+
+  def prepared_builder(self, data_dir: str | None) -> tfds.core.GeneratorBasedBuilder | None:
+    """The builder if the data set is prepared in `data_dir`, else None.
+
+    Raises:
+      InputError: It is prepared in a format without random access.
+    """
+    builder = self.make_builder(data_dir)
+    if not (pathlib.Path(builder.data_dir) / 'dataset_info.json').is_file():  # tfds writes it last
+      return None
+    stored = builder.info.file_format.value
+    if stored != 'array_record':
+      raise InputError(
+        f'{builder.data_dir}: prepared in the format {stored}, which has no random access; expected '
+        'array_record. Use another data directory (--data-dir, or config.data.data_dir) and prepare there'
+      )
+    return builder
+
+  def open_split(self, split: str, data_dir: str | None) -> TfdsSplit:
+    """Opens a split of the prepared data set. Raises InputError where that fails."""
+    builder = self.prepared_builder(data_dir)
+    if builder is None:
+      at = '' if data_dir is None else f' --data-dir {data_dir}'
+      raise InputError(
+        f'dataset {self.name!r} is not prepared in {self.make_builder(data_dir).data_dir}; '
+        f'prepare it with: dense-aspp prepare {self.name}{at}'
+      )
+    return TfdsSplit(self.name, builder, split)
+
+  def store(self, splits: Mapping[str, Iterable[Example]], counts: Mapping[str, int], data_dir: str) -> None:
+    """Stores examples as array_record, with progress bars; the data set appears whole or not at all.
+
+    Args:
+      splits: The examples by split.
+      counts: Their number, or more than that.
+      data_dir: Where tfds keeps its data.
+    """
+    shown = {
+      split: progress(examples, f'Preparing {self.name}/{split}', counts[split], 'image')
+      for split, examples in splits.items()
+    }
+    with _quiet_tfds(), without_tensorflow():
+      self.builder(data_dir=data_dir, file_format='array_record', splits=shown).download_and_prepare()
+
+
+class ExampleBuilder:
+  """Makes a tfds builder, which comes next in the bases, store the examples that it is given."""
+
+  IMAGE = 'image'  # name of the feature
+
+  def __init__(self, *, splits: Mapping[str, Iterable[Example]] | None = None, **kwargs):
+    """Takes the examples by split, None where they are only read, and what every tfds builder takes."""
+    super().__init__(**kwargs)
+    self._splits = splits
+
+  def _split_generators(self, dl_manager):
+    del dl_manager  # nothing is downloaded or unpacked
+    return {split: self._generate_examples(examples) for split, examples in self._splits.items()}
+
+  def _generate_examples(self, examples):
+    for image_id, image, label in examples:
+      yield image_id, {'image_id': image_id, self.IMAGE: image, 'segmentation_label': label}
+
+
+def png_features() -> tfds.features.FeaturesDict:
+  """The features of a data set whose images and labels are PNGs of any size."""
+  return tfds.features.FeaturesDict(
+    {
+      'image_id': tfds.features.Text(),
+      'image': tfds.features.Image(shape=(None, None, 3), encoding_format='png'),
+      'segmentation_label': tfds.features.Image(shape=(None, None, 1), encoding_format='png'),
+    }
+  )
+
+
+class TfdsSplit:
+  """A split of a prepared tfds dataset; images and labels stay encoded, as stored."""
+
+  def __init__(self, dataset: str, builder: tfds.core.GeneratorBasedBuilder, split: str):
+    """Opens `split` of a prepared `builder`; `dataset` is its name in messages. Raises InputError."""
+    splits = builder.info.splits
+    if split not in splits:
+      raise InputError(
+        f'{builder.data_dir}: no split {split!r}; dataset {dataset!r} was prepared with {", ".join(splits)} '
+        f'({HELD_OUT!r} and {TRAIN_AND_VALIDATION!r} are made of these)'
+      )
+    if not splits[split].num_examples:
+      raise InputError(f'{builder.data_dir}: split {split!r} has no examples; prepare the dataset again')
+    self.name = f'{dataset}/{split}'
+    self.fingerprint = _fingerprint(builder, split)
+    # tfds calls the image of Cityscapes by its camera.
+    self._image = 'image_left' if 'image_left' in builder.info.features else 'image'
+    self._examples = builder.as_data_source(
+      split,
+      decoders={
+        self._image: tfds.decode.SkipDecoding(),
+        'segmentation_label': tfds.decode.SkipDecoding(),
+      },
+    )
+
+  def __len__(self) -> int:
+    return len(self._examples)
+
+  def __getitem__(self, index: int) -> Example:
+    if not 0 <= index < len(self):
+      raise IndexError(f'{self.name}: index {index}; expected 0 <= index < {len(self)}')
+    example = self._examples[index]
+    return Example(example['image_id'].decode(), example[self._image], example['segmentation_label'])
+
+  def pair(self, index: int) -> Pair:
+    """The example at `index` with its place."""
+    return Pair.in_memory(self[index], self.name)
+
+
+def _fingerprint(builder: tfds.core.GeneratorBasedBuilder, split: str) -> str:
+  """Digest of the dataset's description and of the names and sizes of the split's files."""
+  folder = pathlib.Path(builder.data_dir)
+  digest = hashlib.sha256(f'{builder.name} {builder.version} {split}'.encode())
+  digest.update((folder / 'dataset_info.json').read_bytes())
+  for path in sorted(builder.info.splits[split].filepaths):
+    try:
+      digest.update(f'\n{path.name} {path.stat().length}'.encode())
+    except OSError as error:
+      raise InputError(f'{path}: missing; remove {folder} and prepare the dataset again') from error
+  return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def without_tensorflow() -> Iterator[None]:
+  """Inside the `with` block tfds prepares data sets of any size without TensorFlow, installed or not.
+
+  tfds sorts a split's records by the hash of their keys. Above 1000 MiB it does so through files on disk,
+  for which it uses `tf.io.gfile`, in one module (tensorflow_datasets/core/shuffle.py, 4.9.10). Plain files
+  take that place here.
+  """
+  tensorflow = shuffle.tf
+  shuffle.tf = _TENSORFLOW
+  try:
+    yield
+  finally:
+    shuffle.tf = tensorflow
+
+
+class _BucketFile:
+  """What tfds needs of `tf.io.gfile.GFile`.
+
+  tfds writes to a thousand of these in turn, all at once open; this one holds no file descriptor
+  between two writes, so that the usual limit of 1024 is not met.
+  """
+
+  def __init__(self, path: os.PathLike[str] | str, mode: str):
+    self._path = os.fspath(path)
+    self._file = open(self._path, mode)  # noqa: SIM115 (closed by close())
+    if mode == 'wb':
+      self._file.close()
+
+  def write(self, data: bytes) -> None:
+    with open(self._path, 'ab') as file:
+      file.write(data)
+
+  def read(self, size: int) -> bytes:
+    return self._file.read(size)
+
+  def flush(self) -> None:
+    pass
+
+  def close(self) -> None:
+    self._file.close()
+
+  def __enter__(self) -> _BucketFile:
+    return self
+
+  def __exit__(self, *exception) -> None:
+    self.close()
+
+
+class _ResourceExhaustedError(Exception):
+  """Never raised: no files are held open."""
+
+
+_TENSORFLOW = types.SimpleNamespace(
+  io=types.SimpleNamespace(
+    gfile=types.SimpleNamespace(GFile=_BucketFile, exists=os.path.exists, remove=os.remove)
+  ),
+  errors=types.SimpleNamespace(ResourceExhaustedError=_ResourceExhaustedError),
+)
+
+
+@contextlib.contextmanager
+def _quiet_tfds() -> Iterator[None]:
+  """Keeps what tfds prints, logs and draws off the screen, but for the writing of records."""
+  logger = absl_logging.get_absl_logger()
+  level, tqdm = logger.level, tfds.core.utils.tqdm
+  logger.setLevel(logging.ERROR)
+  tfds.core.utils.tqdm = _writing_progress
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+  finally:
+    tfds.core.utils.tqdm = tqdm
+    logger.setLevel(level)
+
+
+def _writing_progress(iterable: Iterable[Any], total: int | None = None, **_: Any) -> Iterable[Any]:
+  """Stands for tfds's bars: it knows a total only when it sorts and writes what the builder gave."""
+  return iterable if total is None else progress(iterable, 'Writing', total, 'record')
