@@ -19,7 +19,7 @@ COMMANDS = {
   'prepare': 'Prepare a data set, once, without TensorFlow.',
   'check-data': 'Check every pair of a data set and list all that is wrong.',
   'train': 'Train a network.',
-  'overfit': 'Learn a few images by heart: the first thing to run when something looks wrong.',
+  'overfit': 'Overfit a few images: the first thing to run when something looks wrong.',
   'evaluate': 'Score the checkpoint of a run on a split.',
   'recalibrate': 'Estimate the BN statistics of a run again, over its training split.',
   'predict': 'Predict images with the checkpoint of a run.',

@@ -1,4 +1,4 @@
-"""Learn a few images by heart: the first thing to run when something looks wrong."""
+"""Overfit a few images: the first thing to run when something looks wrong."""
 
 from __future__ import annotations
 

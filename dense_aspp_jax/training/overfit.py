@@ -1,4 +1,4 @@
-"""Learning a few images by heart: what any network must manage before it is trained on many."""
+"""Overfits a few images: what any network must manage before it is trained on many."""
 
 from __future__ import annotations
 
@@ -53,10 +53,9 @@ class Overfitted(NamedTuple):
 def overfit(config: ConfigDict, *, num_images: int, target: float, max_steps: int) -> Overfitted:
   """Trains on a few images alone until their mean IoU, with running statistics, is above `target`.
 
-  As configured but for what stands in the way of learning by heart: no augmentation, dropout, weight decay or
-  moving averages; the learning rate falls to 0 as a cosine, after a warm-up of a tenth of the steps at most.
-  All images are in every batch, on one device. Images larger than the configured crop are cropped to it, in
-  their middle.
+  Disables augmentation, dropout, weight decay and moving averages; the learning rate follows a cosine to 0
+  after a warm-up of at most a tenth of the steps. Everything else is as configured. Every batch holds all
+  images, on one device. Images larger than the configured crop are cropped to their centre.
 
   Args:
     config: As configs/default.py.

@@ -1,4 +1,4 @@
-"""Learning by heart, and what is said where it fails."""
+"""Overfitting a few images, and what is said where it fails."""
 
 import json
 
@@ -52,7 +52,7 @@ def overfit(blocks, *arguments):
   return main(['overfit', f'--config={CONFIG}', *OVERRIDES, *options, *arguments])
 
 
-def test_eight_images_are_learnt_by_heart(blocks, tmp_path, capsys):
+def test_eight_images_are_overfitted(blocks, tmp_path, capsys):
   assert overfit(blocks, '--output', str(tmp_path / 'out')) == 0
   report = json.loads((tmp_path / 'out' / 'overfit.json').read_text())
   assert report['mean_iou'] > 0.95
