@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from color_baseline import fit_color_classifier, predict_color_classifier
 
-from dense_aspp_jax.datasets.load import load_split
+from dense_aspp_jax.datasets.data import Data
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix
 from dense_aspp_jax.labels import CITYSCAPES_20
 
@@ -39,15 +39,8 @@ def test_the_network_learns_street_scenes_and_beats_the_color_of_pixels_twice(tm
   scores = json.loads((tmp_path / 'run' / 'scores.json').read_text())
 
   def load(split):
-    return load_split(
-      'street_scenes',
-      split,
-      data_dir=str(tmp_path / 'data'),
-      label_set=CITYSCAPES_20,
-      image_size=(256, 512),
-      native_labels=True,
-      cached=False,
-    )
+    fields = dict(data_dir=str(tmp_path / 'data'), label_set='cityscapes20', image_size=(256, 512))
+    return Data(dataset='street_scenes', **fields).open(split, cached=False)
 
   train = load('train')
   train = [train[i] for i in range(len(train))]

@@ -16,7 +16,7 @@ from dense_aspp_jax.benchmark.device import peak_bytes_in_use, peak_flops, steps
 from dense_aspp_jax.benchmark.steps import compile_cold, compiled_memory, inference_step, training_step
 from dense_aspp_jax.benchmark.timing import measure
 from dense_aspp_jax.benchmark.trace import trace
-from dense_aspp_jax.labels import load_label_set
+from dense_aspp_jax.datasets.data import Data
 
 _KERNELS_SHOWN = 20
 # What a training step can trade memory for.
@@ -98,18 +98,9 @@ def benchmark_input(config: ConfigDict, *, repeats: int) -> dict[str, Any]:
     InputError: It is not prepared.
   """
   from dense_aspp_jax.benchmark.input_speed import input_speeds  # not at the top: needs tfds and Grain
-  from dense_aspp_jax.datasets.load import load_split
 
-  data = config.data
-  split = load_split(
-    data.dataset,
-    data.train_split,
-    data_dir=data.data_dir,
-    label_set=load_label_set(data.label_set),
-    image_size=data.image_size,
-    native_labels=False,
-    held_out=data.held_out,
-  )
+  data = Data(**config.data)
+  split = data.open_train()
   rows = input_speeds(
     split,
     batch_size=config.training.batch_size,

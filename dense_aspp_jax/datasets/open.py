@@ -1,121 +1,15 @@
-"""Opens a data set by the fields of `config.data`, at the size that the network sees."""
+"""Opens a split of a data set by the data set's name, as it is stored."""
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 from collections.abc import Sequence
 
-import tensorflow_datasets as tfds
-
-from dense_aspp_jax import fields
-from dense_aspp_jax.datasets.cache import CacheSplit, DecodedSplit, open_cache
 from dense_aspp_jax.datasets.examples import FOLDER_PREFIX, HELD_OUT, TRAIN_AND_VALIDATION, SplitSource
 from dense_aspp_jax.datasets.folder import FolderSplit
-from dense_aspp_jax.datasets.prepare import DATASETS, find_dataset, prepare
-from dense_aspp_jax.datasets.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from dense_aspp_jax.datasets.prepare import find_dataset
 from dense_aspp_jax.datasets.splits import ConcatenatedSplit, SelectedSplit
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import LabelSet, load_label_set
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Data:
-  """A data set and how the network sees it: `Data(**config.data)`; configs/default.py has examples.
-
-  Attributes:
-    dataset: A name in `prepare.DATASETS`, or 'folder:PATH'.
-    data_dir: Where prepared data are and caches go; None: TFDS_DATA_DIR, else ~/tensorflow_datasets.
-    label_set: The name of a label set, or the path of a labels.json.
-    train_split: Such as 'train' or 'train+validation'.
-    validation_split: Such as 'validation' or 'held_out'.
-    held_out: Beginnings of image ids; see `open_split`.
-    image_size: Height and width that the network is trained at.
-    keep_aspect: See `Preprocessing`.
-    mean: See `Preprocessing`.
-    std: See `Preprocessing`.
-    on_device: Whether training keeps its split in the memory of the device.
-    num_workers: Reading processes of training; 0: threads.
-    skip_bad: How many bad pairs of the training split may be left out.
-  """
-
-  dataset: str
-  data_dir: str | None = None
-  label_set: str
-  train_split: str = 'train'
-  validation_split: str = 'validation'
-  held_out: tuple[str, ...] = ()
-  image_size: tuple[int, int]
-  keep_aspect: bool = True
-  mean: tuple[float, float, float] = IMAGENET_MEAN
-  std: tuple[float, float, float] = IMAGENET_STD
-  on_device: bool = False
-  num_workers: int = 0
-  skip_bad: int = 0
-
-  def __post_init__(self):
-    """Checks the values. Raises InputError."""
-    for name in ('dataset', 'label_set', 'train_split', 'validation_split'):
-      fields.check_string(f'data.{name}', getattr(self, name))
-    if self.data_dir is not None:
-      fields.check_string('data.data_dir', self.data_dir, 'a folder')
-    holds = isinstance(self.held_out, tuple | list) and all(v and isinstance(v, str) for v in self.held_out)
-    fields.check('data.held_out', self.held_out, holds, 'strings, beginnings of image ids')
-    fields.check_bool('data.on_device', self.on_device)
-    fields.check_integer('data.num_workers', self.num_workers, 0)
-    fields.check_integer('data.skip_bad', self.skip_bad, 0)
-    preprocessing = self.preprocessing  # checks the other fields
-    for name, value in (('held_out', tuple(self.held_out)), *dataclasses.asdict(preprocessing).items()):
-      object.__setattr__(self, name, value)
-
-  @property
-  def preprocessing(self) -> Preprocessing:
-    """Size and normalization of the network's input."""
-    return Preprocessing(self.image_size, self.mean, self.std, self.keep_aspect)
-
-  def open(
-    self, split: str, *, label_set: LabelSet | None = None, cached: bool = True
-  ) -> CacheSplit | DecodedSplit:
-    """Opens a split for evaluation: images at the network's size, label ids at their native size.
-
-    Args:
-      split: See `open_split`.
-      label_set: Already loaded; None: the one that `self.label_set` names.
-      cached: Whether to build a cache in `data_dir`/cache, if there is none; without it each access
-        decodes, which is enough for one pass.
-
-    Raises:
-      InputError: The data set cannot be opened, or a pair cannot be used.
-    """
-    return self._open(split, label_set, cached, native_labels=True)
-
-  def open_train(
-    self, *, label_set: LabelSet | None = None, cached: bool = True
-  ) -> CacheSplit | DecodedSplit:
-    """Opens `train_split` for training: images and class indices at `image_size`.
-
-    At most `skip_bad` pairs that cannot be used are left out of the cache. See `open` for the arguments.
-
-    Raises:
-      InputError: The data set cannot be opened, or more pairs cannot be used.
-    """
-    return self._open(self.train_split, label_set, cached, native_labels=False)
-
-  def open_source(self, split: str) -> SplitSource:
-    """Opens a split as it is stored; prepares a generated data set at first use."""
-    if self.dataset in DATASETS and DATASETS[self.dataset].generate:
-      prepare(self.dataset, data_dir=self.data_dir)
-    return open_split(self.dataset, split, self.data_dir, self.held_out)
-
-  def _open(
-    self, split: str, label_set: LabelSet | None, cached: bool, native_labels: bool
-  ) -> CacheSplit | DecodedSplit:
-    label_set = label_set or load_label_set(self.label_set)
-    decoded = DecodedSplit(self.open_source(split), label_set, self.preprocessing, native_labels)
-    if not cached:
-      return decoded
-    data_dir = pathlib.Path(self.data_dir or tfds.core.constants.DATA_DIR).expanduser()
-    return open_cache(decoded, data_dir / 'cache', 0 if native_labels else self.skip_bad)
 
 
 def open_split(

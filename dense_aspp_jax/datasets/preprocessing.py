@@ -70,13 +70,6 @@ class Preprocessing:
     return (image / 255.0 - jnp.array(self.mean, jnp.float32)) / jnp.array(self.std, jnp.float32)
 
 
-def network_size(
-  native_size: tuple[int, int], image_size: tuple[int, int], keep_aspect: bool
-) -> tuple[int, int]:
-  """See `Preprocessing.input_size`."""
-  return Preprocessing(image_size, keep_aspect=keep_aspect).input_size(native_size)
-
-
 def normalize(
   image: Float32[Array, '*b h w 3'],
   mean: tuple[float, float, float],

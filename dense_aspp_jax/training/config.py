@@ -18,7 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dense_aspp_jax import fields
-from dense_aspp_jax.datasets.open import Data
+from dense_aspp_jax.datasets.data import Data
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import LABEL_SETS, LabelSet, load_label_set
 from dense_aspp_jax.models.segmentation import SegmentationModel, create_model

@@ -13,7 +13,7 @@ import jax
 
 from dense_aspp_jax.checkpoint_io import load_checkpoint, save_checkpoint
 from dense_aspp_jax.datasets.cache import CacheSplit, DecodedSplit
-from dense_aspp_jax.datasets.open import Data
+from dense_aspp_jax.datasets.data import Data
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.predictor import Predictor
 from dense_aspp_jax.files import replaced_directory, write_json

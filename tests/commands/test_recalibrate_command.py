@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from dense_aspp_jax.commands.main import main
-from dense_aspp_jax.datasets.load import load_split
+from dense_aspp_jax.datasets.data import Data
 from dense_aspp_jax.evaluation.batch_norm import recalibrated_statistics
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.training.run import load_run
@@ -26,17 +26,9 @@ def test_statistics_are_of_the_training_split_and_evaluate_takes_them(scene_run,
   assert record['config'] == config
   assert record['provenance']['libraries']['jax']
   run = load_run(scene_run, bn='recalibrated')
-  data = run.config['data']
-  split = load_split(
-    data['dataset'],
-    'train',
-    data_dir=data['data_dir'],
-    label_set=run.label_set,
-    image_size=(32, 64),
-    native_labels=False,
-    cached=False,
-    held_out=('1',),
-  )
+  stored = run.config['data']
+  data = Data(dataset=stored['dataset'], label_set=run.label_set.name, image_size=(32, 64), held_out=('1',))
+  split = data.open_train(label_set=run.label_set, cached=False)
   expected = recalibrated_statistics(
     run.model, before.variables, split, run.predictor.preprocessing, batch_size=3
   )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import default
-from dense_aspp_jax.datasets.open import Data
+from dense_aspp_jax.datasets.data import Data
 from dense_aspp_jax.datasets.prepare import DATASETS
 from dense_aspp_jax.datasets.street_scenes.builder import STREET_SCENES, generate
 from dense_aspp_jax.errors import InputError

@@ -8,7 +8,8 @@ import layouts
 import numpy as np
 import pytest
 
-from dense_aspp_jax.datasets.open import Data, open_split
+from dense_aspp_jax.datasets.data import Data
+from dense_aspp_jax.datasets.open import open_split
 from dense_aspp_jax.datasets.prepare import prepare
 from dense_aspp_jax.errors import InputError
 

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_network import TINY
 
 from configs import default
-from dense_aspp_jax.datasets.load import load_split
+from dense_aspp_jax.datasets.data import Data
 from dense_aspp_jax.errors import InputError, RunError, Stopped
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.labels import CITYSCAPES_20
@@ -171,15 +171,8 @@ def test_the_last_scores_are_those_of_the_latest_checkpoint_at_native_size(finis
   workdir, scores = finished
   run = load_run(workdir, 'latest')
   assert run.step == 4
-  split = load_split(
-    f'folder:{scene_folder}',
-    'validation',
-    data_dir=str(scene_folder.parent / 'data'),
-    label_set=run.label_set,
-    image_size=(32, 64),
-    native_labels=True,
-    cached=False,
-  )
+  data = Data(dataset=f'folder:{scene_folder}', label_set=run.label_set.name, image_size=(32, 64))
+  split = data.open('validation', label_set=run.label_set, cached=False)
   confusion = evaluate(run.predictor, split, run.label_set, batch_size=2)
   assert confusion.counts.sum() == 5 * 64 * 128
   assert confusion.scores() == scores
