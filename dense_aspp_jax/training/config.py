@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from dense_aspp_jax import fields
 from dense_aspp_jax.datasets.data import Data
+from dense_aspp_jax.datasets.examples import FOLDER_PREFIX
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import LABEL_SETS, LabelSet, load_label_set
 from dense_aspp_jax.models.segmentation import SegmentationModel, create_model
@@ -45,7 +46,6 @@ _NOT_IN_ARRAYS = ('compute_dtype', 'implementation', 'formulation', 'remateriali
 
 _HASH_DIGITS = 12
 _FORMULATIONS = {'fast': 'fused', 'plain': 'reference'}  # former value of model.formulation -> implementation
-_FOLDER = 'folder:'
 _MODEL_FIELDS = inspect.signature(create_model).parameters
 
 
@@ -288,8 +288,8 @@ def config_hash(config: Mapping[str, Any], label_set: LabelSet, starts: Sequence
   """
   config = plain(config)
   data, init, model = config['data'], config['init'], config.get('model', {})
-  if data.get('dataset', '').startswith(_FOLDER):
-    data['dataset'] = _FOLDER + _last_part(data['dataset'].removeprefix(_FOLDER))
+  if data.get('dataset', '').startswith(FOLDER_PREFIX):
+    data['dataset'] = FOLDER_PREFIX + _last_part(data['dataset'].removeprefix(FOLDER_PREFIX))
   if data['label_set'] not in LABEL_SETS:
     data['label_set'] = label_set.to_json()
   if init['extractor_weights'] is not None:
@@ -335,8 +335,8 @@ def _path_fields(config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return found if isinstance(found, str) else ''
 
   found = [('data', 'data_dir', ''), ('init', 'extractor_weights', '')]
-  if value('data', 'dataset').startswith(_FOLDER):
-    found.append(('data', 'dataset', _FOLDER))
+  if value('data', 'dataset').startswith(FOLDER_PREFIX):
+    found.append(('data', 'dataset', FOLDER_PREFIX))
   if value('data', 'label_set') not in LABEL_SETS:
     found.append(('data', 'label_set', ''))
   return [(section, field, prefix) for section, field, prefix in found if value(section, field)]
