@@ -51,10 +51,10 @@ def provenance() -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-  """Returns the commit of the checkout that contains the package, with '+changes' if files are modified.
+  """Returns the commit of the checkout that contains the package.
 
-  Without a checkout, returns the content of the package's file COMMIT, which tools/pack_offline.py adds to
-  its wheel, or None if there is no such file.
+  '+changes' follows if files are modified or the package has new ones. Without a checkout, returns the
+  content of the package's file COMMIT, which tools/pack_offline.py adds to its wheel, if there is one.
   """
   package = pathlib.Path(dense_aspp_jax.__file__).parent
   checkout = package.parent
@@ -63,7 +63,9 @@ def git_commit() -> str | None:
     return packed.read_text(encoding='utf-8').strip() if packed.is_file() else None
   try:
     commit = _git(checkout, 'rev-parse', 'HEAD')
-    return commit + ('+changes' if _git(checkout, 'status', '--porcelain', '--untracked-files=no') else '')
+    modified = _git(checkout, 'status', '--porcelain', '--untracked-files=no')
+    new = _git(checkout, 'ls-files', '--others', '--exclude-standard', '--', str(package))
+    return f'{commit}+changes' if modified or new else commit
   except (OSError, subprocess.CalledProcessError):
     return None
 

@@ -40,6 +40,10 @@ def test_the_commit_is_that_of_the_checkout_and_changes_are_marked(tmp_path, mon
   commit = git('rev-parse', 'HEAD')
   (tmp_path / 'untracked').write_text('')
   assert provenance()['git_commit'] == commit
+  new = module.with_name('new.py')
+  new.write_text('')
+  assert provenance()['git_commit'] == f'{commit}+changes'
+  new.unlink()
   module.write_text('changed = True')
   assert provenance()['git_commit'] == f'{commit}+changes'
 

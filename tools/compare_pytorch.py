@@ -1,4 +1,4 @@
-r"""Our network and step beside the same in PyTorch, in one run that alternates between them.
+r"""Times our network and step beside the same in PyTorch, in one interleaved run.
 
   python tools/compare_pytorch.py --config=configs/default.py --batch=8 --mode=train --output=results.json
   python tools/compare_pytorch.py --config=configs/default.py --batch=1 --mode=inference --device=cpu \
@@ -11,8 +11,8 @@ On a CPU both run on 2 cores.
 
 from __future__ import annotations
 
-# What is heavy is imported in functions: the peers' processes load this module too, and need no JAX.
 import argparse
+import concurrent.futures
 import dataclasses
 import json
 import math
@@ -23,7 +23,32 @@ import sys
 import time
 from typing import Any
 
+import flax
+import jax
 import numpy as np
+from ml_collections import ConfigDict
+
+from dense_aspp_jax.benchmark.device import peak_bytes_in_use, steps_in_flight
+from dense_aspp_jax.benchmark.modes import device_description, device_mesh
+from dense_aspp_jax.benchmark.output import append_result, read_results
+from dense_aspp_jax.benchmark.steps import (
+  compile_cold,
+  compiled_memory,
+  inference_step,
+  random_batch,
+  resized,
+  training_step,
+)
+from dense_aspp_jax.benchmark.timing import Timing, seconds
+from dense_aspp_jax.commands.config_file import add_config_argument, read_config_file
+from dense_aspp_jax.compilation_cache import use_compilation_cache
+from dense_aspp_jax.datasets.preprocessing import normalize
+from dense_aspp_jax.models.extractors.densenet import DENSENETS
+from dense_aspp_jax.models.layers import strides_and_dilations
+from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.provenance import provenance
+from dense_aspp_jax.training.augmentation import Augmentation
+from dense_aspp_jax.training.config import parse_config
 
 _LOGITS_TOLERANCE = 1e-3  # largest difference over the largest logit, float32
 _LOSS_TOLERANCE = {'float32': 1e-3, 'bfloat16': 5e-2}
@@ -35,45 +60,34 @@ _WARM_UP_STEPS = 3
 
 
 class PeerProcess:
-  """A `pytorch_peer.Peer` in a process of its own: it shares no library with ours, and compiles beside it."""
+  """A `pytorch_peer.Peer` in a process of its own, which compiles beside ours."""
 
   def __init__(self, options: dict[str, Any]):
     context = multiprocessing.get_context('spawn')
-    self._connection, other = context.Pipe()
-    self._process = context.Process(target=_serve, args=(other, options), daemon=True)
-    self._process.start()
-    other.close()
+    self._executor = concurrent.futures.ProcessPoolExecutor(1, context, _start_peer, (options,))
 
-  def send(self, method: str, *arguments: Any) -> None:
-    """Calls a method; `receive` gets what it returns."""
-    self._connection.send((method, arguments))
-
-  def receive(self) -> Any:
-    """What the method that was called first returned."""
-    try:
-      error, result = self._connection.recv()
-    except EOFError:
-      sys.exit('the process of PyTorch ended')
-    if error:
-      sys.exit(f'PyTorch: {error}')
-    return result
+  def submit(self, method: str, *arguments: Any) -> concurrent.futures.Future:
+    """Calls a method after those submitted before; the future gets what it returns."""
+    return self._executor.submit(_call_peer, method, *arguments)
 
   def call(self, method: str, *arguments: Any) -> Any:
     """Calls a method and waits for what it returns."""
-    self.send(method, *arguments)
-    return self.receive()
+    return self.submit(method, *arguments).result()
 
 
-def _serve(connection: Any, options: dict[str, Any]) -> None:
-  from pytorch_peer import serve
+def _start_peer(options: dict[str, Any]) -> None:
+  from pytorch_peer import Peer  # not at the top: torch is loaded in the peer's process alone
 
-  serve(connection, **options)
+  global _peer
+  _peer = Peer(**options)
+
+
+def _call_peer(method: str, *arguments: Any) -> Any:
+  return getattr(_peer, method)(*arguments)
 
 
 def parse_arguments() -> argparse.Namespace:
   """The command line; what it leaves over are overrides of the configuration."""
-  from dense_aspp_jax.commands.config_file import add_config_argument
-
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
   add_config_argument(parser)
   parser.add_argument('--batch', type=int, help='images a step; default: those of the configuration')
@@ -93,75 +107,42 @@ def parse_arguments() -> argparse.Namespace:
   return args
 
 
-def read_config(args: argparse.Namespace) -> Any:
+def read_config(args: argparse.Namespace) -> ConfigDict:
   """The configuration as it is compared: the sizes and the type asked for, no augmentation."""
-  from dense_aspp_jax.benchmark.steps import resized
-  from dense_aspp_jax.commands.config_file import read_config_file
-  from dense_aspp_jax.models.extractors.densenet import DENSENETS
-  from dense_aspp_jax.training.augmentation import Augmentation
-  from dense_aspp_jax.training.config import parse_config
-
-  config = read_config_file(args)
-  config = resized(config, args.batch, args.image_size and tuple(args.image_size))
+  config = resized(read_config_file(args), args.batch, args.image_size and tuple(args.image_size))
   config.model.compute_dtype = args.dtype
   config.training.gradient_accumulation = 1
   config.augmentation.update(dataclasses.asdict(Augmentation()))
   config.evaluation.batch_size = config.training.batch_size
   parse_config(config)
-  if config.model.extractor not in DENSENETS or config.model.last_layer:
-    sys.exit('the network in PyTorch is a DenseNet, not cut off; choose such a configuration')
+  model = config.model
+  if model.extractor not in DENSENETS or model.last_layer or model.skip_head or model.auxiliary_head:
+    sys.exit('the network in PyTorch is a whole DenseNet with one head; choose such a configuration')
   return config
 
 
-def network_arguments(config: Any) -> dict[str, Any]:
-  """Those of `pytorch_peer.Network`."""
-  from dense_aspp_jax.models.extractors.densenet import DENSENETS
-  from dense_aspp_jax.models.layers import strides_and_dilations
-
-  model = config.model
+def densenet_arguments(model: ConfigDict) -> dict[str, Any]:
+  """Those of `pytorch_network.Extractor`."""
   # After the stem, each block and its transition's pooling, as in models/extractors/densenet.py.
   plan = strides_and_dilations([4, 1, 2, 1, 2, 1, 2, 1, 1], model.output_stride)[1:]
-  fields = (
-    'num_classes dilation_rates growth_rate bottleneck_width first_norm final_norm use_bias '
-    'rectify_features dropout_rate'
-  )
   return {
-    'densenet': {
-      **DENSENETS[model.extractor],
-      'dilations': [dilation for _, dilation in plan[::2]],
-      'pools': [stride == 2 for stride, _ in plan[1::2]][: 4 if model.fourth_transition else 3],
-    },
-    'stride': model.output_stride,
-    **{name: model[name] for name in fields.split()},
+    **DENSENETS[model.extractor],
+    'dilations': [dilation for _, dilation in plan[::2]],
+    'pools': [stride == 2 for stride, _ in plan[1::2]][: 4 if model.fourth_transition else 3],
   }
 
 
 def torch_weights(variables: Any) -> dict[str, np.ndarray]:
   """Our variables by PyTorch's names, which are our paths; kernels as `[out, in, h, w]`."""
-  import flax
-
-  leaves = {
-    'kernel': 'weight',
-    'scale': 'weight',
-    'mean': 'running_mean',
-    'var': 'running_var',
-    'bias': 'bias',
-  }
+  leaves = dict(kernel='weight', scale='weight', mean='running_mean', var='running_var', bias='bias')
   return {
-    '.'.join((*path[1:-1], leaves[path[-1]])): np.transpose(x, (3, 2, 0, 1))
-    if path[-1] == 'kernel'
-    else np.asarray(x)
-    for path, x in flax.traverse_util.flatten_dict(variables).items()
+    '.'.join((*path, leaves[leaf])): np.transpose(x, (3, 2, 0, 1)) if leaf == 'kernel' else np.asarray(x)
+    for (_, *path, leaf), x in flax.traverse_util.flatten_dict(variables).items()
   }
 
 
-def logits_difference(config: Any, initial: Any, peer: PeerProcess) -> float:
+def logits_difference(config: ConfigDict, initial: Any, peer: PeerProcess) -> float:
   """Largest difference over the largest logit, both in float32, with norms that have drawn values."""
-  import jax
-
-  from dense_aspp_jax.datasets.preprocessing import normalize
-  from dense_aspp_jax.models.segmentation import create_model
-
   draw = np.random.default_rng(config.seed)
 
   def drawn(path: Any, x: Any) -> np.ndarray:
@@ -173,35 +154,26 @@ def logits_difference(config: Any, initial: Any, peer: PeerProcess) -> float:
   variables = jax.tree_util.tree_map_with_path(drawn, initial)
   image = draw.integers(256, size=(1, *_LOGITS_SIZE, 3), dtype=np.uint8)
   model = create_model(**{**config.model, 'compute_dtype': 'float32'})
-  peer.send('load', torch_weights(variables))
-  peer.send('logits', image)
+  loaded, theirs = peer.submit('load', torch_weights(variables)), peer.submit('logits', image)
   with jax.default_matmul_precision('highest'):
     normalized = normalize(image.astype(np.float32), config.data.mean, config.data.std)
     logits = jax.jit(model.apply)(variables, normalized).main
     ours = np.asarray(model.upsample_logits(logits, normalized.shape[1:3]))
-  peer.receive()
-  theirs = peer.receive()
+  loaded.result()
+  theirs = theirs.result()
   return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
-def compare(mode: str, config: Any, peers: dict[str, PeerProcess], repeats: int) -> dict[str, Any]:
-  """Prepares all, side by side, and times them in turns."""
-  import jax
-
-  from dense_aspp_jax.benchmark.device import peak_bytes_in_use, steps_in_flight
-  from dense_aspp_jax.benchmark.modes import device_mesh
-  from dense_aspp_jax.benchmark.steps import compile_cold, compiled_memory, inference_step, training_step
-  from dense_aspp_jax.benchmark.timing import Timing, seconds
-
-  for peer in peers.values():
-    peer.send('prepare', mode)
+def compare(mode: str, config: ConfigDict, peers: dict[str, PeerProcess], repeats: int) -> dict[str, Any]:
+  """Compiles all at the same time, then times them interleaved."""
+  prepared = {name: peer.submit('prepare', mode) for name, peer in peers.items()}
   step = training_step(config, device_mesh()) if mode == 'train' else inference_step(config)
   compiled, compile_seconds = compile_cold(step)
   run = step.start(compiled)
   first = jax.block_until_ready(run())
-  prepared = {name: peer.receive() for name, peer in peers.items()}
+  prepared = {name: future.result() for name, future in prepared.items()}
   if mode == 'train':
-    _check_losses(float(first['loss']), {name: loss for name, (_, loss) in prepared.items()}, config)
+    check_losses(float(first['loss']), {name: loss for name, (_, loss) in prepared.items()}, config)
 
   turns = {'ours': lambda steps: 1e3 * seconds(run, steps, steps_in_flight()) / steps}
   turns |= {name: lambda steps, p=peer: p.call('milliseconds', mode, steps) for name, peer in peers.items()}
@@ -236,62 +208,57 @@ def compare(mode: str, config: Any, peers: dict[str, PeerProcess], repeats: int)
   return result
 
 
-def _check_losses(ours: float, theirs: dict[str, float], config: Any) -> None:
+def check_losses(ours: float, theirs: dict[str, float], config: ConfigDict) -> None:
+  """Prints the losses of the first step; ends the program if they differ."""
+  print(f'loss of the first step: ours {ours:.5f}', *(f'{name} {loss:.5f}' for name, loss in theirs.items()))
   for name, loss in theirs.items():
     if not abs(ours - loss) <= _LOSS_TOLERANCE[config.model.compute_dtype] * abs(loss):
       sys.exit(f'the losses of the first step differ: ours {ours}, {name} {loss}')
-  print(f'loss of the first step: ours {ours:.5f}', *(f'{name} {loss:.5f}' for name, loss in theirs.items()))
 
 
-def _print(result: dict[str, Any], peers: list[str]) -> None:
+def lines(result: dict[str, Any], peers: list[str]) -> list[str]:
+  """What is printed of a comparison."""
   height, width = result['image_size']
-  print(f'{result["mode"]}: {result["batch_size"]} images of {height}x{width}')
+  found = [f'{result["mode"]}: {result["batch_size"]} images of {height}x{width}']
   for name in ('ours', *peers):
     row = result[name]
     low, high = row['ms_quartiles']
-    rate = row['images_per_second']
-    text = f'  {name:8} {row["ms_per_step"]:9.2f} ms ({low:.2f} to {high:.2f}) {rate:9.2f} images/s'
+    text = (
+      f'  {name:8} {row["ms_per_step"]:9.2f} ms ({low:.2f} to {high:.2f}) '
+      f'{row["images_per_second"]:9.2f} images/s'
+    )
     if name == 'ours':
       used = row['peak_bytes_in_use'] or row['memory_per_device']['total']
-      print(f'{text}, {used / 2**30:.2f} GiB, compiled in {row["compile_seconds"]:.0f} s')
+      text += f', {used / 2**30:.2f} GiB, compiled in {row["compile_seconds"]:.0f} s'
     else:
-      allocated = row['peak_bytes_allocated']
-      memory = '' if allocated is None else f', {allocated / 2**30:.2f} GiB'
-      print(
-        f'{text}{memory}, first step {row["first_step_seconds"]:.0f} s; ours is '
-        f'{row["our_speed_over_theirs"]:.2f} x as fast'
-      )
+      if row['peak_bytes_allocated'] is not None:
+        text += f', {row["peak_bytes_allocated"] / 2**30:.2f} GiB'
+      ratio = row['our_speed_over_theirs']
+      text += f', first step {row["first_step_seconds"]:.0f} s; ours is {ratio:.2f} x as fast'
+    found.append(text)
+  return found
 
 
 def main() -> None:
   """Compares; prints the figures, and as the last line all of them as JSON."""
   args = parse_arguments()
   if args.device == 'cpu':
-    os.environ['JAX_PLATFORMS'] = 'cpu'
+    jax.config.update('jax_platforms', 'cpu')
     if hasattr(os, 'sched_setaffinity'):  # before JAX makes its threads; the peers' processes inherit it
       os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:_CPU_CORES])
   else:
     os.environ.setdefault('CUDA_VISIBLE_DEVICES', '0')  # both on one device
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # both fit
-  import jax
-
-  from dense_aspp_jax.benchmark.modes import device_description
-  from dense_aspp_jax.benchmark.output import append_result, read_results
-  from dense_aspp_jax.benchmark.steps import random_batch
-  from dense_aspp_jax.compilation_cache import use_compilation_cache
-  from dense_aspp_jax.models.segmentation import create_model
-  from dense_aspp_jax.provenance import provenance
-
   use_compilation_cache()
   config = read_config(args)
   if args.output:
     read_results(args.output)
   options = {
-    'network': network_arguments(config),
+    'network': {'densenet': densenet_arguments(config.model), 'model': config.model.to_dict()},
     'device': args.device,
     'dtype': args.dtype,
     'batch': random_batch(config, config.training.batch_size),
-    'optimizer': {k: config.optimizer[k] for k in ('name', 'learning_rate', 'weight_decay', 'momentum')},
+    'optimizer': config.optimizer.to_dict(),
     'loss': config.loss.to_dict(),
     'mean': config.data.mean,
     'std': config.data.std,
@@ -305,13 +272,12 @@ def main() -> None:
   print(f'logits of the same weights, float32: largest difference {difference:.1e} of the largest logit')
   if not difference <= _LOGITS_TOLERANCE:
     sys.exit(f'they differ by more than {_LOGITS_TOLERANCE}: these are not the same networks')
-  weights = torch_weights(initial)
   for peer in peers.values():
-    peer.call('load', weights)
+    peer.call('load', torch_weights(initial))
   results = []
   for mode in ('inference', 'train') if args.mode == 'all' else (args.mode,):
     results.append(compare(mode, config, peers, args.repeats))
-    _print(results[-1], args.peers)
+    print(*lines(results[-1], args.peers), sep='\n')
   record = {
     'comparison': 'pytorch',
     'config_file': args.config,

@@ -5,8 +5,8 @@ r"""Packs a folder that trains on a machine without a network: code, wheels, dat
   bash pack/run.sh configs/camvid.py 60                                       # there, for at most 60 minutes
 
 The wheels are those of this package and of what the machine lacks (tools/offline/target_packages.txt says
-what it has), at the versions of constraints.txt; they come from PyPI. The images become JPEGs of quality 95
-without subsampling; the manifest has the error of the copy and its licence: research, non-commercial.
+what it has), at the versions of constraints.txt; they come from PyPI. The images become JPEGs without chroma
+subsampling; the manifest has the error of the copy and the terms of use.
 """
 
 from __future__ import annotations
@@ -15,31 +15,32 @@ import argparse
 import hashlib
 import pathlib
 import shutil
-import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from dense_aspp_jax.datasets.prepare import DATASETS, prepare
 from dense_aspp_jax.errors import InputError, RunError
-from dense_aspp_jax.files import new_directory
-from dense_aspp_jax.provenance import git_commit, provenance, write_json
-from tools.offline.data import LICENCES, open_camvid, write_jpeg_copy
-from tools.offline.target import read_pins, read_target
-from tools.offline.wheels import ROOT, collect_wheels
+from dense_aspp_jax.files import new_directory, write_json
+from dense_aspp_jax.provenance import git_commit, provenance
+from tools.offline.data import write_jpeg_copy
+from tools.offline.wheels import ROOT, collect_wheels, read_pins, read_target
 
 OFFLINE = ROOT / 'tools' / 'offline'
 _MIB = 2**20
-_PACKED = ('dense_aspp_jax', 'configs', 'train.py', 'pyproject.toml')  # of the checkout
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-  """Packs, prints the sizes; returns the exit code."""
+  """Packs and prints the sizes; returns the exit code."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--data', required=True, choices=LICENCES)
+  parser.add_argument('--data', required=True, choices=DATASETS)
   parser.add_argument('--output', required=True, type=pathlib.Path, help='new or empty folder')
-  parser.add_argument('--source', type=pathlib.Path, help='SegNet folder CamVid/; default: the prepared data')
-  parser.add_argument('--data-dir', help='where the prepared data lie, as in `dense-aspp prepare`')
+  parser.add_argument(
+    '--source', type=pathlib.Path, help='files, as for `dense-aspp prepare`; default: the prepared data'
+  )
+  parser.add_argument('--data-dir', help='where the prepared data are, as for `dense-aspp prepare`')
   parser.add_argument('--test', action='store_true', help='pack the test split too')
   parser.add_argument('--weights', type=pathlib.Path, help='what `dense-aspp convert` wrote, to pack it too')
   parser.add_argument(
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     '--target',
     type=pathlib.Path,
     default=OFFLINE / 'target_packages.txt',
-    help='file that says what the machine has (default: tools/offline/target_packages.txt)',
+    help='lists what the machine has (default: tools/offline/target_packages.txt)',
   )
   parser.add_argument('--limit-mib', type=float, default=58, help='largest size of the folder (default: 58)')
   args = parser.parse_args(arguments)
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f'pack_offline: {error}', file=sys.stderr)
     return 2 if isinstance(error, InputError) else 1
   error = manifest['data']['error']
-  print(f'{args.output}: {describe_sizes(manifest["files"])}, commit {manifest["git_commit"]}')
+  print(f'{args.output}: {describe_sizes(manifest["bytes"])}, commit {manifest["git_commit"]}')
   print(f'images as JPEG differ by {error["mean"]:.2f} of 255 grey levels on average, {error["max"]} at most')
   return 0
 
@@ -73,75 +74,57 @@ def write_pack(folder: pathlib.Path, args: argparse.Namespace) -> dict[str, Any]
     RunError: pip failed.
   """
   target = read_target(args.target)
-  commit = commit_of_packed()
   if args.weights and not (args.weights / 'weights.json').is_file():
     raise InputError(f'--weights={args.weights}: no weights.json; expected what `dense-aspp convert` wrote')
-  name = f'{args.data}_jpeg_q{args.quality}'
+  data_folder = f'data/{args.data}_jpeg_q{args.quality}'
   splits = ('train', 'validation', 'test') if args.test else ('train', 'validation')
-  with open_camvid(args.source, args.data_dir, splits) as pairs:
-    data = write_jpeg_copy(folder / 'data' / name, args.data, pairs, args.quality)
+  with tempfile.TemporaryDirectory() as scratch:
+    if args.source:
+      prepare(args.data, args.source, scratch)
+    data_dir = scratch if args.source else args.data_dir
+    data = write_jpeg_copy(folder / data_folder, args.data, splits, args.quality, data_dir)
+  commit = git_commit()
   carried = collect_wheels(folder / 'wheels', target, read_pins(ROOT / 'constraints.txt', target), commit)
   shutil.copytree(ROOT / 'configs', folder / 'configs', ignore=shutil.ignore_patterns('__pycache__', '.*'))
-  shutil.copy(ROOT / 'train.py', folder)
-  for file in ('run.sh', 'run.py', 'README.txt'):
-    shutil.copy(OFFLINE / file, folder)
+  for file in (ROOT / 'train.py', OFFLINE / 'run.sh', OFFLINE / 'run.py', OFFLINE / 'README.txt'):
+    shutil.copy(file, folder)
   if args.weights:  # without the classifier, which no training reads
     ignored = shutil.ignore_patterns('classifier')
     shutil.copytree(args.weights, folder / 'weights' / args.weights.resolve().name, ignore=ignored)
   files = list_files(folder)
+  sizes: Counter[str] = Counter()  # of each folder, and of the files beside them together
+  for name, file in files.items():
+    sizes[name.split('/')[0] if '/' in name else 'files'] += file['bytes']
   manifest = {
     'git_commit': commit,
     'python': target.python,
     'packages': {'carried': carried, 'expected': dict(target.packages)},
-    'data': {'folder': f'data/{name}', **data},
-    'bytes': dict(sizes_by_part(files)),
+    'data': {'folder': data_folder, **data},
+    'bytes': dict(sizes),
     'files': files,
     'provenance': provenance(),
   }
   write_json(folder / 'manifest.json', manifest)
-  total = sum(f['bytes'] for f in files.values()) + (folder / 'manifest.json').stat().st_size
-  if total > args.limit_mib * _MIB:
+  if sizes.total() + (folder / 'manifest.json').stat().st_size > args.limit_mib * _MIB:
     raise InputError(
-      f'{args.output}: {describe_sizes(files)}; expected at most {args.limit_mib:g} MiB (--limit-mib). '
-      'Nothing was written. Take a lower --quality, or leave out --weights or --test'
+      f'{args.output}: {describe_sizes(sizes)}; expected at most {args.limit_mib:g} MiB (--limit-mib). '
+      'Nothing was written. Choose a lower --quality, or leave out --weights or --test'
     )
   return manifest
 
 
-def commit_of_packed() -> str | None:
-  """The checkout's commit; '+changes' also where packed files are new to git."""
-  commit = git_commit()
-  if commit is None or commit.endswith('+changes'):
-    return commit
-  command = ['git', '-C', str(ROOT), 'status', '--porcelain', '--', *_PACKED]
-  done = subprocess.run(command, capture_output=True, text=True, check=True)
-  return commit + ('+changes' if done.stdout else '')
-
-
 def list_files(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
   """Path in the folder -> size and SHA-256, sorted."""
-  files = {}
-  for path in sorted(p for p in folder.rglob('*') if p.is_file()):
-    data = path.read_bytes()
-    files[path.relative_to(folder).as_posix()] = {
-      'bytes': len(data),
-      'sha256': hashlib.sha256(data).hexdigest(),
-    }
-  return files
+  contents = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob('*') if p.is_file()}
+  return {
+    name: {'bytes': len(data), 'sha256': hashlib.sha256(data).hexdigest()}
+    for name, data in sorted(contents.items())
+  }
 
 
-def sizes_by_part(files: dict[str, dict[str, Any]]) -> Counter[str]:
-  """Bytes of each folder of the pack, and of the files beside them together."""
-  sizes: Counter[str] = Counter()
-  for name, file in files.items():
-    sizes[name.split('/')[0] if '/' in name else 'files'] += file['bytes']
-  return sizes
-
-
-def describe_sizes(files: dict[str, dict[str, Any]]) -> str:
+def describe_sizes(sizes: dict[str, int]) -> str:
   """Such as '50.1 MiB (data 38.0, wheels 12.0, configs 0.1)'."""
-  sizes = sizes_by_part(files)
-  parts = ', '.join(f'{part} {size / _MIB:.1f}' for part, size in sizes.most_common())
+  parts = ', '.join(f'{part} {size / _MIB:.1f}' for part, size in Counter(sizes).most_common())
   return f'{sum(sizes.values()) / _MIB:.1f} MiB ({parts})'
 
 

@@ -5,6 +5,8 @@ Names of parameters are the paths of our variables, so that both have the same w
 
 from __future__ import annotations
 
+import types
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -21,7 +23,7 @@ class ConvLayer(nn.Module):
       self.conv1 = nn.Conv2d(channels, bottleneck, 1, bias=bias)
       self.norm2 = nn.BatchNorm2d(bottleneck)
     self.conv2 = nn.Conv2d(bottleneck or channels, growth, 3, padding=dilation, dilation=dilation, bias=bias)
-    self.dropout = nn.Dropout2d(dropout) if dropout else nn.Identity()  # at rate 0 it would still draw
+    self.dropout = dropout_layer(dropout)
 
   def forward(self, x):
     """Computes the new channels."""
@@ -31,13 +33,18 @@ class ConvLayer(nn.Module):
     return self.dropout(self.conv2(x))
 
 
+def dropout_layer(rate):
+  """Drops whole channels; at rate 0 nn.Dropout2d would still draw."""
+  return nn.Dropout2d(rate) if rate else nn.Identity()
+
+
 class Cascade(nn.Module):
   """Layers that each read the input and all earlier layers' channels: a dense block, and DenseASPP."""
 
-  def __init__(self, names, layers):
+  def __init__(self, name, layers):
     super().__init__()
-    self.names = names
-    for name, layer in zip(names, layers, strict=True):
+    self.names = [f'{name}{i}' for i in range(1, len(layers) + 1)]
+    for name, layer in zip(self.names, layers, strict=True):
       self.add_module(name, layer)
 
   def forward(self, x):
@@ -67,78 +74,47 @@ class Extractor(nn.Sequential):
 
   def __init__(self, *, growth_rate, block_config, num_init_features, dilations, pools):
     super().__init__()
-    self.add_module('conv0', nn.Conv2d(3, num_init_features, 7, 2, 3, bias=False))
-    self.add_module('norm0', nn.BatchNorm2d(num_init_features))
-    self.add_module('relu0', nn.ReLU())
-    self.add_module('pool0', nn.MaxPool2d(3, 2, 1))
+    self.conv0 = nn.Conv2d(3, num_init_features, 7, 2, 3, bias=False)
+    self.norm0 = nn.BatchNorm2d(num_init_features)
+    self.relu0 = nn.ReLU()
+    self.pool0 = nn.MaxPool2d(3, 2, 1)
     channels = num_init_features
-    for index, (num_layers, dilation) in enumerate(zip(block_config, dilations, strict=True), start=1):
-      layers = [
-        ConvLayer(channels + i * growth_rate, 4 * growth_rate, growth_rate, dilation)
-        for i in range(num_layers)
-      ]
-      self.add_module(
-        f'denseblock{index}', Cascade([f'denselayer{i + 1}' for i in range(num_layers)], layers)
-      )
+    for i, (num_layers, dilation) in enumerate(zip(block_config, dilations, strict=True)):
+      inputs = [channels + j * growth_rate for j in range(num_layers)]
+      layers = [ConvLayer(n, 4 * growth_rate, growth_rate, dilation) for n in inputs]
+      self.add_module(f'denseblock{i + 1}', Cascade('denselayer', layers))
       channels += num_layers * growth_rate
-      if index <= len(pools):
-        self.add_module(f'transition{index}', Transition(channels, pools[index - 1]))
+      if i < len(pools):
+        self.add_module(f'transition{i + 1}', Transition(channels, pools[i]))
         channels //= 2
-    self.add_module('norm5', nn.BatchNorm2d(channels))
+    self.norm5 = nn.BatchNorm2d(channels)
     self.channels = channels
 
 
 class Network(nn.Module):
-  """DenseNet, DenseASPP, head and bilinear upsampling.
+  """DenseNet, DenseASPP, head and bilinear upsampling."""
 
-  Args of the constructor: `densenet`, those of `Extractor`; the others are fields of `config.model`.
-  """
-
-  def __init__(
-    self,
-    *,
-    densenet,
-    stride,
-    num_classes,
-    dilation_rates,
-    growth_rate,
-    bottleneck_width,
-    first_norm,
-    final_norm,
-    use_bias,
-    rectify_features,
-    dropout_rate,
-  ):
+  def __init__(self, *, densenet, model):
+    """Takes the arguments of `Extractor`, and the fields of `config.model`."""
     super().__init__()
+    self.model = model = types.SimpleNamespace(**model)
     self.extractor = Extractor(**densenet)
-    channels = self.extractor.channels
-    layers = [
-      ConvLayer(
-        channels + i * growth_rate,
-        bottleneck_width,
-        growth_rate,
-        rate,
-        norm=first_norm or i > 0,
-        bias=use_bias,
-        dropout=dropout_rate,
-      )
-      for i, rate in enumerate(dilation_rates)
-    ]
-    self.dense_aspp = Cascade([f'layer{i + 1}' for i in range(len(layers))], layers)
-    channels += len(layers) * growth_rate
-    if final_norm:
-      self.dense_aspp.norm = nn.BatchNorm2d(channels)
-    self.head = nn.Conv2d(channels, num_classes, 1)
-    self.stride, self.final_norm = stride, final_norm
-    self.rectify_features = rectify_features
-    self.dropout = nn.Dropout2d(dropout_rate) if dropout_rate else nn.Identity()
+    channels, layers = self.extractor.channels, []
+    for rate in model.dilation_rates:
+      norm = bool(layers) or model.first_norm
+      options = dict(norm=norm, bias=model.use_bias, dropout=model.dropout_rate)
+      layers.append(ConvLayer(channels, model.bottleneck_width, model.growth_rate, rate, **options))
+      channels += model.growth_rate
+    self.dense_aspp = Cascade('layer', layers)
+    self.dense_aspp.norm = nn.BatchNorm2d(channels) if model.final_norm else nn.Identity()
+    self.dropout = dropout_layer(model.dropout_rate)
+    self.head = nn.Conv2d(channels, model.num_classes, 1)
 
   def forward(self, image):
     """Maps `[b, 3, h, w]` to float32 logits `[b, classes, h, w]`."""
-    height, width = image.shape[2:]
-    x = self.extractor(F.pad(image, (0, -width % self.stride, 0, -height % self.stride)))
-    x = self.dense_aspp(F.relu(x) if self.rectify_features else x)
-    x = self.dense_aspp.norm(x) if self.final_norm else x
+    (height, width), stride = image.shape[2:], self.model.output_stride
+    x = self.extractor(F.pad(image, (0, -width % stride, 0, -height % stride)))
+    x = self.dense_aspp.norm(self.dense_aspp(F.relu(x) if self.model.rectify_features else x))
     logits = self.head(self.dropout(x)).float()
-    logits = F.interpolate(logits, scale_factor=self.stride, mode='bilinear', align_corners=False)
+    logits = F.interpolate(logits, scale_factor=stride, mode='bilinear', align_corners=False)
     return logits[:, :, :height, :width]

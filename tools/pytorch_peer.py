@@ -1,29 +1,13 @@
-"""The peer of tools/compare_pytorch.py: the same steps in PyTorch; runs in a process of its own."""
+"""The steps of tools/compare_pytorch.py in PyTorch; imported only by the processes that run them."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from pytorch_network import Network
-
-
-def serve(connection: Any, **options: Any) -> None:
-  """Makes a `Peer` and answers calls: takes (method, arguments), sends (error or None, result)."""
-  peer = None
-  while True:
-    try:
-      method, arguments = connection.recv()
-    except EOFError:
-      return
-    try:
-      peer = peer or Peer(**options)
-      connection.send((None, getattr(peer, method)(*arguments)))
-    except Exception as error:  # whatever it is, the other process says it and ends
-      connection.send((f'{type(error).__name__}: {error}', None))
 
 
 class Peer:
@@ -38,18 +22,22 @@ class Peer:
       dtype: 'float32', or 'bfloat16' for autocast.
       compiled: Whether torch.compile compiles the network.
       batch: 'image' uint8 `[b, h, w, 3]`, 'label' uint8 `[b, h, w]`.
-      optimizer: 'name', 'learning_rate', 'weight_decay', 'momentum' as in `config.optimizer`.
-      loss: 'class_weights', 'ignore_label' as in `config.loss`.
+      optimizer: Fields of `config.optimizer`.
+      loss: Fields of `config.loss`.
       mean: RGB in 0..1.
       std: RGB in 0..1.
       threads: Of a CPU.
     """
     torch.set_num_threads(threads)
-    self.device, self.autocast = device, dtype == 'bfloat16'
-    self.network = Network(**network)
-    self.network.to(device, memory_format=torch.channels_last)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    self.device, self.on_gpu, self.autocast = device, device == 'cuda', dtype == 'bfloat16'
+    self.network = Network(**network).to(device, memory_format=torch.channels_last)
     self.forward = torch.compile(self.network) if compiled else self.network
-    self.optimizer = _optimizer(self.network.parameters(), device, **optimizer)
+    options = dict(lr=optimizer['learning_rate'], weight_decay=optimizer['weight_decay'], fused=self.on_gpu)
+    if optimizer['name'] == 'sgd':
+      options['momentum'] = optimizer['momentum']
+    optimizers = {'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW, 'sgd': torch.optim.SGD}
+    self.optimizer = optimizers[optimizer['name']](self.network.parameters(), **options)
     self.image, self.label = (torch.from_numpy(batch[name]).to(device) for name in ('image', 'label'))
     self.mean, self.std = (torch.tensor(v, device=device)[:, None, None] for v in (mean, std))
     self.ignore_label = loss['ignore_label']
@@ -64,16 +52,12 @@ class Peer:
       raise ValueError(f'the weights lack {missing[:5]} and have {unexpected[:5]} too much')
 
   def logits(self, image):
-    """Logits `[b, h, w, classes]` of `image`, uint8 `[b, h, w, 3]`, in float32 proper, not compiled."""
-    exact = dict(matmul=torch.backends.cuda.matmul, cudnn=torch.backends.cudnn)
-    before = {name: backend.allow_tf32 for name, backend in exact.items()}
-    for backend in exact.values():
-      backend.allow_tf32 = False
+    """Logits `[b, h, w, classes]` of `image`, uint8 `[b, h, w, 3]`, not compiled, without tensor-float-32."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     self.network.eval()
     with torch.inference_mode():
       result = self.network(self._normalize(torch.from_numpy(image).to(self.device)))
-    for name, backend in exact.items():
-      backend.allow_tf32 = before[name]
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     return result.permute(0, 2, 3, 1).cpu().numpy()
 
   def prepare(self, mode):
@@ -87,11 +71,10 @@ class Peer:
   def warm_up(self, mode, steps):
     """Makes steps; from here on cuDNN tries its algorithms, with the device for itself."""
     torch.backends.cudnn.benchmark = True
-    torch.backends.cuda.matmul.allow_tf32 = True
-    if self.device == 'cuda':
+    if self.on_gpu:
       torch.cuda.empty_cache()
     self.milliseconds(mode, steps)
-    if self.device == 'cuda':
+    if self.on_gpu:
       torch.cuda.reset_peak_memory_stats()
 
   def milliseconds(self, mode, steps):
@@ -104,12 +87,11 @@ class Peer:
 
   def description(self):
     """Version, device and the most bytes allocated since the warm-up (None on a CPU)."""
-    on_gpu = self.device == 'cuda'
     return {
       'torch': torch.__version__,
       'cudnn': torch.backends.cudnn.version(),
-      'device': torch.cuda.get_device_name() if on_gpu else f'cpu, {torch.get_num_threads()} threads',
-      'peak_bytes_allocated': torch.cuda.max_memory_allocated() if on_gpu else None,
+      'device': torch.cuda.get_device_name() if self.on_gpu else f'cpu, {torch.get_num_threads()} threads',
+      'peak_bytes_allocated': torch.cuda.max_memory_allocated() if self.on_gpu else None,
     }
 
   def _normalize(self, image):
@@ -117,7 +99,7 @@ class Peer:
     return (image.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
 
   def _step(self, mode):
-    """One step; synchronised in the end by whoever times it, the loss or class indices by who reads them."""
+    """One step, not synchronized; returns the loss, or class indices."""
     context = torch.autocast(self.device, torch.bfloat16, enabled=self.autocast)
     if mode == 'inference':
       with torch.inference_mode(), context:
@@ -131,12 +113,5 @@ class Peer:
     return loss.detach()
 
   def _synchronize(self):
-    if self.device == 'cuda':
+    if self.on_gpu:
       torch.cuda.synchronize()
-
-
-def _optimizer(parameters, device, *, name, learning_rate, weight_decay, momentum):
-  options = dict(lr=learning_rate, weight_decay=weight_decay, fused=device == 'cuda')
-  if name == 'sgd':
-    return torch.optim.SGD(parameters, momentum=momentum, **options)
-  return {'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW}[name](parameters, **options)

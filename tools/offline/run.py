@@ -1,7 +1,7 @@
-"""Installs what is packed beside this file, and trains with it for a given time; no network is needed.
+"""Installs the wheels packed beside this file and trains with them for a given time, without a network.
 
-Copied into the pack by tools/pack_offline.py, where run.sh starts it. Standard library alone: it runs before
-anything is installed.
+tools/pack_offline.py copies it into the pack, where run.sh starts it. It runs before anything is installed,
+on the standard library.
 """
 
 from __future__ import annotations
@@ -20,35 +20,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 _DATA_TIME = 1_000_000_000  # of every file of the data: a copied pack must not look like changed data
 _GRACE_SECONDS = 30.0  # for saving, at the end of the time; a quarter of it where that is less
 _SHOWN = 5
-_PIP_OPTIONS = (
-  '--quiet',
-  '--no-index',
-  '--no-deps',
-  '--no-compile',
-  '--no-cache-dir',
-  '--disable-pip-version-check',
-)
-
-
-class PackError(Exception):
-  """What cannot be used, or failed; `code` is the exit code."""
-
-  def __init__(self, text: str, code: int = 2):
-    super().__init__(text)
-    self.code = code
+_PIP = 'pip --disable-pip-version-check install --quiet --no-index --no-deps --no-compile --no-cache-dir'
 
 
 def main(arguments: Sequence[str]) -> int:
   """Checks, installs, trains.
 
   Returns:
-    0 if the training is finished or the time was up; 1 or 2 as `dense-aspp train`; 128 + the signal's number
-    if one ended it.
+    0 if the training is finished or the time is up, otherwise the exit code of `dense-aspp train`. Bad input
+    ends the program with 2, a signal with 128 + its number.
   """
   started = time.monotonic()
   pack = pathlib.Path(__file__).absolute().parent
@@ -59,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     config = find_config(pack, args.config)
     writable = os.access(pack, os.W_OK)
     if args.workdir is None and not writable:
-      raise PackError(f'{pack} cannot be written; give a WORKDIR that lies elsewhere')
+      fail(f'{pack} cannot be written; give a WORKDIR that lies elsewhere')
     workdir = (args.workdir or pack / 'runs' / config.stem).absolute()
     place = pack if writable else workdir.parent
     site = install(pack, place, manifest)
@@ -76,15 +61,17 @@ def main(arguments: Sequence[str]) -> int:
       *args.fields,
     ]
     again = shlex.join(['bash', str(pack / 'run.sh'), *arguments])
-    return train(command, site, started + 60 * args.minutes, 60 * args.minutes, again)
-  except PackError as error:
-    print(f'run.sh: {error}', file=sys.stderr)
-    return error.code
+    return train(command, site, started + 60 * args.minutes, min(_GRACE_SECONDS, 15 * args.minutes), again)
   except OSError as error:
-    print(f'run.sh: {error}', file=sys.stderr)
-    return 1
+    fail(str(error), code=1)
   except KeyboardInterrupt:
     return 128 + signal.SIGINT
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+  """Prints a message and ends the program."""
+  print(f'run.sh: {message}', file=sys.stderr)
+  sys.exit(code)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -95,22 +82,21 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     allow_abbrev=False,
   )
   parser.add_argument('config', help='such as configs/camvid.py')
-  parser.add_argument('minutes', type=float, help='after which it has ended, installation included')
+  parser.add_argument('minutes', type=float, help='time limit, installation included')
   parser.add_argument('workdir', nargs='?', type=pathlib.Path, help='the run; default: runs/NAME')
   fields = [a for a in arguments if a.startswith('--config.')]
-  args = parser.parse_args([a for a in arguments if a not in fields])
+  args = parser.parse_args([a for a in arguments if a not in fields], argparse.Namespace(fields=fields))
   if not args.minutes > 0:
     parser.error(f'MINUTES {args.minutes:g}; expected more than 0')
-  args.fields = fields
   return args
 
 
 def verify(pack: pathlib.Path) -> dict[str, Any]:
-  """Reads the manifest and compares every file with it. Raises PackError."""
+  """Returns the manifest, if this is its Python and every file is the one that was packed."""
   manifest = json.loads((pack / 'manifest.json').read_text(encoding='utf-8'))
   python = '.'.join(map(str, sys.version_info[:2]))
   if python != manifest['python']:
-    raise PackError(
+    fail(
       f'{sys.executable} is Python {python}; the wheels are for {manifest["python"]}. '
       f'Give another: PYTHON=python{manifest["python"]} bash run.sh ...'
     )
@@ -123,41 +109,35 @@ def verify(pack: pathlib.Path) -> dict[str, Any]:
       with contextlib.suppress(OSError):  # read-only: then its times stay as they are
         os.utime(path, (_DATA_TIME, _DATA_TIME))
   if damaged:
-    raise PackError(
-      f'{pack}: {len(damaged)} files are missing or not those that were packed '
-      f'({", ".join(damaged[:_SHOWN])}{", ..." if len(damaged) > _SHOWN else ""}). Copy the folder again'
-    )
+    shown = ', '.join([*damaged[:_SHOWN], *(['...'] if len(damaged) > _SHOWN else [])])
+    fail(f'{pack}: {len(damaged)} files are missing or differ from the packed ones ({shown}). Copy it again')
   return manifest
 
 
 def find_config(pack: pathlib.Path, name: str) -> pathlib.Path:
-  """The file in the pack, or else from the current directory. Raises PackError."""
+  """The file in the pack, or else relative to the current directory."""
   for path in (pack / name, pathlib.Path(name)):
     if path.is_file():
       return path.absolute()
-  there = ', '.join(sorted(f'configs/{path.name}' for path in (pack / 'configs').glob('*.py')))
-  raise PackError(f'{name}: no such configuration; packed are {there}')
+  packed = ', '.join(sorted(f'configs/{path.name}' for path in (pack / 'configs').glob('*.py')))
+  fail(f'{name}: no such configuration; packed are {packed}')
 
 
 def install(pack: pathlib.Path, place: pathlib.Path, manifest: dict[str, Any]) -> pathlib.Path:
-  """Installs the wheels into a folder in `place`, whole or not at all, unless that was done before.
-
-  Raises:
-    PackError: pip failed.
-  """
+  """Installs the wheels into a folder in `place`, completely or not at all, unless that was done before."""
   wheels = sorted((pack / 'wheels').glob('*.whl'))
   digest = hashlib.sha256(''.join(manifest['files'][f'wheels/{w.name}']['sha256'] for w in wheels).encode())
   site = place / f'site_{sys.implementation.cache_tag}_{digest.hexdigest()[:12]}'
   if site.is_dir():
     return site
   temporary = place / f'.{site.name}.{os.getpid()}.tmp'
-  command = [sys.executable, '-m', 'pip', 'install', *_PIP_OPTIONS, f'--target={temporary}']
+  command = [sys.executable, '-m', *_PIP.split(), f'--target={temporary}', *map(str, wheels)]
   began = time.monotonic()
   try:
     temporary.mkdir(parents=True)
-    done = subprocess.run([*command, *map(str, wheels)], capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-      raise PackError(f'the wheels cannot be installed: {(done.stderr or done.stdout).strip()}', code=1)
+      fail(f'the wheels cannot be installed: {(done.stderr or done.stdout).strip()}', code=1)
     try:
       os.rename(temporary, site)
     except OSError:
@@ -170,74 +150,69 @@ def install(pack: pathlib.Path, place: pathlib.Path, manifest: dict[str, Any]) -
 
 
 def check_requirements(site: pathlib.Path) -> None:
-  """Checks that all that the installed packages require is there. Raises PackError, which lists the rest."""
+  """Checks that everything the installed packages require is there; lists what is not."""
   sys.path.insert(0, str(site))
   try:
     from packaging.requirements import Requirement
   except ImportError as error:
-    raise PackError(f'{error}; it must be there, or be packed (target_packages.txt)') from error
+    fail(f'{error}; it must be there, or be packed (target_packages.txt)')
   wrong = set()
   for installed in importlib.metadata.distributions(path=[str(site)]):
     for requirement in map(Requirement, installed.requires or ()):
-      if requirement.marker is not None and not requirement.marker.evaluate({'extra': ''}):
+      if requirement.marker and not requirement.marker.evaluate({'extra': ''}):
         continue
       try:
         found = importlib.metadata.version(requirement.name)
       except importlib.metadata.PackageNotFoundError:
-        found = 'none'
-      if found == 'none' or not requirement.specifier.contains(found, prereleases=True):
-        wrong.add(f'{installed.name} requires {requirement.name}{requirement.specifier}; there is {found}')
+        found = None
+      if found is None or not requirement.specifier.contains(found, prereleases=True):
+        wrong.add(
+          f'{installed.name} requires {requirement.name}{requirement.specifier}; found: {found or "none"}'
+        )
   if wrong:
-    raise PackError(
-      'this machine is not what the pack was made for:\n  ' + '\n  '.join(sorted(wrong)) + '\n'
-      'Correct tools/offline/target_packages.txt and pack again'
+    fail(
+      '\n  '.join(['this machine is not what the pack was made for:', *sorted(wrong)])
+      + '\nCorrect tools/offline/target_packages.txt and pack again'
     )
 
 
-def train(command: list[str], site: pathlib.Path, deadline: float, seconds: float, again: str) -> int:
+def train(command: list[str], site: pathlib.Path, deadline: float, grace: float, again: str) -> int:
   """Trains until the deadline (of `time.monotonic`) at most; returns the exit code.
 
-  The training is told to save and stop somewhat before, and killed at the deadline: what is on disk then is
-  whole, but what came after the last checkpoint is lost.
+  The training is told to save and stop `grace` seconds before, and killed at the deadline. What is on disk
+  then is complete, but what came after the last checkpoint is lost.
   """
-  stop_at = deadline - min(_GRACE_SECONDS, seconds / 4)
-  if time.monotonic() >= stop_at:
+  if time.monotonic() >= deadline - grace:
     print(f'no time is left to train; the same command goes on:\n  {again}')
     return 0
-  path = os.pathsep.join([str(site), *filter(None, [os.environ.get('PYTHONPATH')])])
+  path = os.pathsep.join(filter(None, [str(site), os.environ.get('PYTHONPATH')]))
   process = subprocess.Popen(command, env={**os.environ, 'PYTHONPATH': path})
-  received: list[int] = []
-
-  def hand_on(number: int, _: object) -> None:
-    received.append(number)
-    process.terminate()
-
+  received = []
   for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, hand_on)
+    signal.signal(number, lambda number, _: (received.append(number), process.terminate()))
   out_of_time = False
   try:
-    code = process.wait(max(0.0, stop_at - time.monotonic()))
+    code = process.wait(max(0, deadline - grace - time.monotonic()))
   except subprocess.TimeoutExpired:
     out_of_time = True
-    print('the time is nearly up: the training is told to save and stop', flush=True)
+    print('the time is nearly up: telling the training to save and stop', flush=True)
     process.terminate()
     try:
-      code = process.wait(max(0.0, deadline - time.monotonic()))
+      code = process.wait(max(0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
       process.kill()
       process.wait()
-      print(
-        'run.sh: the training did not stop in time and was ended: what came after its last checkpoint is '
-        f'lost. To go on from there, with more minutes if there is none:\n  {again}',
-        file=sys.stderr,
+      fail(
+        'the training did not stop in time and was killed. What came after its last checkpoint is lost. To '
+        f'continue from there, with more minutes if there is none:\n  {again}',
+        code=1,
       )
-      return 1
-  stopped = code in (128 + signal.SIGTERM, -signal.SIGTERM)
-  if stopped and received:
-    return 128 + received[0]
-  if stopped and out_of_time:
-    print(f'out of time; resume with the same command:\n  {again}')
-    return 0
+  if code in (128 + signal.SIGTERM, -signal.SIGTERM):
+    if received:
+      return 128 + received[0]
+    if out_of_time:
+      print(f'out of time; resume with the same command:\n  {again}')
+      return 0
   return code if code >= 0 else 128 - code
 
 

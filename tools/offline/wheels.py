@@ -1,109 +1,205 @@
-"""Wheels for another machine: our own, and those of packages that it lacks."""
+"""The wheels of a pack: our own, and those of the packages that the machine without a network lacks."""
 
 from __future__ import annotations
 
-import email
-import os
+import importlib.metadata
 import pathlib
 import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
-from packaging.requirements import Requirement
+from packaging.markers import default_environment
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from dense_aspp_jax.errors import InputError, RunError
-from tools.offline.target import Target, select_packages
 
 ROOT = pathlib.Path(__file__).parents[2]
 # pip takes a platform by its exact name: every glibc that a wheel may ask for, up to that of 2018 (2.28).
 _PLATFORMS = (*(f'manylinux_2_{n}_x86_64' for n in range(28, 4, -1)), 'manylinux2014_x86_64')
-_ONLY_SOURCE = ('promise',)  # on PyPI; plain Python
-_COMMIT = 'dense_aspp_jax/COMMIT'  # provenance.py reads it
+
+
+class Target(NamedTuple):
+  """A machine without a network: Linux on x86_64.
+
+  Attributes:
+    python: Its Python, such as '3.12'.
+    packages: Canonical name of each package that is there -> its version, None where it is unknown.
+  """
+
+  python: str
+  packages: Mapping[str, str | None]
+
+  def applies(self, requirement: Requirement, extra: str = '') -> bool:
+    """Whether a package itself (`extra` is empty), or only this extra of it, has the requirement there."""
+    if requirement.marker is None:
+      return not extra
+    environment = default_environment() | {
+      'implementation_name': 'cpython',
+      'os_name': 'posix',
+      'platform_machine': 'x86_64',
+      'platform_python_implementation': 'CPython',
+      'platform_system': 'Linux',
+      'python_full_version': f'{self.python}.0',
+      'python_version': self.python,
+      'sys_platform': 'linux',
+    }
+    always = requirement.marker.evaluate(environment | {'extra': ''})
+    return always != bool(extra) and requirement.marker.evaluate(environment | {'extra': extra})
+
+
+def read_target(path: pathlib.Path) -> Target:
+  """Reads a list such as target_packages.txt. Raises InputError if a line is wrong or no Python is given."""
+  packages = {name: version for name, version, _ in _read_versions(path)}
+  if not (python := packages.pop('python', None)):
+    raise InputError(f'{path}: expected a line python==VERSION')
+  return Target(python, packages)
+
+
+def read_pins(path: pathlib.Path, target: Target) -> dict[str, str]:
+  """Canonical name -> version of the lines of a constraints file that apply there. Raises InputError."""
+  return {name: version for name, version, line in _read_versions(path) if version and target.applies(line)}
+
+
+def _read_versions(path: pathlib.Path) -> list[tuple[str, str | None, Requirement]]:
+  try:
+    lines = path.read_text(encoding='utf-8').splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise InputError(f'{path}: cannot be read ({error})') from error
+  versions = []
+  for line in lines:
+    if text := line.partition('#')[0].strip():
+      try:
+        requirement = Requirement(text)
+      except InvalidRequirement as error:
+        raise InputError(f'{path}: {text!r} is not a package; expected name or name==version') from error
+      specifier = str(requirement.specifier)
+      if specifier and (not specifier.startswith('==') or ',' in specifier):
+        raise InputError(f'{path}: {requirement} gives no version; expected name or name==version')
+      versions.append((canonicalize_name(requirement.name), specifier[2:] or None, requirement))
+  return versions
+
+
+def select_packages(
+  requirements: Iterable[Requirement],
+  target: Target,
+  pins: Mapping[str, str],
+  requirements_of: Callable[[str, str | None], Iterable[Requirement]],
+) -> dict[str, str]:
+  """Selects the packages to carry.
+
+  What the target has is taken to be complete, except for the extras by which others require it.
+
+  Args:
+    requirements: Of our package.
+    target: The machine.
+    pins: Versions of packages that may be carried, by canonical name.
+    requirements_of: Gives the requirements of a package from its name and version (None: any).
+
+  Returns:
+    Canonical name -> version.
+
+  Raises:
+    InputError: Versions that do not fit, and packages without a pin; all in one message.
+  """
+  selected: dict[str, str | None] = {}
+  seen: set[tuple[str, str]] = set()
+  problems: set[str] = set()
+
+  def require(by: str, requirement: Requirement) -> None:
+    name = canonicalize_name(requirement.name)
+    there = name in target.packages
+    version = target.packages[name] if there else selected.setdefault(name, pins.get(name))
+    if not there and version is None:
+      problems.add(f'{by} requires {name}; the target lacks it, and no version of it is pinned')
+      return
+    if version is not None and not requirement.specifier.contains(version, prereleases=True):
+      problems.add(f'{by} requires {requirement}; {"the target has" if there else "pinned is"} {version}')
+    for extra in sorted(requirement.extras if there else {'', *requirement.extras}):
+      if (name, extra) not in seen:
+        seen.add((name, extra))
+        for further in requirements_of(name, version or pins.get(name)):
+          if target.applies(further, extra):
+            require(name, further)
+
+  for requirement in requirements:
+    require('dense_aspp_jax', requirement)
+  if problems:
+    raise InputError('\n'.join(sorted(problems)) + '\ncorrect the list of the target or constraints.txt')
+  return dict(sorted(selected.items()))
 
 
 def collect_wheels(
   folder: pathlib.Path, target: Target, pins: Mapping[str, str], commit: str | None
 ) -> dict[str, str]:
-  """Builds our wheel and downloads those that the target lacks for it.
+  """Builds our wheel and downloads those that the target lacks.
 
   Args:
     folder: Where they go; it is made.
-    target: Where they shall be installed.
-    pins: The versions to carry, by canonical name.
+    target: Where they will be installed.
+    pins: See `select_packages`.
     commit: Git commit that the package remembers.
 
   Returns:
     Canonical name -> version of all of them.
 
   Raises:
-    InputError: Versions that do not fit, see `select_packages`.
+    InputError: Versions that do not fit, or a package that has to be compiled.
     RunError: pip failed, for example because there is no network.
   """
   folder.mkdir()
-  build_own_wheel(folder, commit)
-  (own,) = folder.iterdir()
   with tempfile.TemporaryDirectory() as scratch:
     downloads = pathlib.Path(scratch)
 
-    def requirements_of(wanted: Mapping[str, str | None]) -> dict[str, list[Requirement]]:
-      _download(downloads, target, wanted)
-      found = wheels_in(downloads)
-      return {name: read_requirements(found[name]) for name in wanted}
+    def requirements_of(name: str, version: str | None) -> list[Requirement]:
+      if name not in wheels_in(downloads):
+        _download(f'{name}=={version}' if version else name, downloads, target)
+      return _requirements(wheels_in(downloads)[name])
 
-    versions = select_packages(
-      [r for r in read_requirements(own) if target.applies(r)], target, pins, requirements_of
-    )
-    for name, wheel in wheels_in(downloads).items():
-      if name in versions:
-        shutil.move(wheel, folder)
+    own = _build_own_wheel(folder, commit)
+    needed = filter(target.applies, _requirements(own))
+    for name in select_packages(needed, target, pins, requirements_of):
+      shutil.move(wheels_in(downloads)[name], folder)
   return {name: str(parse_wheel_filename(path.name)[1]) for name, path in wheels_in(folder).items()}
-
-
-def build_own_wheel(folder: pathlib.Path, commit: str | None) -> None:
-  """Writes the wheel of this checkout's dense_aspp_jax, with the commit inside. Raises RunError."""
-  with tempfile.TemporaryDirectory() as scratch:
-    copy = pathlib.Path(scratch) / 'checkout'
-    ignored = shutil.ignore_patterns('__pycache__', '.*')
-    shutil.copytree(ROOT / 'dense_aspp_jax', copy / 'dense_aspp_jax', ignore=ignored)
-    for name in ('pyproject.toml', 'README.md', 'LICENSE'):
-      shutil.copy(ROOT / name, copy)
-    if commit is not None:
-      (copy / _COMMIT).write_text(f'{commit}\n')
-    _pip('wheel', '--no-deps', '--wheel-dir', folder, copy)
 
 
 def wheels_in(folder: pathlib.Path) -> dict[str, pathlib.Path]:
   """Canonical name -> wheel, sorted."""
-  return {parse_wheel_filename(p.name)[0]: p for p in sorted(folder.glob('*.whl'))}
+  return {parse_wheel_filename(path.name)[0]: path for path in sorted(folder.glob('*.whl'))}
 
 
-def read_requirements(wheel: pathlib.Path) -> list[Requirement]:
-  """What a wheel says that it requires, with markers."""
-  with zipfile.ZipFile(wheel) as archive:
-    (name,) = (n for n in archive.namelist() if n.endswith('.dist-info/METADATA'))
-    metadata = email.message_from_bytes(archive.read(name))
-  return [Requirement(text) for text in metadata.get_all('Requires-Dist', [])]
+def _requirements(wheel: pathlib.Path) -> list[Requirement]:
+  (distribution,) = importlib.metadata.distributions(path=[str(wheel)])
+  return [Requirement(text) for text in distribution.requires or ()]
 
 
-def _download(folder: pathlib.Path, target: Target, wanted: Mapping[str, str | None]) -> None:
-  there = wheels_in(folder)
-  wanted = {name: f'{name}=={v}' if v else name for name, v in wanted.items() if name not in there}
-  sources = [text for name, text in wanted.items() if name in _ONLY_SOURCE]
-  wheels = [text for name, text in wanted.items() if name not in _ONLY_SOURCE]
-  if sources:
-    _pip('wheel', '--no-deps', '--wheel-dir', folder, *sources)
-  if wheels:
-    platforms = [f'--platform={platform}' for platform in _PLATFORMS]
-    options = ('--no-deps', '--only-binary=:all:', '--implementation=cp', f'--python-version={target.python}')
-    _pip('download', *options, *platforms, '--dest', folder, *wheels)
-  for name in sources:
-    wheel = wheels_in(folder)[canonicalize_name(Requirement(name).name)]
-    if not wheel.name.endswith('-none-any.whl'):
-      raise InputError(f'{wheel.name}: built here for this machine alone; expected one for any')
+def _build_own_wheel(folder: pathlib.Path, commit: str | None) -> pathlib.Path:
+  with tempfile.TemporaryDirectory() as scratch:
+    copy = pathlib.Path(scratch, 'checkout')
+    ignored = shutil.ignore_patterns('__pycache__', '.*')
+    shutil.copytree(ROOT / 'dense_aspp_jax', copy / 'dense_aspp_jax', ignore=ignored)
+    for name in ('pyproject.toml', 'README.md', 'LICENSE'):
+      shutil.copy(ROOT / name, copy)
+    if commit is not None:  # provenance.py reads it
+      (copy / 'dense_aspp_jax' / 'COMMIT').write_text(f'{commit}\n')
+    _pip('wheel', '--no-deps', '--wheel-dir', folder, copy)
+  (wheel,) = folder.iterdir()
+  return wheel
+
+
+def _download(requirement: str, folder: pathlib.Path, target: Target) -> None:
+  """Downloads a wheel for the target; builds one, for any machine, if only the source is published."""
+  options = ('--no-deps', '--implementation=cp', f'--python-version={target.python}')
+  _pip('download', *options, *map('--platform={}'.format, _PLATFORMS), '--dest', folder, requirement)
+  for source in (path for path in folder.iterdir() if path.suffix != '.whl'):
+    _pip('wheel', '--no-deps', '--wheel-dir', folder, source)
+    source.unlink()
+    name = canonicalize_name(Requirement(requirement).name)
+    if not (wheel := wheels_in(folder)[name]).name.endswith('-none-any.whl'):
+      raise InputError(f'{wheel.name}: there is no wheel for the target, and this one fits only this machine')
 
 
 def _pip(*arguments: str | pathlib.Path) -> None:
@@ -112,4 +208,4 @@ def _pip(*arguments: str | pathlib.Path) -> None:
   if done.returncode:
     lines = (done.stderr or done.stdout).strip().splitlines()
     reason = '\n'.join(line for line in lines if line.startswith('ERROR')) or '\n'.join(lines[-3:])
-    raise RunError(f'pip {os.fspath(arguments[0])} failed: {reason}')
+    raise RunError(f'pip {arguments[0]} failed: {reason}')

@@ -1,5 +1,6 @@
 """The pack for machines without a network: what is carried, the copy of the data, the manifest, the limit."""
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -20,13 +21,13 @@ from PIL import Image, JpegImagePlugin
 
 from dense_aspp_jax.datasets.camvid import CAMVID
 from dense_aspp_jax.datasets.open import open_split
+from dense_aspp_jax.datasets.prepare import DATASETS
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import CAMVID_11, load_label_set
 from dense_aspp_jax.training.checkpoint_series import steps_in
 from tools import pack_offline
 from tools.offline import wheels
-from tools.offline.data import open_camvid, write_jpeg_copy
-from tools.offline.target import Target, read_pins, read_target, select_packages
+from tools.offline.wheels import Target, read_pins, read_target, select_packages
 
 COUNTS = {'train': 8, 'validation': 3, 'test': 2}
 
@@ -34,8 +35,8 @@ COUNTS = {'train': 8, 'validation': 3, 'test': 2}
 @pytest.fixture
 def segnet(tmp_path, monkeypatch):
   """Generated data in SegNet's layout, as many as are said to be published."""
-  for split, count in COUNTS.items():
-    monkeypatch.setitem(CAMVID.counts, split, count)
+  published = dataclasses.replace(CAMVID, counts=COUNTS, image_size=(24, 32))
+  monkeypatch.setitem(DATASETS, 'camvid', published)
   folder = tmp_path / 'CamVid'
   layouts.write_camvid(folder, COUNTS, size=(24, 32))
   for path in folder.glob('*annot/*.png'):  # as no encoder of ours would write them
@@ -59,9 +60,9 @@ PINS = {'reader': '1.0', 'shared-part': '2.1', 'codec': '4', 'speed': '1.5', 'ta
 def select(requirements, present, pins=PINS):
   asked = []
 
-  def requirements_of(wanted):
-    asked.append(dict(wanted))
-    return {name: [Requirement(text) for text in INDEX[name]] for name in wanted}
+  def requirements_of(name, version):
+    asked.append((name, version))
+    return [Requirement(text) for text in INDEX[name]]
 
   target = Target('3.12', present)
   return select_packages(map(Requirement, requirements), target, pins, requirements_of), asked
@@ -70,7 +71,7 @@ def select(requirements, present, pins=PINS):
 def test_what_the_target_lacks_is_carried_with_what_that_requires():
   selected, asked = select(['reader', 'array'], {'array': '2.0'})
   assert selected == {'codec': '4', 'reader': '1.0', 'shared-part': '2.1', 'speed': '1.5'}
-  assert asked == [{'reader': '1.0'}, {'shared-part': '2.1', 'codec': '4'}, {'speed': '1.5'}]
+  assert set(asked) == set(selected.items())
 
 
 def test_of_what_is_there_only_extras_are_looked_into():
@@ -78,7 +79,7 @@ def test_of_what_is_there_only_extras_are_looked_into():
   # What it always requires is there with it; 'files' only if somebody asked for the extra.
   assert select(['table[io]'], {'table': None, 'array': None}) == (
     {'files': '1'},
-    [{'table': '7'}, {'files': '1'}],
+    [('table', '7'), ('files', '1')],
   )
 
 
@@ -87,7 +88,7 @@ def test_all_that_does_not_fit_is_said_at_once():
     select(['table[io]>=6', 'codec>5', 'nowhere'], {'array': '3.1', 'table': '5.9'})
   assert str(caught.value).splitlines() == [
     'dense_aspp_jax requires codec>5; pinned is 4',
-    'dense_aspp_jax requires nowhere, which the target lacks and no pin gives a version of',
+    'dense_aspp_jax requires nowhere; the target lacks it, and no version of it is pinned',
     'dense_aspp_jax requires table[io]>=6; the target has 5.9',
     'files requires array<3; the target has 3.1',
     'correct the list of the target or constraints.txt',
@@ -115,50 +116,10 @@ def test_target_and_pins_are_read_for_its_python(tmp_path):
 def test_the_known_target_has_what_our_lower_bounds_ask_for():
   target = read_target(pack_offline.OFFLINE / 'target_packages.txt')
   pins = read_pins(wheels.ROOT / 'constraints.txt', target)
-  project = importlib.metadata.requires('dense_aspp_jax')
-  ours = [r for r in map(Requirement, project) if target.applies(r)]
-  selected = select_packages(ours, target, pins, lambda wanted: dict.fromkeys(wanted, ()))
+  ours = filter(target.applies, map(Requirement, importlib.metadata.requires('dense_aspp_jax')))
+  selected = select_packages(ours, target, pins, lambda name, version: ())
   assert {'grain', 'ml-collections', 'tensorflow-datasets', 'tensorboardx', 'array-record'} <= selected.keys()
   assert not {'jax', 'flax', 'numpy', 'ml-dtypes', 'pillow', 'tensorflow', 'torch'} & selected.keys()
-
-
-def test_the_copy_is_jpeg_without_subsampling_and_labels_are_the_same_bytes(segnet, tmp_path):
-  folder = tmp_path / 'copy'
-  with open_camvid(segnet, None, ('train', 'validation')) as pairs:
-    record = write_jpeg_copy(folder, 'camvid', pairs, 95)
-  assert record['images'] == {'train': 8, 'validation': 3}
-  assert record['jpeg'] == {'quality': 95, 'subsampling': '4:4:4', 'progressive': True}
-  assert load_label_set(str(folder / 'labels.json')) == CAMVID_11
-  errors = []
-  for split, name in (('train', 'train'), ('validation', 'val')):
-    copied = open_split(f'folder:{folder}', split)
-    assert len(copied) == COUNTS[split]
-    for pair in map(copied.pair, range(len(copied))):
-      assert pair.label.read() == (segnet / f'{name}annot' / f'{pair.image_id}.png').read_bytes()
-      with (
-        Image.open(pair.image.where) as image,
-        Image.open(segnet / name / f'{pair.image_id}.png') as original,
-      ):
-        assert (image.format, JpegImagePlugin.get_sampling(image)) == ('JPEG', 0)  # 0: 4:4:4
-        errors.append(np.abs(np.asarray(image, np.float64) - np.asarray(original)))
-  assert record['error']['mean'] == pytest.approx(np.mean(errors))
-  assert record['error']['max'] == np.max(errors) > 0
-  with open_camvid(segnet, None, ('train',)) as pairs:
-    coarse = write_jpeg_copy(tmp_path / 'coarse', 'camvid', pairs, 50)
-  assert coarse['error']['mean'] > 2 * record['error']['mean']
-
-
-def test_data_that_are_not_as_published_are_refused(segnet, monkeypatch):
-  (segnet / 'test.txt').rename(segnet / 'gone.txt')
-  shutil.rmtree(segnet / 'test')
-  with (
-    pytest.raises(InputError, match='no split test; it has train, validation'),
-    open_camvid(segnet, None, ('train', 'test')),
-  ):
-    pass
-  monkeypatch.setitem(CAMVID.counts, 'train', 367)
-  with pytest.raises(InputError, match=r'train 8 \(published: 367\)'), open_camvid(segnet, None, ('train',)):
-    pass
 
 
 @pytest.fixture
@@ -179,8 +140,45 @@ def pack(segnet, output, *options):
   return pack_offline.main(arguments)
 
 
+def test_the_copy_is_jpeg_without_subsampling_and_labels_are_the_same_bytes(segnet, tmp_path, without_index):
+  def copy(quality):
+    assert pack(segnet, tmp_path / f'q{quality}', f'--quality={quality}') == 0
+    record = json.loads((tmp_path / f'q{quality}' / 'manifest.json').read_text())['data']
+    return tmp_path / f'q{quality}' / record['folder'], record
+
+  folder, record = copy(95)
+  assert record['images'] == {'train': 8, 'validation': 3}
+  assert record['jpeg'] == {'quality': 95, 'subsampling': '4:4:4', 'progressive': True}
+  assert load_label_set(str(folder / 'labels.json')) == CAMVID_11
+  errors = []
+  for split, name in (('train', 'train'), ('validation', 'val')):
+    copied = open_split(f'folder:{folder}', split)
+    assert len(copied) == COUNTS[split]
+    for pair in map(copied.pair, range(len(copied))):
+      assert pair.label.read() == (segnet / f'{name}annot' / f'{pair.image_id}.png').read_bytes()
+      with (
+        Image.open(pair.image.where) as image,
+        Image.open(segnet / name / f'{pair.image_id}.png') as original,
+      ):
+        assert (image.format, JpegImagePlugin.get_sampling(image)) == ('JPEG', 0)  # 0: 4:4:4
+        errors.append(np.abs(np.asarray(image, np.float64) - np.asarray(original)))
+  assert record['error']['mean'] == pytest.approx(np.mean(errors))
+  assert record['error']['max'] == np.max(errors) > 0
+  assert copy(50)[1]['error']['mean'] > 2 * record['error']['mean']
+
+
+def test_data_that_are_not_as_published_are_refused(segnet, tmp_path, without_index, monkeypatch, capsys):
+  (segnet / 'test.txt').rename(segnet / 'gone.txt')
+  shutil.rmtree(segnet / 'test')
+  assert pack(segnet, tmp_path / 'pack', '--test') == 2
+  assert "no split 'test'" in capsys.readouterr().err
+  monkeypatch.setitem(DATASETS, 'camvid', dataclasses.replace(CAMVID, image_size=(24, 32)))
+  assert pack(segnet, tmp_path / 'pack') == 2
+  assert 'train 8 (published: 367)' in capsys.readouterr().err
+
+
 def test_the_manifest_describes_every_file(segnet, tmp_path, without_index, monkeypatch, capsys):
-  monkeypatch.setattr(pack_offline, 'commit_of_packed', lambda: 'abc+changes')
+  monkeypatch.setattr(pack_offline, 'git_commit', lambda: 'abc+changes')
   weights = tmp_path / 'lite0'
   layouts.write_tree(
     weights, {'weights.json': b'{}', 'checkpoint/params/d': b'1', 'checkpoint/classifier/d': b'unused'}
@@ -216,12 +214,6 @@ def test_the_manifest_describes_every_file(segnet, tmp_path, without_index, monk
   assert f'differ by {data["error"]["mean"]:.2f} of 255' in capsys.readouterr().out
 
 
-def test_the_test_split_is_packed_only_when_asked_for(segnet, tmp_path, without_index):
-  assert pack(segnet, tmp_path / 'pack') == 0
-  data = tmp_path / 'pack' / 'data' / 'camvid_jpeg_q95'
-  assert {path.name for path in data.iterdir()} == {'labels.json', 'train', 'validation'}
-
-
 def test_a_pack_above_the_limit_is_not_written(segnet, tmp_path, without_index, capsys):
   before = set(tmp_path.iterdir())
   assert pack(segnet, tmp_path / 'pack', '--limit-mib=0.01') == 2
@@ -241,25 +233,12 @@ def test_a_folder_that_holds_something_and_weights_that_are_none_are_refused(seg
   assert not (tmp_path / 'new').exists()
 
 
-def test_the_commit_says_whether_packed_files_are_new(tmp_path, monkeypatch):
-  subprocess.run(['git', 'init', '--quiet', tmp_path], check=True)
-  monkeypatch.setattr(pack_offline, 'ROOT', tmp_path)
-  monkeypatch.setattr(pack_offline, 'git_commit', lambda: 'abc')
-  (tmp_path / 'notes').write_text('not packed')
-  assert pack_offline.commit_of_packed() == 'abc'
-  (tmp_path / 'configs').mkdir()
-  (tmp_path / 'configs' / 'mine.py').write_text('')
-  assert pack_offline.commit_of_packed() == 'abc+changes'
-  monkeypatch.setattr(pack_offline, 'git_commit', lambda: None)
-  assert pack_offline.commit_of_packed() is None
-
-
 def test_what_pip_says_is_said(segnet, tmp_path, monkeypatch, capsys):
   def fail(command, **_):
     return subprocess.CompletedProcess(command, 1, '', 'WARNING: x\nERROR: No matching distribution found\n')
 
   monkeypatch.setattr(wheels.subprocess, 'run', fail)
-  monkeypatch.setattr(pack_offline, 'commit_of_packed', lambda: None)
+  monkeypatch.setattr(pack_offline, 'git_commit', lambda: None)
   assert pack(segnet, tmp_path / 'pack') == 1
   assert capsys.readouterr().err.endswith('pip wheel failed: ERROR: No matching distribution found\n')
   assert not (tmp_path / 'pack').exists()

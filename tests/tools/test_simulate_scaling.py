@@ -14,7 +14,7 @@ from dense_aspp_jax.models.segmentation import create_model
 from tools import simulate_scaling
 from tools.simulate_scaling import GRADIENTS, SYSTEMS, Collective, Part, read_collectives
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 US = 1e-6
 
 # A pair of sums in one; two gathers that do not depend on each other; a loop of 5 turns around a sum; a sum
