@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from dense_aspp_jax.datasets.examples import Example, Pair
 from dense_aspp_jax.datasets.images import encode_png
 
 CITYSCAPES_CITIES = {'train': ('aachen', 'bochum'), 'val': ('frankfurt',), 'test': ('berlin',)}
@@ -57,6 +58,11 @@ def cityscapes_files(
       label_files[f'{stem}_color.png'] = encode_png(image)  # not read
       label_files[f'{stem}_polygons.json'] = json.dumps({'objects': []}).encode()
   return image_files, label_files
+
+
+def read_pair(pair: Pair) -> Example:
+  """Reads both files of a pair."""
+  return Example(pair.image_id, pair.image.read(), pair.label.read())
 
 
 def write_tree(folder: pathlib.Path, files: Mapping[str, bytes]) -> None:

@@ -10,13 +10,8 @@ import argparse
 import textwrap
 
 from dense_aspp_jax.commands.prepare import add_skip_bad_argument
-from dense_aspp_jax.datasets.check_data import (
-  SplitReport,
-  SplitToCheck,
-  check_split,
-  find_label_set,
-  open_splits,
-)
+from dense_aspp_jax.datasets.check_data import SplitReport, check_split, find_label_set, open_splits
+from dense_aspp_jax.datasets.listing import Listing
 from dense_aspp_jax.datasets.prepare import DATASETS
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import LABEL_SETS, LabelSet
@@ -56,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
   with open_splits(args.dataset, args.source, args.data_dir, args.split) as splits:
     label_set = find_label_set(args.dataset, args.label_set)
     for split in splits:
-      report = check_split(split, label_set)
+      report = check_split(split, label_set, published=args.source is not None)
       for message in (*split.problems, *report.bad):
         print(message)
       print(_summary(split, report, label_set))
@@ -69,9 +64,9 @@ def run(args: argparse.Namespace) -> int:
   return 0
 
 
-def _summary(split: SplitToCheck, report: SplitReport, label_set: LabelSet) -> str:
+def _summary(split: Listing, report: SplitReport, label_set: LabelSet) -> str:
   sizes = ', '.join(f'{n} of {w}x{h}' for (h, w), n in report.sizes.most_common())
-  lines = [f'{split.name}: {split.num_pairs} pairs, {len(report.bad)} bad; sizes: {sizes or "none"}']
+  lines = [f'{split.where}: {len(split.pairs)} pairs, {len(report.bad)} bad; sizes: {sizes or "none"}']
   total = int(report.class_pixels.sum()) + report.ignored_pixels
   if total:
     counts = dict(zip(label_set.class_names, report.class_pixels, strict=True))

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from dense_aspp_jax.datasets.examples import CachedExample, SplitSource
+from dense_aspp_jax.datasets.examples import CachedExample, Split
 from dense_aspp_jax.datasets.pairs import BadPairs, check_pair, map_good
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.datasets.resize import resize_image, resize_label
@@ -60,7 +60,7 @@ class DecodedSplit:
       the stored ids at their native size.
   """
 
-  source: SplitSource
+  source: Split
   label_set: LabelSet
   preprocessing: Preprocessing
   native_labels: bool
@@ -74,7 +74,7 @@ class DecodedSplit:
     Raises:
       InputError: The pair cannot be used; see `check_pair`.
     """
-    example, image, label_ids, labels = check_pair(self.source.pair(index), self.label_set)
+    example, image, label_ids, labels = check_pair(self.source[index], self.label_set)
     if self.native_labels:
       size = self.preprocessing.input_size(label_ids.shape)
       return CachedExample(example.image_id, resize_image(image, size), label_ids)

@@ -1,4 +1,4 @@
-"""Reads every pair of a dataset, as it was prepared or from its files, and reports all that is wrong."""
+"""Reads every pair of a data set, as it was prepared or from its files, and reports all that is wrong."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import math
 import pathlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -19,26 +19,6 @@ from dense_aspp_jax.datasets.prepare import DATASETS, find_dataset
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import IGNORE_LABEL, LabelSet, load_label_set
 from dense_aspp_jax.progress import progress
-
-
-class SplitToCheck(NamedTuple):
-  """A split whose pairs are not read yet.
-
-  Attributes:
-    name: Such as 'camvid/train', for messages.
-    pairs: Its pairs.
-    num_pairs: How many they are.
-    problems: What is wrong already, such as an image without label; a message each.
-    ignored: Paths of files that do not belong to the dataset.
-    published: Whether the formats must be the published ones, see `check_pair`.
-  """
-
-  name: str
-  pairs: Iterable[Pair]
-  num_pairs: int
-  problems: list[str]
-  ignored: list[str]
-  published: bool
 
 
 class SplitReport(NamedTuple):
@@ -60,21 +40,27 @@ class SplitReport(NamedTuple):
 @contextlib.contextmanager
 def open_splits(
   dataset: str, source: str | None = None, data_dir: str | None = None, split: str | None = None
-) -> Iterator[list[SplitToCheck]]:
-  """Finds the splits of a dataset.
+) -> Iterator[list[Listing]]:
+  """Finds the splits of a data set.
 
   Args:
-    dataset: 'folder:PATH' or the name of a dataset.
+    dataset: 'folder:PATH' or the name of a data set.
     source: Files of Cityscapes or CamVid, as for `prepare`; None: what was prepared.
-    data_dir: Where prepared datasets are; see `open.open_split`.
+    data_dir: Where prepared data sets are; see `open.open_split`.
     split: The only split wanted; None: all there are.
 
   Yields:
-    The splits, readable inside the `with` block.
+    The splits, whose pairs can be read inside the `with` block.
 
   Raises:
-    InputError: No such dataset or split, not prepared, or an archive that cannot be read.
+    InputError: No such data set or split, not prepared, or an archive that cannot be read.
   """
+
+  def wanted(there: list[str], where: str) -> list[str]:
+    if split is not None and split not in there:
+      raise InputError(f'{where}: no split {split!r}; expected one of {", ".join(there)}')
+    return there if split is None else [split]
+
   if source is not None:
     with_files = [name for name, published in DATASETS.items() if published.files]
     if dataset not in with_files:
@@ -82,27 +68,23 @@ def open_splits(
     with DATASETS[dataset].open_listings(pathlib.Path(source).expanduser()) as listings:
       if not any(listing.pairs or listing.problems for listing in listings.values()):
         raise InputError(f'{source}: no images found; check that this is the right folder')
-      names = _wanted(split, list(listings), source)
-      yield [_listed(f'{dataset}/{name}', listings[name], published=True) for name in names]
+      yield [listings[name]._replace(where=f'{dataset}/{name}') for name in wanted(list(listings), source)]
   elif dataset.startswith(FOLDER_PREFIX):
     folder = pathlib.Path(dataset.removeprefix(FOLDER_PREFIX)).expanduser()
     there = [name for name in SPLITS if (folder / name).is_dir()]
     if not there:
       list_folder(folder, split or SPLITS[0])  # says what is missing
-    yield [_folder_split(folder, name) for name in ([split] if split else there)]
+    yield [_list_split(folder, name) for name in ([split] if split else there)]
   else:
     published = find_dataset(dataset)
     builder = published.prepared_builder(data_dir)
-    names = _wanted(split, list(builder.info.splits), dataset) if builder else [split or SPLITS[0]]
-    sources = [published.open_split(name, data_dir) for name in names]
-    yield [
-      SplitToCheck(source.name, map(source.pair, range(len(source))), len(source), [], [], published=False)
-      for source in sources
-    ]
+    names = wanted(list(builder.info.splits), dataset) if builder else [split or SPLITS[0]]
+    opened = [published.open_split(name, data_dir) for name in names]
+    yield [Listing(split.name, split, [], []) for split in opened]
 
 
 def find_label_set(dataset: str, name: str | None) -> LabelSet:
-  """The label set `name`; None: labels.json of the folder, or all ids of a known dataset.
+  """The label set `name`; None: labels.json of the folder, or all ids of a known data set.
 
   Raises:
     InputError: No such label set, or none is known.
@@ -117,37 +99,26 @@ def find_label_set(dataset: str, name: str | None) -> LabelSet:
   return load_label_set(str(path))
 
 
-def check_split(split: SplitToCheck, label_set: LabelSet) -> SplitReport:
-  """Reads all pairs of a split, with a progress bar, and goes on past bad ones."""
-  bad = BadPairs(split.name, math.inf)
+def check_split(split: Listing, label_set: LabelSet, published: bool) -> SplitReport:
+  """Checks all pairs of a split, with a progress bar, and goes on past bad ones; see `check_pair`."""
+  bad = BadPairs(split.where, math.inf)
 
   def statistics(pair: Pair) -> tuple[tuple[int, int], np.ndarray]:
-    labels = check_pair(pair, label_set, split.published).labels
+    labels = check_pair(pair, label_set, published).labels
     return labels.shape, np.bincount(labels.ravel(), minlength=256)
 
   sizes: Counter[tuple[int, int]] = Counter()
   pixels = np.zeros(256, np.int64)
-  pairs = progress(split.pairs, f'checking {split.name}', split.num_pairs, 'pair')
+  pairs = progress(split.pairs, f'checking {split.where}', unit='pair')
   for size, counts in map_good(statistics, pairs, bad):
     sizes[size] += 1
     pixels += counts
   return SplitReport(bad.messages, sizes, pixels[: label_set.num_classes], int(pixels[IGNORE_LABEL]))
 
 
-def _wanted(split: str | None, there: list[str], where: str) -> list[str]:
-  if split is not None and split not in there:
-    raise InputError(f'{where}: no split {split!r}; expected one of {", ".join(there)}')
-  return there if split is None else [split]
-
-
-def _listed(name: str, listing: Listing, published: bool) -> SplitToCheck:
-  return SplitToCheck(
-    name, listing.pairs, len(listing.pairs), listing.problems, listing.ignored, published=published
-  )
-
-
-def _folder_split(folder: pathlib.Path, split: str) -> SplitToCheck:
+def _list_split(folder: pathlib.Path, split: str) -> Listing:
+  """A split without its folders has that as its problem; the others are checked all the same."""
   try:
-    return _listed(f'{folder}/{split}', list_folder(folder, split), published=False)
-  except InputError as error:  # one split without its folders; the others are checked all the same
-    return SplitToCheck(f'{folder}/{split}', [], 0, [str(error)], [], published=False)
+    return list_folder(folder, split)
+  except InputError as error:
+    return Listing(f'{folder}/{split}', [], [str(error)], [])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from dense_aspp_jax.datasets.examples import CachedExample
+from dense_aspp_jax.datasets.threads import map_in_threads
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import IGNORE_LABEL
 from dense_aspp_jax.progress import progress
@@ -47,13 +46,12 @@ def count_classes(
     return pixels
 
   counts = ClassCounts(*np.zeros((3, num_classes), np.int64))
-  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as executor:
-    images = executor.map(pixels_of, range(len(split)))
-    for pixels in progress(images, 'counting the classes', len(split), 'image'):
-      present = pixels > 0
-      counts.pixels[:] += pixels
-      counts.pixels_where_present[present] += pixels.sum()
-      counts.images[:] += present
+  images = map_in_threads(pixels_of, range(len(split)))
+  for pixels in progress(images, 'counting the classes', len(split), 'image'):
+    present = pixels > 0
+    counts.pixels[:] += pixels
+    counts.pixels_where_present[present] += pixels.sum()
+    counts.images[:] += present
   return counts
 
 

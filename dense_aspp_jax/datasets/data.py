@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Sequence
 
 from dense_aspp_jax import fields
-from dense_aspp_jax.datasets.examples import CachedExample, SplitSource
+from dense_aspp_jax.datasets.examples import CachedExample, Split
 from dense_aspp_jax.datasets.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from dense_aspp_jax.labels import LabelSet, load_label_set
 
@@ -96,7 +96,7 @@ class Data:
     """
     return self._open(self.train_split, label_set, cached, native_labels=False)
 
-  def open_source(self, split: str) -> SplitSource:
+  def open_source(self, split: str) -> Split:
     """Opens a split as it is stored; prepares a generated data set at first use."""
     from dense_aspp_jax.datasets.open import open_split  # see the module's docstring
     from dense_aspp_jax.datasets.prepare import DATASETS, prepare

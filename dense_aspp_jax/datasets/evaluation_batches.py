@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-import grain
 import numpy as np
 
 from dense_aspp_jax.datasets.examples import CachedExample
+from dense_aspp_jax.datasets.threads import map_in_threads
 from dense_aspp_jax.errors import InputError
-
-_EXAMPLES_AHEAD = 16
 
 
 class EvaluationBatch(NamedTuple):
@@ -34,20 +31,14 @@ class EvaluationBatch(NamedTuple):
 def evaluation_examples(
   examples: Sequence[CachedExample], process_index: int = 0, process_count: int = 1
 ) -> Iterator[CachedExample]:
-  """A process's share of a split, every `process_count`-th example in order, each exactly once.
+  """A process's share of a split: every `process_count`-th example in order, read ahead by threads.
 
   Args:
-    examples: A `CacheSplit`, or a `DecodedSplit` to do without a cache; threads read ahead.
+    examples: A `CacheSplit`, or a `DecodedSplit` to do without a cache.
     process_index: Which share.
     process_count: How many shares.
   """
-  share = grain.MapDataset.source(examples)[process_index::process_count]
-  options = grain.ReadOptions(os.cpu_count() or 1, prefetch_buffer_size=_EXAMPLES_AHEAD)
-  iterator = iter(share.to_iter_dataset(options))
-  try:
-    yield from iterator
-  finally:
-    iterator.close()
+  return map_in_threads(examples.__getitem__, range(process_index, len(examples), process_count))
 
 
 def padded_batches(examples: Iterable[CachedExample], batch_size: int) -> Iterator[EvaluationBatch]:
@@ -68,14 +59,10 @@ def padded_batches(examples: Iterable[CachedExample], batch_size: int) -> Iterat
 
 
 def _padded(group: list[CachedExample], batch_size: int) -> EvaluationBatch:
-  image = np.zeros((batch_size, *group[0].image.shape), np.uint8)
-  image[: len(group)] = [example.image for example in group]
-  return EvaluationBatch(
-    image_ids=[example.image_id for example in group],
-    image=image,
-    labels=[example.label for example in group],
-    valid=np.arange(batch_size) < len(group),
-  )
+  image_ids, images, labels = map(list, zip(*group, strict=True))
+  image = np.zeros((batch_size, *images[0].shape), np.uint8)
+  image[: len(group)] = images
+  return EvaluationBatch(image_ids, image, labels, np.arange(batch_size) < len(group))
 
 
 def _shapes(example: CachedExample) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -1,10 +1,12 @@
-"""What a split of a data set is made of: encoded examples, pairs of files, and decoded examples."""
+"""What a data set is made of: splits of pairs of an image and its label map, encoded and decoded."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,7 +26,7 @@ class Example(NamedTuple):
 
 
 class Pair(NamedTuple):
-  """An image and its label map, not read yet."""
+  """An image and its label map, not decoded yet."""
 
   image_id: str
   image: StoredFile
@@ -39,30 +41,28 @@ class Pair(NamedTuple):
     )
     return cls(example.image_id, image, label)
 
-  def read(self) -> Example:
-    """Reads both files. Raises InputError where that fails."""
-    return Example(self.image_id, self.image.read(), self.label.read())
 
-
-class SplitSource(Protocol):
-  """A random-access sequence of examples; it can be pickled, so that worker processes can read it.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split(Sequence[Pair]):
+  """The pairs of a split, at least one, by random access. Worker processes read a pickled copy.
 
   Attributes:
     name: Such as 'cityscapes/validation', for messages.
     fingerprint: Hex digest that changes when the stored data change.
+    pairs: The pairs, which may be read only when they are asked for.
   """
 
   name: str
   fingerprint: str
+  pairs: Sequence[Pair]
 
   def __len__(self) -> int:
-    """Number of examples, at least one."""
+    return len(self.pairs)
 
-  def __getitem__(self, index: int) -> Example:
-    """The example at `index`, 0 <= index < len."""
-
-  def pair(self, index: int) -> Pair:
-    """The same, not read yet and with the places of its files."""
+  def __getitem__(self, index: int) -> Pair:
+    if not 0 <= index < len(self):
+      raise IndexError(f'{self.name}: index {index}; expected 0 <= index < {len(self)}')
+    return self.pairs[index]
 
 
 class CachedExample(NamedTuple):

@@ -6,7 +6,7 @@ import hashlib
 import pathlib
 import unicodedata
 
-from dense_aspp_jax.datasets.examples import SPLITS, Example, Pair
+from dense_aspp_jax.datasets.examples import SPLITS, Split
 from dense_aspp_jax.datasets.listing import Listing, name_some, pair_files
 from dense_aspp_jax.datasets.stored_files import StoredFile, files_of_folder
 from dense_aspp_jax.errors import InputError
@@ -50,44 +50,22 @@ def list_folder(folder: pathlib.Path, split: str) -> Listing:
   return Listing(str(folder / split), pairs, problems + alone, ignored)
 
 
-class FolderSplit:
-  """A split of a folder, see `list_folder`.
+def open_folder(folder: pathlib.Path, split: str) -> Split:
+  """Opens a split; its fingerprint is a digest of the names, sizes and modification times of its files.
 
-  Attributes:
-    name: 'FOLDER/SPLIT', for messages.
-    fingerprint: Digest of names, sizes and modification times.
+  Raises:
+    InputError: No such folder or split, no files, files without their other half, or two files of
+      the same name.
   """
-
-  def __init__(self, folder: pathlib.Path, split: str):
-    """Lists and pairs the files of a split.
-
-    Raises:
-      InputError: No such folder or split, no files, files without their other half, or two files of
-        the same name.
-    """
-    folder = folder.expanduser()
-    listing = list_folder(folder, split)
-    self.name = listing.where
-    self._pairs = listing.require()
-    digest = hashlib.sha256()
-    for pair in self._pairs:
-      for file in (pair.image, pair.label):
-        path = pathlib.Path(file.where)
-        stat = path.stat()
-        digest.update(f'{path.relative_to(folder)}\0{stat.st_size}\0{stat.st_mtime_ns}\0'.encode())
-    self.fingerprint = digest.hexdigest()
-
-  def __len__(self) -> int:
-    return len(self._pairs)
-
-  def __getitem__(self, index: int) -> Example:
-    return self.pair(index).read()
-
-  def pair(self, index: int) -> Pair:
-    """The pair at `index`, not read yet."""
-    if not 0 <= index < len(self):
-      raise IndexError(f'{self.name}: index {index}; expected 0 <= index < {len(self)}')
-    return self._pairs[index]
+  folder = folder.expanduser()
+  listing = list_folder(folder, split)
+  pairs = listing.require()
+  digest = hashlib.sha256()
+  for file in (file for pair in pairs for file in (pair.image, pair.label)):
+    path = pathlib.Path(file.where)
+    stat = path.stat()
+    digest.update(f'{path.relative_to(folder)}\0{stat.st_size}\0{stat.st_mtime_ns}\0'.encode())
+  return Split(listing.where, digest.hexdigest(), pairs)
 
 
 def _missing(folder: pathlib.Path, split: str) -> str:

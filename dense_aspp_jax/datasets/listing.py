@@ -23,11 +23,11 @@ class Listing(NamedTuple):
   """
 
   where: str
-  pairs: list[Pair]
+  pairs: Sequence[Pair]
   problems: list[str]
   ignored: list[str]
 
-  def require(self) -> list[Pair]:
+  def require(self) -> Sequence[Pair]:
     """The pairs. Raises InputError, which lists the first problems, if there is any."""
     if self.problems:
       shown = ''.join(f'\n  {problem}' for problem in self.problems[:_NAMES_SHOWN])

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import collections
-import concurrent.futures
-import os
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from dense_aspp_jax.datasets.examples import Example, Pair
 from dense_aspp_jax.datasets.images import decode_image, decode_label_ids
-from dense_aspp_jax.datasets.png import PngHeader, read_png_header
+from dense_aspp_jax.datasets.png import GREY, PNG_HEADER_BYTES, RGB, PngHeader, read_png_header
+from dense_aspp_jax.datasets.stored_files import StoredFile
+from dense_aspp_jax.datasets.threads import map_in_threads
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.progress import say
@@ -52,39 +52,46 @@ def check_pair(pair: Pair, label_set: LabelSet, published: bool = False) -> Chec
   """
   problems: list[str] = []
 
-  def attempt(check: Callable[[], T]) -> T | None:
+  def attempt(check: Callable[..., T], *args: Any) -> T | None:
     try:
-      return check()
+      return check(*args)
     except InputError as error:
       problems.append(str(error))
       return None
 
-  def read_image() -> tuple[bytes, np.ndarray]:
-    data = pair.image.read()
+  def read(file: StoredFile, color_type: int) -> tuple[bytes, np.ndarray]:
+    data = file.read()
     if published:
-      _check_published_image(read_png_header(data, pair.image.where), pair.image.where)
-    return data, decode_image(data, pair.image.where, upright_only=True)
+      _check_published(read_png_header(data, file.where), color_type, file.where)
+    if color_type == RGB:
+      return data, decode_image(data, file.where, upright_only=True)
+    return data, decode_label_ids(data, label_set, file.where)
 
-  def read_label() -> tuple[bytes, np.ndarray]:
-    data = pair.label.read()
-    if published:
-      _check_published_label(read_png_header(data, pair.label.where), pair.label.where)
-    return data, decode_label_ids(data, label_set, pair.label.where)
-
-  image, label = attempt(read_image), attempt(read_label)
+  image, label = attempt(read, pair.image, RGB), attempt(read, pair.label, GREY)
   if image and label:
-    attempt(lambda: _check_equal(image[1].shape[:2], label[1].shape, pair))
-  labels = attempt(lambda: label_set.encode(label[1], pair.label.where)) if label else None
+    attempt(_check_equal, image[1].shape[:2], label[1].shape, pair)
+  labels = attempt(label_set.encode, label[1], pair.label.where) if label else None
   if problems:
     raise InputError('\n'.join(problems))
   return CheckedPair(Example(pair.image_id, image[0], label[0]), image[1], label[1], labels)
 
 
-def check_published_headers(image: PngHeader, label: PngHeader, pair: Pair) -> None:
-  """What `check_pair` says of published pairs and can be said of their headers alone. Raises InputError."""
-  _check_published_image(image, pair.image.where)
-  _check_published_label(label, pair.label.where)
+def check_published_headers(pair: Pair) -> tuple[int, int]:
+  """Finds what `check_pair` finds in the headers of a published pair, which alone are read.
+
+  Returns:
+    Height and width.
+
+  Raises:
+    InputError: An image that is no 8-bit RGB PNG, a label that is no 8-bit grey PNG, or sizes that differ.
+  """
+  image, label = (
+    read_png_header(file.read(PNG_HEADER_BYTES), file.where) for file in (pair.image, pair.label)
+  )
+  _check_published(image, RGB, pair.image.where)
+  _check_published(label, GREY, pair.label.where)
   _check_equal(image[:2], label[:2], pair)
+  return image[:2]
 
 
 class BadPairs:
@@ -129,53 +136,38 @@ def map_good(function: Callable[[T], U], items: Iterable[T], bad: BadPairs) -> I
   """Yields `function(item)` in order, without those for which it raises `InputError`.
 
   Args:
-    function: Called by one thread per CPU, a few items ahead (Pillow and zlib release the GIL).
+    function: Called by several threads; see `map_in_threads`.
     items: One for each pair.
     bad: Takes the errors; past its limit it raises InputError.
   """
-  num_workers = os.cpu_count() or 1
-  with concurrent.futures.ThreadPoolExecutor(num_workers) as executor:
-    pending = collections.deque()
 
-    def finished(at_most: int) -> Iterator[U]:
-      while len(pending) > at_most:
-        try:
-          result = pending.popleft().result()
-        except InputError as error:
-          bad.add(error)
-        else:
-          yield result
-
+  def attempt(item: T) -> U | InputError:
     try:
-      for item in items:
-        pending.append(executor.submit(function, item))
-        yield from finished(2 * num_workers)
-      yield from finished(0)
-    finally:
-      for future in pending:
-        future.cancel()
+      return function(item)
+    except InputError as error:
+      return error
+
+  with contextlib.closing(map_in_threads(attempt, items)) as results:
+    for result in results:
+      if isinstance(result, InputError):
+        bad.add(result)
+      else:
+        yield result
 
 
-def _check_published_image(header: PngHeader, where: str) -> None:
-  if (header.bit_depth, header.color_type) != (8, 2):
-    raise InputError(f'{where}: {header.description} PNG; expected 8-bit RGB, as published')
-
-
-def _check_published_label(header: PngHeader, where: str) -> None:
-  if (header.bit_depth, header.color_type) != (8, 0):
-    raise InputError(f'{where}: {header.description} PNG; expected label ids as 8-bit grey, as published')
+def _check_published(header: PngHeader, color_type: int, where: str) -> None:
+  if (header.bit_depth, header.color_type) != (8, color_type):
+    expected = '8-bit RGB' if color_type == RGB else 'label ids as 8-bit grey'
+    raise InputError(f'{where}: {header.description} PNG; expected {expected}, as published')
 
 
 def _check_equal(image_size: tuple[int, ...], label_size: tuple[int, ...], pair: Pair) -> None:
   if image_size != label_size:
+    (height, width), (label_height, label_width) = image_size, label_size
     raise InputError(
-      f'{pair.label.where}: label of {_by(label_size)} pixels (width x height) for an image of '
-      f'{_by(image_size)} ({pair.image.where}); expected equal sizes. Correct the pair'
+      f'{pair.label.where}: label of {label_width}x{label_height} pixels (width x height) for an image of '
+      f'{width}x{height} ({pair.image.where}); expected equal sizes. Correct the pair'
     )
-
-
-def _by(size: tuple[int, ...]) -> str:
-  return f'{size[1]}x{size[0]}'
 
 
 def _lines(messages: Iterable[str]) -> str:

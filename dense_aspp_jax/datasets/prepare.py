@@ -20,7 +20,6 @@ from dense_aspp_jax.datasets.camvid import CAMVID
 from dense_aspp_jax.datasets.cityscapes import CITYSCAPES
 from dense_aspp_jax.datasets.examples import FOLDER_PREFIX, Example, Pair
 from dense_aspp_jax.datasets.pairs import BadPairs, check_pair, check_published_headers, map_good
-from dense_aspp_jax.datasets.png import PNG_HEADER_BYTES, read_png_header
 from dense_aspp_jax.datasets.street_scenes.builder import STREET_SCENES
 from dense_aspp_jax.datasets.tfds_store import PublishedDataset
 from dense_aspp_jax.errors import InputError, RunError
@@ -187,23 +186,19 @@ def check_headers(
     InputError: An image is no 8-bit RGB PNG, a label no 8-bit grey PNG, a label has another size than
       its image, and they are too many; or a size other than `size` that is not permitted.
   """
-  good: dict[str, list[Pair]] = {}
+  good: dict[str, list[Pair]] = {split: [] for split in splits}
   others: Counter[tuple[int, int]] = Counter()
   first = None
-  for split, pairs in splits.items():
-    good[split] = []
-    for pair in pairs:
-      try:
-        image = read_png_header(pair.image.read(PNG_HEADER_BYTES), pair.image.where)
-        label = read_png_header(pair.label.read(PNG_HEADER_BYTES), pair.label.where)
-        check_published_headers(image, label, pair)
-      except InputError as error:
-        bad[split].add(error)
-        continue
-      good[split].append(pair)
-      if image[:2] != tuple(size):
-        others[image[:2]] += 1
-        first = first or pair.image.where
+  for split, pair in ((split, pair) for split, pairs in splits.items() for pair in pairs):
+    try:
+      found = check_published_headers(pair)
+    except InputError as error:
+      bad[split].add(error)
+      continue
+    good[split].append(pair)
+    if found != tuple(size):
+      others[found] += 1
+      first = first or pair.image.where
   if others:
     sizes = ', '.join(f'{n} of {w}x{h}' for (h, w), n in sorted(others.items()))
     _permit(
@@ -221,11 +216,8 @@ def read_pairs(pairs: Sequence[Pair], label_set: LabelSet, bad: BadPairs) -> Ite
     InputError: More bad pairs than `bad` takes, or nothing is left.
   """
   total = len(pairs) + len(bad.messages)
-  number = 0
-  for example in map_good(lambda pair: check_pair(pair, label_set, published=True).example, pairs, bad):
-    yield example
-    number += 1
-  if not number:
+  yield from map_good(lambda pair: check_pair(pair, label_set, published=True).example, pairs, bad)
+  if len(bad.messages) == total:
     raise InputError(f'{bad.name}: none of {total} pairs can be used; correct them')
   bad.say(total)
 

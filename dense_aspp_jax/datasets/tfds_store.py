@@ -10,14 +10,14 @@ import logging
 import os
 import pathlib
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
 
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 from tensorflow_datasets.core import shuffle
 
-from dense_aspp_jax.datasets.examples import HELD_OUT, TRAIN_AND_VALIDATION, Example, Pair
+from dense_aspp_jax.datasets.examples import HELD_OUT, TRAIN_AND_VALIDATION, Example, Pair, Split
 from dense_aspp_jax.datasets.listing import Listing
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import LabelSet
@@ -75,7 +75,7 @@ class PublishedDataset:
       )
     return builder
 
-  def open_split(self, split: str, data_dir: str | None) -> TfdsSplit:
+  def open_split(self, split: str, data_dir: str | None) -> Split:
     """Opens a split of the prepared data set. Raises InputError where that fails."""
     builder = self.prepared_builder(data_dir)
     if builder is None:
@@ -84,7 +84,18 @@ class PublishedDataset:
         f'dataset {self.name!r} is not prepared in {self.make_builder(data_dir).data_dir}; '
         f'prepare it with: dense-aspp prepare {self.name}{at}'
       )
-    return TfdsSplit(self.name, builder, split)
+    splits = builder.info.splits
+    if split not in splits:
+      raise InputError(
+        f'{builder.data_dir}: no split {split!r}; dataset {self.name!r} was prepared with '
+        f'{", ".join(splits)} ({HELD_OUT!r} and {TRAIN_AND_VALIDATION!r} are made of these)'
+      )
+    if not splits[split].num_examples:
+      raise InputError(f'{builder.data_dir}: split {split!r} has no examples; prepare the dataset again')
+    name, features = f'{self.name}/{split}', (self.builder.IMAGE, 'segmentation_label')
+    fingerprint = _fingerprint(builder, split)
+    examples = builder.as_data_source(split, decoders=dict.fromkeys(features, tfds.decode.SkipDecoding()))
+    return Split(name, fingerprint, _TfdsPairs(name, examples, self.builder.IMAGE))
 
   def store(self, splits: Mapping[str, Iterable[Example]], counts: Mapping[str, int], data_dir: str) -> None:
     """Stores examples as array_record, with progress bars; the data set appears whole or not at all.
@@ -132,43 +143,21 @@ def png_features() -> tfds.features.FeaturesDict:
   )
 
 
-class TfdsSplit:
-  """A split of a prepared tfds dataset; images and labels stay encoded, as stored."""
+@dataclasses.dataclass(frozen=True)
+class _TfdsPairs(Sequence[Pair]):
+  """The pairs of a tfds data source; images and labels stay encoded, as stored."""
 
-  def __init__(self, dataset: str, builder: tfds.core.GeneratorBasedBuilder, split: str):
-    """Opens `split` of a prepared `builder`; `dataset` is its name in messages. Raises InputError."""
-    splits = builder.info.splits
-    if split not in splits:
-      raise InputError(
-        f'{builder.data_dir}: no split {split!r}; dataset {dataset!r} was prepared with {", ".join(splits)} '
-        f'({HELD_OUT!r} and {TRAIN_AND_VALIDATION!r} are made of these)'
-      )
-    if not splits[split].num_examples:
-      raise InputError(f'{builder.data_dir}: split {split!r} has no examples; prepare the dataset again')
-    self.name = f'{dataset}/{split}'
-    self.fingerprint = _fingerprint(builder, split)
-    # tfds calls the image of Cityscapes by its camera.
-    self._image = 'image_left' if 'image_left' in builder.info.features else 'image'
-    self._examples = builder.as_data_source(
-      split,
-      decoders={
-        self._image: tfds.decode.SkipDecoding(),
-        'segmentation_label': tfds.decode.SkipDecoding(),
-      },
-    )
+  name: str
+  examples: Sequence[Mapping[str, bytes]]
+  image: str  # name of the feature
 
   def __len__(self) -> int:
-    return len(self._examples)
+    return len(self.examples)
 
-  def __getitem__(self, index: int) -> Example:
-    if not 0 <= index < len(self):
-      raise IndexError(f'{self.name}: index {index}; expected 0 <= index < {len(self)}')
-    example = self._examples[index]
-    return Example(example['image_id'].decode(), example[self._image], example['segmentation_label'])
-
-  def pair(self, index: int) -> Pair:
-    """The example at `index` with its place."""
-    return Pair.in_memory(self[index], self.name)
+  def __getitem__(self, index: int) -> Pair:
+    stored = self.examples[index]
+    example = Example(stored['image_id'].decode(), stored[self.image], stored['segmentation_label'])
+    return Pair.in_memory(example, self.name)
 
 
 def _fingerprint(builder: tfds.core.GeneratorBasedBuilder, split: str) -> str:
@@ -201,47 +190,31 @@ def without_tensorflow() -> Iterator[None]:
 
 
 class _BucketFile:
-  """What tfds needs of `tf.io.gfile.GFile`.
+  """A file that tfds writes to. It keeps a thousand of them at once, so each is open only during a write."""
 
-  tfds writes to a thousand of these in turn, all at once open; this one holds no file descriptor
-  between two writes, so that the usual limit of 1024 is not met.
-  """
-
-  def __init__(self, path: os.PathLike[str] | str, mode: str):
-    self._path = os.fspath(path)
-    self._file = open(self._path, mode)  # noqa: SIM115 (closed by close())
-    if mode == 'wb':
-      self._file.close()
+  def __init__(self, path: os.PathLike[str] | str):
+    self._path = path
+    open(path, 'wb').close()
 
   def write(self, data: bytes) -> None:
     with open(self._path, 'ab') as file:
       file.write(data)
 
-  def read(self, size: int) -> bytes:
-    return self._file.read(size)
-
   def flush(self) -> None:
     pass
 
-  def close(self) -> None:
-    self._file.close()
-
-  def __enter__(self) -> _BucketFile:
-    return self
-
-  def __exit__(self, *exception) -> None:
-    self.close()
+  close = flush
 
 
-class _ResourceExhaustedError(Exception):
-  """Never raised: no files are held open."""
+def _open_bucket(path: os.PathLike[str] | str, mode: str) -> _BucketFile | BinaryIO:
+  return _BucketFile(path) if mode == 'wb' else open(path, mode)
 
 
 _TENSORFLOW = types.SimpleNamespace(
   io=types.SimpleNamespace(
-    gfile=types.SimpleNamespace(GFile=_BucketFile, exists=os.path.exists, remove=os.remove)
+    gfile=types.SimpleNamespace(GFile=_open_bucket, exists=os.path.exists, remove=os.remove)
   ),
-  errors=types.SimpleNamespace(ResourceExhaustedError=_ResourceExhaustedError),
+  errors=types.SimpleNamespace(ResourceExhaustedError=()),  # never raised
 )
 
 

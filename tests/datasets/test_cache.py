@@ -36,10 +36,11 @@ class FakeSource:
     return len(self.images)
 
   def __getitem__(self, index):
-    return Example(f'straße_{index}', encode_png(self.images[index]), encode_png(self.labels[index]))
+    label = self.encode_label(self.labels[index])
+    return Pair.in_memory(Example(f'straße_{index}', encode_png(self.images[index]), label), self.name)
 
-  def pair(self, index):
-    return Pair.in_memory(self[index], self.name)
+  def encode_label(self, label):
+    return encode_png(label)
 
 
 @pytest.fixture
@@ -287,9 +288,8 @@ def test_nothing_left_is_an_error(source, tmp_path):
 
 def test_colours_matter_where_labels_are_drawn_in_them(tmp_path, capsys):
   class ColoredSource(FakeSource):
-    def __getitem__(self, index):
-      colors = np.array([[10, 20, 30], [40, 50, 60]], np.uint8)[self.labels[index] % 2]
-      return Example(f'{index}', encode_png(self.images[index]), encode_png(colors))
+    def encode_label(self, label):
+      return encode_png(np.array([[10, 20, 30], [40, 50, 60]], np.uint8)[label % 2])
 
   source = ColoredSource([IMAGE_SIZE])
   for a, b in ((0, 1), (1, 0)):

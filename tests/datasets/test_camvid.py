@@ -35,8 +35,7 @@ def publish(monkeypatch: pytest.MonkeyPatch, **changes) -> None:
 
 
 def read(data_dir: pathlib.Path, split: str) -> list[Example]:
-  source = open_split('camvid', split, str(data_dir))
-  return [source[i] for i in range(len(source))]
+  return list(map(layouts.read_pair, open_split('camvid', split, str(data_dir))))
 
 
 def test_examples_hold_the_files_unchanged(folder: pathlib.Path, tmp_path: pathlib.Path):

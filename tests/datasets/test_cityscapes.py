@@ -31,11 +31,7 @@ def prepare_partial(source: pathlib.Path, data_dir: pathlib.Path) -> None:
 
 
 def read(data_dir: pathlib.Path) -> dict[str, list]:
-  return {s: list(split_examples(open_split('cityscapes', s, str(data_dir)))) for s in SPLITS}
-
-
-def split_examples(split):
-  return (split[i] for i in range(len(split)))
+  return {s: list(map(layouts.read_pair, open_split('cityscapes', s, str(data_dir)))) for s in SPLITS}
 
 
 @pytest.fixture
@@ -290,7 +286,7 @@ def test_split_over_1000_mib(tmp_path: pathlib.Path, capsys: pytest.CaptureFixtu
   split = open_split('cityscapes', 'train', str(tmp_path / 'data'))
   assert len(split) == count
   ids = []
-  for example in split_examples(split):
+  for example in map(layouts.read_pair, split):
     ids.append(example.image_id)
     assert (example.image, example.label) == (files['image'], files['label'])
   assert sorted(ids) == [f'aachen_{i:06d}_000019' for i in range(count)]
@@ -305,7 +301,7 @@ def test_tensorflow_and_torch_are_never_imported(zips: pathlib.Path, tmp_path: p
     'from dense_aspp_jax.datasets.open import open_split\n'
     'shuffle.MAX_MEM_BUFFER_SIZE = 3000\n'
     f'prepare("cityscapes", {str(zips)!r}, {str(tmp_path / "data")!r}, allow_partial=True)\n'
-    f'assert len(open_split("cityscapes", "train", {str(tmp_path / "data")!r})[0].image) > 100\n'
+    f'assert len(open_split("cityscapes", "train", {str(tmp_path / "data")!r})[0].image.read()) > 100\n'
     'print([m for m in ("tensorflow", "torch", "cv2") if m in sys.modules])'
   )
   result = subprocess.run(

@@ -9,7 +9,8 @@ import layouts
 import numpy as np
 import pytest
 
-from dense_aspp_jax.datasets.folder import FolderSplit
+from dense_aspp_jax.datasets.examples import Split
+from dense_aspp_jax.datasets.folder import open_folder
 from dense_aspp_jax.datasets.images import decode_image, decode_label, encode_png
 from dense_aspp_jax.datasets.open import open_split
 from dense_aspp_jax.errors import InputError
@@ -19,22 +20,22 @@ IMAGE = encode_png(np.zeros((4, 6, 3), np.uint8))
 LABEL = encode_png(np.ones((4, 6), np.uint8))
 
 
-def write(folder: pathlib.Path, *names: str) -> FolderSplit:
+def write(folder: pathlib.Path, *names: str) -> Split:
   """Writes files below `folder`/train and opens the split."""
   (folder / 'train' / 'images').mkdir(parents=True)
   (folder / 'train' / 'labels').mkdir()
   layouts.write_tree(folder / 'train', {n: LABEL if n.startswith('labels') else IMAGE for n in names})
-  return FolderSplit(folder, 'train')
+  return open_folder(folder, 'train')
 
 
 def test_reads_what_was_written(tmp_path: pathlib.Path):
   layouts.write_labelled_folder(tmp_path, {'train': 3, 'validation': 2})
   split = open_split(f'folder:{tmp_path}', 'validation')
   assert split.name == f'{tmp_path}/validation'
-  assert [split[i].image_id for i in range(len(split))] == ['scene_000', 'scene_001']
+  assert [pair.image_id for pair in split] == ['scene_000', 'scene_001']
   image, label = layouts.scene(10001, (16, 24), 3)
-  np.testing.assert_array_equal(decode_image(split[1].image, ''), image)
-  np.testing.assert_array_equal(decode_label(split[1].label, ''), label)
+  np.testing.assert_array_equal(decode_image(split[1].image.read(), ''), image)
+  np.testing.assert_array_equal(decode_label(split[1].label.read(), ''), label)
   labels = load_label_set(str(tmp_path / 'labels.json')).encode(label, '')
   np.testing.assert_array_equal(labels, label)
   with pytest.raises(IndexError):
@@ -60,7 +61,7 @@ def test_extensions_subfolders_and_other_files(tmp_path: pathlib.Path):
     'images/day 1/c.d.png', 'labels/day 1/c.d.png',
     'images/Thumbs.db', 'images/.hidden.png', 'labels/notes.txt', 'readme.md',
   )  # fmt: skip
-  assert [split[i].image_id for i in range(len(split))] == ['a', 'b', 'day 1/c.d']
+  assert [pair.image_id for pair in split] == ['a', 'b', 'day 1/c.d']
 
 
 def test_composed_and_decomposed_names_are_the_same(tmp_path: pathlib.Path):
@@ -68,7 +69,7 @@ def test_composed_and_decomposed_names_are_the_same(tmp_path: pathlib.Path):
   composed, decomposed = (unicodedata.normalize(form, name) for form in ('NFC', 'NFD'))
   assert composed != decomposed
   split = write(tmp_path, f'images/{decomposed}.png', f'labels/{composed}.png')
-  assert split[0] == (composed, IMAGE, LABEL)
+  assert layouts.read_pair(split[0]) == (composed, IMAGE, LABEL)
 
 
 def test_equal_names_are_refused(tmp_path: pathlib.Path):
@@ -93,44 +94,45 @@ def test_halves_are_listed(tmp_path: pathlib.Path):
 
 def test_missing_folder_split_and_files(tmp_path: pathlib.Path):
   with pytest.raises(InputError, match='no such folder'):
-    FolderSplit(tmp_path / 'none', 'train')
+    open_folder(tmp_path / 'none', 'train')
   with pytest.raises(InputError, match=r"no split 'train' \(it has no split at all\)"):
-    FolderSplit(tmp_path, 'train')
+    open_folder(tmp_path, 'train')
   layouts.write_labelled_folder(tmp_path, {'train': 1, 'test': 1})
   with pytest.raises(InputError, match=r"no split 'validation' \(it has train, test\)"):
-    FolderSplit(tmp_path, 'validation')
+    open_folder(tmp_path, 'validation')
   with pytest.raises(InputError, match=r'train: no images; expected files \.png, \.jpg, \.jpeg'):
     write(tmp_path / 'empty')
 
 
 def test_fingerprint_follows_the_files(tmp_path: pathlib.Path):
   layouts.write_labelled_folder(tmp_path / 'a', {'train': 2})
-  first = FolderSplit(tmp_path / 'a', 'train').fingerprint
-  assert FolderSplit(tmp_path / 'a', 'train').fingerprint == first
+  first = open_folder(tmp_path / 'a', 'train').fingerprint
+  assert open_folder(tmp_path / 'a', 'train').fingerprint == first
   (tmp_path / 'a').rename(tmp_path / 'b')  # the place does not matter
-  assert FolderSplit(tmp_path / 'b', 'train').fingerprint == first
+  assert open_folder(tmp_path / 'b', 'train').fingerprint == first
   label = tmp_path / 'b' / 'train' / 'labels' / 'scene_001.png'
   data, stat = label.read_bytes(), label.stat()
   label.write_bytes(data + b' ')
   os.utime(label, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-  assert FolderSplit(tmp_path / 'b', 'train').fingerprint != first  # size
+  assert open_folder(tmp_path / 'b', 'train').fingerprint != first  # size
   label.write_bytes(data)
   os.utime(label, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-  assert FolderSplit(tmp_path / 'b', 'train').fingerprint == first
+  assert open_folder(tmp_path / 'b', 'train').fingerprint == first
   os.utime(label, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-  assert FolderSplit(tmp_path / 'b', 'train').fingerprint != first  # time
+  assert open_folder(tmp_path / 'b', 'train').fingerprint != first  # time
 
 
 def test_can_be_sent_to_a_worker(tmp_path: pathlib.Path):
   layouts.write_labelled_folder(tmp_path, {'train': 2})
-  split = FolderSplit(tmp_path, 'train')
+  split = open_folder(tmp_path, 'train')
   copy = pickle.loads(pickle.dumps(split))
-  assert (copy[1], copy.fingerprint, copy.name) == (split[1], split.fingerprint, split.name)
+  assert (copy.fingerprint, copy.name) == (split.fingerprint, split.name)
+  assert layouts.read_pair(copy[1]) == layouts.read_pair(split[1])
 
 
 def test_file_that_vanished_is_named(tmp_path: pathlib.Path):
   layouts.write_labelled_folder(tmp_path, {'train': 1})
-  split = FolderSplit(tmp_path, 'train')
+  split = open_folder(tmp_path, 'train')
   (tmp_path / 'train' / 'images' / 'scene_000.png').unlink()
   with pytest.raises(InputError, match=r'images/scene_000\.png: cannot be read'):
-    split[0]
+    split[0].image.read()

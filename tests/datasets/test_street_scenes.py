@@ -3,6 +3,7 @@ import random
 import subprocess
 import sys
 
+import layouts
 import numpy as np
 import pytest
 from color_baseline import fit_color_classifier, predict_color_classifier
@@ -182,7 +183,7 @@ def test_prepared_scenes_are_read_back_as_drawn(tmp_path):
   assert 'tensorflow' not in sys.modules
   for split_seed, (split, count) in enumerate(counts.items()):
     stored = STREET_SCENES.open_split(split, str(tmp_path))
-    examples = {example.image_id: example for example in stored}
+    examples = {example.image_id: example for example in map(layouts.read_pair, stored)}
     assert sorted(examples) == [f'{split}_{index:05d}' for index in range(count)]
     for index, image_id in enumerate(sorted(examples)):
       image, label = render_scene(split_seed, index, (64, 128))

@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dense_aspp_jax.datasets import train_batches
 from dense_aspp_jax.datasets.cache import DecodedSplit, open_cache
 from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples
-from dense_aspp_jax.datasets.examples import CachedExample, Example, Pair
+from dense_aspp_jax.datasets.examples import CachedExample, Example, Pair, Split
 from dense_aspp_jax.datasets.images import encode_png
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.errors import InputError
@@ -19,28 +19,18 @@ NUM_EXAMPLES = 13
 BATCH_SIZE = 8
 
 
-class FakeSource:
-  name = 'fake/train'
-  fingerprint = 'f00d'
-
-  def __len__(self):
-    return NUM_EXAMPLES
-
-  def __getitem__(self, index):
-    generator = np.random.default_rng(index)
-    image = generator.integers(0, 256, (6, 8, 3), np.uint8)
-    label = generator.integers(0, 34, (6, 8), np.uint8)
-    return Example(f'image_{index}', encode_png(image), encode_png(label))
-
-  def pair(self, index):
-    return Pair.in_memory(self[index], self.name)
+def make_pair(index):
+  generator = np.random.default_rng(index)
+  image = generator.integers(0, 256, (6, 8, 3), np.uint8)
+  label = generator.integers(0, 34, (6, 8), np.uint8)
+  return Pair.in_memory(Example(f'image_{index}', encode_png(image), encode_png(label)), 'fake/train')
 
 
 @pytest.fixture(scope='module')
 def cache(tmp_path_factory):
-  return open_cache(
-    DecodedSplit(FakeSource(), CITYSCAPES_20, Preprocessing((6, 8)), False), tmp_path_factory.mktemp('cache')
-  )
+  split = Split('fake/train', 'f00d', list(map(make_pair, range(NUM_EXAMPLES))))
+  decoded = DecodedSplit(split, CITYSCAPES_20, Preprocessing((6, 8)), False)
+  return open_cache(decoded, tmp_path_factory.mktemp('cache'))
 
 
 @pytest.fixture

@@ -154,7 +154,7 @@ def test_the_copy_is_jpeg_without_subsampling_and_labels_are_the_same_bytes(segn
   for split, name in (('train', 'train'), ('validation', 'val')):
     copied = open_split(f'folder:{folder}', split)
     assert len(copied) == COUNTS[split]
-    for pair in map(copied.pair, range(len(copied))):
+    for pair in copied:
       assert pair.label.read() == (segnet / f'{name}annot' / f'{pair.image_id}.png').read_bytes()
       with (
         Image.open(pair.image.where) as image,

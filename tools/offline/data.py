@@ -44,8 +44,8 @@ def write_jpeg_copy(
     images, labels = folder / split / 'images', folder / split / 'labels'
     images.mkdir(parents=True)
     labels.mkdir()
-    for index in progress(range(len(source)), f'Copying {source.name}', unit='image'):
-      pair = check_pair(source.pair(index), dataset.label_set, published=True)
+    for stored in progress(source, f'Copying {source.name}', unit='image'):
+      pair = check_pair(stored, dataset.label_set, published=True)
       image_id = pair.example.image_id
       encoded = encode_jpeg(pair.image, quality)
       (images / f'{image_id}.jpg').write_bytes(encoded)

@@ -1,0 +1,33 @@
+"""Work of several threads, in order."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar('T')
+U = TypeVar('U')
+
+
+def map_in_threads(function: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
+  """Yields `function(item)` in order, from one thread per CPU that work a few items ahead.
+
+  What they call should release the GIL, as Pillow, zlib, NumPy and ArrayRecord do. An exception is raised in
+  its turn.
+  """
+  num_threads = os.cpu_count() or 1
+  with concurrent.futures.ThreadPoolExecutor(num_threads) as executor:
+    pending = collections.deque()
+    try:
+      for item in items:
+        pending.append(executor.submit(function, item))
+        if len(pending) > 2 * num_threads:
+          yield pending.popleft().result()
+      while pending:
+        yield pending.popleft().result()
+    finally:
+      for future in pending:
+        future.cancel()

@@ -1,0 +1,88 @@
+"""`Data`: the checks of its fields, and the splits that it opens."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from configs import default
+from dense_aspp_jax.datasets.data import Data
+from dense_aspp_jax.datasets.prepare import DATASETS
+from dense_aspp_jax.datasets.street_scenes.builder import STREET_SCENES, generate
+from dense_aspp_jax.errors import InputError
+
+DATA = default.get_config().data
+
+
+def test_the_fields_are_those_of_the_configuration():
+  data = Data(**DATA)
+  assert {field.name for field in dataclasses.fields(Data)} == set(DATA)
+  assert dataclasses.asdict(data) == DATA.to_dict()
+  assert Data(**json.loads(json.dumps(DATA.to_dict()))) == data  # as a run stores it
+  old = {name: value for name, value in DATA.items() if name not in ('held_out', 'skip_bad')}
+  assert Data(**old) == data
+  assert data.preprocessing.image_size == (512, 1024)
+
+
+@pytest.mark.parametrize(
+  ('field', 'right', 'wrong'),
+  [
+    ('dataset', ['x'], ['', None, 1]),
+    ('data_dir', [None, 'x'], ['', 1]),
+    ('label_set', ['x'], ['', None]),
+    ('train_split', ['x'], ['']),
+    ('validation_split', ['x'], ['']),
+    ('held_out', [(), ('x',), ['x', 'y']], ['x', ('',), (1,), None]),
+    ('image_size', [(1, 1), [2, 3]], [(0, 1), (1,), (1, 1, 1), (1.0, 1), None]),
+    ('keep_aspect', [True, False], [0]),
+    ('mean', [(-0.5, 0.0, 0.5)], [(0.5, 0.5), (0.5, 0.5, float('nan')), 'abc']),
+    ('std', [(0.1, 0.1, 0.1)], [(0.0, 0.1, 0.1), (0.1, 0.1)]),
+    ('on_device', [True], [1]),
+    ('num_workers', [0, 3], [-1, 0.5, True]),
+    ('skip_bad', [0, 3], [-1, 0.5]),
+  ],
+)
+def test_a_wrong_value_is_named(field, right, wrong):
+  for value in right:
+    Data(**{**DATA, field: value})
+  for value in wrong:
+    with pytest.raises(InputError, match=f'config.data.{field} = '):
+      Data(**{**ml_collections.ConfigDict(DATA), field: value})
+
+
+@pytest.mark.parametrize('train', [False, True])
+def test_a_cache_is_built_in_the_data_directory_and_holds_what_is_decoded(scene_folder, tmp_path, train):
+  data = Data(
+    dataset=f'folder:{scene_folder}',
+    data_dir=str(tmp_path),
+    label_set='cityscapes20',
+    train_split='validation',
+    image_size=(32, 64),
+  )
+
+  def open_validation(cached):
+    return data.open_train(cached=cached) if train else data.open('validation', cached=cached)
+
+  decoded = open_validation(cached=False)
+  assert not (tmp_path / 'cache').exists()
+  cached = open_validation(cached=True)
+  assert list((tmp_path / 'cache').iterdir())
+  assert len(decoded) == len(cached) == 5
+  assert decoded[3].image.shape == (32, 64, 3)
+  assert decoded[3].label.shape == ((32, 64) if train else (64, 128))
+  jax.tree.map(np.testing.assert_array_equal, decoded[3], cached[3])
+
+
+def test_generated_data_alone_are_prepared_at_first_use(tmp_path, monkeypatch):
+  tiny = dataclasses.replace(
+    STREET_SCENES, counts={'train': 2}, generate=functools.partial(generate, size=(64, 128))
+  )
+  monkeypatch.setitem(DATASETS, 'street_scenes', tiny)
+  fields = dict(data_dir=str(tmp_path), label_set='cityscapes20', image_size=(8, 16))
+  assert len(Data(dataset='street_scenes', **fields).open_train(cached=False)) == 2
+  with pytest.raises(InputError, match='is not prepared'):
+    Data(dataset='camvid', **fields).open('train')
