@@ -57,12 +57,18 @@ def check_integer(field: str, value: Any, low: int, high: float = math.inf) -> N
 
 
 def check_number(
-  field: str, value: Any, *, at_least: float = -math.inf, above: float = -math.inf, below: float = math.inf
+  field: str,
+  value: Any,
+  *,
+  at_least: float = -math.inf,
+  above: float = -math.inf,
+  at_most: float = math.inf,
+  below: float = math.inf,
 ) -> None:
   """Raises InputError unless `value` is a finite number within the bounds."""
-  bounds = [('at least', at_least, -math.inf), ('above', above, -math.inf), ('below', below, math.inf)]
-  named = [f'{word} {bound:g}' for word, bound, none in bounds if bound != none]
-  holds = is_number(value) and value >= at_least and above < value < below
+  bounds = {'at least': at_least, 'above': above, 'at most': at_most, 'below': below}
+  named = [f'{word} {bound:g}' for word, bound in bounds.items() if math.isfinite(bound)]
+  holds = is_number(value) and at_least <= value <= at_most and above < value < below
   check(field, value, holds, ' '.join(['a number', ', '.join(named)]).rstrip())
 
 

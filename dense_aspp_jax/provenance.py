@@ -11,7 +11,6 @@ import sys
 from typing import Any
 
 import dense_aspp_jax
-from dense_aspp_jax.files import write_json as write_json
 
 _LIBRARIES = (
   'jax',

@@ -125,8 +125,8 @@ def scene_folder(tmp_path_factory):
   """Generated street scenes as one's own labelled folder: 16 training and 5 validation images, 64x128."""
   from dense_aspp_jax.datasets.street_scenes.builder import render_scene
   from dense_aspp_jax.evaluation.pictures import save_png
+  from dense_aspp_jax.files import write_json
   from dense_aspp_jax.labels import CITYSCAPES_20
-  from dense_aspp_jax.provenance import write_json
 
   root = tmp_path_factory.mktemp('folder') / 'scenes'
   write_json(root / 'labels.json', CITYSCAPES_20.to_json())
@@ -145,10 +145,10 @@ def tiny_run(tmp_path_factory):
   from tiny_network import TINY
 
   from configs import default
+  from dense_aspp_jax.files import write_json
   from dense_aspp_jax.labels import CITYSCAPES_20
   from dense_aspp_jax.models.counts import abstract_variables
   from dense_aspp_jax.models.segmentation import create_model
-  from dense_aspp_jax.provenance import write_json
   from dense_aspp_jax.training.checkpoints import save_variables
 
   config = default.get_config()

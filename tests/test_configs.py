@@ -11,6 +11,7 @@ import pytest
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.datasets.street_scenes.builder import render_scene
 from dense_aspp_jax.evaluation.pictures import save_png
+from dense_aspp_jax.files import write_json
 from dense_aspp_jax.labels import CAMVID_11, CITYSCAPES_20
 from dense_aspp_jax.models import extractors
 from dense_aspp_jax.models.counts import PARTS, abstract_variables
@@ -19,7 +20,6 @@ from dense_aspp_jax.models.extractors.densenet import DENSENETS, DenseNet
 from dense_aspp_jax.models.extractors.efficientnet_lite import EfficientNetLite
 from dense_aspp_jax.models.extractors.mobilenet_v3 import MOBILENETS, MobileNetV3
 from dense_aspp_jax.models.segmentation import create_model
-from dense_aspp_jax.provenance import write_json
 from dense_aspp_jax.training.run import load_run
 from dense_aspp_jax.training.train import train_and_evaluate
 

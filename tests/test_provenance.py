@@ -9,7 +9,8 @@ import pytest
 
 import dense_aspp_jax
 from dense_aspp_jax.errors import RunError
-from dense_aspp_jax.provenance import provenance, write_json
+from dense_aspp_jax.files import write_json
+from dense_aspp_jax.provenance import provenance
 
 
 def test_provenance_names_code_libraries_and_device():

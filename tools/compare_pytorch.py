@@ -42,7 +42,7 @@ from dense_aspp_jax.benchmark.steps import (
 from dense_aspp_jax.benchmark.timing import Timing, seconds
 from dense_aspp_jax.commands.config_file import add_config_argument, read_config_file
 from dense_aspp_jax.compilation_cache import use_compilation_cache
-from dense_aspp_jax.datasets.preprocessing import normalize
+from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.models.extractors.densenet import DENSENETS
 from dense_aspp_jax.models.layers import strides_and_dilations
 from dense_aspp_jax.models.segmentation import create_model
@@ -156,7 +156,8 @@ def logits_difference(config: ConfigDict, initial: Any, peer: PeerProcess) -> fl
   model = create_model(**{**config.model, 'compute_dtype': 'float32'})
   loaded, theirs = peer.submit('load', torch_weights(variables)), peer.submit('logits', image)
   with jax.default_matmul_precision('highest'):
-    normalized = normalize(image.astype(np.float32), config.data.mean, config.data.std)
+    preprocessing = Preprocessing(config.data.image_size, config.data.mean, config.data.std)
+    normalized = preprocessing.normalize(image.astype(np.float32))
     logits = jax.jit(model.apply)(variables, normalized).main
     ours = np.asarray(model.upsample_logits(logits, normalized.shape[1:3]))
   loaded.result()

@@ -38,9 +38,10 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from dense_aspp_jax.files import write_json
 from dense_aspp_jax.models.fused import gpu_1x1, gpu_3x3
 from dense_aspp_jax.models.fused.statistics import Affine
-from dense_aspp_jax.provenance import provenance, write_json
+from dense_aspp_jax.provenance import provenance
 
 # The card, as XLA's GpuTargetConfigProto.
 H100 = """

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   """Trains on the images alone; prints the table. The run has failed if the target is not reached."""
   from dense_aspp_jax.errors import InputError, RunError
-  from dense_aspp_jax.files import check_writable
+  from dense_aspp_jax.files import check_writable, write_json
 
   if args.images < 1 or args.max_steps < 1 or not 0 < args.target < 100:
     raise InputError(
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
   config = read_config_file(args)
   from dense_aspp_jax.evaluation.metrics import format_table
   from dense_aspp_jax.evaluation.pictures import save_png
-  from dense_aspp_jax.provenance import provenance, write_json
+  from dense_aspp_jax.provenance import provenance
   from dense_aspp_jax.training.overfit import overfit
 
   result = overfit(config, num_images=args.images, target=args.target / 100, max_steps=args.max_steps)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import inspect
 import pathlib
 from typing import Any
 
@@ -20,8 +19,9 @@ from dense_aspp_jax.commands.config_file import read_config_file
 from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least, check_output_folder
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.pictures import save_png
-from dense_aspp_jax.models.segmentation import create_model
-from dense_aspp_jax.provenance import provenance, write_json
+from dense_aspp_jax.files import write_json
+from dense_aspp_jax.models.segmentation import Network, create_model
+from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.training.config import parse_config
 from dense_aspp_jax.training.run import load_run
 
@@ -124,8 +124,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_same_network(workdir: pathlib.Path, stored: dict[str, Any], given: dict[str, Any]) -> None:
-  defaults = {name: p.default for name, p in inspect.signature(create_model).parameters.items()}
-  stored = {**defaults, **stored}  # a field newer than the run has its default there
+  stored = dataclasses.asdict(Network(**stored))  # a field newer than the run has its default there
   different = [
     f'model.{name}: {stored[name]!r} there, {given[name]!r} given'
     for name in given

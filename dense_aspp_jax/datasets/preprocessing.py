@@ -66,14 +66,5 @@ class Preprocessing:
     return new_height, new_width
 
   def normalize(self, image: Float32[Array, '*b h w 3']) -> Float32[Array, '*b h w 3']:
-    """Normalizes by this mean and deviation; see the function `normalize`."""
-    return normalize(image, self.mean, self.std)
-
-
-def normalize(
-  image: Float32[Array, '*b h w 3'],
-  mean: tuple[float, float, float],
-  std: tuple[float, float, float],
-) -> Float32[Array, '*b h w 3']:
-  """Returns `(image / 255 - mean) / std`: `image` in 0..255, mean and deviation per channel of 0..1."""
-  return (image / 255.0 - jnp.array(mean, jnp.float32)) / jnp.array(std, jnp.float32)
+    """Returns `(image / 255 - mean) / std`, where `image` is in 0..255."""
+    return (image / 255.0 - jnp.array(self.mean, jnp.float32)) / jnp.array(self.std, jnp.float32)

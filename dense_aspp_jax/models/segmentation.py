@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -20,9 +21,10 @@ from dense_aspp_jax.models.upsampling import upsample_bilinear
 
 _MOST = 2**16  # channels of a layer, pixels of a dilation: what is larger is a mistake and fits no device
 COMPUTE_DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+_FLAGS = ('first_norm', 'final_norm', 'use_bias', 'rectify_features', 'skip_head', 'auxiliary_head')
 
 # The published DenseASPP networks (Yang et al., CVPR 2018; facts from DeepMotionAIResearch/DenseASPP,
-# models/DenseASPP.py and cfgs/): what differs from `create_model`'s defaults. 19 classes.
+# models/DenseASPP.py and cfgs/): what differs from the defaults of `Network`. 19 classes.
 _PAPER = dict(
   num_classes=19,
   fourth_transition=True,
@@ -153,42 +155,23 @@ def reference_model(model: SegmentationModel, *, rematerialize: bool = False) ->
   return with_fields(model, implementation='reference', rematerialize=rematerialize)
 
 
-def create_model(
-  *,
-  extractor: str,
-  num_classes: int,
-  output_stride: int = 8,
-  last_layer: str | None = None,
-  fourth_transition: bool = False,
-  dilation_rates: tuple[int, ...] = (3, 6, 12, 18, 24),
-  growth_rate: int = 64,
-  bottleneck_width: int = 256,
-  first_norm: bool = True,
-  final_norm: bool = False,
-  use_bias: bool = False,
-  rectify_features: bool = False,
-  dropout_rate: float = 0.0,
-  skip_head: bool = False,
-  auxiliary_head: bool = False,
-  compute_dtype: str = 'float32',
-  implementation: str = 'fused',
-  rematerialize: bool = False,
-) -> SegmentationModel:
-  """Makes a DenseASPP network; the arguments are the fields of `config.model`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Network:
+  """The section `config.model`: which DenseASPP network.
 
-  Args:
+  Attributes:
     extractor: A key of `EXTRACTORS`.
     num_classes: Number of classes.
     output_stride: 8, 16 or 32, see `create_extractor`.
     last_layer: Where the extractor is cut, see `create_extractor`.
     fourth_transition: See `DenseNet`.
-    dilation_rates: See `DenseASPP`.
-    growth_rate: See `DenseASPP`.
-    bottleneck_width: See `DenseASPP`.
-    first_norm: See `DenseASPP`.
-    final_norm: See `DenseASPP`.
-    use_bias: See `DenseASPP`.
-    rectify_features: See `DenseASPP`.
+    dilation_rates: See `DenseASPP`, as the next five.
+    growth_rate: Channels that each atrous layer adds.
+    bottleneck_width: Channels of its 1x1 convolution; 0: none.
+    first_norm: Whether the first atrous layer begins with a norm.
+    final_norm: Whether the last concatenation gets a norm.
+    use_bias: Whether convolutions have biases.
+    rectify_features: Whether ReLU is applied to the features that are concatenated.
     dropout_rate: In training, of the new channels of each atrous layer and in front of the head.
     skip_head: Whether a `SkipDecoder` stands in front of the head, whose logits then have stride 4.
     auxiliary_head: Whether there is an `AuxiliaryHead` for the loss of training.
@@ -197,60 +180,88 @@ def create_model(
       is defined; slower, for comparison.
     rematerialize: Whether the backward pass recomputes blocks and layers instead of reading saved
       activations: less memory, more time. Dense blocks of the fused implementation always do.
-
-  Raises:
-    InputError: A value of another type or outside its range, with the field's name.
   """
-  check_integer('model.num_classes', num_classes, 1)
-  rates = dilation_rates if isinstance(dilation_rates, tuple | list) else ()
-  holds = bool(rates) and all(is_integer(rate, 1, _MOST) for rate in rates)
-  check('model.dilation_rates', dilation_rates, holds, f'one or more integers, 1 to {_MOST}')
-  check_integer('model.growth_rate', growth_rate, 1, _MOST)
-  check_integer('model.bottleneck_width', bottleneck_width, 0, _MOST)
-  for name, value in (
-    ('first_norm', first_norm),
-    ('final_norm', final_norm),
-    ('use_bias', use_bias),
-    ('rectify_features', rectify_features),
-    ('skip_head', skip_head),
-    ('auxiliary_head', auxiliary_head),
-  ):
-    check_bool(f'model.{name}', value)
-  check_number('model.dropout_rate', dropout_rate, at_least=0, below=1)
-  check_choice('model.compute_dtype', compute_dtype, tuple(COMPUTE_DTYPES))
-  dtype = COMPUTE_DTYPES[compute_dtype]
-  backbone = create_extractor(
-    extractor,
-    output_stride=output_stride,
-    last_layer=last_layer,
-    fourth_transition=fourth_transition,
-    dtype=dtype,
-    implementation=implementation,
-    rematerialize=rematerialize,
-  )
-  if (skip_head or auxiliary_head) and last_layer in ('denseblock2', 'transition2'):
-    raise InputError(
-      f'config.model.last_layer = {last_layer!r} with config.model.skip_head = {skip_head}, '
-      f'config.model.auxiliary_head = {auxiliary_head}: these need dense block 3; set neither, or another '
-      'last_layer'
+
+  extractor: str
+  num_classes: int
+  output_stride: int = 8
+  last_layer: str | None = None
+  fourth_transition: bool = False
+  dilation_rates: tuple[int, ...] = (3, 6, 12, 18, 24)
+  growth_rate: int = 64
+  bottleneck_width: int = 256
+  first_norm: bool = True
+  final_norm: bool = False
+  use_bias: bool = False
+  rectify_features: bool = False
+  dropout_rate: float = 0.0
+  skip_head: bool = False
+  auxiliary_head: bool = False
+  compute_dtype: str = 'float32'
+  implementation: str = 'fused'
+  rematerialize: bool = False
+
+  def __post_init__(self):
+    """Checks the values, but for those of the extractor. Raises InputError."""
+    check_integer('model.num_classes', self.num_classes, 1)
+    rates = self.dilation_rates if isinstance(self.dilation_rates, tuple | list) else ()
+    holds = bool(rates) and all(is_integer(rate, 1, _MOST) for rate in rates)
+    check('model.dilation_rates', self.dilation_rates, holds, f'one or more integers, 1 to {_MOST}')
+    object.__setattr__(self, 'dilation_rates', tuple(rates))
+    check_integer('model.growth_rate', self.growth_rate, 1, _MOST)
+    check_integer('model.bottleneck_width', self.bottleneck_width, 0, _MOST)
+    for name in _FLAGS:
+      check_bool(f'model.{name}', getattr(self, name))
+    check_number('model.dropout_rate', self.dropout_rate, at_least=0, below=1)
+    check_choice('model.compute_dtype', self.compute_dtype, tuple(COMPUTE_DTYPES))
+
+  def create(self) -> SegmentationModel:
+    """Makes the network.
+
+    Raises:
+      InputError: A value of the extractor's that it does not take, with the field's name.
+    """
+    common = dict(
+      dtype=COMPUTE_DTYPES[self.compute_dtype],
+      implementation=self.implementation,
+      rematerialize=self.rematerialize,
     )
-  return SegmentationModel(
-    extractor=backbone,
-    dense_aspp=DenseASPP(
-      dilation_rates=tuple(dilation_rates),
-      growth_rate=growth_rate,
-      bottleneck_width=bottleneck_width,
-      first_norm=first_norm,
-      final_norm=final_norm,
-      use_bias=use_bias,
-      rectify_features=rectify_features,
-      dropout_rate=dropout_rate,
-      dtype=dtype,
-      implementation=implementation,
-      rematerialize=rematerialize,
-    ),
-    num_classes=num_classes,
-    dropout_rate=dropout_rate,
-    skip_decoder=SkipDecoder(dtype=dtype) if skip_head else None,
-    auxiliary_head=AuxiliaryHead(num_classes, dropout_rate, dtype=dtype) if auxiliary_head else None,
-  )
+    extractor = create_extractor(
+      self.extractor,
+      output_stride=self.output_stride,
+      last_layer=self.last_layer,
+      fourth_transition=self.fourth_transition,
+      **common,
+    )
+    if (self.skip_head or self.auxiliary_head) and self.last_layer in ('denseblock2', 'transition2'):
+      raise InputError(
+        f'config.model.last_layer = {self.last_layer!r} with config.model.skip_head = {self.skip_head}, '
+        f'config.model.auxiliary_head = {self.auxiliary_head}: these need dense block 3; set neither, or '
+        'another last_layer'
+      )
+    cascade = DenseASPP(
+      dilation_rates=self.dilation_rates,
+      growth_rate=self.growth_rate,
+      bottleneck_width=self.bottleneck_width,
+      first_norm=self.first_norm,
+      final_norm=self.final_norm,
+      use_bias=self.use_bias,
+      rectify_features=self.rectify_features,
+      dropout_rate=self.dropout_rate,
+      **common,
+    )
+    skip = SkipDecoder(dtype=common['dtype']) if self.skip_head else None
+    auxiliary = AuxiliaryHead(self.num_classes, self.dropout_rate, dtype=common['dtype'])
+    return SegmentationModel(
+      extractor=extractor,
+      dense_aspp=cascade,
+      num_classes=self.num_classes,
+      dropout_rate=self.dropout_rate,
+      skip_decoder=skip,
+      auxiliary_head=auxiliary if self.auxiliary_head else None,
+    )
+
+
+def create_model(**fields: Any) -> SegmentationModel:
+  """Makes the network of a section `config.model`. Raises InputError for a value that is not allowed."""
+  return Network(**fields).create()

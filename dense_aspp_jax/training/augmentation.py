@@ -10,14 +10,13 @@ devices or on which other images are there.
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32, Key, UInt8
 
-from dense_aspp_jax.errors import InputError
+from dense_aspp_jax import fields
 from dense_aspp_jax.labels import IGNORE_LABEL
 
 _GREY = (0.2989, 0.587, 0.114)  # torchvision's rgb_to_grayscale
@@ -49,28 +48,22 @@ class Augmentation:
   hue: float = 0.0
 
   def __post_init__(self):
-    """Checks the values.
-
-    Raises:
-      InputError: A value outside its range, named as `augmentation.<field>`.
-    """
-    for field in ('scale_range', 'crop_size'):  # JSON has lists; jit needs what can be hashed
-      value = getattr(self, field)
-      object.__setattr__(self, field, tuple(value) if isinstance(value, list) else value)
+    """Checks the values. Raises InputError."""
+    for name in ('scale_range', 'crop_size'):  # JSON has lists; jit needs what can be hashed
+      value = getattr(self, name)
+      object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
     if self.crop_size in ((), (None,)):  # what a command line makes of None where a tuple is expected
       object.__setattr__(self, 'crop_size', None)
-    _check('scale_range', self.scale_range, _is_range(self.scale_range), 'two numbers, 0 < lowest <= highest')
-    _check('crop_size', self.crop_size, _is_size(self.crop_size), 'None or two integers (height, width) >= 1')
-    for field, highest in (
-      ('flip_probability', 1.0),
-      ('brightness', math.inf),
-      ('contrast', math.inf),
-      ('saturation', math.inf),
-      ('hue', 0.5),
-    ):
-      value = getattr(self, field)
-      expected = 'a number >= 0' if highest == math.inf else f'a number 0..{highest:g}'
-      _check(field, value, _is_number(value) and 0 <= value <= highest, expected)
+    low_and_high = self.scale_range
+    holds = isinstance(low_and_high, tuple) and len(low_and_high) == 2
+    holds = holds and all(map(fields.is_number, low_and_high)) and 0 < low_and_high[0] <= low_and_high[1]
+    fields.check('augmentation.scale_range', low_and_high, holds, 'two numbers, 0 < lowest <= highest')
+    if self.crop_size is not None:
+      fields.check_size('augmentation.crop_size', self.crop_size)
+    fields.check_number('augmentation.flip_probability', self.flip_probability, at_least=0, at_most=1)
+    for name in ('brightness', 'contrast', 'saturation'):
+      fields.check_number(f'augmentation.{name}', getattr(self, name), at_least=0)
+    fields.check_number('augmentation.hue', self.hue, at_least=0, at_most=0.5)
 
   @property
   def scales(self) -> bool:
@@ -272,28 +265,3 @@ def _shift_hue(image: Float32[Array, 'h w 3'], shift: Array) -> Float32[Array, '
   distance = (jnp.array([5.0, 3.0, 1.0], jnp.float32) + sixth) % 6.0
   fall = jnp.clip(jnp.minimum(distance, 4.0 - distance), 0.0, 1.0)
   return jnp.clip(value[..., None] - chroma[..., None] * fall, 0.0, 255.0)
-
-
-def _check(field: str, value: object, holds: bool, expected: str) -> None:
-  if not holds:
-    raise InputError(f'augmentation.{field}: {value!r}; expected {expected}')
-
-
-def _is_number(value: object) -> bool:
-  return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_range(value: object) -> bool:
-  return (
-    isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value)) and 0 < value[0] <= value[1]
-  )
-
-
-def _is_size(value: object) -> bool:
-  if value is None:
-    return True
-  return (
-    isinstance(value, tuple)
-    and len(value) == 2
-    and all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in value)
-  )

@@ -1,18 +1,17 @@
 """The configuration of a run: the checked form of its fields, its hash, and what older versions wrote.
 
-configs/default.py has every field. A section becomes one frozen dataclass, which checks its values and lives
-in the module that uses it; the sections that only the training loop reads are here.
+configs/default.py describes every field. A section becomes one frozen dataclass, which checks its values and
+lives in the module that uses it. Sections that only the training script reads are here.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import inspect
 import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -22,40 +21,41 @@ from dense_aspp_jax.datasets.data import Data
 from dense_aspp_jax.datasets.examples import FOLDER_PREFIX
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import LABEL_SETS, LabelSet, load_label_set
-from dense_aspp_jax.models.segmentation import SegmentationModel, create_model
+from dense_aspp_jax.models.segmentation import Network, SegmentationModel
 from dense_aspp_jax.training.augmentation import Augmentation
 from dense_aspp_jax.training.objective import Objective
 from dense_aspp_jax.training.optimizer import Optimizer
 from dense_aspp_jax.weights.store import ExtractorWeights, load_extractor_weights
 
-# Which fields do not matter, to whom. A name that ends with a dot is a whole section.
-_NEVER_MATTER = (  # neither what a step computes nor the network that training ends with depends on them
-  'data.data_dir',
-  'data.num_workers',
-  'data.on_device',
-  'training.log_every_steps',
-  'evaluation.',
-  'checkpoint.',
-)
-# A resumed run may change them: no update that was made depends on them. data.json tells whether skip_bad
-# leaves out other images. Nor does training.num_epochs matter where the learning rate is constant.
-_RESUMABLE = (*_NEVER_MATTER, 'data.skip_bad', 'training.max_skipped_steps')
-_NOT_IN_HASH = (*_NEVER_MATTER, 'seed')
+
+class _Free(NamedTuple):
+  """Where a field does not matter."""
+
+  on_resume: bool  # a resumed run may change it: no update already made depends on it
+  in_hash: bool  # the hash leaves it out: the experiment is the same
+
+
+# Fields that do not matter everywhere. A name that ends with a dot is a whole section.
+_FREE = {
+  'seed': _Free(on_resume=False, in_hash=True),
+  'data.data_dir': _Free(on_resume=True, in_hash=True),
+  'data.num_workers': _Free(on_resume=True, in_hash=True),
+  'data.on_device': _Free(on_resume=True, in_hash=True),
+  'data.skip_bad': _Free(on_resume=True, in_hash=False),  # data.json tells if it leaves out other images
+  'training.max_skipped_steps': _Free(on_resume=True, in_hash=False),
+  'training.log_every_steps': _Free(on_resume=True, in_hash=True),
+  'evaluation.': _Free(on_resume=True, in_hash=True),
+  'checkpoint.': _Free(on_resume=True, in_hash=True),
+}
 # The arrays of a network do not depend on them. 'formulation' is the former name of 'implementation'.
 _NOT_IN_ARRAYS = ('compute_dtype', 'implementation', 'formulation', 'rematerialize', 'dropout_rate')
-
-_HASH_DIGITS = 12
 _FORMULATIONS = {'fast': 'fused', 'plain': 'reference'}  # former value of model.formulation -> implementation
-_MODEL_FIELDS = inspect.signature(create_model).parameters
+_HASH_DIGITS = 12
 
 
 @dataclasses.dataclass(frozen=True)
 class Init:
-  """What a run starts from.
-
-  Attributes:
-    extractor_weights: The directory that `dense-aspp convert` wrote; None: random parameters.
-  """
+  """The section `config.init`: what a run starts from."""
 
   extractor_weights: str | None = None
 
@@ -90,16 +90,7 @@ class Init:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-  """How long and in which batches a run trains.
-
-  Attributes:
-    num_epochs: Passes over the training split.
-    batch_size: Images per update, over all devices.
-    gradient_accumulation: Parts a batch is computed in, to save memory.
-    ema_decay: Of the moving averages of parameters and BN statistics; 0: none.
-    max_skipped_steps: How many updates in a row may be left out for not being finite.
-    log_every_steps: Steps whose means are logged together.
-  """
+  """The section `config.training`: how long and in which batches a run trains."""
 
   num_epochs: float
   batch_size: int
@@ -120,13 +111,7 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """When and how the validation split is scored.
-
-  Attributes:
-    every_epochs: Passes over the training split between two evaluations.
-    batch_size: Images per call.
-    num_pictures: Examples drawn at each evaluation.
-  """
+  """The section `config.evaluation`: when and how the validation split is scored."""
 
   every_epochs: float = 1.0
   batch_size: int = 8
@@ -141,12 +126,7 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-  """When the state is saved.
-
-  Attributes:
-    every_epochs: Passes over the training split between two checkpoints.
-    keep: How many of the newest stay; the best one by validation mIoU stays too.
-  """
+  """The section `config.checkpoint`: when the state is saved, and how many of the newest states stay."""
 
   every_epochs: float = 1.0
   keep: int = 2
@@ -158,6 +138,7 @@ class Checkpoint:
 
 
 _SECTIONS = {
+  'model': Network,
   'init': Init,
   'data': Data,
   'augmentation': Augmentation,
@@ -196,15 +177,15 @@ def parse_config(config: ConfigDict | Mapping[str, Any], num_devices: int = 1) -
   Raises:
     InputError: Names the field, what was found and what is expected.
   """
-  check_names(config)
+  _check_names(config)
   fields.check_integer('seed', config['seed'], 0, 2**32 - 1)
   sections = {name: cls(**config[name]) for name, cls in _SECTIONS.items()}
-  model = create_model(**tuples(dict(config['model'])))
+  sections['model'] = sections['model'].create()
   label_set = load_label_set(sections['data'].label_set)
-  checked = Config(config['seed'], model, label_set=label_set, **sections)
-  if label_set.num_classes != model.num_classes:
+  checked = Config(config['seed'], label_set=label_set, **sections)
+  if label_set.num_classes != checked.model.num_classes:
     raise InputError(
-      f'config.model.num_classes = {model.num_classes}, but label set {checked.data.label_set!r} has '
+      f'config.model.num_classes = {checked.model.num_classes}, but label set {checked.data.label_set!r} has '
       f'{label_set.num_classes} classes; set the same number'
     )
   if checked.loss.class_weights and len(checked.loss.class_weights) != label_set.num_classes:
@@ -221,18 +202,13 @@ def parse_config(config: ConfigDict | Mapping[str, Any], num_devices: int = 1) -
   return checked
 
 
-def check_names(config: ConfigDict | Mapping[str, Any]) -> None:
-  """Checks that a configuration has exactly the sections and fields that it should.
-
-  Raises:
-    InputError: Names those that are unknown or missing.
-  """
+def _check_names(config: ConfigDict | Mapping[str, Any]) -> None:
+  """Checks that a configuration has exactly the sections and fields that it should."""
   names = {name: {field.name for field in dataclasses.fields(cls)} for name, cls in _SECTIONS.items()}
-  names['model'] = set(_MODEL_FIELDS)
   _compare('config', config.keys(), {*names, 'seed'})
   for section, expected in names.items():
     if not isinstance(config[section], ConfigDict | Mapping):
-      raise InputError(f'config.{section} = {config[section]!r}: expected a section with fields')
+      fields.reject(section, config[section], 'a section with fields')
     _compare(f'config.{section}', config[section].keys(), expected)
     for name, value in config[section].items():
       if isinstance(value, ConfigDict | Mapping):
@@ -259,8 +235,8 @@ def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
   """In which fields a run cannot be resumed because it was begun with others: the name and both values."""
   stored, given = dict(_flat(stored)), dict(_flat(given))
-  free = _RESUMABLE
-  if given.get('optimizer.schedule') == 'constant':
+  free = tuple(name for name, field in _FREE.items() if field.on_resume)
+  if given.get('optimizer.schedule') == 'constant':  # the rate does not depend on the number of steps
     free += ('training.num_epochs',)
   return [
     f'config.{name}: {stored.get(name)!r} there, {given.get(name)!r} given'
@@ -299,47 +275,15 @@ def config_hash(config: Mapping[str, Any], label_set: LabelSet, starts: Sequence
     former = {value: name for name, value in _FORMULATIONS.items()}
     implementation = model.pop('implementation')
     model['formulation'] = former.get(implementation, implementation)
-  for name in _NOT_IN_HASH:
+  for name in (name for name, free in _FREE.items() if free.in_hash):
     section, _, field = name.partition('.')
-    if field:
-      config[section].pop(field, None)
-    else:
-      config.pop(section, None)
+    (config[section] if field else config).pop(field or section, None)
   return hashlib.sha256(canonical(config).encode()).hexdigest()[:_HASH_DIGITS]
 
 
 def canonical(data: Any) -> str:
   """JSON data as the one text that equal data have."""
   return json.dumps(data, sort_keys=True, separators=(',', ':'), ensure_ascii=True)
-
-
-def with_directory(config: Mapping[str, Any], directory: pathlib.Path) -> dict[str, Any]:
-  """A configuration whose relative paths are resolved against the directory they were given in."""
-  config = {name: dict(value) if isinstance(value, Mapping) else value for name, value in config.items()}
-  for section, field, prefix in _path_fields(config):
-    path = pathlib.Path(config[section][field].removeprefix(prefix)).expanduser()
-    config[section][field] = f'{prefix}{directory / path}'
-  return config
-
-
-def paths_in(config: Mapping[str, Any]) -> list[str]:
-  """The paths that a configuration has been given."""
-  return [config[section][field].removeprefix(prefix) for section, field, prefix in _path_fields(config)]
-
-
-def _path_fields(config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-  """Section, field and prefix of the values that are paths; a value of another type is none."""
-
-  def value(section: str, field: str) -> str:
-    found = config.get(section, {}).get(field)
-    return found if isinstance(found, str) else ''
-
-  found = [('data', 'data_dir', ''), ('init', 'extractor_weights', '')]
-  if value('data', 'dataset').startswith(FOLDER_PREFIX):
-    found.append(('data', 'dataset', FOLDER_PREFIX))
-  if value('data', 'label_set') not in LABEL_SETS:
-    found.append(('data', 'label_set', ''))
-  return [(section, field, prefix) for section, field, prefix in found if value(section, field)]
 
 
 def plain(value: Any) -> Any:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
+import dataclasses
 import pathlib
 
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.files import check_new_directory, new_directory
+from dense_aspp_jax.files import check_new_directory, new_directory, write_json
 from dense_aspp_jax.labels import CITYSCAPES_19
-from dense_aspp_jax.models.segmentation import PAPER_MODELS, create_model
-from dense_aspp_jax.provenance import provenance, write_json
+from dense_aspp_jax.models.segmentation import PAPER_MODELS, Network
+from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.checkpoints import save_variables
 from dense_aspp_jax.weights.convert import ForeignWeights, read_dense_aspp_weights
@@ -32,13 +32,9 @@ def convert_dense_aspp(architecture: str, path: pathlib.Path, output: pathlib.Pa
   check_new_directory(output)
   if architecture not in PAPER_MODELS:
     raise InputError(f'architecture {architecture!r}: expected one of {", ".join(PAPER_MODELS)}')
-  defaults = {
-    name: parameter.default
-    for name, parameter in inspect.signature(create_model).parameters.items()
-    if parameter.default is not parameter.empty
-  }
-  fields = {**defaults, **PAPER_MODELS[architecture]}
-  weights = read_dense_aspp_weights(architecture, path, create_model(**fields))
+  network = Network(**PAPER_MODELS[architecture])
+  fields = dataclasses.asdict(network)
+  weights = read_dense_aspp_weights(architecture, path, network.create())
   config = {
     'seed': None,  # trained elsewhere
     'model': fields,

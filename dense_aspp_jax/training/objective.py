@@ -62,9 +62,8 @@ class Objective:
     fields.check('loss.class_weights', weights, holds and (not weights or any(weights)), expected)
     object.__setattr__(self, 'class_weights', tuple(weights))  # JSON has lists; jit needs what can be hashed
     fields.check_integer('loss.ignore_label', self.ignore_label, 0, 255)
-    for name in ('ohem_threshold', 'ohem_min_kept'):
-      value = getattr(self, name)
-      fields.check(f'loss.{name}', value, fields.is_number(value) and 0 <= value <= 1, 'a number, 0 to 1')
+    fields.check_number('loss.ohem_threshold', self.ohem_threshold, at_least=0, at_most=1)
+    fields.check_number('loss.ohem_min_kept', self.ohem_min_kept, at_least=0, at_most=1)
     fields.check_choice('loss.region', self.region, ('none', *REGION_LOSSES))
     fields.check_number('loss.region_weight', self.region_weight, at_least=0)
     fields.check_number('loss.auxiliary_weight', self.auxiliary_weight, at_least=0)

@@ -76,8 +76,8 @@ def overfit(config: ConfigDict, *, num_images: int, target: float, max_steps: in
   batch = {name: np.stack([getattr(e, name) for e in examples]) for name in ('image', 'label')}
   objective = checked.loss.counted(examples, label_set.num_classes)
   mesh = Mesh(np.array(jax.devices()[:1]), ('data',))
-  unaugmented = dataclasses.replace(checked, augmentation=Augmentation())
-  optimizer, train_step = make_train_step(unaugmented, max_steps, mesh, objective)
+  changed = dataclasses.replace(checked, augmentation=Augmentation(), loss=objective)
+  optimizer, train_step = make_train_step(changed, max_steps, mesh)
   state = create_state(model, optimizer, checked.seed)
   placed = jax.tree.map(jnp.asarray, batch)
   say(f'{num_images} images at {"x".join(map(str, batch["label"].shape[1:]))}; compiling ...')

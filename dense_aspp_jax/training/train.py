@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import pathlib
 import time
@@ -27,7 +28,7 @@ from dense_aspp_jax.progress import progress_bar, say
 from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.checkpoints import EMA, LATEST, RAW, Checkpoints, has_latest
-from dense_aspp_jax.training.config import Config, check_names, parse_config, plain, tuples, with_directory
+from dense_aspp_jax.training.config import Config, parse_config, plain
 from dense_aspp_jax.training.log import RunLog
 from dense_aspp_jax.training.monitor import StepMonitor
 from dense_aspp_jax.training.stop import StopSignals
@@ -59,12 +60,12 @@ def train_and_evaluate(
   mesh = Mesh(np.array(jax.devices()), ('data',))
   replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P('data'))
   given = plain(config)
-  check_names(given)
-  directory = workdirs.directory_of(workdir, given)
-  checked = parse_config(tuples(with_directory(given, directory)), mesh.size)
+  stored = workdirs.to_store(workdir, given)
+  checked = parse_config(workdirs.resolve(stored), mesh.size)
   label_set, training = checked.label_set, checked.training
   weights = None if has_latest(workdir) else checked.init.load(config.model.extractor, checked.data)
-  workdirs.check(workdir, given, directory, label_set)
+  origin: dict[str, Any] = {'extractor_weights': weights.description} if weights else {}
+  workdirs.check(workdir, stored, label_set)
 
   # ---------------------------------------- Data
   data = checked.data
@@ -88,17 +89,13 @@ def train_and_evaluate(
     names_and_weights = zip(label_set.class_names, objective.class_weights, strict=True)
     listed = ', '.join(f'{name} {weight:.2f}' for name, weight in names_and_weights)
     say(f'class weights ({checked.loss.class_weighting}): {listed}')
-  optimizer, train_step = make_train_step(checked, num_steps, mesh, objective)
+    origin['class_weights'] = list(objective.class_weights)
+  optimizer, train_step = make_train_step(dataclasses.replace(checked, loss=objective), num_steps, mesh)
 
+  splits = {data.train_split: train_split, data.validation_split: validation_split}
   with (
     StopSignals() as stop,  # outermost: also while the last checkpoint is written
-    workdirs.begin(
-      workdir,
-      given,
-      directory,
-      label_set,
-      {data.train_split: train_split, data.validation_split: validation_split},
-    ),
+    workdirs.begin(workdir, stored, label_set, splits),
     Checkpoints(workdir, checked.checkpoint.keep, given['model']) as checkpoints,
     contextlib.ExitStack() as files,
   ):
@@ -116,14 +113,7 @@ def train_and_evaluate(
       return None
     if weights:
       say(f'extractor weights: {weights.description["source"]}, {weights.description["file"]}')
-    workdirs.record_start(
-      workdir,
-      given,
-      directory,
-      first_step,
-      extractor_weights=weights.description if weights else None,
-      class_weights=None if objective is checked.loss else objective.class_weights,
-    )
+    workdirs.record_start(workdir, stored, first_step, origin)
     if first_step:
       say(f'{workdir}: resuming at step {first_step} of {num_steps}')
     _say_sizes(checked, config.model.extractor, len(train_split), len(validation_split), num_steps, mesh)

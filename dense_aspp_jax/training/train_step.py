@@ -14,11 +14,10 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dense_aspp_jax.datasets.preprocessing import normalize
 from dense_aspp_jax.models.segmentation import SegmentationModel
-from dense_aspp_jax.training.augmentation import Augmentation, augment
+from dense_aspp_jax.training.augmentation import augment
 from dense_aspp_jax.training.config import Config
-from dense_aspp_jax.training.objective import Objective, above_zero
+from dense_aspp_jax.training.objective import above_zero
 from dense_aspp_jax.weights.store import ExtractorWeights, merge_extractor
 
 Batch = dict[str, jax.Array]
@@ -64,7 +63,7 @@ def create_state(
 
   Args:
     model: The segmentation model.
-    optimizer: From `create_optimizer`.
+    optimizer: The update rule.
     seed: Of the parameters.
     extractor_weights: What the extractor starts from, instead.
     ema: Whether the state carries moving averages; they start as the initial variables.
@@ -86,19 +85,7 @@ def create_state(
 
 
 def create_train_step(
-  model: SegmentationModel,
-  optimizer: optax.GradientTransformation,
-  learning_rate: optax.Schedule,
-  *,
-  seed: int,
-  mean: tuple[float, ...],
-  std: tuple[float, ...],
-  augmentation: Augmentation,
-  objective: Objective,
-  gradient_accumulation: int = 1,
-  skip_not_finite: bool = False,
-  ema_decay: float = 0.0,
-  mesh: Mesh | None = None,
+  config: Config, optimizer: optax.GradientTransformation, rate: optax.Schedule, mesh: Mesh | None = None
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
   """Makes `train_step(state, batch) -> (state, metrics)`, a pure function to be jitted.
 
@@ -107,25 +94,25 @@ def create_train_step(
   step. Under jit with the batch sharded over devices, loss, gradients and BN statistics are those of the
   whole batch.
 
+  With gradient accumulation the parts of a batch are computed one after another. Loss and gradient are those
+  of the whole batch; BN takes its statistics from each part.
+
+  Where updates may be skipped, one whose loss, gradient, parameters or BN statistics would not be finite is:
+  nothing changes then but the step, and with it the next batch.
+
+  Moving averages, where the state has them, are average <- d' average + (1 - d') new for parameters and BN
+  statistics alike, d' = min(ema_decay, (1 + t) / (10 + t)) in update t = 0, 1, ..., so that the first ones do
+  not weigh long (as tf.train.ExponentialMovingAverage with num_updates).
+
   Args:
-    model: Maps normalised images to logits.
-    optimizer: From `create_optimizer`.
-    learning_rate: The schedule, for the log.
-    seed: Of augmentation and dropout.
-    mean: RGB in 0..1.
-    std: RGB in 0..1.
-    augmentation: What is drawn.
-    objective: What is minimised.
-    gradient_accumulation: Parts k that the batch is computed in, one after another; k must divide it.
-      Loss and gradient are those of the whole batch; BN takes its statistics from each part.
-    skip_not_finite: Whether an update whose loss, gradient, parameters or BN statistics would not be finite
-      is left out: nothing changes then but the step, and with it the next batch.
-    ema_decay: d of the moving averages, where the state has them: average <- d' average + (1 - d') new for
-      parameters and BN statistics alike, d' = min(d, (1 + t) / (10 + t)) in update t = 0, 1, ..., so that the
-      first ones do not weigh long (as tf.train.ExponentialMovingAverage with num_updates).
+    config: The configuration.
+    optimizer: The update rule.
+    rate: The learning rate, for the log.
     mesh: Devices that the batch is spread over, along its only axis; None: one device.
   """
-  padding = tuple(255.0 * m for m in mean)
+  model, objective, preprocessing = config.model, config.loss, config.data.preprocessing
+  num_parts = config.training.gradient_accumulation
+  padding = tuple(255.0 * m for m in preprocessing.mean)
 
   def loss_of_part(params, batch_stats, part, key, total_weight):
     logits, updates = model.apply(
@@ -135,9 +122,7 @@ def create_train_step(
       mutable=['batch_stats'],
       rngs={'dropout': key},
     )
-    loss, correct = objective.loss(
-      model, logits, part['label'], part['weight'], total_weight, gradient_accumulation
-    )
+    loss, correct = objective.loss(model, logits, part['label'], part['weight'], total_weight, num_parts)
     return loss, (updates.get('batch_stats', {}), correct)
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
@@ -146,10 +131,10 @@ def create_train_step(
       return update(state, batch)
 
   def update(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
-    batch = augment(batch, key, augmentation, padding)
-    dropout_keys = jax.random.split(jax.random.fold_in(key, _DROPOUT), gradient_accumulation)
-    batch['image'] = normalize(batch['image'], mean, std)
+    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    batch = augment(batch, key, config.augmentation, padding)
+    dropout_keys = jax.random.split(jax.random.fold_in(key, _DROPOUT), num_parts)
+    batch['image'] = preprocessing.normalize(batch['image'])
     batch['weight'] = objective.weights(batch['label'], model.num_classes)
     total_weight = above_zero(jnp.sum(batch['weight']))
     value_and_grad = jax.value_and_grad(loss_of_part, has_aux=True)
@@ -162,14 +147,14 @@ def create_train_step(
       gradients = jax.tree.map(jnp.add, gradients, part_gradients)
       return (gradients, batch_stats, loss + part_loss, correct + part_correct), None
 
-    if gradient_accumulation == 1:
+    if num_parts == 1:
       (loss, (batch_stats, correct)), gradients = value_and_grad(
         state.params, state.batch_stats, batch, dropout_keys[0], total_weight
       )
     else:
       zeros = jax.tree.map(jnp.zeros_like, state.params)
       start = (zeros, state.batch_stats, jnp.zeros(()), jnp.zeros((), jnp.int32))
-      parts = jax.tree.map(functools.partial(_split, parts=gradient_accumulation), batch)
+      parts = jax.tree.map(functools.partial(_split, parts=num_parts), batch)
       (gradients, batch_stats, loss, correct), _ = jax.lax.scan(add_part, start, (parts, dropout_keys))
 
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -177,14 +162,14 @@ def create_train_step(
       params=optax.apply_updates(state.params, updates), batch_stats=batch_stats, opt_state=opt_state
     )
     if state.ema is not None:
-      new = new.replace(ema=_averaged(state.ema, new.variables, ema_decay, state.step))
+      new = new.replace(ema=_averaged(state.ema, new.variables, config.training.ema_decay, state.step))
     step_metrics = {
       'loss': loss,
       'pixel_accuracy': correct / jnp.maximum(jnp.sum(batch['weight'] > 0), 1),
       'gradient_norm': _norm(gradients),
-      'learning_rate': learning_rate(state.step),
+      'learning_rate': rate(state.step),
     }
-    if skip_not_finite:
+    if config.training.max_skipped_steps:
       finite = _all_finite((loss, step_metrics['gradient_norm'], new.variables))
       new = jax.tree.map(lambda x, y: jnp.where(finite, x, y), new, state)
       step_metrics['skipped'] = ~finite
@@ -194,7 +179,7 @@ def create_train_step(
 
 
 def make_train_step(
-  config: Config, num_steps: int, mesh: Mesh, objective: Objective | None = None
+  config: Config, num_steps: int, mesh: Mesh
 ) -> tuple[optax.GradientTransformation, jax.stages.Wrapped]:
   """Makes the optimizer and the train step of a configuration, under jit.
 
@@ -202,27 +187,13 @@ def make_train_step(
     config: The configuration.
     num_steps: Of the whole run, for the schedule.
     mesh: One axis, 'data', over all devices; the batch is spread over it, the state is on every device.
-    objective: Instead of `config.loss`.
 
   Returns:
     The optimizer, and `train_step(state, batch) -> (state, metrics)`, which takes the state's memory.
   """
   rate = config.optimizer.rate(num_steps)
   optimizer = config.optimizer.create(rate)
-  train_step = create_train_step(
-    config.model,
-    optimizer,
-    rate,
-    seed=config.seed,
-    mean=config.data.mean,
-    std=config.data.std,
-    augmentation=config.augmentation,
-    objective=objective or config.loss,
-    gradient_accumulation=config.training.gradient_accumulation,
-    skip_not_finite=config.training.max_skipped_steps > 0,
-    ema_decay=config.training.ema_decay,
-    mesh=mesh,
-  )
+  train_step = create_train_step(config, optimizer, rate, mesh)
   replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P('data'))
   return optimizer, jax.jit(
     train_step,

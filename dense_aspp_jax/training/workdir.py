@@ -1,4 +1,8 @@
-"""The directory of a run: what is written beside the checkpoints, and whether a run may go on in it."""
+"""The directory of a run: what is written beside the checkpoints, and whether a run may go on in it.
+
+config.json holds the configuration as it was given and, beside its sections, the directory that it was given
+in. The functions here call this content `stored`; `resolve` makes its relative paths absolute.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,12 @@ from typing import Any
 import jax
 
 from dense_aspp_jax.datasets.cache import CacheSplit
+from dense_aspp_jax.datasets.examples import FOLDER_PREFIX
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.files import check_writable, read_json, write_json
-from dense_aspp_jax.labels import LabelSet
+from dense_aspp_jax.labels import LABEL_SETS, LabelSet
 from dense_aspp_jax.provenance import provenance
-from dense_aspp_jax.training.config import differences, migrate, paths_in, tuples, with_directory
+from dense_aspp_jax.training.config import differences, migrate, plain, tuples
 
 CONFIG = 'config.json'
 LABELS = 'labels.json'
@@ -24,27 +29,61 @@ DATA = 'data.json'
 SCORES = 'scores.json'  # of the last evaluation
 PROVENANCE = 'provenance.json'  # one entry for each time the run was started
 
-_DIRECTORY = 'directory'  # in config.json, beside the sections: where the configuration was given
+_DIRECTORY = 'directory'  # in config.json
 _REMEDY = 'restore the files of the run, or check --workdir'
 
 
-def check(
-  workdir: pathlib.Path, config: dict[str, Any], directory: pathlib.Path, label_set: LabelSet
-) -> None:
-  """Checks that a run may be started or resumed in a directory; writes nothing.
+def to_store(workdir: pathlib.Path, config: Mapping[str, Any]) -> dict[str, Any]:
+  """What config.json will hold: a configuration, and the directory of its relative paths.
 
-  Args:
-    workdir: The directory, which may be missing.
-    config: The whole configuration as it was given, as plain data.
-    directory: From `directory_of`.
-    label_set: What the class indices mean.
+  That is the current directory. For a run that is resumed with the same paths it is the one they were first
+  given in, unless they lead somewhere from the current one.
+  """
+  here = first = pathlib.Path.cwd()
+  if (workdir / CONFIG).exists():
+    stored, paths = _read_stored(workdir), _paths(config)
+    relative = [path for path in map(pathlib.Path, paths.values()) if not path.expanduser().is_absolute()]
+    if _paths(stored) == paths and not all((here / path).exists() for path in relative):
+      first = stored.get(_DIRECTORY, here)
+  return {_DIRECTORY: str(first), **config}
+
+
+def resolve(stored: Mapping[str, Any]) -> dict[str, Any]:
+  """The configuration in the content of a config.json, with absolute paths and tuples in place of lists."""
+  config = plain(stored)
+  directory = config.pop(_DIRECTORY, None)
+  if directory is not None:  # earlier versions stored absolute paths
+    for (section, field), path in _paths(config).items():
+      prefix = config[section][field].removesuffix(path)
+      config[section][field] = f'{prefix}{directory / pathlib.Path(path).expanduser()}'
+  return tuples(config)
+
+
+def _paths(config: Mapping[str, Any]) -> dict[tuple[str, str], str]:
+  """The paths in a configuration by section and field; a value of another type is none."""
+  paths = {}
+  for section, field, prefix, names in (
+    ('data', 'data_dir', '', ()),
+    ('data', 'dataset', FOLDER_PREFIX, ()),
+    ('data', 'label_set', '', LABEL_SETS),
+    ('init', 'extractor_weights', '', ()),
+  ):
+    fields = config.get(section)
+    value = fields.get(field) if isinstance(fields, Mapping) else None
+    if isinstance(value, str) and value and value.startswith(prefix) and value not in names:
+      paths[section, field] = value.removeprefix(prefix)
+  return paths
+
+
+def check(workdir: pathlib.Path, stored: Mapping[str, Any], label_set: LabelSet) -> None:
+  """Checks that a run may be started or resumed in a directory, which may be missing; writes nothing.
 
   Raises:
     InputError: The directory holds something else, a run of another configuration, or is not writable.
   """
   check_writable(workdir, '--workdir')
   if (workdir / CONFIG).exists():
-    _check_same(workdir, with_directory(config, directory), label_set)
+    _check_same(workdir, resolve(stored), label_set)
     return
   # Ours of a start that was cut off before CONFIG, or that another process is making just now.
   ours = {LABELS, DATA, PROVENANCE}
@@ -59,20 +98,15 @@ def check(
 
 @contextlib.contextmanager
 def begin(
-  workdir: pathlib.Path,
-  config: dict[str, Any],
-  directory: pathlib.Path,
-  label_set: LabelSet,
-  splits: Mapping[str, CacheSplit],
+  workdir: pathlib.Path, stored: Mapping[str, Any], label_set: LabelSet, splits: Mapping[str, CacheSplit]
 ) -> Iterator[None]:
   """Makes a directory that `check` let pass a run's, and this process's own inside the `with` block.
 
   Args:
     workdir: Created if missing.
-    config: The whole configuration as it was given, as plain data.
-    directory: From `directory_of`.
+    stored: From `to_store`.
     label_set: What the class indices mean.
-    splits: The data the run uses, by split.
+    splits: The data that the run uses, by split.
 
   Raises:
     InputError: Another process is training there, or the data are not those the run began with.
@@ -91,30 +125,18 @@ def begin(
       write_json(workdir / LABELS, label_set.to_json())
       write_json(workdir / DATA, data)
       write_json(workdir / PROVENANCE, [])
-      write_json(
-        workdir / CONFIG, {_DIRECTORY: str(directory), **config}
-      )  # last: it makes the directory a run's
+      write_json(workdir / CONFIG, stored)  # last: it makes the directory a run's
     yield
 
 
 def record_start(
-  workdir: pathlib.Path,
-  config: dict[str, Any],
-  directory: pathlib.Path,
-  step: int,
-  extractor_weights: dict[str, Any] | None = None,
-  class_weights: tuple[float, ...] | None = None,
+  workdir: pathlib.Path, stored: Mapping[str, Any], step: int, origin: Mapping[str, Any]
 ) -> None:
-  """Notes that a run starts or resumes at `step`, with which configuration and which weights."""
+  """Notes that a run starts or resumes at `step`, with this configuration and code; and its origin."""
   if jax.process_index() == 0:
     starts = read_json(workdir / PROVENANCE, _REMEDY)
-    start = {'step': step, **provenance()}
-    if extractor_weights is not None:
-      start['extractor_weights'] = extractor_weights
-    if class_weights is not None:
-      start['class_weights'] = list(class_weights)
-    write_json(workdir / PROVENANCE, [*starts, start])
-    write_json(workdir / CONFIG, {_DIRECTORY: str(directory), **config})
+    write_json(workdir / PROVENANCE, [*starts, {'step': step, **provenance(), **origin}])
+    write_json(workdir / CONFIG, stored)
 
 
 @contextlib.contextmanager
@@ -156,24 +178,7 @@ def _check_same(workdir: pathlib.Path, config: dict[str, Any], label_set: LabelS
     )
 
 
-def directory_of(workdir: pathlib.Path, config: dict[str, Any]) -> pathlib.Path:
-  """The directory that relative paths of a configuration are resolved against.
-
-  The current one; for a run that is resumed with the same paths, the one they were first given in, unless
-  they lead somewhere from the current one.
-  """
-  here = pathlib.Path.cwd()
-  if not (workdir / CONFIG).exists():
-    return here
-  stored = _read_stored(workdir)
-  first = pathlib.Path(stored.get(_DIRECTORY, here))
-  paths = [path for path in paths_in(config) if not pathlib.Path(path).expanduser().is_absolute()]
-  found_here = all((here / path).exists() for path in paths)
-  return here if found_here or paths_in(stored) != paths_in(config) else first
-
-
 def _read_stored(workdir: pathlib.Path) -> dict[str, Any]:
-  """The content of config.json in today's fields, as it was given, and the directory it was given in."""
   if not (workdir / CONFIG).exists():
     raise InputError(f'{workdir}: no {CONFIG} there, so it is not the directory of a run; check --workdir')
   stored = read_json(workdir / CONFIG, _REMEDY)
@@ -192,9 +197,7 @@ def scored_step(workdir: pathlib.Path) -> int | None:
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
   """The configuration stored with a run, with absolute paths; no code of the workdir is executed."""
-  stored = _read_stored(workdir)
-  directory = stored.pop(_DIRECTORY, None)  # versions before it stored absolute paths
-  return tuples(stored if directory is None else with_directory(stored, pathlib.Path(directory)))
+  return resolve(_read_stored(workdir))
 
 
 def read_label_set(workdir: pathlib.Path) -> LabelSet:

@@ -16,10 +16,10 @@ import flax.linen as nn
 
 from dense_aspp_jax.checkpoint_io import load_checkpoint, save_checkpoint
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.files import check_new_directory, new_directory
+from dense_aspp_jax.files import check_new_directory, new_directory, write_json
 from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.extractors import create_extractor
-from dense_aspp_jax.provenance import provenance, write_json
+from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.weights.check import check_parity
 from dense_aspp_jax.weights.convert import ForeignWeights, read_classifier_weights
 

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from step_config import step_config
 from tiny_config import make_config
 
 from dense_aspp_jax.benchmark.modes import device_mesh
@@ -51,23 +52,21 @@ def test_the_training_step_is_the_one_of_training(compiled_training):
   step, compiled = compiled_training
   run = step.start(compiled)
   losses = [float(run()['loss']) for _ in range(2)]
-  model = create_model(**config.model)
   update = Optimizer(name='adamw', learning_rate=0.01, weight_decay=0.1, schedule='poly', warmup_steps=3)
   schedule = update.rate(10_003)
   optimizer = update.create(schedule)
-  train_step = create_train_step(
-    model,
-    optimizer,
-    schedule,
+  expected_config = step_config(
+    create_model(**config.model),
     seed=7,
     mean=(0.1, 0.2, 0.3),
     std=(0.4, 0.5, 0.6),
     augmentation=Augmentation(brightness=0.25),
-    objective=Objective(ignore_label=19, region='dice', region_weight=0.5),
-    gradient_accumulation=1,
-    skip_not_finite=True,
+    loss=Objective(ignore_label=19, region='dice', region_weight=0.5),
+    max_skipped_steps=1,
   )
-  state, batch = create_state(model, optimizer, 7), jax.tree.map(jnp.asarray, random_batch(config, 8))
+  train_step = create_train_step(expected_config, optimizer, schedule)
+  state = create_state(expected_config.model, optimizer, 7)
+  batch = jax.tree.map(jnp.asarray, random_batch(config, 8))
   expected = []
   for _ in range(2):
     state, metrics = jax.jit(train_step)(state, batch)

@@ -38,7 +38,7 @@ def workdir(tmp_path_factory):
   config.data.image_size = (64, 128)
   state = create_state(create_model(**config.model), optax.sgd(0.1), seed=7)
   with (
-    workdirs.begin(path, config.to_dict(), CONFIG.parent, CITYSCAPES_20, {}),
+    workdirs.begin(path, {'directory': str(CONFIG.parent), **config.to_dict()}, CITYSCAPES_20, {}),
     Checkpoints(path, 1) as checkpoints,
   ):
     checkpoints.save_best(state, 0.5)

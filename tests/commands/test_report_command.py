@@ -53,7 +53,10 @@ def make_run(workdir, folder, data_dir):
     config.data.image_size = (32, 64)
   state = create_state(create_model(**config.model), optax.sgd(0.1), seed=0)
   label_set = load_label_set(config.data.label_set)
-  with workdirs.begin(workdir, config.to_dict(), ROOT, label_set, {}), Checkpoints(workdir, 1) as checkpoints:
+  with (
+    workdirs.begin(workdir, {'directory': str(ROOT), **config.to_dict()}, label_set, {}),
+    Checkpoints(workdir, 1) as checkpoints,
+  ):
     checkpoints.save_best(state, 0.5)
 
 

@@ -16,7 +16,7 @@ from fault_runs import copied, digests, latest, train, train_arguments
 from PIL import Image
 
 from dense_aspp_jax.commands.main import main
-from dense_aspp_jax.training import train_step
+from dense_aspp_jax.datasets.preprocessing import Preprocessing
 
 pytestmark = pytest.mark.usefixtures('one_device')
 
@@ -39,13 +39,13 @@ def white_image_is_infinite(scene_folder, tmp_path, monkeypatch):
   """A folder whose image 0 is white, and a network whose input is infinite for such an image."""
   folder = copied(scene_folder, tmp_path / 'scenes')
   Image.new('RGB', (128, 64), (255, 255, 255)).save(folder / 'train' / 'images' / '0.png')
-  normalize = train_step.normalize
+  normalize = Preprocessing.normalize
 
-  def broken(image, mean, std):
+  def broken(self, image):
     white = jnp.all(image == 255, axis=(1, 2, 3), keepdims=True)
-    return jnp.where(white, jnp.inf, normalize(image, mean, std))
+    return jnp.where(white, jnp.inf, normalize(self, image))
 
-  monkeypatch.setattr(train_step, 'normalize', broken)
+  monkeypatch.setattr(Preprocessing, 'normalize', broken)
   return folder
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dense_aspp_jax.datasets.preprocessing import IMAGENET_MEAN, IMAGENET_STD, normalize
+from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import IGNORE_LABEL
 from dense_aspp_jax.training.augmentation import Augmentation, augment, draw
@@ -266,10 +266,10 @@ def test_eight_devices_give_what_one_gives_without_talking():
 
 def test_normalize():
   image = np.array([[[[0, 127.5, 255]]]], np.float32)
-  result = normalize(jnp.asarray(image), (0.5, 0.25, 0.0), (0.5, 0.25, 2.0))
+  result = Preprocessing((4, 6), (0.5, 0.25, 0.0), (0.5, 0.25, 2.0)).normalize(jnp.asarray(image))
   assert result.dtype == jnp.float32
   np.testing.assert_allclose(result, [[[[-1, 1, 0.5]]]], rtol=1e-6)
-  white = normalize(jnp.full((1, 1, 3), 255.0), IMAGENET_MEAN, IMAGENET_STD)
+  white = Preprocessing((4, 6)).normalize(jnp.full((1, 1, 3), 255.0))
   np.testing.assert_allclose(white, [[[2.2489083, 2.4285715, 2.64]]], rtol=1e-5)
 
 
@@ -293,7 +293,7 @@ def test_normalize():
   ],
 )
 def test_nonsense_is_named(field, value):
-  with pytest.raises(InputError, match=rf'^augmentation\.{field}: .*; expected '):
+  with pytest.raises(InputError, match=rf'^config\.augmentation\.{field} = .*: expected '):
     Augmentation(**{field: value})
 
 

@@ -1,5 +1,4 @@
 import copy
-import pathlib
 
 import ml_collections
 import pytest
@@ -15,9 +14,7 @@ from dense_aspp_jax.training.config import (
   config_hash,
   migrate,
   parse_config,
-  paths_in,
   plain,
-  with_directory,
 )
 from dense_aspp_jax.training.objective import Objective
 from dense_aspp_jax.training.optimizer import Optimizer
@@ -134,17 +131,3 @@ def test_an_older_configuration_is_migrated_and_has_the_same_hash():
   old = {**config, 'model': {**model, 'formulation': 'fast'}}
   assert migrate(old) == migrate(config) == config
   assert config_hash(old, CITYSCAPES_20, []) == config_hash(config, CITYSCAPES_20, [])
-
-
-def test_relative_paths_are_those_of_the_directory_they_were_given_in():
-  config = plain(default.get_config())
-  config['data'].update(dataset='folder:scenes', data_dir='/data', label_set='scenes/labels.json')
-  config['init']['extractor_weights'] = 'weights'
-  assert paths_in(config) == ['/data', 'weights', 'scenes', 'scenes/labels.json']
-  found = with_directory(config, pathlib.Path('/home'))
-  assert found['data']['dataset'] == 'folder:/home/scenes'
-  assert found['data']['data_dir'] == '/data'
-  assert found['data']['label_set'] == '/home/scenes/labels.json'
-  assert found['init']['extractor_weights'] == '/home/weights'
-  assert with_directory(found, pathlib.Path('/elsewhere')) == found
-  assert config['data']['dataset'] == 'folder:scenes'

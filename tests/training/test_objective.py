@@ -5,15 +5,14 @@ import jax
 import numpy as np
 import optax
 import pytest
+from step_config import MEAN, STD, step_config
 
 from dense_aspp_jax.labels import IGNORE_LABEL
 from dense_aspp_jax.models.segmentation import Logits
 from dense_aspp_jax.models.upsampling import bilinear_matrix
-from dense_aspp_jax.training.augmentation import Augmentation
 from dense_aspp_jax.training.objective import Objective
 from dense_aspp_jax.training.train_step import create_state, create_train_step
 
-MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 CLASS_WEIGHTS = (1.0, 2.0, 0.5)
 
 
@@ -44,8 +43,7 @@ def make_batch(void=0.3):
 def step_with(objective, model=None, **arguments):
   model = model or TwoHeads()
   rate = optax.constant_schedule(0.5)
-  arguments = dict(arguments, mean=MEAN, std=STD, augmentation=Augmentation(), objective=objective)
-  step = create_train_step(model, optax.sgd(rate), rate, seed=0, **arguments)
+  step = create_train_step(step_config(model, loss=objective, **arguments), optax.sgd(rate), rate)
   return jax.jit(step), create_state(model, optax.sgd(rate), 0)
 
 

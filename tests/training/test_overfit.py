@@ -12,8 +12,8 @@ from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.commands.overfit import _advice
 from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.evaluation.metrics import Scores
+from dense_aspp_jax.files import write_json
 from dense_aspp_jax.labels import CAMVID_11
-from dense_aspp_jax.provenance import write_json
 from dense_aspp_jax.training.overfit import Overfitted, _cropped, _score
 
 CONFIG = str(default.__file__)

@@ -318,9 +318,8 @@ def test_a_checkpoint_that_cannot_be_read_is_one_message(finished, scene_folder,
 
 def test_more_epochs_are_refused_where_the_schedule_would_change(scene_folder, tmp_path):
   poly = {'optimizer.schedule': 'poly', 'training.num_epochs': 0.5}
-  with workdirs.begin(
-    tmp_path, make_config(scene_folder, **poly).to_dict(), pathlib.Path('/'), CITYSCAPES_20, {}
-  ):
+  config = make_config(scene_folder, **poly).to_dict()
+  with workdirs.begin(tmp_path, workdirs.to_store(tmp_path, config), CITYSCAPES_20, {}):
     pass
   longer = make_config(scene_folder, **{**poly, 'training.num_epochs': 2.0})
   with pytest.raises(InputError, match=r'config\.training\.num_epochs: 0\.5 there, 2\.0 given'):

@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxprs import described_gpu
+from step_config import MEAN, STD, step_config
 
 from configs import default
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
@@ -21,9 +22,6 @@ from dense_aspp_jax.training.augmentation import Augmentation, augment
 from dense_aspp_jax.training.objective import Objective
 from dense_aspp_jax.training.optimizer import Optimizer
 from dense_aspp_jax.training.train_step import create_state, create_train_step
-
-MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
-OBJECTIVE = Objective()
 
 
 class PixelClassifier(nn.Module):
@@ -47,17 +45,17 @@ def make_batch(size=8, seed=0):
   return {'image': rng.integers(0, 256, (size, 4, 6, 3)).astype(np.uint8), 'label': label}
 
 
-def make_step(model, optimizer=None, objective=OBJECTIVE, ema_decay=0.0, **arguments):
+def make_step(model, optimizer=None, **fields):
   rate = optax.constant_schedule(0.1)
   optimizer = optimizer or optax.sgd(rate)
-  arguments = dict(arguments, mean=MEAN, std=STD, augmentation=Augmentation(), objective=objective)
-  step = create_train_step(model, optimizer, rate, seed=0, ema_decay=ema_decay, **arguments)
-  return step, create_state(model, optimizer, 0, ema=ema_decay > 0)
+  config = step_config(model, **fields)
+  state = create_state(model, optimizer, 0, ema=config.training.ema_decay > 0)
+  return create_train_step(config, optimizer, rate), state
 
 
 def test_loss_accuracy_and_update_against_numpy():
   batch = make_batch()
-  step, state = make_step(PixelClassifier(), objective=Objective(class_weights=(1.0, 2.0, 0.5)))
+  step, state = make_step(PixelClassifier(), loss=Objective(class_weights=(1.0, 2.0, 0.5)))
   kernel = np.asarray(state.params['head']['kernel'])[0, 0].astype(np.float64)
   new_state, metrics = jax.jit(step)(state, batch)
 
@@ -90,8 +88,7 @@ def test_augmentation_is_drawn_from_seed_and_step_and_padded_with_the_mean_color
   augmentation = Augmentation(crop_size=(6, 8), brightness=0.5)
   optimizer, rate = optax.sgd(0.1), optax.linear_schedule(0.0, 1.0, 10)
   model = PixelClassifier(norm=True)
-  arguments = dict(mean=MEAN, std=STD, augmentation=augmentation, objective=OBJECTIVE)
-  step = create_train_step(model, optimizer, rate, seed=3, **arguments)
+  step = create_train_step(step_config(model, seed=3, augmentation=augmentation), optimizer, rate)
   state = create_state(model, optimizer, 0).replace(step=jnp.int32(5))
   new_state, metrics = jax.jit(step)(state, batch)
 
@@ -117,7 +114,7 @@ def test_a_batch_of_ignored_pixels_changes_no_parameter_and_gives_no_nan(parts):
 
 def test_accuracy_is_over_the_pixels_that_the_loss_counts():
   batch = make_batch()
-  step, state = make_step(PixelClassifier(), objective=Objective(ignore_label=2))
+  step, state = make_step(PixelClassifier(), loss=Objective(ignore_label=2))
   _, metrics = jax.jit(step)(state, batch)
   pixels = (batch['image'] / 255 - MEAN) / STD
   predictions = (pixels @ np.asarray(state.params['head']['kernel'])[0, 0]).argmax(-1)
@@ -194,8 +191,7 @@ def test_the_steps_are_lowered_for_gpu_and_tpu(platform):
   augmentation = Augmentation(
     scale_range=(0.5, 2.0), crop_size=(32, 64), flip_probability=0.5, brightness=0.2
   )
-  arguments = dict(mean=MEAN, std=STD, augmentation=augmentation, objective=OBJECTIVE)
-  step = create_train_step(model, optimizer, rate, seed=0, **arguments)
+  step = create_train_step(step_config(model, augmentation=augmentation), optimizer, rate)
   state = jax.eval_shape(lambda: create_state(model, optimizer, 0))
   batch = {
     'image': jax.ShapeDtypeStruct((2, 64, 128, 3), jnp.uint8),
@@ -237,8 +233,7 @@ def test_the_slides_best_model_learns_one_batch_in_bfloat16():
   model = create_model(**config.model)
   rate = optax.constant_schedule(config.optimizer.learning_rate)
   optimizer = Optimizer(**config.optimizer).create(rate)
-  arguments = dict(mean=MEAN, std=STD, augmentation=Augmentation(), objective=OBJECTIVE)
-  step = create_train_step(model, optimizer, rate, seed=0, **arguments)
+  step = create_train_step(step_config(model), optimizer, rate)
   state = create_state(model, optimizer, 0)
   image, label = (np.stack(x) for x in zip(*(render_scene(0, i, (64, 128)) for i in range(2)), strict=True))
   batch = {'image': image, 'label': CITYSCAPES_20.encode(label, 'generated')}
@@ -317,7 +312,7 @@ def test_an_update_that_is_not_finite_changes_nothing_but_the_step(what):
   optimizer = optax.sgd(0.1, momentum=0.9)
   if what == 'parameters':
     optimizer = optax.chain(optimizer, optax.scale(1e30), optax.scale(1e30))
-  step, state = make_step(PixelClassifier(norm=True), optimizer, skip_not_finite=True, ema_decay=0.5)
+  step, state = make_step(PixelClassifier(norm=True), optimizer, max_skipped_steps=1, ema_decay=0.5)
   if what == 'loss':  # too large for float32 in the logits
     state.params['head']['kernel'] = jnp.full_like(state.params['head']['kernel'], 3e38)
   if what == 'batch_stats':  # they stay infinite, and are not used
@@ -331,7 +326,7 @@ def test_an_update_that_is_not_finite_changes_nothing_but_the_step(what):
 
 def test_a_finite_update_is_not_changed_by_the_guard():
   batch = make_batch()
-  guarded, state = make_step(PixelClassifier(norm=True), skip_not_finite=True)
+  guarded, state = make_step(PixelClassifier(norm=True), max_skipped_steps=1)
   plain, _ = make_step(PixelClassifier(norm=True))
   (found, metrics), (expected, _) = (jax.jit(step)(state, batch) for step in (guarded, plain))
   assert not metrics['skipped']

@@ -2,7 +2,6 @@ import contextlib
 import copy
 import dataclasses
 import json
-import pathlib
 
 import pytest
 
@@ -11,7 +10,6 @@ from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import CITYSCAPES_20
 from dense_aspp_jax.training import workdir as workdirs
 
-HERE = pathlib.Path('/')
 # What a given step computes depends on none of these.
 FREE = {
   'data.data_dir',
@@ -30,23 +28,27 @@ FREE = {
 
 
 def start(workdir, config):
-  with workdirs.begin(workdir, config, HERE, CITYSCAPES_20, {}):
+  with workdirs.begin(workdir, workdirs.to_store(workdir, config), CITYSCAPES_20, {}):
     pass
+
+
+def check(workdir, config, label_set=CITYSCAPES_20):
+  workdirs.check(workdir, workdirs.to_store(workdir, config), label_set)
 
 
 def test_a_resume_may_change_these_fields_and_no_other(tmp_path):
   config = default.get_config().to_dict()
-  workdirs.check(tmp_path / 'work', config, HERE, CITYSCAPES_20)
+  check(tmp_path / 'work', config)
   assert not (tmp_path / 'work').exists()
   start(tmp_path / 'work', config)
-  workdirs.check(tmp_path / 'work', config, HERE, CITYSCAPES_20)
+  check(tmp_path / 'work', config)
   allowed = set()
   for section, fields in [('', {'seed': 0}), *((s, fields) for s, fields in config.items() if s != 'seed')]:
     for field in fields:
       changed = copy.deepcopy(config)
       (changed[section] if section else changed)[field] = 'changed'
       with contextlib.suppress(InputError):
-        workdirs.check(tmp_path / 'work', changed, HERE, CITYSCAPES_20)
+        check(tmp_path / 'work', changed)
         allowed.add(f'{section}.{field}')
   assert allowed == FREE
 
@@ -57,7 +59,7 @@ def test_another_content_of_the_label_set_is_refused(tmp_path):
   first, *others = CITYSCAPES_20.classes
   other = dataclasses.replace(CITYSCAPES_20, classes=(dataclasses.replace(first, name='street'), *others))
   with pytest.raises(InputError, match="the content of label set 'cityscapes20'"):
-    workdirs.check(tmp_path, config, HERE, other)
+    check(tmp_path, config, other)
 
 
 def test_a_start_cut_off_before_the_configuration_can_be_made_again(tmp_path, monkeypatch):
@@ -72,7 +74,7 @@ def test_a_start_cut_off_before_the_configuration_can_be_made_again(tmp_path, mo
       start(tmp_path, config)
   assert not (tmp_path / 'config.json').exists()
   (tmp_path / '.config.json.4321.tmp').write_text('{')  # as of a process killed while it wrote
-  workdirs.check(tmp_path, config, HERE, CITYSCAPES_20)
+  check(tmp_path, config)
   start(tmp_path, config)
   assert (tmp_path / 'config.json').exists()
 
@@ -91,10 +93,23 @@ def test_more_epochs_are_allowed_where_the_schedule_does_not_end_with_the_run(tm
   start(tmp_path, config.to_dict())
   config.training.num_epochs += 1
   if allowed:
-    workdirs.check(tmp_path, config.to_dict(), HERE, CITYSCAPES_20)
+    check(tmp_path, config.to_dict())
   else:
     with pytest.raises(InputError, match=r'config\.training\.num_epochs: 60\.0 there, 61\.0 given'):
-      workdirs.check(tmp_path, config.to_dict(), HERE, CITYSCAPES_20)
+      check(tmp_path, config.to_dict())
+
+
+def test_relative_paths_are_those_of_the_directory_they_were_given_in():
+  config = default.get_config().to_dict()
+  config['data'].update(dataset='folder:scenes', data_dir='/data', label_set='scenes/labels.json')
+  config['init']['extractor_weights'] = 'weights'
+  found = workdirs.resolve({'directory': '/home', **config})
+  assert found['data']['dataset'] == 'folder:/home/scenes'
+  assert found['data']['data_dir'] == '/data'
+  assert found['data']['label_set'] == '/home/scenes/labels.json'
+  assert found['init']['extractor_weights'] == '/home/weights'
+  assert workdirs.resolve({'directory': '/elsewhere', **found}) == workdirs.resolve(found) == found
+  assert config['data']['dataset'] == 'folder:scenes'
 
 
 def test_the_home_folder_is_resolved(tmp_path, monkeypatch):
