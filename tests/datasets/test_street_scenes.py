@@ -9,8 +9,9 @@ import pytest
 from color_baseline import fit_color_classifier, predict_color_classifier
 
 from dense_aspp_jax.datasets.images import decode_image, decode_label
+from dense_aspp_jax.datasets.street_scenes.body import Pose
 from dense_aspp_jax.datasets.street_scenes.builder import STREET_SCENES, generate, render_scene
-from dense_aspp_jax.datasets.street_scenes.canvas import Camera, Canvas, Pose
+from dense_aspp_jax.datasets.street_scenes.canvas import Camera, Canvas
 from dense_aspp_jax.datasets.street_scenes.light import Light
 from dense_aspp_jax.datasets.street_scenes.people import draw_bicycle
 from dense_aspp_jax.datasets.street_scenes.vehicles import draw_bus, draw_car

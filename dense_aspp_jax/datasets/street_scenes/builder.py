@@ -19,14 +19,8 @@ from dense_aspp_jax.datasets.examples import Example
 from dense_aspp_jax.datasets.images import encode_png
 from dense_aspp_jax.datasets.street_scenes.canvas import ID, SUPERSAMPLING, Camera, Canvas
 from dense_aspp_jax.datasets.street_scenes.layout import Layout
-from dense_aspp_jax.datasets.street_scenes.light import make_light, mix, vary
-from dense_aspp_jax.datasets.street_scenes.palettes import PAINTS
-from dense_aspp_jax.datasets.street_scenes.sky_and_ground import (
-  ground_coordinates,
-  paint_backdrop,
-  paint_sky,
-  smooth_noise,
-)
+from dense_aspp_jax.datasets.street_scenes.light import PAINTS, make_light, mix, vary
+from dense_aspp_jax.datasets.street_scenes.sky import paint_backdrop, paint_sky, smooth_noise
 from dense_aspp_jax.datasets.tfds_store import ExampleBuilder, PublishedDataset, png_features
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import CITYSCAPES_20
@@ -35,13 +29,13 @@ SIZE = (256, 512)  # h, w of the stored scenes
 MIN_SIZE = 64  # pixels, of height and width; smaller scenes show nothing
 _SPLIT_SEEDS = {'train': 0, 'validation': 1, 'test': 2}
 
-# Relative grain of surfaces by label id, on top of what is drawn.
-_GRAIN = np.full(256, 0.012, np.float32)
-for _name, _grain in {
+# Relative grain of surfaces, on top of what is drawn.
+_GRAIN = {
   'vegetation': 0.10, 'terrain': 0.09, 'road': 0.025, 'sidewalk': 0.03, 'wall': 0.04, 'building': 0.018,
   'sky': 0.0,
-}.items():  # fmt: skip
-  _GRAIN[ID[_name]] = _grain
+}  # fmt: skip
+_GRAIN_BY_ID = np.full(256, 0.012, np.float32)
+_GRAIN_BY_ID[[ID[name] for name in _GRAIN]] = tuple(_GRAIN.values())
 
 
 def render_scene(seed: int, index: int, size: tuple[int, int] = SIZE) -> tuple[np.ndarray, np.ndarray]:
@@ -78,14 +72,13 @@ def render_scene(seed: int, index: int, size: tuple[int, int] = SIZE) -> tuple[n
     curvature=rng.choice((0, 1, 1)) * rng.uniform(-1, 1) / 450,
   )
   canvas = Canvas(size, camera, light)
-  layout = Layout(canvas, rng)
-  layout.fill()
+  layout = Layout(rng)
   paint_sky(canvas, noise)
   paint_backdrop(canvas, rng, layout.street.foliage)
-  layout.draw()
+  layout.draw(canvas)
   if rng.random() < 0.6:
     _draw_bonnet(canvas, rng)
-  return _develop(canvas, rng, noise, size)
+  return _develop(canvas, rng, noise)
 
 
 def _draw_bonnet(canvas: Canvas, rng: random.Random) -> None:
@@ -94,22 +87,20 @@ def _draw_bonnet(canvas: Canvas, rng: random.Random) -> None:
   paint = vary(rng, rng.choice(PAINTS))
   middle = width * rng.uniform(0.47, 0.53)
   top = height * rng.uniform(0.91, 0.96)
-  label = ID['ego vehicle']
+  bright, dark = mix(paint, canvas.light.horizon, 0.35), mix(paint, (10, 10, 14), 0.35)
   for k in range(24):
-    tone = mix(mix(paint, canvas.light.horizon, 0.35), mix(paint, (10, 10, 14), 0.35), k / 23)
-    shade = canvas.light.shade(tone, (0.0, 0.9, -0.3), 0.0)
-    drop = k * 0.004 * height
+    shade = canvas.light.shade(mix(bright, dark, k / 23), (0.0, 0.9, -0.3), 0.0)
+    upper = top + k * 0.004 * height
     half = width * (0.56 - 0.004 * k)
-    canvas.ellipse_px((middle - half, top + drop, middle + half, top + drop + height * 0.5), shade, label)
+    box = (middle - half, upper, middle + half, upper + height * 0.5)
+    canvas.draw('ellipse', box, shade, 'ego vehicle')
 
 
-def _develop(
-  canvas: Canvas, rng: random.Random, noise: np.random.Generator, size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-  """Averages the canvas down to `size` and adds shadows, grain of surfaces, and the camera's noise."""
-  labels = np.asarray(canvas.labels)[
-    SUPERSAMPLING // 2 :: SUPERSAMPLING, SUPERSAMPLING // 2 :: SUPERSAMPLING
-  ].copy()
+def _develop(canvas: Canvas, rng: random.Random, noise: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+  """Averages the canvas down, and adds shadows, the grain of surfaces and the camera's noise."""
+  middle = slice(SUPERSAMPLING // 2, None, SUPERSAMPLING)
+  labels = np.asarray(canvas.labels)[middle, middle].copy()
+  size = labels.shape
   image = canvas.image.reduce(SUPERSAMPLING)
   # The camera meters the picture, not quite to a constant, and has its own saturation.
   target = rng.uniform(96, 128) * (0.9 if canvas.light.lamps else 1.0)
@@ -121,34 +112,38 @@ def _develop(
   fine, sensor = noise.standard_normal((2, *size), np.float32)
   coarse = noise.standard_normal(((size[0] + 1) // 2, (size[1] + 1) // 2), np.float32)
   coarse = coarse.repeat(2, 0).repeat(2, 1)[: size[0], : size[1]]
-  gain = 1 + _GRAIN[labels] * (0.6 * fine + 0.8 * coarse)
+  gain = 1 + _GRAIN_BY_ID[labels] * (0.6 * fine + 0.8 * coarse)
   _shade_ground(canvas, noise, labels, gain)
-  v = np.linspace(-1, 1, size[0], dtype=np.float32)[:, None]
-  u = np.linspace(-1, 1, size[1], dtype=np.float32)[None]
-  gain *= 1 - rng.uniform(0, 0.09) * (u * u + v * v)
+  v, u = (np.linspace(-1, 1, n, dtype=np.float32) for n in size)
+  gain *= 1 - rng.uniform(0, 0.09) * (u * u + (v * v)[:, None])
   image *= gain[..., None]
   image += (rng.uniform(1, 3.5) * sensor)[..., None]
-  image = np.clip(image, 0, 255).astype(np.uint8)
   tone = np.linspace(0, 1, 256) ** rng.uniform(0.85, 1.15)
-  return (255 * tone + 0.5).astype(np.uint8)[image], labels
+  return (255 * tone + 0.5).astype(np.uint8)[np.clip(image, 0, 255).astype(np.uint8)], labels
 
 
 def _shade_ground(canvas: Canvas, noise: np.random.Generator, labels: np.ndarray, gain: np.ndarray) -> None:
   """Multiplies `gain` below the horizon by shadows and by texture that lies on the ground in perspective."""
-  size = labels.shape
-  first, x, z = ground_coordinates(canvas.camera, size, SUPERSAMPLING)
-  below = labels[first:]
+  height, width = labels.shape
+  camera = canvas.camera
+  first = max(0, min(height - 1, int(camera.horizon / SUPERSAMPLING) + 1))
+  # Of each pixel of the ground: metres ahead, [rows, 1], and metres to the right, [rows, w].
+  v = (np.arange(first, height, dtype=np.float32)[:, None] + 0.5) * SUPERSAMPLING
+  u = (np.arange(width, dtype=np.float32) + 0.5) * SUPERSAMPLING
+  z = camera.focal * camera.height / np.maximum(v - camera.horizon, 0.5)
+  bend = np.array([camera.bend(float(d)) for d in z[:, 0]], np.float32)[:, None]
+  x = (u - camera.center) * z / camera.focal - bend
   texture = smooth_noise(noise, (128, 128), (24, 24), 3)
   near = np.exp(-z / 22)
   fine = texture[(z * 9).astype(np.int32) & 127, (x * 22).astype(np.int32) & 127]
   broad = texture[(z * 1.1).astype(np.int32) & 127, (x * 3.2).astype(np.int32) & 127]
-  ground = np.ones(below.shape, np.float32)
-  road, walk, terrain = (below == ID[name] for name in ('road', 'sidewalk', 'terrain'))
+  ground = np.ones(x.shape, np.float32)
+  road, walk, terrain = (labels[first:] == ID[name] for name in ('road', 'sidewalk', 'terrain'))
   ground += road * (near * 0.07 * fine + 0.05 * broad)
   ground += terrain * (near * 0.22 * fine + 0.14 * broad)
   joints = ((x % 0.6 < 0.05) | (z % 0.6 < 0.06)) * near
   ground += walk * (0.05 * broad - 0.16 * joints)
-  shadows = canvas.shadows.reduce(SUPERSAMPLING).filter(ImageFilter.BoxBlur(max(1, size[0] // 256)))
+  shadows = canvas.shadows.reduce(SUPERSAMPLING).filter(ImageFilter.BoxBlur(max(1, height // 256)))
   mask = np.asarray(shadows)[first:].astype(np.float32) / 255
   strength = 0.62 if canvas.light.casts_shadows else 0.5
   ground *= 1 - strength * mask * (road | walk | terrain)

@@ -1,4 +1,4 @@
-"""The drawing surface of the generated street scenes: camera, light, image and label in lockstep.
+"""The drawing surface of the generated street scenes: a camera, and image and label map drawn together.
 
 World coordinates are metres in the frame of the street: `x` to the right of the camera, `y` up from
 the ground, `z` forward along the street. A curve of the street shifts everything at depth `z` to the
@@ -9,32 +9,54 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from dense_aspp_jax.datasets.street_scenes.light import FRONT, Color, Light, Point
+from dense_aspp_jax.datasets.street_scenes.light import Color, Light, Point
 from dense_aspp_jax.labels import CITYSCAPES
 
 ID = {label.name: label.id for label in CITYSCAPES}  # label ids by name
 SUPERSAMPLING = 2  # the image is drawn this many times larger, then averaged; labels take one sample
 NEAR = 1.2  # metres; closer points are moved here (always outside the picture)
-_SHADOWS_TO = 70.0  # metres; shadows of farther objects are too flat to see
+SHADOWS_TO = 70.0  # metres; shadows of farther objects are too flat to see
 _STRAIGHT_FROM = 140.0  # metres; from here on the street runs straight
+# Unit normals of surfaces.
+FRONT = (0.0, 0.0, -1.0)  # towards the camera
+UP = (0.0, 1.0, 0.0)
+LEFT = (-1.0, 0.0, 0.0)
+RIGHT = (1.0, 0.0, 0.0)
+
+CIRCLE = tuple((math.cos(k * math.tau / 14), math.sin(k * math.tau / 14)) for k in range(14))
 
 
-def _convex_hull(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-  """Corners of the convex hull, in order (monotone chain)."""
+def across(z: float, left: float, right: float, low: float, high: float) -> list[Point]:
+  """Corners of an upright rectangle across the street, or across the length of an object."""
+  return [(left, low, z), (left, high, z), (right, high, z), (right, low, z)]
+
+
+def along(x: float, near: float, far: float, low: float, high: float) -> list[Point]:
+  """Corners of an upright rectangle along the street, or along an object."""
+  return [(x, low, near), (x, high, near), (x, high, far), (x, low, far)]
+
+
+def level(left: float, right: float, near: float, far: float) -> list[Point]:
+  """Corners of a rectangle on the ground."""
+  return [(left, 0, near), (left, 0, far), (right, 0, far), (right, 0, near)]
+
+
+def _convex_hull(points: list[Point]) -> list[Point]:
+  """Corners of the convex hull of points on the ground, in order (monotone chain)."""
   points = sorted(points)
   hull = []
   for sweep in (points, points[::-1]):
     start = len(hull)
-    for x, y in sweep:
+    for x, y, z in sweep:
       while len(hull) >= start + 2 and (
-        (hull[-1][0] - hull[-2][0]) * (y - hull[-2][1]) <= (hull[-1][1] - hull[-2][1]) * (x - hull[-2][0])
+        (hull[-1][0] - hull[-2][0]) * (z - hull[-2][2]) <= (hull[-1][2] - hull[-2][2]) * (x - hull[-2][0])
       ):
         hull.pop()
-      hull.append((x, y))
+      hull.append((x, y, z))
     hull.pop()
   return hull
 
@@ -75,113 +97,86 @@ class Camera:
     """Pixels per metre at depth `z`."""
     return self.focal / max(z, NEAR)
 
-
-@dataclasses.dataclass(frozen=True)
-class Pose:
-  """Position and heading of an object that stands on the ground.
-
-  Attributes:
-    x: Metres to the right.
-    z: Metres ahead.
-    yaw: Heading in radians: 0 drives away from the camera, pi towards it, pi / 2 to the right.
-  """
-
-  x: float
-  z: float
-  yaw: float = 0.0
-
-  def place(self, side: float, up: float, ahead: float) -> Point:
-    """World point of the object's own coordinates, in metres."""
-    sine, cosine = math.sin(self.yaw), math.cos(self.yaw)
-    return self.x + side * cosine + ahead * sine, up, self.z - side * sine + ahead * cosine
-
-  def turn(self, side: float, up: float, ahead: float) -> Point:
-    """World direction of a direction in the object's own coordinates."""
-    sine, cosine = math.sin(self.yaw), math.cos(self.yaw)
-    return side * cosine + ahead * sine, up, ahead * cosine - side * sine
+  def faces(self, point: Point, normal: Point) -> bool:
+    """Whether a surface at `point` faces the camera."""
+    x, y, z = point
+    return normal[0] * -(x + self.bend(z)) + normal[1] * (self.height - y) - normal[2] * z > 0
 
 
 class Canvas:
   """Image, label map and shadow mask of one scene, painted from far to near.
 
-  Every shape is given in world coordinates. A `label` of None leaves the label map unchanged (details of an
-  object that is already there), a `color` of None leaves the image unchanged (wheels with transparent gaps).
+  Every shape is given in world coordinates, and takes the light and haze of its first point. Its `label` is
+  a name of Cityscapes. Without a label, the label map is left unchanged (details of an object that is already
+  there); without a color, the image is (wheels with transparent gaps).
   """
 
   def __init__(self, size: tuple[int, int], camera: Camera, light: Light):
     self.height, self.width = size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING
     self.camera = camera
     self.light = light
-    self.image = Image.new('RGB', (self.width, self.height))
-    self.labels = Image.new('L', (self.width, self.height))
-    self.shadows = Image.new('L', (self.width, self.height))
-    self._on_image = ImageDraw.Draw(self.image)
-    self._on_labels = ImageDraw.Draw(self.labels)
-    self._on_shadows = ImageDraw.Draw(self.shadows)
+    self.image, self.labels, self.shadows = (
+      Image.new(mode, (self.width, self.height)) for mode in ('RGB', 'L', 'L')
+    )
+    self._on_image, self._on_labels, self._on_shadows = (
+      ImageDraw.Draw(image) for image in (self.image, self.labels, self.shadows)
+    )
 
-  def _project(self, points: Iterable[Point]) -> list[float] | None:
+  def draw(
+    self, shape: str, pixels: Sequence[float], color: Color | None, label: str | None, **options
+  ) -> None:
+    """Draws a shape of `ImageDraw`, in pixels of the canvas and in its final colour."""
+    if color is not None:
+      getattr(self._on_image, shape)(pixels, fill=color, **options)
+    if label is not None:
+      getattr(self._on_labels, shape)(pixels, fill=ID[label], **options)
+
+  def _project(self, points: Sequence[Point]) -> list[float] | None:
     """Returns flat pixel coordinates, or None if everything lies left or right of the picture."""
     camera = self.camera
     focal, center, horizon, height = camera.focal, camera.center, camera.horizon, camera.height
     yaw, half_curvature = camera.yaw, camera.curvature / 2
     flat = []
-    left, right = math.inf, -math.inf
     for x, y, z in points:
       if z < NEAR:
         z = NEAR
       scale = focal / z
       bend = z * (yaw + half_curvature * z) if z < _STRAIGHT_FROM else camera.bend(z)  # the hot spot
-      u = center + scale * (x + bend)
-      flat.append(u)
-      flat.append(horizon + scale * (height - y))
-      if u < left:
-        left = u
-      if u > right:
-        right = u
-    return flat if right >= 0 and left < self.width else None
-
-  def _polygon(self, flat: list[float], color: tuple[int, int, int] | None, label: int | None) -> None:
-    if color is not None:
-      self._on_image.polygon(flat, fill=color)
-    if label is not None:
-      self._on_labels.polygon(flat, fill=label)
+      flat += (center + scale * (x + bend), horizon + scale * (height - y))
+    return flat if max(flat[::2]) >= 0 and min(flat[::2]) < self.width else None
 
   def polygon(
-    self, points: Sequence[Point], color: Color | None, label: int | None = None, normal: Point = FRONT
+    self, points: Sequence[Point], color: Color | None, label: str | None = None, normal: Point | None = FRONT
   ) -> None:
-    """Paints a lit polygon with the haze of its first point."""
+    """Paints a polygon."""
     flat = self._project(points)
     if flat:
-      self._polygon(flat, color and self.light.shade(color, normal, points[0][2]), label)
+      self.draw('polygon', flat, color and self.light.shade(color, normal, points[0][2]), label)
 
-  def lamp(self, points: Sequence[Point], color: Color, label: int | None = None) -> None:
-    """Paints a polygon that emits light."""
+  def line(self, points: Sequence[Point], width: float, color: Color, label: str | None = None) -> None:
+    """Paints a line `width` metres thick, at least one pixel."""
     flat = self._project(points)
     if flat:
-      self._polygon(flat, self.light.glow(color, points[0][2]), label)
+      z = points[0][2]
+      pixels = max(1, round(width * self.camera.scale(z)))
+      self.draw('line', flat, self.light.shade(color, FRONT, z), label, width=pixels)
 
   def disc(
     self,
     center: Point,
     radius: float,
     color: Color,
-    label: int | None = None,
+    label: str | None = None,
     stretch: float = 1.0,
-    normal: Point = FRONT,
-    shines: bool = False,
+    normal: Point | None = FRONT,
   ) -> None:
     """Paints a disc that faces the camera; `stretch` is its height divided by its width."""
     u, v = self.camera.project(*center)
-    z = center[2]
-    a = radius * self.camera.scale(z)
+    a = radius * self.camera.scale(center[2])
     b = a * stretch
-    if u + a < 0 or u - a > self.width:
-      return
-    shade = self.light.glow(color, z) if shines else self.light.shade(color, normal, z)
-    box = (u - a, v - b, u + a, v + b)
-    self._on_image.ellipse(box, fill=shade)
-    if label is not None:
-      self._on_labels.ellipse(box, fill=label)
+    if u + a >= 0 and u - a <= self.width:
+      shade = self.light.shade(color, normal, center[2])
+      self.draw('ellipse', (u - a, v - b, u + a, v + b), shade, label)
 
   def blob(
     self,
@@ -189,7 +184,7 @@ class Canvas:
     shape: Sequence[tuple[float, float]],
     radius: float,
     color: Color,
-    label: int | None = None,
+    label: str | None = None,
     normal: Point = FRONT,
   ) -> None:
     """Paints a flat shape, given in units of `radius`, that faces the camera but is lit by its `normal`."""
@@ -197,10 +192,10 @@ class Canvas:
     radius *= self.camera.scale(center[2])
     if -1.2 * radius < u < self.width + 1.2 * radius and v > -1.2 * radius:
       flat = [c for a, b in shape for c in (u + radius * a, v - radius * b)]
-      self._polygon(flat, self.light.shade(color, normal, center[2]), label)
+      self.draw('polygon', flat, self.light.shade(color, normal, center[2]), label)
 
   def limb(
-    self, start: Point, end: Point, width: float, color: Color, label: int | None = None, taper: float = 1.0
+    self, start: Point, end: Point, width: float, color: Color, label: str | None = None, taper: float = 1.0
   ) -> None:
     """Paints a bar with a round section, `width` metres thick (`width * taper` at its end)."""
     u0, v0 = self.camera.project(*start)
@@ -211,16 +206,7 @@ class Canvas:
     a, b = -dv * half, du * half
     c, d = a * taper, b * taper
     flat = [u0 + a, v0 + b, u1 + c, v1 + d, u1 - c, v1 - d, u0 - a, v0 - b]
-    self._polygon(flat, self.light.shade(color, FRONT, start[2]), label)
-
-  def line(self, points: Sequence[Point], width: float, color: Color, label: int | None = None) -> None:
-    """Paints a line `width` metres thick, at least one pixel."""
-    flat = self._project(points)
-    if flat:
-      pixels = max(1, round(width * self.camera.scale(points[0][2])))
-      self._on_image.line(flat, fill=self.light.shade(color, FRONT, points[0][2]), width=pixels)
-      if label is not None:
-        self._on_labels.line(flat, fill=label, width=pixels)
+    self.draw('polygon', flat, self.light.shade(color, FRONT, start[2]), label)
 
   def shadow(self, points: Sequence[Point], depth: int = 150) -> None:
     """Darkens the ground inside a polygon by `depth`, 0..255. Only visible ground shows it."""
@@ -228,22 +214,11 @@ class Canvas:
     if flat:
       self._on_shadows.polygon(flat, fill=depth)
 
-  def cast_shadow(self, footprint: Sequence[tuple[float, float]], height: float) -> None:
-    """Casts the shadow of an upright prism: the contact shadow, and the sun's if it is strong enough.
-
-    Args:
-      footprint: `(x, z)` corners on the ground, in order.
-      height: Height of the prism in metres.
-    """
-    if footprint[0][1] > _SHADOWS_TO:
+  def cast_shadow(self, footprint: Sequence[Point], height: float) -> None:
+    """Casts the shadow of an upright prism: the contact shadow, and the sun's if it is strong enough."""
+    if footprint[0][2] > SHADOWS_TO:
       return
     if self.light.casts_shadows:
       dx, dz = (v * height for v in self.light.shadow_offset)
-      moved = [(x + dx, z + dz) for x, z in footprint]
-      self.shadow([(x, 0, z) for x, z in _convex_hull([*footprint, *moved])])
-    self.shadow([(x, 0, z) for x, z in footprint], 225)
-
-  def ellipse_px(self, box: Sequence[float], color: tuple[int, int, int], label: int) -> None:
-    """Paints an ellipse, given in pixels of the canvas, in its final colour."""
-    self._on_image.ellipse(box, fill=color)
-    self._on_labels.ellipse(box, fill=label)
+      self.shadow(_convex_hull([*footprint, *((x + dx, y, z + dz) for x, y, z in footprint)]))
+    self.shadow(footprint, 225)

@@ -5,196 +5,168 @@ from __future__ import annotations
 import math
 import random
 
-from dense_aspp_jax.datasets.street_scenes.canvas import ID, Canvas, Pose
-from dense_aspp_jax.datasets.street_scenes.light import Color, mix, vary
-from dense_aspp_jax.datasets.street_scenes.palettes import CLOTHES, FLEET, HAIR, TYRE
-from dense_aspp_jax.datasets.street_scenes.solids import CIRCLE, box, ground_contact
+from dense_aspp_jax.datasets.street_scenes.body import Body, Pose
+from dense_aspp_jax.datasets.street_scenes.canvas import CIRCLE, FRONT, Canvas, across
+from dense_aspp_jax.datasets.street_scenes.light import CLOTHES, FLEET, HAIR, LAMP, TYRE, Color, mix, vary
+
+_OCTAGON = [(math.cos((k + 0.5) * math.tau / 8), math.sin((k + 0.5) * math.tau / 8)) for k in range(8)]
+_TRIANGLE = ((-1, -0.75), (0, 1), (1, -0.75))
+_TRIANGLE_DOWN = ((-1, 0.75), (0, -1), (1, 0.75))
+_SQUARE = ((-1, -1), (-1, 1), (1, 1), (1, -1))
+_DIAMOND = ((-1, 0), (0, 1), (1, 0), (0, -1))
+_ARROW = ((-0.12, -0.6), (-0.12, 0.2), (-0.4, 0.2), (0, 0.65), (0.4, 0.2), (0.12, 0.2), (0.12, -0.6))
+_BOARD = ((-1.5, -0.6), (-1.5, 0.6), (1.3, 0.6), (1.7, 0), (1.3, -0.6))
+
+
+def _post(canvas: Canvas, x: float, z: float, half: float, high: float) -> Body:
+  """A post yet to be drawn, whose shadow is cast."""
+  post = Body(canvas, Pose(x, z), 'pole')
+  post.cast_shadow(0, 0.1, half, high)
+  return post
 
 
 def draw_street_lamp(canvas: Canvas, x: float, z: float, high: float, color: Color) -> None:
   """Draws a lamp post with an arm over the road."""
-  label = ID['pole']
-  out = x - math.copysign(1.7, x)
-  canvas.cast_shadow([(x - 0.08, z), (x + 0.08, z), (x + 0.08, z + 0.1), (x - 0.08, z + 0.1)], high)
-  canvas.limb((x, 0, z), (x, 1.1, z), 0.24, color, label)
-  canvas.limb((x, 0, z), (x, high, z), 0.17, color, label, 0.7)
-  canvas.limb((x, high - 0.05, z), (out, high + 0.25, z), 0.1, color, label)
-  head = [
-    (out - 0.35, high + 0.3, z),
-    (out - 0.3, high + 0.18, z),
-    (out + 0.3, high + 0.18, z),
-    (out + 0.35, high + 0.3, z),
-  ]
-  if canvas.light.lamps:
-    canvas.lamp(head, (255, 226, 160), label)
-  else:
-    canvas.polygon(head, mix(color, (200, 200, 200), 0.3), label)
+  lamp = _post(canvas, x, z, 0.08, high)
+  out = -math.copysign(1.7, x)
+  lamp.limb((0, 0, 0), (0, 1.1, 0), 0.24, color)
+  lamp.limb((0, 0, 0), (0, high, 0), 0.17, color, 0.7)
+  lamp.limb((0, high - 0.05, 0), (out, high + 0.25, 0), 0.1, color)
+  outline = ((-0.35, 0.3), (-0.3, 0.18), (0.3, 0.18), (0.35, 0.3))
+  lit = ((255, 226, 160), LAMP) if canvas.light.lamps else (mix(color, (200, 200, 200), 0.3), FRONT)
+  lamp.part([(out + side, high + up, 0) for side, up in outline], *lit)
 
 
-def _signal(canvas, rng, x, y, z, towards):
-  """A traffic light whose housing hangs with its lower end at `y`."""
-  label = ID['traffic light']
+def _draw_signal(canvas: Canvas, rng: random.Random, x: float, y: float, z: float, towards: bool) -> None:
+  """Draws the housing of a traffic light, with its lower end at `y`, and its lamps if it shows them."""
+  signal = Body(canvas, Pose(x, z), 'traffic light')
   black = vary(rng, rng.choice(((26, 28, 28), (40, 44, 42), (52, 56, 50), (190, 150, 50))), 0.3)
-  housing = [(x - 0.2, y, z), (x - 0.2, y + 1.0, z), (x + 0.2, y + 1.0, z), (x + 0.2, y, z)]
-  board = [(x - 0.3, y - 0.1, z), (x - 0.3, y + 1.1, z), (x + 0.3, y + 1.1, z), (x + 0.3, y - 0.1, z)]
-  canvas.polygon(board, mix(black, (120, 120, 120), 0.25), label)
+  signal.part(across(0, -0.3, 0.3, y - 0.1, y + 1.1), mix(black, (120, 120, 120), 0.25))
+  housing = across(0, -0.2, 0.2, y, y + 1.0)
   if not towards:
-    canvas.polygon(housing, mix(black, (90, 90, 86), 0.4))
+    signal.detail(housing, mix(black, (90, 90, 86), 0.4))
     return
-  canvas.polygon(housing, black)
-  on = rng.choice((0, 0, 1, 2, 2))
+  signal.detail(housing, black)
+  on = 2 - rng.choice((0, 0, 1, 2, 2))
   lamps = (((44, 150, 90), (60, 255, 150)), ((120, 90, 30), (255, 190, 50)), ((110, 30, 30), (255, 54, 40)))
   for k, (dark, bright) in enumerate(lamps):
     center = (x, y + 0.18 + 0.32 * k, z)
-    index = {0: 2, 1: 1, 2: 0}[on]
-    if k == index:
-      canvas.disc(center, 0.135, vary(rng, bright, 0.2, 20), shines=True)
+    if k == on:
+      canvas.disc(center, 0.135, vary(rng, bright, 0.2, 20), normal=LAMP)
     else:
       canvas.disc(center, 0.12, mix(dark, (20, 20, 20), 0.6))
 
 
 def draw_traffic_light(canvas: Canvas, rng: random.Random, x: float, z: float, reach: float) -> None:
   """Draws signals on a post at the kerb and, if `reach` > 0, on an arm of that many metres over the road."""
-  pole = ID['pole']
   color = vary(rng, rng.choice(((110, 114, 116), (70, 76, 72), (56, 58, 62))))
   high = 6.0 if reach else 3.6
-  canvas.cast_shadow([(x - 0.1, z), (x + 0.1, z), (x + 0.1, z + 0.1), (x - 0.1, z + 0.1)], high)
-  canvas.limb((x, 0, z), (x, high, z), 0.2 if reach else 0.14, color, pole, 0.75)
+  post = _post(canvas, x, z, 0.1, high)
+  post.limb((0, 0, 0), (0, high, 0), 0.2 if reach else 0.14, color, 0.75)
   towards = x > 0 or rng.random() < 0.35
-  _signal(canvas, rng, x, 2.4, z - 0.05, towards)
+  _draw_signal(canvas, rng, x, 2.4, z - 0.05, towards)
   if reach:
-    end = x - math.copysign(reach, x)
-    canvas.limb((x, high - 0.1, z), (end, high + 0.15, z), 0.13, color, pole, 0.7)
-    _signal(canvas, rng, end, high - 0.8, z - 0.05, towards)
+    end = -math.copysign(reach, x)
+    post.limb((0, high - 0.1, 0), (end, high + 0.15, 0), 0.13, color, 0.7)
+    _draw_signal(canvas, rng, x + end, high - 0.8, z - 0.05, towards)
 
 
 def draw_traffic_sign(canvas: Canvas, rng: random.Random, x: float, z: float) -> None:
   """Draws a sign on a post: warning, prohibition, stop, priority, give way, blue, or a direction board."""
-  label = ID['traffic sign']
   kind = rng.choice(
     ('warning', 'round', 'stop', 'priority', 'yield', 'blue', 'blue', 'board', 'arrow', 'yellow', 'back')
   )
   y, r = rng.uniform(2.2, 2.7), rng.uniform(0.34, 0.46)
   post = vary(rng, (128, 130, 132))
-  canvas.cast_shadow([(x - 0.05, z), (x + 0.05, z), (x + 0.05, z + 0.1), (x - 0.05, z + 0.1)], y)
-  canvas.limb((x, 0, z), (x, y + 0.3, z), 0.09, post, ID['pole'])
-  z -= 0.06
-
-  def shape(points, scale, color, ident=None, dy=0.0):
-    canvas.polygon([(x + scale * a, y + dy + scale * b, z) for a, b in points], color, ident)
-
+  _post(canvas, x, z, 0.05, y).limb((0, 0, 0), (0, y + 0.3, 0), 0.09, post)
   faded = rng.uniform(0, 0.35)
   red, white, blue = (
     mix(vary(rng, c), (150, 150, 150), faded) for c in ((196, 36, 40), (236, 236, 232), (36, 84, 170))
   )
-  triangle = ((-1, -0.75), (0, 1), (1, -0.75))
-  square = ((-1, -1), (-1, 1), (1, 1), (1, -1))
-  octagon = [(math.cos((k + 0.5) * math.tau / 8), math.sin((k + 0.5) * math.tau / 8)) for k in range(8)]
-  if kind in ('warning', 'yield'):
-    flip = 1 if kind == 'warning' else -1
-    points = [(a, b * flip) for a, b in triangle]
-    shape(points, r * 1.15, red, label)
-    shape(points, r * 0.75, white)
-    if kind == 'warning':
-      shape(((-0.1, -0.4), (-0.1, 0.35), (0.1, 0.35), (0.1, -0.4)), r, (20, 20, 20))
+
+  def bar(half, low, high):
+    return (-half, low), (-half, high), (half, high), (half, low)
+
+  # Shapes, their size and colour; the first is the outline of the sign.
+  if kind == 'warning':
+    shapes = [(_TRIANGLE, 1.15, red), (_TRIANGLE, 0.75, white), (bar(0.1, -0.4, 0.35), 1, (20, 20, 20))]
+  elif kind == 'yield':
+    shapes = [(_TRIANGLE_DOWN, 1.15, red), (_TRIANGLE_DOWN, 0.75, white)]
   elif kind == 'round':
-    shape(CIRCLE, r, red, label)
-    shape(CIRCLE, r * 0.75, white)
-    shape(((-0.35, -0.2), (-0.35, 0.2), (0.35, 0.2), (0.35, -0.2)), r, rng.choice(((24, 24, 24), red)))
+    ink = rng.choice(((24, 24, 24), red))
+    shapes = [(CIRCLE, 1, red), (CIRCLE, 0.75, white), (bar(0.35, -0.2, 0.2), 1, ink)]
   elif kind == 'stop':
-    shape(octagon, r, red, label)
-    shape(((-0.7, -0.18), (-0.7, 0.18), (0.7, 0.18), (0.7, -0.18)), r, white)
+    shapes = [(_OCTAGON, 1, red), (bar(0.7, -0.18, 0.18), 1, white)]
   elif kind == 'priority':
-    diamond = ((-1, 0), (0, 1), (1, 0), (0, -1))
-    shape(diamond, r * 1.1, white, label)
-    shape(diamond, r * 0.8, (236, 190, 40))
+    shapes = [(_DIAMOND, 1.1, white), (_DIAMOND, 0.8, (236, 190, 40))]
   elif kind == 'blue':
-    points = rng.choice((CIRCLE, square))
-    shape(points, r, blue, label)
-    shape(
-      ((-0.12, -0.6), (-0.12, 0.2), (-0.4, 0.2), (0, 0.65), (0.4, 0.2), (0.12, 0.2), (0.12, -0.6)), r, white
-    )
+    shapes = [(rng.choice((CIRCLE, _SQUARE)), 1, blue), (_ARROW, 1, white)]
   elif kind == 'back':
-    shape(rng.choice((CIRCLE, square, triangle)), r, (150, 152, 152), label)
+    shapes = [(rng.choice((CIRCLE, _SQUARE, _TRIANGLE)), 1, (150, 152, 152))]
   else:
-    color = {'board': rng.choice((blue, (236, 236, 230))), 'arrow': (36, 110, 70), 'yellow': (238, 196, 50)}[
-      kind
-    ]
-    points = ((-1.5, -0.6), (-1.5, 0.6), (1.3, 0.6), (1.7, 0), (1.3, -0.6))
-    ink = white if color in (blue, (36, 110, 70)) else (30, 30, 30)
-    shape(points, r * 1.2, color, label, 0.25)
-    for dy in (0.22, -0.22):
-      shape(
-        ((-1.2, dy - 0.08), (-1.2, dy + 0.08), (rng.uniform(0.2, 1), dy + 0.08), (0.6, dy - 0.08)),
-        r * 1.2,
-        ink,
-        None,
-        0.25,
-      )
+    green, yellow = (36, 110, 70), (238, 196, 50)
+    color = {'board': rng.choice((blue, (236, 236, 230))), 'arrow': green, 'yellow': yellow}[kind]
+    ink = white if color in (blue, green) else (30, 30, 30)
+    shapes = [(_BOARD, 1.2, color)]
+    for low, high in ((0.14, 0.3), (-0.3, -0.14)):
+      shapes.append((((-1.2, low), (-1.2, high), (rng.uniform(0.2, 1), high), (0.6, low)), 1.2, ink))
+    y += 0.25
+  for k, (outline, scale, color) in enumerate(shapes):
+    points = [(x + r * scale * a, y + r * scale * b, z - 0.06) for a, b in outline]
+    canvas.polygon(points, color, None if k else 'traffic sign')
 
 
 def draw_bollard(canvas: Canvas, x: float, z: float, color: Color) -> None:
   """Draws a bollard of 0.9 m."""
-  canvas.cast_shadow([(x - 0.07, z), (x + 0.07, z), (x + 0.07, z + 0.1), (x - 0.07, z + 0.1)], 0.9)
-  canvas.limb((x, 0, z), (x, 0.9, z), 0.16, color, ID['pole'])
+  bollard = _post(canvas, x, z, 0.07, 0.9)
+  bollard.limb((0, 0, 0), (0, 0.9, 0), 0.16, color)
   canvas.limb((x, 0.65, z), (x, 0.8, z), 0.165, (220, 220, 216))
 
 
 def draw_clutter(canvas: Canvas, rng: random.Random, x: float, z: float) -> None:
   """Draws an object without a class: a bin, a bench, an advertising column, a cabinet (void: static)."""
-  label = ID['static']
+  clutter = Body(canvas, Pose(x, z), 'static')
   kind = rng.choice(('bin', 'bench', 'column', 'cabinet'))
-  pose = Pose(x, z, 0.0)
   color = vary(rng, rng.choice(((60, 84, 66), (90, 92, 96), (140, 110, 76), (60, 62, 70), (186, 120, 40))))
   if kind == 'bench':
     for y in (0.45, 0.75):
-      canvas.limb((x - 0.8, y, z), (x + 0.8, y, z), 0.16, (128, 94, 62), label)
+      clutter.limb((-0.8, y, 0), (0.8, y, 0), 0.16, (128, 94, 62))
     for side in (-0.7, 0.7):
-      canvas.limb((x + side, 0, z), (x + side, 0.8, z), 0.08, (56, 56, 58), label)
-    ground_contact(canvas, pose, 0.5, 0.8, 0.4)
+      clutter.limb((side, 0, 0), (side, 0.8, 0), 0.08, (56, 56, 58))
+    clutter.cast_shadow(-0.25, 0.25, 0.8, 0.4)
   elif kind == 'column':
-    canvas.limb((x, 0, z), (x, 2.9, z), 1.1, (150, 146, 136), label)
-    for k in range(3):
-      a = x - 0.5 + k * 0.35
-      y = rng.uniform(0.6, 1.2)
-      poster = [(a, y, z), (a, y + 1.2, z), (a + 0.3, y + 1.2, z), (a + 0.3, y, z)]
-      canvas.polygon(poster, vary(rng, rng.choice(FLEET)))
-    canvas.limb((x, 2.85, z), (x, 3.05, z), 1.3, (70, 74, 72), label)
-    ground_contact(canvas, pose, 0.6, 0.55, 2.8)
+    clutter.limb((0, 0, 0), (0, 2.9, 0), 1.1, (150, 146, 136))
+    for left in (-0.5, -0.15, 0.2):
+      low = rng.uniform(0.6, 1.2)
+      clutter.detail(across(0, left, left + 0.3, low, low + 1.2), vary(rng, rng.choice(FLEET)))
+    clutter.limb((0, 2.85, 0), (0, 3.05, 0), 1.3, (70, 74, 72))
+    clutter.cast_shadow(-0.3, 0.3, 0.55, 2.8)
   else:
     high, half = (1.0, 0.3) if kind == 'bin' else (1.3, 0.55)
-    ground_contact(canvas, pose, 0.5, half, high)
-    box(canvas, pose, -0.25, 0.25, half, 0.0, high, color, label)
-    rim = [(x + a * half, high + b, z - 0.26) for a, b in ((-1, -0.12), (-1, 0), (1, 0), (1, -0.12))]
-    canvas.polygon(rim, mix(color, (20, 20, 20), 0.5))
+    clutter.cast_shadow(-0.25, 0.25, half, high)
+    clutter.box(-0.25, 0.25, half, 0.0, high, color)
+    clutter.detail(across(-0.26, -half, half, high - 0.12, high), mix(color, (20, 20, 20), 0.5))
 
 
 def draw_belongings(canvas: Canvas, rng: random.Random, x: float, z: float) -> None:
   """Draws a movable object: a suitcase, a dog, a pushchair (void: dynamic)."""
-  label = ID['dynamic']
+  thing = Body(canvas, Pose(x, z), 'dynamic')
   color = vary(rng, rng.choice(CLOTHES + FLEET))
-  kind = rng.choice(('suitcase', 'dog', 'push-chair'))
-  ground_contact(canvas, Pose(x, z), 0.4, 0.3, 0.5)
+  kind = rng.choice(('suitcase', 'dog', 'pushchair'))
+  thing.cast_shadow(-0.2, 0.2, 0.3, 0.5)
   if kind == 'suitcase':
-    canvas.limb((x, 0.06, z), (x, 0.72, z), 0.46, color, label)
-    canvas.line(
-      [(x - 0.12, 0.7, z), (x - 0.12, 1.0, z), (x + 0.12, 1.0, z), (x + 0.12, 0.7, z)],
-      0.04,
-      (50, 50, 54),
-      label,
-    )
+    thing.limb((0, 0.06, 0), (0, 0.72, 0), 0.46, color)
+    thing.line(across(0, -0.12, 0.12, 0.7, 1.0), 0.04, (50, 50, 54))
   elif kind == 'dog':
     coat = vary(rng, rng.choice(HAIR))
     for a in (-0.3, -0.22, 0.22, 0.3):
-      canvas.limb((x + a, 0.4, z), (x + a, 0, z), 0.08, coat, label)
-    canvas.limb((x - 0.34, 0.46, z), (x + 0.34, 0.48, z), 0.24, coat, label)
-    canvas.limb((x + 0.3, 0.5, z), (x + 0.46, 0.72, z), 0.15, coat, label)
-    canvas.limb((x + 0.42, 0.7, z), (x + 0.62, 0.66, z), 0.14, coat, label, 0.6)
-    canvas.limb((x - 0.34, 0.5, z), (x - 0.5, 0.7, z), 0.06, coat, label)
+      thing.limb((a, 0.4, 0), (a, 0, 0), 0.08, coat)
+    thing.limb((-0.34, 0.46, 0), (0.34, 0.48, 0), 0.24, coat)
+    thing.limb((0.3, 0.5, 0), (0.46, 0.72, 0), 0.15, coat)
+    thing.limb((0.42, 0.7, 0), (0.62, 0.66, 0), 0.14, coat, 0.6)
+    thing.limb((-0.34, 0.5, 0), (-0.5, 0.7, 0), 0.06, coat)
   else:
     for a in (-0.28, 0.28):
-      canvas.disc((x + a, 0.13, z), 0.13, TYRE, label)
-    canvas.polygon(
-      [(x - 0.4, 0.35, z), (x - 0.45, 0.8, z), (x + 0.1, 0.95, z), (x + 0.35, 0.4, z)], color, label
-    )
-    canvas.line([(x - 0.2, 0.2, z), (x + 0.3, 0.5, z), (x + 0.55, 1.0, z)], 0.05, (60, 60, 64), label)
+      thing.disc((a, 0.13, 0), 0.13, TYRE)
+    thing.part([(-0.4, 0.35, 0), (-0.45, 0.8, 0), (0.1, 0.95, 0), (0.35, 0.4, 0)], color)
+    thing.line([(-0.2, 0.2, 0), (0.3, 0.5, 0), (0.55, 1.0, 0)], 0.05, (60, 60, 64))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+from dense_aspp_jax.datasets.street_scenes.body import Pose
 from dense_aspp_jax.datasets.street_scenes.buildings import draw_building, draw_fence, draw_wall
-from dense_aspp_jax.datasets.street_scenes.canvas import ID, Canvas, Pose
+from dense_aspp_jax.datasets.street_scenes.canvas import Canvas
 from dense_aspp_jax.datasets.street_scenes.furniture import (
   draw_belongings,
   draw_bollard,
@@ -17,12 +17,10 @@ from dense_aspp_jax.datasets.street_scenes.furniture import (
   draw_traffic_light,
   draw_traffic_sign,
 )
-from dense_aspp_jax.datasets.street_scenes.light import vary
-from dense_aspp_jax.datasets.street_scenes.palettes import FACADES
+from dense_aspp_jax.datasets.street_scenes.light import FACADES, vary
 from dense_aspp_jax.datasets.street_scenes.people import draw_bicycle, draw_motorcycle, draw_person
 from dense_aspp_jax.datasets.street_scenes.plants import draw_bush, draw_hedge, draw_tree
-from dense_aspp_jax.datasets.street_scenes.sky_and_ground import Strip, paint_strips
-from dense_aspp_jax.datasets.street_scenes.street import LANE, Side, Street
+from dense_aspp_jax.datasets.street_scenes.street import LANE, Side, Street, paint_strips
 from dense_aspp_jax.datasets.street_scenes.vehicles import draw_bus, draw_car, draw_tram, draw_truck
 
 _END = 125.0  # metres; plots and street furniture stop here
@@ -38,25 +36,11 @@ _STOREYS = {'city': (3, 7), 'suburb': (2, 3), 'outskirts': (1, 4)}
 class Layout:
   """Everything that stands, drives or walks in one street, with the depth that orders its drawing."""
 
-  def __init__(self, canvas: Canvas, rng: random.Random):
-    self.canvas = canvas
+  def __init__(self, rng: random.Random):
     self.rng = rng
     self.street = Street(rng)
-    self._items: list[tuple[int, float, Callable[[], None]]] = []
+    self._items: list[tuple[int, float, Callable, tuple]] = []
     self._taken: dict[float, list[tuple[float, float]]] = {}  # by lane centre, occupied depths
-
-  def add(self, depth: float, draw: Callable, *args, row: int = 1) -> None:
-    """Adds something to draw; `row` 0 is behind everything of row 1, whatever its depth."""
-    self._items.append((row, -depth, functools.partial(draw, *args)))
-
-  def draw(self) -> None:
-    """Draws the ground, then everything added, from far to near."""
-    self.street.draw_ground(self.canvas, self.rng)
-    for _, _, draw in sorted(self._items, key=lambda item: item[:2]):
-      draw()
-
-  def fill(self) -> None:
-    """Adds plots, street furniture, traffic and people."""
     for side in self.street.sides:
       self._add_plots(side)
       self._add_furniture(side)
@@ -66,19 +50,30 @@ class Layout:
       self._add_people(side)
     self._add_crossing_people()
 
+  def draw(self, canvas: Canvas) -> None:
+    """Draws the ground, then everything on it, from far to near."""
+    self.street.draw_ground(canvas, self.rng)
+    for _, _, draw, args in sorted(self._items, key=lambda item: item[:2]):
+      draw(canvas, *args)
+
+  def _add(self, depth: float, draw: Callable, *args, row: int = 1) -> None:
+    """Adds something to draw; `row` 0 is behind everything of row 1, whatever its depth."""
+    self._items.append((row, -depth, draw, args))
+
   # Plots.
 
   def _add_plots(self, side: Side) -> None:
     rng = self.rng
-    z = rng.uniform(1.5, 6)
+    junction = self.street.junction
     kinds = _PLOTS[side.kind]
+    z = rng.uniform(1.5, 6)
     while z < _END:
       kind = rng.choices(tuple(kinds), weights=tuple(kinds.values()))[0]
       end = z + rng.uniform(9, 20)
-      if self.street.junction and z < self.street.junction[1] and end > self.street.junction[0]:
-        end = self.street.junction[0]
+      if junction and z < junction[1] and end > junction[0]:
+        end = junction[0]
         if end - z < 4:
-          z = self.street.junction[1]
+          z = junction[1]
           continue
       if kind == 'houses':
         self._add_houses(side, z, end)
@@ -86,7 +81,9 @@ class Layout:
         self._add_park(side, z, end)
       else:
         self._add_pieces(side, z, end, kind, rng.uniform(*_HEIGHTS[kind]))
-        self._add_garden(side, z, end)
+        for _ in range(rng.randint(1, 3)):
+          x = side.sign * (side.plot + rng.uniform(3, 10))
+          self._add_tree(x, rng.uniform(z + 2, end + 2), rng.uniform(5, 10), row=0)
       z = end
       if rng.random() < 0.12:
         z += rng.uniform(2, 5)
@@ -96,7 +93,7 @@ class Layout:
       x = side.sign * (side.plot + rng.uniform(17, 26))
       if rng.random() < 0.5:
         storeys = rng.randint(*_STOREYS[side.kind])
-        self.add(end, draw_building, self.canvas, rng, x, z, end, storeys, False, row=0)
+        self._add(end, draw_building, rng, x, z, end, storeys, False, row=0)
       else:
         for _ in range(4):
           depth = rng.uniform(z, end)
@@ -106,8 +103,7 @@ class Layout:
   def _add_tree(self, x: float, z: float, high: float, row: int = 1) -> None:
     kinds = ('round', 'round', 'tall', 'conifer') if row == 0 else ('round', 'round', 'tall')
     kind = self.rng.choice(kinds)
-    foliage = vary(self.rng, self.street.foliage, 0.15)
-    self.add(z, draw_tree, self.canvas, self.rng, x, z, high, foliage, kind, row=row)
+    self._add(z, draw_tree, self.rng, x, z, high, vary(self.rng, self.street.foliage, 0.15), kind, row=row)
 
   def _add_houses(self, side: Side, z0: float, z1: float) -> None:
     rng = self.rng
@@ -121,115 +117,91 @@ class Layout:
         self._add_tree(side.sign * (side.plot + 2), rng.uniform(z0, z1), rng.uniform(4, 7))
       z1 = inner
     storeys = rng.randint(*_STOREYS[side.kind])
-    self.add(z1 + abs(x) * 0.02, draw_building, self.canvas, rng, x, z0, z1, storeys)
+    self._add(z1 + abs(x) * 0.02, draw_building, rng, x, z0, z1, storeys)
 
   def _add_pieces(self, side: Side, z0: float, z1: float, kind: str, high: float) -> None:
     """Adds a wall, fence or hedge in short pieces, so that objects behind it are drawn in the right order."""
-    rng, canvas = self.rng, self.canvas
-    x = side.sign * side.plot
+    rng = self.rng
     style = rng.choice(('picket', 'railing', 'mesh'))
-    paint = vary(
-      rng,
-      rng.choice(
-        {
-          'wall': (*FACADES, (150, 146, 140), (128, 124, 120)),
-          'fence': ((128, 92, 62), (216, 212, 204), (64, 66, 66), (70, 92, 74), (150, 140, 128)),
-          'hedge': (self.street.foliage,),
-        }[kind]
-      ),
-    )
+    colors = {
+      'wall': (*FACADES, (150, 146, 140), (128, 124, 120)),
+      'fence': ((128, 92, 62), (216, 212, 204), (64, 66, 66), (70, 92, 74), (150, 140, 128)),
+      'hedge': (self.street.foliage,),
+    }
+    paint = vary(rng, rng.choice(colors[kind]))
     courses = rng.random() < 0.6
-    z, step = z0, 3.0
+    draw, option = {'wall': (draw_wall, courses), 'fence': (draw_fence, style), 'hedge': (draw_hedge, rng)}[
+      kind
+    ]
+    z = z0
     while z < z1 - 0.2:
-      end = min(z + step, z1)
-      if kind == 'wall':
-        self.add(end, draw_wall, canvas, x, z, end, high, paint, courses)
-      elif kind == 'fence':
-        self.add(end, draw_fence, canvas, x, z, end, high, paint, style)
-      else:
-        self.add(end, draw_hedge, canvas, rng, x, z, end, high, paint)
+      end = min(z + 3, z1)
+      self._add(end, draw, side.sign * side.plot, z, end, high, paint, option)
       z = end
-
-  def _add_garden(self, side: Side, z0: float, z1: float) -> None:
-    for _ in range(self.rng.randint(1, 3)):
-      x = side.sign * (side.plot + self.rng.uniform(3, 10))
-      self._add_tree(x, self.rng.uniform(z0 + 2, z1 + 2), self.rng.uniform(5, 10), row=0)
 
   def _add_park(self, side: Side, z0: float, z1: float) -> None:
     rng = self.rng
     if side.kind == 'city':
-      far = side.sign * (side.plot + 16)
-      near = side.sign * (side.plot + 0.1)
-      strip = [Strip(min(near, far), max(near, far), ID['terrain'], vary(rng, self.street.grass))]
-      self.add(z1, paint_strips, self.canvas, strip, z0, z1, row=-1)
+      grass = side.strip(side.plot + 0.1, side.plot + 16, 'terrain', vary(rng, self.street.grass))
+      self._add(z1, paint_strips, [grass], z0, z1, row=-1)
     for _ in range(rng.randint(2, 5)):
       x = side.sign * (side.plot + rng.uniform(1.5, 14))
       z = rng.uniform(z0, z1)
       if rng.random() < 0.35:
-        self.add(
-          z,
-          draw_bush,
-          self.canvas,
-          rng,
-          x,
-          z,
-          rng.uniform(0.7, 1.8),
-          vary(rng, self.street.foliage),
-          row=0,
-        )
+        high = rng.uniform(0.7, 1.8)
+        self._add(z, draw_bush, rng, x, z, high, vary(rng, self.street.foliage), row=0)
       else:
         self._add_tree(x, z, rng.uniform(5, 12), row=0)
 
   # Furniture.
 
+  def _clear_depths(self, z: float, gap: float) -> Iterator[float]:
+    """Depths at regular distances that are not in the junction."""
+    while z < _END:
+      if self.street.is_clear(z):
+        yield z
+      z += gap
+
   def _add_furniture(self, side: Side) -> None:
-    rng, canvas = self.rng, self.canvas
-    kerb = side.sign * (side.kerb + 0.45)
+    rng = self.rng
     if rng.random() < 0.75:
       color = vary(rng, rng.choice(((96, 100, 98), (60, 70, 64), (150, 152, 152), (44, 46, 50))))
       high, gap = rng.uniform(5, 8), rng.uniform(18, 30)
-      z = rng.uniform(7, 20)
-      while z < _END:
-        if self.street.is_clear(z):
-          self.add(z, draw_street_lamp, canvas, kerb, z, high, color)
-        z += gap
+      for z in self._clear_depths(rng.uniform(7, 20), gap):
+        self._add(z, draw_street_lamp, side.sign * (side.kerb + 0.45), z, high, color)
     if rng.random() < (0.75 if side.verge else 0.3):
       x = side.sign * (sum(side.verge) / 2 if side.verge else side.kerb + 0.9)
       high, gap = rng.uniform(4.5, 9), rng.uniform(8, 15)
-      z = rng.uniform(9, 20)
-      while z < _END:
-        if self.street.is_clear(z):
-          self._add_tree(x, z, high * rng.uniform(0.85, 1.15))
-        z += gap
+      for z in self._clear_depths(rng.uniform(9, 20), gap):
+        self._add_tree(x, z, high * rng.uniform(0.85, 1.15))
     for _ in range(rng.choice((0, 1, 1, 2, 3))):
       z = 1.9 * side.kerb + rng.uniform(0, 26)
       if self.street.is_clear(z):
-        self.add(z, draw_traffic_sign, canvas, rng, side.sign * (side.kerb + rng.uniform(0.3, 0.7)), z)
+        self._add(z, draw_traffic_sign, rng, side.sign * (side.kerb + rng.uniform(0.3, 0.7)), z)
     if rng.random() < 0.2:
-      z, color = rng.uniform(10, 20), vary(rng, (70, 72, 74))
+      start, color = rng.uniform(10, 20), vary(rng, (70, 72, 74))
       for k in range(rng.randint(4, 9)):
-        if self.street.is_clear(z + 2 * k):
-          self.add(z + 2 * k, draw_bollard, canvas, side.sign * (side.kerb + 0.35), z + 2 * k, color)
+        z = start + 2 * k
+        if self.street.is_clear(z):
+          self._add(z, draw_bollard, side.sign * (side.kerb + 0.35), z, color)
     for _ in range(rng.choice((0, 0, 1, 2))):
       x = rng.choice((side.walk[1] - 0.6, side.walk[0] + 0.9))
       z = 1.9 * x + rng.uniform(0, 25)
       if self.street.is_clear(z):
-        self.add(z, draw_clutter, canvas, rng, side.sign * x, z)
+        self._add(z, draw_clutter, rng, side.sign * x, z)
 
   def _add_signals(self) -> None:
     rng = self.rng
-    if (
-      self.street.crossing and rng.random() < (0.85 if self.street.junction else 0.5)
-    ) or rng.random() < 0.3:
-      z = (self.street.crossing or rng.uniform(13, 28)) + rng.uniform(-0.6, 0.2)
+    crossing, junction = self.street.crossing, self.street.junction
+    if (crossing and rng.random() < (0.85 if junction else 0.5)) or rng.random() < 0.3:
+      z = (crossing or rng.uniform(13, 28)) + rng.uniform(-0.6, 0.2)
       reach = rng.choice((0, 0, 2.5, 4.5))
-      for side in self.street.sides:
-        x = side.sign * (side.kerb + 0.5)
-        self.add(z, draw_traffic_light, self.canvas, rng, x, z, reach if side.sign > 0 else 0)
-      if self.street.junction and rng.random() < 0.6:
-        z = self.street.junction[1] + 1
-        x = self.street.sides[1].kerb + 0.5
-        self.add(z, draw_traffic_light, self.canvas, rng, x, z, rng.choice((0, 4)))
+      left, right = (side.sign * (side.kerb + 0.5) for side in self.street.sides)
+      self._add(z, draw_traffic_light, rng, left, z, 0)
+      self._add(z, draw_traffic_light, rng, right, z, reach)
+      if junction and rng.random() < 0.6:
+        z = junction[1] + 1
+        self._add(z, draw_traffic_light, rng, right, z, rng.choice((0, 4)))
 
   # Traffic.
 
@@ -241,35 +213,42 @@ class Layout:
     taken.append((z0, z1))
     return True
 
-  def _drive(self, draw: Callable, lane: float, heading: float, z: float, length: float, *args) -> bool:
+  def _drive(self, draw: Callable, lane: float, heading: float, z: float, length: float, *args) -> None:
     """Adds a vehicle to a lane if there is room for it."""
-    if not self._take(lane, z - length / 2 - 1.2, z + length / 2 + 1.2):
-      return False
-    pose = Pose(lane + self.rng.uniform(-0.25, 0.25), z, heading + self.rng.uniform(-0.03, 0.03))
-    self.add(z - length / 2, draw, self.canvas, self.rng, pose, *args)
-    return True
+    if self._take(lane, z - length / 2 - 1.2, z + length / 2 + 1.2):
+      pose = Pose(lane + self.rng.uniform(-0.25, 0.25), z, heading + self.rng.uniform(-0.03, 0.03))
+      self._add(z - length / 2, draw, self.rng, pose, *args)
+
+  def _cross(self, draw: Callable, z: float, length: float, *args) -> None:
+    """Adds a vehicle that crosses at the junction, and keeps the lanes free there."""
+    heading = self.rng.choice((-1, 1)) * math.pi / 2
+    if all(self._take(lane, z - 2, z + 2) for lane, _ in self.street.lanes()):
+      turn = 0.0 if draw is draw_tram else self.rng.uniform(-0.1, 0.1)
+      pose = Pose(self.rng.uniform(-0.5, 0.5) * (z * 0.5 + length / 2), z, heading + turn)
+      self._add(z - 1.3, draw, self.rng, pose, *args)
 
   def _add_traffic(self) -> None:
     rng = self.rng
     lanes = self.street.lanes()
+    junction = sum(self.street.junction) / 2 if self.street.junction else None
     nearest = 6.5 + 6 * rng.random() ** 1.5
     if self.street.tram:
       cars = rng.randint(2, 4)
       length = 8 * cars
       if self.street.tram_crosses:
-        self._cross(draw_tram, sum(self.street.junction) / 2, length, cars)
+        self._cross(draw_tram, junction, length, cars)
       else:
         self._drive(draw_tram, -LANE, math.pi, rng.uniform(9, 28) + length / 2, length, cars)
-    for draw, share, length in ((draw_truck, 0.3, 9), (draw_bus, 0.3, 12)):
-      if rng.random() < share:
-        if self.street.junction and rng.random() < 0.25:
-          self._cross(draw, sum(self.street.junction) / 2, length)
+    for draw, length in ((draw_truck, 9), (draw_bus, 12)):
+      if rng.random() < 0.3:
+        if junction and rng.random() < 0.25:
+          self._cross(draw, junction, length)
         else:
           lane, heading = rng.choice(lanes)
           self._drive(draw, lane, heading, nearest + 3 + rng.uniform(0, 22) + length / 2, length)
     self._add_cycles()
-    if self.street.junction and rng.random() < 0.5:
-      self._cross(draw_car, sum(self.street.junction) / 2 + rng.uniform(-2, 2), 5)
+    if junction and rng.random() < 0.5:
+      self._cross(draw_car, junction + rng.uniform(-2, 2), 5)
     for lane, heading in lanes:
       z = nearest + 2.5 + rng.uniform(0, 22)
       density = rng.uniform(6, 30)
@@ -278,29 +257,25 @@ class Layout:
         z += 6 + rng.uniform(0, density)
     for side in self.street.sides:
       if side.parking and rng.random() < 0.85:
-        lane, heading = side.sign * (side.kerb - 1.05), 0.0 if side.sign > 0 else math.pi
-        full = rng.uniform(0.35, 0.95)
-        z = rng.uniform(7, 11)
-        while z < 130:
-          if self.street.is_clear(z - 4) and self.street.is_clear(z + 3) and rng.random() < full:
-            if rng.random() < 0.06:
-              self._drive(draw_motorcycle, lane, heading + rng.uniform(-0.7, 0.7), z, 2.4, False)
-            elif rng.random() < 0.05:
-              self._drive(draw_truck, lane, heading, z + 2, 9)
-            else:
-              self._drive(draw_car, lane, heading, z, 4.9)
-          z += 5.8
+        self._park_cars(side.sign * (side.kerb - 1.05), 0.0 if side.sign > 0 else math.pi)
 
-  def _cross(self, draw: Callable, z: float, length: float, *args) -> None:
-    """Adds a vehicle that crosses at the junction, and keeps the lanes free there."""
-    heading = self.rng.choice((-1, 1)) * math.pi / 2
-    if all(self._take(lane, z - 2, z + 2) for lane, _ in self.street.lanes()):
-      turn = 0.0 if draw is draw_tram else self.rng.uniform(-0.1, 0.1)
-      pose = Pose(self.rng.uniform(-0.5, 0.5) * (z * 0.5 + length / 2), z, heading + turn)
-      self.add(z - 1.3, draw, self.canvas, self.rng, pose, *args)
+  def _park_cars(self, lane: float, heading: float) -> None:
+    rng = self.rng
+    full = rng.uniform(0.35, 0.95)
+    z = rng.uniform(7, 11)
+    while z < 130:
+      if self.street.is_clear(z - 4) and self.street.is_clear(z + 3) and rng.random() < full:
+        if rng.random() < 0.06:
+          self._drive(draw_motorcycle, lane, heading + rng.uniform(-0.7, 0.7), z, 2.4, False)
+        elif rng.random() < 0.05:
+          self._drive(draw_truck, lane, heading, z + 2, 9)
+        else:
+          self._drive(draw_car, lane, heading, z, 4.9)
+      z += 5.8
 
   def _add_cycles(self) -> None:
-    rng, canvas = self.rng, self.canvas
+    """Adds ridden bicycles and motorcycles on the lanes, and others on the sidewalks."""
+    rng = self.rng
     lanes = self.street.lanes()
     for draw, share in ((draw_bicycle, 0.55), (draw_motorcycle, 0.45)):
       if rng.random() < share:
@@ -314,7 +289,7 @@ class Layout:
             heading += rng.uniform(-0.25, 0.25)
           if self._take(lane, z - 1.6, z + 1.6):
             pose = Pose(lane + rng.uniform(-0.4, 1.1) * math.cos(heading), z, heading)
-            self.add(z - 0.5, draw, canvas, rng, pose, True)
+            self._add(z - 0.5, draw, rng, pose, True)
     for side in self.street.sides:
       for draw, share in ((draw_bicycle, 0.4), (draw_motorcycle, 0.16)):
         if rng.random() < share:
@@ -324,7 +299,7 @@ class Layout:
             depth = z + k * 0.9
             if self.street.is_clear(depth):
               pose = Pose(side.sign * x, depth, heading + rng.uniform(-0.1, 0.1))
-              self.add(depth, draw, canvas, rng, pose, False)
+              self._add(depth, draw, rng, pose, False)
 
   # People.
 
@@ -339,23 +314,23 @@ class Layout:
       walks = rng.random() < 0.8
       for k in range(rng.choice((1, 1, 1, 2, 2, 3))):
         high = rng.uniform(1.55, 1.92) if k < 2 or rng.random() < 0.4 else rng.uniform(1.0, 1.4)
-        pose = Pose(
-          side.sign * x + k * 0.62, z + rng.uniform(-0.2, 0.2), heading if walks else rng.uniform(0, 6.28)
-        )
-        self.add(pose.z, draw_person, self.canvas, rng, pose, high, walks)
+        depth = z + rng.uniform(-0.2, 0.2)
+        pose = Pose(side.sign * x + k * 0.62, depth, heading if walks else rng.uniform(0, 6.28))
+        self._add(depth, draw_person, rng, pose, high, walks)
       if rng.random() < 0.18:
-        self.add(z - 0.2, draw_belongings, self.canvas, rng, side.sign * x - 0.6, z - 0.2)
+        self._add(z - 0.2, draw_belongings, rng, side.sign * x - 0.6, z - 0.2)
 
   def _add_crossing_people(self) -> None:
     rng = self.rng
-    if not (self.street.crossing or rng.random() < 0.25):
+    crossing = self.street.crossing
+    if not (crossing or rng.random() < 0.25):
       return
     left, right = self.street.sides
     for _ in range(rng.choice((0, 1, 2, 4))):
-      z = (self.street.crossing + rng.uniform(0.3, 2.7)) if self.street.crossing else rng.uniform(9, 28)
+      z = (crossing + rng.uniform(0.3, 2.7)) if crossing else rng.uniform(9, 28)
       x = rng.uniform(-left.kerb, right.kerb)
       nearby = [taken for lane, taken in self._taken.items() if abs(lane - x) < 2]
       if any(a - 0.3 < z < b + 0.3 for taken in nearby for a, b in taken):
         continue
       heading = rng.choice((-1, 1)) * math.pi / 2 + rng.uniform(-0.25, 0.25)
-      self.add(z, draw_person, self.canvas, rng, Pose(x, z, heading), rng.uniform(1.2, 1.9))
+      self._add(z, draw_person, rng, Pose(x, z, heading), rng.uniform(1.2, 1.9))

@@ -1,4 +1,4 @@
-"""Light, weather and colour of a generated street scene."""
+"""Light, weather and colours of a generated street scene; colours are RGB 0..255 in full light."""
 
 from __future__ import annotations
 
@@ -9,15 +9,33 @@ import random
 Color = tuple[float, float, float]
 Point = tuple[float, float, float]
 
-# Unit normals of surfaces.
-FRONT = (0.0, 0.0, -1.0)  # towards the camera
-UP = (0.0, 1.0, 0.0)
-LEFT = (-1.0, 0.0, 0.0)
-RIGHT = (1.0, 0.0, 0.0)
+LAMP = None  # in place of a normal: the surface emits light
+
+PAINTS = (
+  (222, 222, 222), (236, 236, 234), (40, 42, 46), (24, 24, 28), (128, 132, 138), (168, 172, 176),
+  (92, 96, 104), (150, 30, 34), (36, 60, 120), (70, 110, 160), (52, 84, 66), (186, 160, 110),
+  (120, 70, 40), (206, 170, 40),
+)  # fmt: skip
+FLEET = (
+  (206, 50, 44), (232, 194, 48), (60, 110, 180), (236, 236, 230), (70, 140, 96), (180, 186, 190),
+  (230, 130, 50), (90, 60, 110),
+)  # fmt: skip
+CLOTHES = (
+  (32, 34, 42), (52, 60, 84), (90, 92, 98), (150, 150, 152), (214, 212, 206), (126, 34, 40), (60, 88, 130),
+  (76, 86, 60), (150, 116, 82), (190, 170, 60), (110, 60, 96), (196, 110, 60),
+)  # fmt: skip
+HAIR = ((34, 28, 26), (70, 48, 34), (140, 104, 66), (96, 92, 90), (170, 160, 150))
+FACADES = (
+  (196, 178, 150), (214, 204, 184), (168, 92, 70), (142, 74, 60), (188, 140, 96), (150, 150, 148),
+  (208, 188, 140), (120, 112, 104), (176, 164, 172), (150, 168, 176), (222, 216, 208), (104, 96, 96),
+  (190, 122, 100), (168, 176, 150), (134, 140, 152), (226, 196, 150), (146, 168, 200), (116, 130, 96),
+)  # fmt: skip
+ROOFS = ((112, 62, 50), (84, 80, 84), (64, 62, 66), (136, 84, 62), (96, 92, 84))
+TYRE = (26, 26, 28)
 
 
 def mix(first: Color, second: Color, amount: float) -> Color:
-  """Blends two colours; `amount` 0 gives the first, 1 the second."""
+  """Blends two colours or points; `amount` 0 gives the first, 1 the second."""
   return tuple(a + (b - a) * amount for a, b in zip(first, second, strict=True))
 
 
@@ -29,7 +47,7 @@ def vary(rng: random.Random, color: Color, brightness: float = 0.12, hue: float 
 
 @dataclasses.dataclass(frozen=True)
 class Light:
-  """Sky and light of one scene; colours are RGB 0..255, gains multiply them.
+  """Sky and light of one scene.
 
   Attributes:
     zenith: Colour of the sky overhead.
@@ -53,21 +71,18 @@ class Light:
   clouds: float
   lamps: bool
 
-  def shade(self, color: Color, normal: Point, z: float) -> tuple[int, int, int]:
-    """Returns the colour of a lit surface seen from distance `z`."""
-    s = self.sun_direction
-    facing = normal[0] * s[0] + normal[1] * s[1] + normal[2] * s[2]
-    facing = facing if facing > 0 else 0.0
+  def shade(self, color: Color, normal: Point | None, z: float) -> tuple[int, int, int]:
+    """Returns the colour of a surface with this normal, or of a lamp, seen from distance `z`."""
     clear = math.exp(-z / self.visibility)
+    if normal is LAMP:
+      return tuple(int(v) for v in mix(self.haze, color, clear))
+    s = self.sun_direction
+    facing = max(0.0, normal[0] * s[0] + normal[1] * s[1] + normal[2] * s[2])
     (r, g, b), a, d, h = color, self.ambient, self.sun, self.haze
     r = r * (a[0] + facing * d[0]) * clear + h[0] * (1 - clear)
     g = g * (a[1] + facing * d[1]) * clear + h[1] * (1 - clear)
     b = b * (a[2] + facing * d[2]) * clear + h[2] * (1 - clear)
     return min(255, int(r)), min(255, int(g)), min(255, int(b))
-
-  def glow(self, color: Color, z: float) -> tuple[int, int, int]:
-    """Returns the colour of a lamp seen from distance `z`."""
-    return tuple(int(v) for v in mix(self.haze, color, math.exp(-z / self.visibility)))
 
   @property
   def shadow_offset(self) -> tuple[float, float]:
@@ -96,27 +111,30 @@ _LIGHTS = {
 
 
 def make_light(rng: random.Random) -> Light:
-  """Chooses weather and time of day: clear, overcast, low sun or dusk, each with its own variation."""
+  """Chooses the weather and the time of day, and varies them."""
   kind = rng.choices(tuple(_LIGHTS), weights=(4, 3, 3, 1.5))[0]
   zenith, horizon, sun, ambient, elevation, visibility, clouds = _LIGHTS[kind]
   azimuth = rng.uniform(0, math.tau)
   height = math.radians(rng.uniform(*elevation))
   exposure = rng.uniform(0.82, 1.15)
   balance = [rng.uniform(1 - b, 1 + b) for b in (0.08, 0.02, 0.08)]
-  gain = [exposure * b for b in balance]
   tint = rng.uniform(0.9, 1.08)
   horizon = vary(rng, horizon, 0.08, 8)
+
+  def balanced(color: Color, gain: float) -> Color:
+    return tuple(min(255.0, v * gain * b) for v, b in zip(color, balance, strict=True))
+
   return Light(
-    zenith=tuple(min(255.0, v * tint * b) for v, b in zip(vary(rng, zenith, 0.12, 10), balance, strict=True)),
-    horizon=tuple(min(255.0, v * b) for v, b in zip(horizon, balance, strict=True)),
+    zenith=balanced(vary(rng, zenith, 0.12, 10), tint),
+    horizon=balanced(horizon, 1),
     sun_direction=(
       math.sin(azimuth) * math.cos(height),
       math.sin(height),
       math.cos(azimuth) * math.cos(height),
     ),
-    sun=tuple(v * g for v, g in zip(sun, gain, strict=True)),
-    ambient=tuple(v * g for v, g in zip(ambient, gain, strict=True)),
-    haze=tuple(min(255.0, v * b * 0.97) for v, b in zip(horizon, balance, strict=True)),
+    sun=balanced(sun, exposure),
+    ambient=balanced(ambient, exposure),
+    haze=balanced(horizon, 0.97),
     visibility=rng.uniform(*visibility),
     clouds=rng.uniform(*clouds),
     lamps=kind == 'dusk',

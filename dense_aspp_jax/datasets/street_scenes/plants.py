@@ -7,8 +7,9 @@ import random
 
 import numpy as np
 
-from dense_aspp_jax.datasets.street_scenes.canvas import ID, Canvas
-from dense_aspp_jax.datasets.street_scenes.light import LEFT, RIGHT, Color, mix, vary
+from dense_aspp_jax.datasets.street_scenes.body import Body, Pose
+from dense_aspp_jax.datasets.street_scenes.canvas import LEFT, RIGHT, SHADOWS_TO, Canvas, across, along, level
+from dense_aspp_jax.datasets.street_scenes.light import Color, mix, vary
 
 CLUMPS = tuple(
   tuple(
@@ -17,36 +18,34 @@ CLUMPS = tuple(
   )
   for shape in range(12)
 )  # ragged outlines of leafy twigs
+# Of each kind of tree, relative to its height: radius of the crown, its middle below the top; its stretch.
+_CROWNS = {'round': (0.3, 0.27, 0.9), 'tall': (0.19, 0.36, 1.9), 'conifer': (0.2, 0.5, 2.2)}
 
 
 def draw_tree(
   canvas: Canvas, rng: random.Random, x: float, z: float, high: float, foliage: Color, kind: str
 ) -> None:
   """Draws a tree of `high` metres: 'round', 'tall' or 'conifer'."""
-  label = ID['vegetation']
   bark = vary(rng, (84, 70, 56))
   thick = 0.035 * high
   lean = rng.uniform(-0.3, 0.3)
-  crown = {'round': 0.3, 'tall': 0.19, 'conifer': 0.2}[kind] * high
-  middle = high - {'round': 0.27, 'tall': 0.36, 'conifer': 0.5}[kind] * high
-  stretch = {'round': 0.9, 'tall': 1.9, 'conifer': 2.2}[kind]
-  canvas.cast_shadow(
-    [(x - 0.2, z - 0.2), (x + 0.2, z - 0.2), (x + 0.2, z + 0.2), (x - 0.2, z + 0.2)], high * 0.5
-  )
-  if canvas.light.casts_shadows and z < 70:
+  crown, below, stretch = _CROWNS[kind]
+  crown, middle = crown * high, high - below * high
+  Body(canvas, Pose(x, z), 'vegetation').cast_shadow(-0.2, 0.2, 0.2, high * 0.5)
+  if canvas.light.casts_shadows and z < SHADOWS_TO:
     dx, dz = (v * middle for v in canvas.light.shadow_offset)
     for shape in rng.sample(CLUMPS, 3):
       cx, cz = x + dx + rng.uniform(-1, 1) * crown * 0.6, z + dz + rng.uniform(-1, 1) * crown * 0.6
       canvas.shadow([(cx + crown * 0.8 * a, 0, cz + crown * 0.8 * b) for a, b in shape], 130)
-  canvas.limb((x, 0, z), (x + lean, middle, z), thick, bark, label, 0.6)
+  canvas.limb((x, 0, z), (x + lean, middle, z), thick, bark, 'vegetation', 0.6)
   pixels = crown * canvas.camera.scale(z)
-  left = canvas.camera.project(x, middle, z)[0]
-  if not -1.5 * pixels < left < canvas.width + 1.5 * pixels:
+  column, _ = canvas.camera.project(x, middle, z)
+  if not -1.5 * pixels < column < canvas.width + 1.5 * pixels:
     return
   if pixels > 20:
     for _ in range(3):
       tip = (x + rng.uniform(-0.7, 0.7) * crown, middle + rng.uniform(-0.2, 0.5) * crown, z)
-      canvas.limb((x + lean * 0.7, middle * 0.7, z), tip, thick * 0.5, bark, label, 0.4)
+      canvas.limb((x + lean * 0.7, middle * 0.7, z), tip, thick * 0.5, bark, 'vegetation', 0.4)
   sun = canvas.light.sun_direction
   clumps = []
   for _ in range(min(80, 9 + int(pixels * 0.5))):
@@ -67,36 +66,30 @@ def draw_tree(
     tone = tones[min(9, max(0, int(5 + 6 * bright)))]
     center = (x + lean + a * (crown - leaf * 0.5), middle + b * (crown - leaf * 0.5) * stretch, z)
     size = leaf * rng.uniform(0.7, 1.3) * (1.15 - 0.45 * k / len(clumps))
-    canvas.blob(center, rng.choice(CLUMPS), size, tone, label, normal)
+    canvas.blob(center, rng.choice(CLUMPS), size, tone, 'vegetation', normal)
 
 
 def draw_bush(canvas: Canvas, rng: random.Random, x: float, z: float, high: float, foliage: Color) -> None:
   """Draws a bush of `high` metres that stands on the ground."""
   for k in range(10):
     color = mix(foliage, (26, 34, 24), 0.45 - 0.05 * k + rng.uniform(-0.1, 0.1))
-    spread = rng.uniform(-1, 1) * high * 0.8
-    y = (0.3 + 0.045 * k) * high
-    canvas.blob(
-      (x + spread, y, z), rng.choice(CLUMPS), high * 0.34, color, ID['vegetation'], (0.0, 0.7, -0.6)
-    )
-  canvas.shadow(
-    [(x - high, 0, z - 0.3), (x - high, 0, z + 0.3), (x + high, 0, z + 0.3), (x + high, 0, z - 0.3)], 170
-  )
+    center = (x + rng.uniform(-1, 1) * high * 0.8, (0.3 + 0.045 * k) * high, z)
+    canvas.blob(center, rng.choice(CLUMPS), high * 0.34, color, 'vegetation', (0.0, 0.7, -0.6))
+  canvas.shadow(level(x - high, x + high, z - 0.3, z + 0.3), 170)
 
 
 def draw_hedge(
-  canvas: Canvas, rng: random.Random, x: float, z0: float, z1: float, high: float, foliage: Color
+  canvas: Canvas, x: float, z0: float, z1: float, high: float, foliage: Color, rng: random.Random
 ) -> None:
   """Draws a clipped hedge along the street."""
-  normal = LEFT if x > 0 else RIGHT
   color = mix(foliage, (28, 36, 26), 0.3)
   back = x + math.copysign(0.9, x)
-  canvas.polygon([(x, 0, z0), (x, high, z0), (back, high, z0), (back, 0, z0)], color, ID['vegetation'])
-  canvas.polygon([(x, 0, z0), (x, high, z0), (x, high, z1), (x, 0, z1)], color, ID['vegetation'], normal)
+  canvas.polygon(across(z0, x, back, 0, high), color, 'vegetation')
+  canvas.polygon(along(x, z0, z1, 0, high), color, 'vegetation', LEFT if x > 0 else RIGHT)
   z = z1
   while z > z0:
     for _ in range(2):
       tone = mix(color, (170, 178, 110), rng.uniform(-0.1, 0.3))
-      canvas.blob((x, rng.uniform(0.25, 1) * high, z), rng.choice(CLUMPS), 0.28, tone, ID['vegetation'])
+      canvas.blob((x, rng.uniform(0.25, 1) * high, z), rng.choice(CLUMPS), 0.28, tone, 'vegetation')
     z -= 0.7
-  canvas.cast_shadow([(x, z0), (x, z1), (back, z1), (back, z0)], high)
+  canvas.cast_shadow(level(x, back, z0, z1), high)

@@ -5,29 +5,66 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+from collections.abc import Sequence
 
-from dense_aspp_jax.datasets.street_scenes.canvas import ID, Canvas
-from dense_aspp_jax.datasets.street_scenes.light import UP, Color, mix, vary
-from dense_aspp_jax.datasets.street_scenes.palettes import AUTUMN, FOLIAGE, GRASS
-from dense_aspp_jax.datasets.street_scenes.sky_and_ground import Strip, paint_strips
+from dense_aspp_jax.datasets.street_scenes.canvas import UP, Canvas, level
+from dense_aspp_jax.datasets.street_scenes.light import Color, mix, vary
 
 LANE = 3.3  # metres
-PARKING = 2.2  # metres, width of a row of parked cars
+_PARKING = 2.2  # metres, width of a row of parked cars
 _KINDS = ('city', 'city', 'suburb', 'suburb', 'outskirts')  # repeated values are more likely
 _VERGE = {'city': 0.15, 'suburb': 0.45, 'outskirts': 0.6}  # share of sides with a strip of grass
+_FOLIAGE = ((62, 92, 40), (78, 104, 48), (50, 80, 46), (96, 108, 52), (84, 92, 60))
+_AUTUMN = ((150, 104, 46), (166, 126, 54), (132, 76, 44), (124, 112, 56))
+_GRASS = ((92, 116, 58), (112, 122, 68), (128, 120, 82), (84, 104, 64), (138, 124, 92))
+_SLICES = (1.5, 4, 5, 6, 7.5, 9, 11, 13.5, 17, 22, 29, 40, 56, 80, 115, 170, 260, 420)  # depths, in metres
+
+Strip = tuple[
+  float, float, str, Color
+]  # a lengthwise strip of ground: left and right in metres, label, colour
 
 
-@dataclasses.dataclass
+def paint_strips(
+  canvas: Canvas, strips: Sequence[Strip], near: float = _SLICES[0], far: float = _SLICES[-1]
+) -> None:
+  """Paints strips of ground between two depths, in slices from far to near."""
+  depths = [near, *(z for z in _SLICES if near < z < far), far]
+  for z0, z1 in zip(depths[-2::-1], depths[:0:-1], strict=True):
+    for left, right, label, color in strips:
+      canvas.polygon(level(left, right, z0, z1), color, label, UP)
+
+
+@dataclasses.dataclass(frozen=True)
 class Side:
-  """One side of the street; distances from the camera's path in metres, all positive."""
+  """One side of the street; distances from the camera's path in metres, all positive.
 
-  sign: int  # -1 left, 1 right
+  Attributes:
+    sign: -1 left, 1 right.
+    kerb: Where the road ends.
+    verge: Strip of grass, or None.
+    walk: Sidewalk.
+    plot: Where the plots begin.
+    kind: 'city', 'suburb' or 'outskirts'.
+    parking: Whether cars park at the kerb.
+  """
+
+  sign: int
   kerb: float
-  walk: tuple[float, float]  # sidewalk
-  plot: float  # where the plots begin
-  verge: tuple[float, float] | None  # strip of grass
-  kind: str  # 'city', 'suburb' or 'outskirts'
+  verge: tuple[float, float] | None
+  walk: tuple[float, float]
+  plot: float
+  kind: str
   parking: bool
+
+  @property
+  def edge(self) -> float:
+    """Where the driving lanes end."""
+    return self.kerb - (_PARKING if self.parking else 0.3)
+
+  def strip(self, near: float, far: float, label: str, color: Color) -> Strip:
+    """The strip of ground between two distances."""
+    left, right = sorted((self.sign * near, self.sign * far))
+    return left, right, label, color
 
 
 class Street:
@@ -43,8 +80,8 @@ class Street:
   """
 
   def __init__(self, rng: random.Random):
-    self.foliage = vary(rng, rng.choice(FOLIAGE if rng.random() < 0.72 else AUTUMN))
-    self.grass = vary(rng, rng.choice(GRASS))
+    self.foliage = vary(rng, rng.choice(_FOLIAGE if rng.random() < 0.72 else _AUTUMN))
+    self.grass = vary(rng, rng.choice(_GRASS))
     gray = rng.uniform(78, 132)
     self.asphalt = vary(rng, (gray, gray, gray + 3), 0, 5)
     pale = rng.uniform(108, 172)
@@ -66,14 +103,11 @@ class Street:
   def _plan_side(self, rng: random.Random, sign: int, kind: str) -> Side:
     parking = rng.random() < 0.6
     lanes = self.own_lanes - 0.5 if sign > 0 else self.other_lanes + 0.5
-    kerb = lanes * LANE + (PARKING if parking else 0.3)
-    verge = None
-    start = kerb
-    if rng.random() < _VERGE[kind]:
-      verge = (kerb, kerb + rng.uniform(1.2, 3.2))
-      start = verge[1]
+    kerb = lanes * LANE + (_PARKING if parking else 0.3)
+    verge = (kerb, kerb + rng.uniform(1.2, 3.2)) if rng.random() < _VERGE[kind] else None
+    start = verge[1] if verge else kerb
     walk = (start, start + rng.uniform(2.0, 3.8))
-    return Side(sign, kerb, walk, walk[1] + rng.choice((0, 0, 0.6)), verge, kind, parking)
+    return Side(sign, kerb, verge, walk, walk[1] + rng.choice((0, 0, 0.6)), kind, parking)
 
   def is_clear(self, z: float) -> bool:
     """Whether depth `z` is outside the junction."""
@@ -87,104 +121,76 @@ class Street:
   def draw_ground(self, canvas: Canvas, rng: random.Random) -> None:
     """Paints road, sidewalks, verges and markings."""
     left, right = self.sides
-    walk, terrain, road = ID['sidewalk'], ID['terrain'], ID['road']
-    strips = [Strip(-400.0, 400.0, terrain, self.grass), Strip(-left.kerb, right.kerb, road, self.asphalt)]
+    paving = self.paving
+    strips = [(-400.0, 400.0, 'terrain', self.grass), (-left.kerb, right.kerb, 'road', self.asphalt)]
     for side in self.sides:
+      kerb, walk = side.kerb, side.walk
       if side.parking:
-        a, b = side.kerb - PARKING, side.kerb
-        strips.append(self._strip(side, a, b, road, mix(self.asphalt, self.paving, rng.uniform(0, 0.4))))
-      strips.append(self._strip(side, *side.walk, walk, self.paving))
+        strips.append(side.strip(side.edge, kerb, 'road', mix(self.asphalt, paving, rng.uniform(0, 0.4))))
+      strips.append(side.strip(*walk, 'sidewalk', paving))
       if side.kind == 'city':
-        strips.append(
-          self._strip(side, side.walk[1], side.plot + 14, walk, mix(self.paving, (110, 104, 96), 0.3))
-        )
+        strips.append(side.strip(walk[1], side.plot + 14, 'sidewalk', mix(paving, (110, 104, 96), 0.3)))
       if side.verge:
-        strips.append(self._strip(side, *side.verge, terrain, vary(rng, self.grass)))
-      stone = mix(self.paving, (206, 204, 198), 0.5)
-      strips.append(self._strip(side, side.kerb - 0.12, side.kerb, walk, mix(self.paving, (50, 50, 50), 0.4)))
-      strips.append(self._strip(side, side.kerb, side.kerb + 0.2, walk, stone))
+        strips.append(side.strip(*side.verge, 'terrain', vary(rng, self.grass)))
+      strips.append(side.strip(kerb - 0.12, kerb, 'sidewalk', mix(paving, (50, 50, 50), 0.4)))
+      strips.append(side.strip(kerb, kerb + 0.2, 'sidewalk', mix(paving, (206, 204, 198), 0.5)))
     paint_strips(canvas, strips)
     if self.junction:
-      z0, z1 = self.junction
-      paint_strips(canvas, [Strip(-150.0, 150.0, road, mix(self.asphalt, (70, 70, 72), 0.1))], z0, z1)
+      paint_strips(canvas, [(-150.0, 150.0, 'road', mix(self.asphalt, (70, 70, 72), 0.1))], *self.junction)
     self._draw_markings(canvas, rng)
 
-  @staticmethod
-  def _strip(side: Side, near: float, far: float, label: int, color: Color) -> Strip:
-    a, b = sorted((side.sign * near, side.sign * far))
-    return Strip(a, b, label, color)
-
-  def _mark(self, canvas: Canvas, x: float, z0: float, z1: float, wide: float, color: Color) -> None:
-    corners = [(x - wide / 2, 0, z0), (x - wide / 2, 0, z1), (x + wide / 2, 0, z1), (x + wide / 2, 0, z0)]
-    canvas.polygon(corners, color, None, UP)
-
-  def _dash(
-    self,
-    canvas: Canvas,
-    rng: random.Random,
-    x: float,
-    period: float,
-    length: float,
-    wide: float,
-    color: Color,
-  ) -> None:
-    z = 2.0 + rng.uniform(0, period)
-    while z < 110:
-      if not self.junction or z + length < self.junction[0] - 4 or z > self.junction[1]:
-        self._mark(canvas, x, z, min(z + length, 110), wide, color)
-      z += period
-
   def _draw_markings(self, canvas: Canvas, rng: random.Random) -> None:
+    def paint(points, color):
+      canvas.polygon(points, color, None, UP)
+
+    def mark(x, z0, z1, wide, color):
+      paint(level(x - wide / 2, x + wide / 2, z0, z1), color)
+
+    def dash(x, period, length, wide, color):
+      z = 2.0 + rng.uniform(0, period)
+      while z < 110:
+        if not self.junction or z + length < self.junction[0] - 4 or z > self.junction[1]:
+          mark(x, z, min(z + length, 110), wide, color)
+        z += period
+
     white = mix(self.asphalt, (236, 234, 228), rng.uniform(0.55, 0.95))
-    yellow = (220, 180, 60)
     left, right = self.sides
     for _ in range(rng.randrange(5)):  # patches and seams of old repairs
       x, z = rng.uniform(-left.kerb + 1, right.kerb - 1), rng.uniform(4, 30)
-      self._mark(
-        canvas,
-        x,
-        z,
-        z + rng.uniform(1, 7),
-        rng.uniform(0.6, 2),
-        mix(self.asphalt, (40, 40, 42), rng.uniform(0.1, 0.35)),
-      )
+      far, wide = z + rng.uniform(1, 7), rng.uniform(0.6, 2)
+      mark(x, z, far, wide, mix(self.asphalt, (40, 40, 42), rng.uniform(0.1, 0.35)))
     middle = -LANE / 2
     if rng.random() < 0.25:
-      self._dash(canvas, rng, middle, 6, 6.05, 0.14, rng.choice((white, yellow)))
+      dash(middle, 6, 6.05, 0.14, rng.choice((white, (220, 180, 60))))
     else:
-      self._dash(canvas, rng, middle, rng.choice((6, 9)), 3, 0.15, white)
-    for k in range(1, self.own_lanes):
-      self._dash(canvas, rng, middle + k * LANE, 6, 2.5, 0.13, white)
-    for k in range(1, self.other_lanes):
-      self._dash(canvas, rng, middle - k * LANE, 6, 2.5, 0.13, white)
+      dash(middle, rng.choice((6, 9)), 3, 0.15, white)
+    for k in (*range(1, self.own_lanes), *range(-1, -self.other_lanes, -1)):
+      dash(middle + k * LANE, 6, 2.5, 0.13, white)
     for side in self.sides:
       if rng.random() < 0.6:
-        edge = side.kerb - (PARKING if side.parking else 0.3)
-        self._dash(canvas, rng, side.sign * edge, 5, 5.05, 0.11, white)
+        dash(side.sign * side.edge, 5, 5.05, 0.11, white)
     if self.tram_crosses:
-      for z in (sum(self.junction) / 2 + rail for rail in (-0.72, 0.72)):
-        rail = [(-90, 0, z - 0.05), (-90, 0, z + 0.05), (90, 0, z + 0.05), (90, 0, z - 0.05)]
-        canvas.polygon(rail, (150, 148, 144), None, UP)
+      for rail in (-0.72, 0.72):
+        z = sum(self.junction) / 2 + rail
+        paint(level(-90, 90, z - 0.05, z + 0.05), (150, 148, 144))
     elif self.tram:
       for lane in (-LANE, 0.0) if rng.random() < 0.5 else (-LANE,):
         for rail in (-0.72, 0.72):
-          self._dash(canvas, rng, lane + rail, 8, 8.05, 0.16, mix(self.asphalt, (50, 46, 44), 0.5))
-          self._dash(canvas, rng, lane + rail, 8, 8.05, 0.06, (170, 168, 164))
+          dash(lane + rail, 8, 8.05, 0.16, mix(self.asphalt, (50, 46, 44), 0.5))
+          dash(lane + rail, 8, 8.05, 0.06, (170, 168, 164))
     if self.crossing:
       x = -left.kerb + 0.5
       while x < right.kerb - 0.5:
-        self._mark(canvas, x, self.crossing, self.crossing + 3, 0.5, white)
+        mark(x, self.crossing, self.crossing + 3, 0.5, white)
         x += 1.0
       if self.junction:
-        stop = self.crossing - 1.2
-        wide = LANE * self.own_lanes
-        self._mark(canvas, -LANE / 2 + wide / 2, stop, stop + 0.45, wide, white)
+        stop, wide = self.crossing - 1.2, LANE * self.own_lanes
+        mark(middle + wide / 2, stop, stop + 0.45, wide, white)
     if rng.random() < 0.35:  # an arrow on the own lane
       z = rng.uniform(6, 11)
-      self._mark(canvas, 0, z, z + 2.6, 0.18, white)
-      head = [(-0.45, 0, z + 2.5), (0, 0, z + 4), (0.45, 0, z + 2.5)]
-      canvas.polygon(head, white, None, UP)
+      mark(0, z, z + 2.6, 0.18, white)
+      paint([(-0.45, 0, z + 2.5), (0, 0, z + 4), (0.45, 0, z + 2.5)], white)
     if rng.random() < 0.5:  # a manhole
       x, z = rng.uniform(-2, 2), rng.uniform(5, 14)
       points = [(x + 0.33 * math.cos(k * 0.524), 0, z + 0.33 * math.sin(k * 0.524)) for k in range(12)]
-      canvas.polygon(points, mix(self.asphalt, (44, 42, 40), 0.5), None, UP)
+      paint(points, mix(self.asphalt, (44, 42, 40), 0.5))

@@ -1,0 +1,136 @@
+"""Objects drawn in their own coordinates: solid bodies, bars, and details on their sides and ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+
+from dense_aspp_jax.datasets.street_scenes.canvas import CIRCLE, FRONT, UP, Canvas
+from dense_aspp_jax.datasets.street_scenes.light import Color, Point, mix
+
+
+@dataclasses.dataclass(frozen=True)
+class Pose:
+  """Position and heading of an object that stands on the ground.
+
+  Attributes:
+    x: Metres to the right.
+    z: Metres ahead.
+    yaw: Heading in radians: 0 drives away from the camera, pi towards it, pi / 2 to the right.
+  """
+
+  x: float
+  z: float
+  yaw: float = 0.0
+
+
+def ring(side: float, ahead: float, up: float, radius: float) -> list[Point]:
+  """A circle on the plane `side` metres from the middle of an object, such as a wheel."""
+  return [(side, up + radius * b, ahead + radius * a) for a, b in CIRCLE]
+
+
+class Body:
+  """One object of one label, drawn in its own coordinates: to its right, up from the ground, ahead.
+
+  The unit is `scale` metres. Thicknesses and radii have the same unit, normals are in the world's frame.
+  """
+
+  def __init__(self, canvas: Canvas, pose: Pose, label: str, scale: float = 1.0):
+    self.canvas, self.pose, self.label, self.scale = canvas, pose, label, scale
+    self._sine, self._cosine = math.sin(pose.yaw), math.cos(pose.yaw)
+
+  def place(self, side: float, up: float, ahead: float) -> Point:
+    """World point of a point of the object."""
+    side, up, ahead = side * self.scale, up * self.scale, ahead * self.scale
+    sine, cosine = self._sine, self._cosine
+    return self.pose.x + side * cosine + ahead * sine, up, self.pose.z - side * sine + ahead * cosine
+
+  def turn(self, side: float, up: float, ahead: float) -> Point:
+    """World direction of a direction of the object."""
+    sine, cosine = self._sine, self._cosine
+    return side * cosine + ahead * sine, up, ahead * cosine - side * sine
+
+  def shows_end(self, end: int, ahead: float) -> bool:
+    """Whether the camera sees the rear (`end` -1) or front (1), which is at `ahead`."""
+    return self.canvas.camera.faces(self.place(0, 0, ahead), self.turn(0, 0, end))
+
+  def part(self, points: Sequence[Point], color: Color | None, normal: Point | None = FRONT) -> None:
+    """Paints a polygon with the object's label."""
+    self.canvas.polygon([self.place(*p) for p in points], color, self.label, normal)
+
+  def detail(self, points: Sequence[Point], color: Color, normal: Point | None = FRONT) -> None:
+    """Paints a polygon onto what is already there."""
+    self.canvas.polygon([self.place(*p) for p in points], color, None, normal)
+
+  def limb(self, start: Point, end: Point, width: float, color: Color, taper: float = 1.0) -> None:
+    """Paints a bar of the given thickness."""
+    self.canvas.limb(self.place(*start), self.place(*end), width * self.scale, color, self.label, taper)
+
+  def disc(
+    self, center: Point, radius: float, color: Color, stretch: float = 1.0, normal: Point | None = FRONT
+  ) -> None:
+    """Paints a disc that faces the camera."""
+    self.canvas.disc(self.place(*center), radius * self.scale, color, self.label, stretch, normal)
+
+  def line(self, points: Sequence[Point], width: float, color: Color) -> None:
+    """Paints a line, at least one pixel thick."""
+    self.canvas.line([self.place(*p) for p in points], width * self.scale, color, self.label)
+
+  def cast_shadow(self, rear: float, front: float, half: float, high: float) -> None:
+    """Casts the shadow of a box between two distances ahead, of this half width and height."""
+    corners = ((-half, 0, rear), (half, 0, rear), (half, 0, front), (-half, 0, front))
+    self.canvas.cast_shadow([self.place(*corner) for corner in corners], high * self.scale)
+
+  def reflection(self, pane: Sequence[Point], glass: Color) -> None:
+    """Paints a streak of sky onto a pane given from its lower (or upper) edge to the opposite one."""
+    a, b, c, d = pane
+    streak = [mix(a, b, 0.15), mix(a, b, 0.38), mix(d, c, 0.62), mix(d, c, 0.39)]
+    self.detail(streak, mix(glass, self.canvas.light.horizon, 0.2), UP)
+
+  def extrude(
+    self, profile: Sequence[Point], paint: Color, glass: Color | None = None, rear: float = 0.0
+  ) -> int:
+    """Paints a body with a mirror-symmetric section along its length.
+
+    Args:
+      profile: `(ahead of the rear, up, half width)` of its outline, clockwise from the lower rear.
+      paint: Its colour.
+      glass: Colour of the windows in steep faces above the belt line, or None for a body without them.
+      rear: Where the rear is, ahead of the pose.
+
+    Returns:
+      The side that the camera sees: -1 left, 1 right, or 0.
+    """
+    faces = []
+    for (l0, h0, w0), (l1, h1, w1) in itertools.pairwise(profile):
+      size = math.hypot(l1 - l0, h1 - h0)
+      normal = self.turn(0, (l1 - l0) / size, (h0 - h1) / size)
+      corners = [(-w0, h0, rear + l0), (w0, h0, rear + l0), (w1, h1, rear + l1), (-w1, h1, rear + l1)]
+      faces.append((corners, normal, glass and min(h0, h1) > 0.9 and abs(h1 - h0) > 0.3))
+    for corners, normal, window in sorted(
+      faces, key=lambda face: -sum(self.place(*p)[2] for p in face[0][::2])
+    ):
+      if not self.canvas.camera.faces(self.place(*corners[0]), normal):
+        continue
+      self.part(corners, paint, normal)
+      if window:
+        edges = (mix(corners[1], corners[2], t) for t in (0.1, 0.88))
+        (w0, h0, a), (w1, h1, b) = ((0.9 * w, up, ahead) for w, up, ahead in edges)
+        pane = [(-w0, h0, a), (w0, h0, a), (w1, h1, b), (-w1, h1, b)]
+        self.detail(pane, glass, mix(normal, UP, 0.4))
+        self.reflection(pane, glass)
+    seen = 0
+    for side in (-1, 1):
+      outline = [(side * w, h, rear + ahead) for ahead, h, w in profile]
+      normal = self.turn(side, 0, 0)
+      if self.canvas.camera.faces(self.place(*outline[0]), normal):
+        self.part(outline, paint, normal)
+        seen = side
+    return seen
+
+  def box(self, rear: float, front: float, half: float, low: float, high: float, paint: Color) -> int:
+    """Paints a box between two distances ahead; returns the side that the camera sees."""
+    profile = ((rear, low, half), (rear, high, half), (front, high, half), (front, low, half))
+    return self.extrude(profile, paint)
