@@ -12,7 +12,7 @@ from dense_aspp_jax.commands.run_arguments import (
   averaging_predictor,
 )
 from dense_aspp_jax.datasets.images import check_image_header, decode_image
-from dense_aspp_jax.datasets.stored_files import files_of_folder
+from dense_aspp_jax.datasets.stored_files import StoredFile, files_of_folder
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.pictures import colorize, overlay, save_png
 from dense_aspp_jax.files import check_writable, write_json
@@ -82,7 +82,8 @@ def _predict(
   run = predictor = None  # loaded with the first image that can be decoded
   for name in progress([name for name in images if name not in refused], 'predicting', unit='image'):
     try:
-      image = decode_image(images[name], str(images[name]), as_stored=args.as_stored)
+      data = StoredFile.on_disk(images[name]).read()
+      image = decode_image(data, str(images[name]), as_stored=args.as_stored)
     except InputError as error:
       refused[name] = str(error)
       continue

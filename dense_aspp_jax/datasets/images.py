@@ -1,8 +1,7 @@
 """Decoding and encoding of images and label maps; Pillow and NumPy only.
 
 Deliberately strict: every PNG chunk is verified (`png.py`), formats are recognised by their first bytes, a
-palette of label ids is never turned into grey values, and what is not clearly an image or a label is an
-`InputError`.
+palette of label ids is never turned into grey values, and anything doubtful is an `InputError`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from PIL import Image, JpegImagePlugin, PngImagePlugin
 from dense_aspp_jax.datasets.png import (
   GREY,
   PALETTE,
-  PNG_HEADER_BYTES,
   PNG_SIGNATURE,
   RGB,
   beginning,
@@ -44,9 +42,9 @@ _UPRIGHT = {
 
 
 def check_image_header(path: pathlib.Path) -> None:
-  """Finds out from the beginning of a file whether it is an image that `decode_image` may take.
+  """Checks by its beginning whether a file is an image that `decode_image` may take.
 
-  Costs neither time nor memory, whatever size the header claims; damage further on is not found.
+  Decodes nothing, whatever size the header claims; damage further on is not found.
 
   Raises:
     InputError: Unreadable, neither PNG nor JPEG, a damaged header, or more than `MAX_PIXELS`.
@@ -55,19 +53,14 @@ def check_image_header(path: pathlib.Path) -> None:
     raise InputError(f'{path}: not a file')
   try:
     with path.open('rb') as file:
-      start = file.read(PNG_HEADER_BYTES)
-      if _image_plugin(start, str(path)) is PngImagePlugin.PngImageFile:
-        read_png_header(start, str(path))
-      else:
-        file.seek(0)
-        _open(JpegImagePlugin.JpegImageFile, file, str(path))
+      plugin = _image_plugin(file.read(len(PNG_SIGNATURE)), str(path))
+      file.seek(0)
+      _open(plugin, file, str(path))
   except OSError as error:
     raise InputError(f'{path}: cannot be read ({error.strerror or error})') from error
 
 
-def decode_image(
-  data: bytes | pathlib.Path, where: str, upright_only: bool = False, as_stored: bool = False
-) -> np.ndarray:
+def decode_image(data: bytes, where: str, upright_only: bool = False, as_stored: bool = False) -> np.ndarray:
   """Decodes a PNG or JPEG to 8-bit RGB.
 
   Grey and palette images become RGB; an alpha channel is dropped, the colour below it kept; CMYK is
@@ -76,20 +69,19 @@ def decode_image(
   read counts as upright.
 
   Args:
-    data: Encoded bytes, or the path of a file.
+    data: The file's bytes.
     where: Path or name of the image, for the message.
-    upright_only: Refuse an image that its EXIF orientation would turn: whether its label map was drawn
-      on the turned or on the stored picture cannot be known.
-    as_stored: Leave the pixels as they are stored, whatever the EXIF orientation.
+    upright_only: Whether to refuse an image that its EXIF orientation would turn: its label map may have
+      been drawn on either picture.
+    as_stored: Whether to ignore the EXIF orientation.
 
   Returns:
     RGB, uint8 `[h, w, 3]`.
 
   Raises:
-    InputError: Unreadable, neither PNG nor JPEG, truncated, damaged, more than `MAX_PIXELS`, or not
+    InputError: Neither PNG nor JPEG, truncated, damaged, more than `MAX_PIXELS`, or not
       upright.
   """
-  data = _read(data, where)
   plugin = _image_plugin(data, where)
   header = check_png(data, where) if plugin is PngImagePlugin.PngImageFile else None
   image = _load(plugin, data, where)
@@ -113,24 +105,23 @@ def decode_image(
   return np.array(image)
 
 
-def decode_label(data: bytes | pathlib.Path, where: str) -> np.ndarray:
+def decode_label(data: bytes, where: str) -> np.ndarray:
   """Decodes a PNG of label ids.
 
   Grey values are ids as stored at any bit depth; a palette image's ids are its indices, whatever
   the colours. An orientation is not applied.
 
   Args:
-    data: Encoded bytes, or the path of a file.
+    data: The file's bytes.
     where: Path or name of the label, for the message.
 
   Returns:
     Label ids, uint8 `[h, w]`.
 
   Raises:
-    InputError: Unreadable, not a PNG, truncated, damaged, a picture in colours (RGB or alpha), an id
+    InputError: Not a PNG, truncated, damaged, a picture in colours (RGB or alpha), an id
       above 255, or more than `MAX_PIXELS`.
   """
-  data = _read(data, where)
   if data.startswith(_JPEG_SIGNATURE):
     raise InputError(
       f'{where}: a JPEG, which alters label ids; expected a PNG of label ids, saved as PNG from the start'
@@ -155,17 +146,9 @@ def decode_label(data: bytes | pathlib.Path, where: str) -> np.ndarray:
 
 
 def decode_label_ids(data: bytes, label_set: LabelSet, where: str) -> np.ndarray:
-  """Decodes a label PNG: of label ids, or, where the label set says so, in the colours of its classes.
+  """As `decode_label`, or, where the set has `label_colors`, from the colours of the classes.
 
-  Colours are never guessed: each must be exactly that of a class, or black where ids are ignored.
-
-  Args:
-    data: Encoded bytes.
-    label_set: Says which of the two it is (`label_colors`), and the colours.
-    where: Path or name of the label, for the message.
-
-  Returns:
-    Label ids, uint8 `[h, w]`.
+  Each colour must be exactly that of a class, or black where ids are ignored.
 
   Raises:
     InputError: As `decode_label`; with `label_colors`, anything but an 8-bit RGB PNG, or unknown colours:
@@ -173,7 +156,7 @@ def decode_label_ids(data: bytes, label_set: LabelSet, where: str) -> np.ndarray
   """
   if not label_set.label_colors:
     return decode_label(data, where)
-  header = check_png(data, where)
+  header = read_png_header(data, where)
   if (header.bit_depth, header.color_type) != (8, RGB):
     raise InputError(
       f'{where}: {header.description} PNG of {header.width}x{header.height} pixels; expected 8-bit RGB in '
@@ -191,15 +174,6 @@ def encode_png(array: np.ndarray) -> bytes:
   # Level 6, the default, takes three times as long for 1 % less.
   Image.fromarray(np.ascontiguousarray(array)).save(buffer, 'PNG', compress_level=3)
   return buffer.getvalue()
-
-
-def _read(data: bytes | pathlib.Path, where: str) -> bytes:
-  if isinstance(data, bytes):
-    return data
-  try:
-    return data.read_bytes()
-  except OSError as error:
-    raise InputError(f'{where}: cannot be read ({error.strerror or error})') from error
 
 
 def _image_plugin(data: bytes, where: str) -> type:
@@ -241,32 +215,29 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _ids_of(rgb: np.ndarray, label_set: LabelSet, where: str) -> np.ndarray:
-  colors = np.array(list(label_set.id_of_color), np.int32)
-  ids = np.array(list(label_set.id_of_color.values()), np.uint8)
-  order = np.argsort(_codes(colors))
-  known = _codes(colors)[order]
+  known, ids = zip(*sorted((_codes(np.array(c)), i) for c, i in label_set.id_of_color.items()), strict=True)
   codes = _codes(rgb.astype(np.int32))
   positions = np.searchsorted(known, codes).clip(max=len(known) - 1)
-  unknown = known[positions] != codes
-  if unknown.any():
-    found, first, counts = np.unique(codes[unknown], return_index=True, return_counts=True)
-    texts = []
-    for i in np.argsort(-counts, kind='stable')[:_COLORS_SHOWN]:
-      row, column = divmod(int(np.flatnonzero(unknown)[first[i]]), rgb.shape[1])
-      color = rgb[row, column].astype(np.int32)
-      nearest = label_set.classes[int(np.argmin([((color - c.color) ** 2).sum() for c in label_set.classes]))]
-      texts.append(
-        f'{tuple(color.tolist())} ({counts[i]} pixels, the first at row {row}, column {column}; the nearest '
-        f'class is {nearest.name!r}, {nearest.color})'
-      )
-    more = f' and {len(found) - _COLORS_SHOWN} more' if len(found) > _COLORS_SHOWN else ''
-    raise InputError(
-      f'{where}: colours of no class of label set {label_set.name!r}: {", ".join(texts)}{more}; expected the '
-      'exact colours of the classes. Draw the label without smoothing, or correct the label set'
+  unknown = np.array(known)[positions] != codes
+  if not unknown.any():
+    return np.array(ids, np.uint8)[positions]
+  found, first, counts = np.unique(codes[unknown], return_index=True, return_counts=True)
+  texts = []
+  for i in np.argsort(-counts, kind='stable')[:_COLORS_SHOWN]:
+    row, column = divmod(int(np.flatnonzero(unknown)[first[i]]), rgb.shape[1])
+    color = rgb[row, column].astype(np.int32)
+    nearest = min(label_set.classes, key=lambda c: ((color - c.color) ** 2).sum())
+    texts.append(
+      f'{tuple(color.tolist())} ({counts[i]} pixels, the first at row {row}, column {column}; the nearest '
+      f'class is {nearest.name!r}, {nearest.color})'
     )
-  return ids[order][positions]
+  more = f' and {len(found) - _COLORS_SHOWN} more' if len(found) > _COLORS_SHOWN else ''
+  raise InputError(
+    f'{where}: colours of no class of label set {label_set.name!r}: {", ".join(texts)}{more}; expected the '
+    'exact colours of the classes. Draw the label without smoothing, or correct the label set'
+  )
 
 
 def _codes(colors: np.ndarray) -> np.ndarray:
-  """One number a colour, int32 `[...]` from `[..., 3]`."""
+  """One number a colour, `[...]` from `[..., 3]`."""
   return (colors[..., 0] << 16) | (colors[..., 1] << 8) | colors[..., 2]

@@ -1,7 +1,8 @@
 """The structure of a PNG file: header, chunks with their checksums, and whether all rows are there.
 
-Pillow accepts a PNG whose pixels were damaged in transfer, fills missing rows with zeros, and does not
-notice a missing end.
+Pillow verifies the chunks before the pixels. It accepts a wrong checksum of the pixels, fills missing rows
+with zeros, gives colours to indices that the palette does not have, and does not miss the end mark; these are
+found here.
 """
 
 from __future__ import annotations
@@ -46,23 +47,19 @@ class PngHeader(NamedTuple):
 def read_png_header(data: bytes, where: str) -> PngHeader:
   """Reads a PNG's header; its first `PNG_HEADER_BYTES` bytes are enough.
 
-  Args:
-    data: The file's bytes, or the first of them.
-    where: Path or name of the image, for the message.
-
   Raises:
-    InputError: Not a PNG, the header is damaged, or more than `MAX_PIXELS`.
+    InputError: Not a PNG, the header is damaged, or more than `MAX_PIXELS`; the message begins with `where`.
   """
   if not data.startswith(PNG_SIGNATURE):
     raise InputError(f'{where}: not a PNG file ({beginning(data)}); expected a PNG')
   if len(data) < PNG_HEADER_BYTES:
-    raise InputError(f'{where}: truncated PNG of {len(data)} bytes; get the file again')
+    raise _truncated(data, where)
   chunk, (crc,) = data[12:29], struct.unpack_from('>I', data, 29)
   if not chunk.startswith(b'IHDR') or zlib.crc32(chunk) != crc:
-    raise InputError(f'{where}: damaged PNG, its header is wrong; get the file again')
+    raise _damaged(', its header is wrong', where)
   width, height, bit_depth, color_type, *methods, interlaced = struct.unpack_from('>IIBBBBB', chunk, 4)
   if color_type not in _CHANNELS or any(methods) or interlaced > 1:
-    raise InputError(f'{where}: damaged PNG, its header says what no PNG has; get the file again')
+    raise _damaged(', its header says what no PNG has', where)
   check_size(width, height, where)
   return PngHeader(height, width, bit_depth, color_type, bool(interlaced))
 
@@ -70,12 +67,8 @@ def read_png_header(data: bytes, where: str) -> PngHeader:
 def check_png(data: bytes, where: str) -> PngHeader:
   """Verifies the checksum of every chunk up to the end mark, and that all pixels are there.
 
-  Args:
-    data: The file's bytes.
-    where: Path or name of the image, for the message.
-
   Returns:
-    The header.
+    The header, with the number of colours.
 
   Raises:
     InputError: As `read_png_header`; truncated or damaged anywhere.
@@ -89,12 +82,12 @@ def check_png(data: bytes, where: str) -> PngHeader:
       length, kind = struct.unpack_from('>I4s', data, position)
       end += length
     if end > len(data):
-      raise InputError(f'{where}: truncated PNG of {len(data)} bytes; get the file again')
+      raise _truncated(data, where)
     if zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], 'big'):
-      raise InputError(f'{where}: damaged PNG, wrong checksum at byte {position}; get the file again')
+      raise _damaged(f', wrong checksum at byte {position}', where)
     if kind == b'PLTE':
       if length % 3 or header.num_colors or pixels:
-        raise InputError(f'{where}: damaged PNG, wrong palette at byte {position}; get the file again')
+        raise _damaged(f', wrong palette at byte {position}', where)
       header = header._replace(num_colors=length // 3)
     elif kind == b'IDAT':
       pixels.append(view[position + 8 : end - 4])
@@ -114,23 +107,6 @@ def num_row_bytes(header: PngHeader) -> int:
   return total
 
 
-def check_size(width: int, height: int, where: str) -> None:
-  """Raises InputError for an image without pixels, or with more than `MAX_PIXELS` or `MAX_SIDE`."""
-  if not 0 < width * height <= MAX_PIXELS:
-    raise InputError(
-      f'{where}: {width}x{height} pixels; expected between 1 and {MAX_PIXELS:,} pixels. Make it smaller'
-    )
-  if max(width, height) > MAX_SIDE:
-    raise InputError(
-      f'{where}: {width}x{height} pixels; expected at most {MAX_SIDE:,} pixels a side. Make it smaller'
-    )
-
-
-def beginning(data: bytes) -> str:
-  """What a file begins with, for messages."""
-  return f'it begins with {data[:8]!r}' if data else 'an empty file'
-
-
 def check_rows(parts: Iterable[memoryview], num_bytes: int, where: str) -> None:
   """Unpacks the data of the IDAT chunks, piece by piece; more than `num_bytes` is ignored, as elsewhere."""
   unpacker, missing = zlib.decompressobj(), num_bytes
@@ -141,8 +117,30 @@ def check_rows(parts: Iterable[memoryview], num_bytes: int, where: str) -> None:
         missing -= len(unpacked)
         part = unpacker.unconsumed_tail
   except zlib.error as error:
-    raise InputError(f'{where}: damaged PNG ({error}); get the file again') from error
+    raise _damaged(f' ({error})', where) from error
   if missing > 0:
-    raise InputError(
-      f'{where}: damaged PNG, {num_bytes - missing} of {num_bytes} bytes of pixels; get the file again'
-    )
+    raise _damaged(f', {num_bytes - missing} of {num_bytes} bytes of pixels', where)
+
+
+def check_size(width: int, height: int, where: str) -> None:
+  """Raises InputError for an image without pixels, or with more than `MAX_PIXELS` or `MAX_SIDE`."""
+  if not 0 < width * height <= MAX_PIXELS:
+    expected = f'between 1 and {MAX_PIXELS:,} pixels'
+  elif max(width, height) > MAX_SIDE:
+    expected = f'at most {MAX_SIDE:,} pixels a side'
+  else:
+    return
+  raise InputError(f'{where}: {width}x{height} pixels; expected {expected}. Make it smaller')
+
+
+def beginning(data: bytes) -> str:
+  """What a file begins with, for messages."""
+  return f'it begins with {data[:8]!r}' if data else 'an empty file'
+
+
+def _damaged(finding: str, where: str) -> InputError:
+  return InputError(f'{where}: damaged PNG{finding}; get the file again')
+
+
+def _truncated(data: bytes, where: str) -> InputError:
+  return InputError(f'{where}: truncated PNG of {len(data)} bytes; get the file again')

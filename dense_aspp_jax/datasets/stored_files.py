@@ -1,4 +1,4 @@
-"""Files of a folder or of a zip archive, read alike: a dataset is prepared without unpacking it."""
+"""Files of a folder or of a zip archive, read alike: a data set is prepared without unpacking it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import BinaryIO
 
 from dense_aspp_jax.errors import InputError
 
-# What zipfile raises on damaged, encrypted or strangely packed members.
+# What zipfile raises for damaged or encrypted members, and for compression methods it does not know.
 _READ_ERRORS = (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError)
-_MAX_MEMBER_BYTES = 2**30  # unpacked; an image of images.MAX_PIXELS pixels has 0.7 GiB at most
+MAX_MEMBER_BYTES = 2**30  # unpacked; an image of png.MAX_PIXELS pixels has 0.7 GiB at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +32,19 @@ class StoredFile:
   where: str
   open: Callable[[], BinaryIO]
 
+  @classmethod
+  def on_disk(cls, path: pathlib.Path) -> StoredFile:
+    """The file at `path`."""
+    return cls(str(path), functools.partial(path.open, 'rb'))
+
   def read(self, size: int = -1) -> bytes:
     """Reads the first `size` bytes, or all. Raises InputError where that fails."""
     try:
       with self.open() as file:
         return file.read(size)
     except _READ_ERRORS as error:
-      raise InputError(f'{self.where}: cannot be read ({error}); get the file again') from error
+      reason = getattr(error, 'strerror', None) or error
+      raise InputError(f'{self.where}: cannot be read ({reason}); check the file, or get it again') from error
 
 
 def files_of_folder(folder: pathlib.Path) -> dict[str, StoredFile]:
@@ -60,7 +66,7 @@ def files_of_folder(folder: pathlib.Path) -> dict[str, StoredFile]:
     for name in names:
       if not name.startswith('.'):
         path = pathlib.Path(parent, name)
-        files[path.relative_to(folder).as_posix()] = StoredFile(str(path), functools.partial(path.open, 'rb'))
+        files[path.relative_to(folder).as_posix()] = StoredFile.on_disk(path)
   return dict(sorted(files.items()))
 
 
@@ -94,13 +100,11 @@ def files_of_zip(path: pathlib.Path) -> Iterator[dict[str, StoredFile]]:
 
 
 def _why_unsafe(member: zipfile.ZipInfo) -> str | None:
-  name = pathlib.PureWindowsPath(member.filename)  # it knows both kinds of slashes, and drives
+  name = pathlib.PureWindowsPath(member.filename)  # knows both kinds of slashes, and drives
   if name.is_absolute() or name.drive or name.root or '..' in name.parts:
     return 'its name leads out of the archive'
   if stat.S_ISLNK(member.external_attr >> 16):
     return 'a symbolic link'
-  if member.file_size > _MAX_MEMBER_BYTES:
-    return (
-      f'{member.file_size / 2**30:.1f} GiB unpacked; expected at most {_MAX_MEMBER_BYTES / 2**30:.0f} GiB'
-    )
+  if member.file_size > MAX_MEMBER_BYTES:
+    return f'{member.file_size / 2**30:.1f} GiB unpacked; expected at most {MAX_MEMBER_BYTES >> 30} GiB'
   return None

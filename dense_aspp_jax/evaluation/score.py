@@ -6,7 +6,6 @@ evalPixelLevelSemanticLabeling.getPrediction); other folders by equal relative n
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import pathlib
@@ -91,9 +90,9 @@ def score_files(score_input: ScoreInput) -> ConfusionMatrix:
   """
   confusion = ConfusionMatrix(score_input.label_set)
   for label_path, prediction_path in progress(score_input.pairs, 'score', unit='image'):
-    label = StoredFile(str(label_path), functools.partial(label_path.open, 'rb')).read()
+    label, prediction = (StoredFile.on_disk(path).read() for path in (label_path, prediction_path))
     label_ids = decode_label_ids(label, score_input.label_set, str(label_path))
-    prediction_ids = decode_label(prediction_path, str(prediction_path))
+    prediction_ids = decode_label(prediction, str(prediction_path))
     confusion.add(label_ids, prediction_ids, str(label_path), str(prediction_path))
   return confusion
 

@@ -1,7 +1,6 @@
 """Decoding and encoding against small references."""
 
 import io
-import pathlib
 import struct
 import zlib
 
@@ -37,16 +36,11 @@ def raw_png(samples: np.ndarray, bit_depth: int, color_type: int, width: int | N
 
 
 class TestDecodeImage:
-  def test_rgb_png_from_bytes_and_from_path(self, tmp_path: pathlib.Path):
-    data = encode(Image.fromarray(RGB))
-    (tmp_path / 'a.png').write_bytes(data)
-    for given in (data, tmp_path / 'a.png'):
-      decoded = images.decode_image(given, 'a.png')
-      assert decoded.dtype == np.uint8
-      np.testing.assert_array_equal(decoded, RGB)
-
-  def test_result_is_writable(self):
-    images.decode_image(encode(Image.fromarray(RGB)), 'a.png')[0] = 0
+  def test_rgb_png(self):
+    decoded = images.decode_image(encode(Image.fromarray(RGB)), 'a.png')
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, RGB)
+    decoded[0] = 0  # can be written to
 
   def test_grey_palette_alpha_and_bilevel(self):
     grey = np.repeat(GREY[..., None], 3, 2)
@@ -133,21 +127,17 @@ class TestDecodeImage:
     with pytest.raises(InputError, match='truncated PNG'):
       images.decode_image(data, 'a.png')
 
-  def test_other_files_are_refused(self, tmp_path: pathlib.Path):
+  def test_other_files_are_refused(self):
     for data in (b'', b'<!DOCTYPE html>', encode(Image.fromarray(RGB), 'BMP')):
       with pytest.raises(InputError, match=r'a\.png: neither PNG nor JPEG'):
         images.decode_image(data, 'a.png')
-    with pytest.raises(InputError, match=r'a\.png: cannot be read \(No such file'):
-      images.decode_image(tmp_path / 'none.png', 'a.png')
 
   @pytest.mark.parametrize(('width', 'height'), [(20000, 20000), (65536, 1), (1, 65536)])
-  def test_decompression_bomb_is_refused_by_its_header(
-    self, monkeypatch: pytest.MonkeyPatch, width: int, height: int
-  ):
+  def test_decompression_bomb_is_refused_by_its_header(self, width: int, height: int):
     bomb = raw_png(np.zeros((1, 1), np.uint8), 8, 0, width=20000)
     header = struct.pack('>IIBBBBB', width, height, 8, 0, 0, 0, 0)
     bomb = bomb[:16] + header + struct.pack('>I', zlib.crc32(b'IHDR' + header)) + bomb[33:]
-    monkeypatch.setattr(images, '_load', None)  # nothing may be decoded
+    bomb = bomb[:40]  # the rest is not read
     for decode in (images.decode_image, images.decode_label):
       with pytest.raises(InputError, match=rf'bomb\.png: {width}x{height} pixels'):
         decode(bomb, 'bomb.png')

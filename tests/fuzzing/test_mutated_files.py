@@ -118,7 +118,7 @@ def test_png_images(tmp_path, count):
   accepted, refused = check(
     tmp_path / 'a.png',
     mutants(list(png_files()), kinds, count),
-    lambda path: decode_image(path, str(path), as_stored=True),
+    lambda path: decode_image(path.read_bytes(), str(path), as_stored=True),
     confirm,
   )
   assert accepted > count / 50
@@ -136,7 +136,7 @@ def test_png_labels(tmp_path, count):
   accepted, refused = check(
     tmp_path / 'a.png',
     mutants(originals, kinds, count),
-    lambda path: decode_label(path, str(path)),
+    lambda path: decode_label(path.read_bytes(), str(path)),
     confirm,
   )
   assert accepted > count / 50
@@ -173,7 +173,10 @@ def test_jpeg_images(tmp_path, count):
   accepted, refused = check(
     tmp_path / 'a.jpg',
     mutants(list(jpeg_files()), kinds, count),
-    lambda path: (decode_image(path, str(path), as_stored=True), decode_image(path, str(path))),
+    lambda path: (
+      decode_image(path.read_bytes(), str(path), as_stored=True),
+      decode_image(path.read_bytes(), str(path)),
+    ),
     confirm,
   )
   assert accepted > count / 20
