@@ -1,15 +1,15 @@
 """The theoretical receptive field of any network, by propagation through its operations.
 
-A network is traced to a jaxpr (nothing is computed), and the range of input pixels that one position of
-an array depends on is carried from operation to operation: convolution and pooling widen it, strides spread
-it, and where branches meet the larger counts. Dumoulin and Visin, "A guide to convolution arithmetic for
-deep learning", 2016, has the arithmetic.
+The network is traced to a jaxpr; nothing is computed. The range of input pixels that one position of an
+array depends on is carried from operation to operation: convolution and pooling widen it, strides spread
+it, and branches that meet take the larger range. The arithmetic is that of Dumoulin and Visin, "A guide to
+convolution arithmetic for deep learning", 2016.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -20,8 +20,8 @@ from jax.extend.core import Literal
 from dense_aspp_jax.errors import RunError
 from dense_aspp_jax.models.layers import Features
 
-# Added to the traced height and width, so that no pooling window but a global one is as large as its map; a
-# multiple of every stride, which leaves the padding as it is.
+# Added to the traced height and width, so that only global pooling has a window as large as its map. It is a
+# multiple of every stride, which keeps the padding.
 _MARGIN = 512
 
 
@@ -54,8 +54,8 @@ class Field:
   Attributes:
     rows: Its span from top to bottom.
     columns: Its span from left to right.
-    is_global: Whether a branch reads the mean over all positions too (squeeze and excitation), which is
-      left out of the spans.
+    is_global: Whether a branch also reads the mean over all positions (squeeze and excitation); the spans
+      leave it out.
   """
 
   rows: Span
@@ -70,7 +70,7 @@ class Field:
 
 @dataclasses.dataclass(frozen=True)
 class _Reach:
-  """What an array depends on: the span of each of its axes that is one of the image's."""
+  """What an array depends on: the span along each axis that comes from the image's height or width."""
 
   spans: dict[int, Span]
   is_global: bool = False
@@ -84,7 +84,7 @@ def propagate_field(module: nn.Module, input_shape: tuple[int, int, int]) -> Fie
     input_shape: Height, width and channels of its input; padding may depend on them (TensorFlow's 'SAME').
 
   Raises:
-    RunError: It has an operation that this analysis does not know.
+    RunError: The network has an operation without a rule here.
   """
   if hasattr(module, 'implementation'):
     module = module.clone(implementation='reference')
@@ -97,8 +97,8 @@ def propagate_field(module: nn.Module, input_shape: tuple[int, int, int]) -> Fie
     return output.last if isinstance(output, Features) else output
 
   traced = jax.make_jaxpr(output)(image, variables)
-  unreached = [None] * (len(traced.jaxpr.invars) - 1)
-  (reach,) = _walk(traced.jaxpr, [_Reach({1: Span(), 2: Span()}), *unreached])
+  of_variables = [None] * (len(traced.jaxpr.invars) - 1)
+  (reach,) = _walk(traced.jaxpr, [_Reach({1: Span(), 2: Span()}), *of_variables])
   return Field(reach.spans[1], reach.spans[2], reach.is_global)
 
 
@@ -121,82 +121,69 @@ def _apply(equation: Any, operands: Sequence[_Reach | None]) -> list[_Reach | No
   if name in _CALLS:
     inner = params.get('jaxpr', params.get('call_jaxpr'))
     return _walk(getattr(inner, 'jaxpr', inner), operands)
-  if name in _ELEMENTWISE:
-    return [_elementwise(equation, operands)]
-  if name in _RULES:
-    return [_RULES[name](equation, operands)]
-  raise _unknown(equation)
+  rule = _elementwise if name in _ELEMENTWISE else _RULES.get(name)
+  if rule is None:
+    raise _unknown(equation)
+  return [rule(equation, operands)]
 
 
 def _elementwise(equation: Any, operands: Sequence[_Reach | None]) -> _Reach:
   shape = equation.outvars[0].aval.shape
   for variable, reach in zip(equation.invars, operands, strict=True):
+    sizes = variable.aval.shape
     if reach and (
-      variable.aval.ndim != len(shape)
-      or any(n not in (1, out) for n, out in zip(variable.aval.shape, shape, strict=True))
+      len(sizes) != len(shape) or any(n not in (1, m) for n, m in zip(sizes, shape, strict=True))
     ):
       raise _unknown(equation)
   return _merge(equation, operands)
 
 
 def _convolution(equation: Any, operands: Sequence[_Reach | None]) -> _Reach:
-  params, reach = equation.params, operands[0]
-  if operands[1] or any(n != 1 for n in params['lhs_dilation']):
+  params, (reach, kernel) = equation.params, operands
+  if kernel or any(n != 1 for n in params['lhs_dilation']):
     raise _unknown(equation)
-  numbers = params['dimension_numbers']
-  spans = {}
-  for index, (axis, kernel_axis, out_axis) in enumerate(
-    zip(numbers.lhs_spec[2:], numbers.rhs_spec[2:], numbers.out_spec[2:], strict=True)
-  ):
-    if axis in reach.spans:
-      spans[out_axis] = reach.spans[axis].window(
-        equation.invars[1].aval.shape[kernel_axis],
-        params['rhs_dilation'][index],
-        params['window_strides'][index],
-        params['padding'][index][0],
-      )
+  numbers, kernel_shape = params['dimension_numbers'], equation.invars[1].aval.shape
+  windows = zip(
+    *(spec[2:] for spec in (numbers.lhs_spec, numbers.out_spec, numbers.rhs_spec)),
+    *(params[name] for name in ('rhs_dilation', 'window_strides', 'padding')),
+    strict=True,
+  )
+  spans = {
+    out_axis: reach.spans[axis].window(kernel_shape[kernel_axis], dilation, stride, padding)
+    for axis, out_axis, kernel_axis, dilation, stride, (padding, _) in windows
+    if axis in reach.spans
+  }
   return _Reach(spans, reach.is_global)
 
 
 def _pooling(equation: Any, operands: Sequence[_Reach | None]) -> _Reach:
-  params, reach = equation.params, operands[0]
+  params, (reach, *_) = equation.params, operands
   if any(n != 1 for n in params['base_dilation']):
     raise _unknown(equation)
-  sizes = equation.invars[0].aval.shape
-  spans, is_global = {}, reach.is_global
+  names = ('window_dimensions', 'window_dilation', 'window_strides', 'padding')
+  spans = {}
   for axis, span in reach.spans.items():
-    if params['window_dimensions'][axis] == sizes[axis] > 1:
-      is_global = True
-      continue
-    spans[axis] = span.window(
-      params['window_dimensions'][axis],
-      params['window_dilation'][axis],
-      params['window_strides'][axis],
-      params['padding'][axis][0],
-    )
-  return _Reach(spans, is_global)
+    size, dilation, stride, (padding, _) = (params[name][axis] for name in names)
+    if not size == equation.invars[0].aval.shape[axis] > 1:  # else global: the axis is read whole
+      spans[axis] = span.window(size, dilation, stride, padding)
+  return _Reach(spans, reach.is_global or len(spans) < len(reach.spans))
 
 
 def _reduction(equation: Any, operands: Sequence[_Reach | None]) -> _Reach:
-  reduced = set(equation.params['axes'])
-  kept = [axis for axis in range(equation.invars[0].aval.ndim) if axis not in reduced]
+  kept = (axis for axis in range(equation.invars[0].aval.ndim) if axis not in equation.params['axes'])
   return _move(_merge(equation, operands), {axis: index for index, axis in enumerate(kept)})
 
 
 def _product(equation: Any, operands: Sequence[_Reach | None]) -> _Reach:
   """A matrix product: batch axes first, then what is left of both sides; a contracted axis is read whole."""
   contracted, batch = equation.params['dimension_numbers']
-  left = len(batch[0])
-  moved = []
+  moved, position = [], len(batch[0])
   for side, reach in enumerate(operands):
-    free = [
-      axis
-      for axis in range(equation.invars[side].aval.ndim)
-      if axis not in contracted[side] and axis not in batch[side]
-    ]
+    taken = {*contracted[side], *batch[side]}
+    free = [axis for axis in range(equation.invars[side].aval.ndim) if axis not in taken]
     target = {axis: index for index, axis in enumerate(batch[side])}
-    target |= {axis: left + index for index, axis in enumerate(free)}
-    left += len(free)
+    target |= {axis: index for index, axis in enumerate(free, position)}
+    position += len(free)
     moved.append(reach and _move(reach, target))
   return _merge(equation, moved)
 
@@ -219,7 +206,7 @@ def _move(reach: _Reach, target: dict[int, int]) -> _Reach:
 
 
 def _merge(equation: Any, reaches: Sequence[_Reach | None]) -> _Reach:
-  """Where branches meet, the hull of their spans counts."""
+  """The hull of the spans of branches that meet."""
   spans: dict[int, Span] = {}
   for axis, span in ((axis, span) for reach in reaches if reach for axis, span in reach.spans.items()):
     other = spans.get(axis, span)
@@ -232,19 +219,18 @@ def _merge(equation: Any, reaches: Sequence[_Reach | None]) -> _Reach:
 def _unknown(equation: Any) -> RunError:
   shapes = ', '.join(str(variable.aval.shape) for variable in equation.invars)
   return RunError(
-    f'receptive field: the operation {equation.primitive.name!r} on {shapes} is not known to this analysis; '
-    'add a rule to analysis/field_propagation.py'
+    f'receptive field: no rule for the operation {equation.primitive.name!r} on {shapes}; add one to '
+    'analysis/field_propagation.py'
   )
 
 
-_Rule = Callable[[Any, Sequence[_Reach | None]], _Reach]
 _CALLS = {'jit', 'custom_jvp_call', 'custom_vjp_call'}
-# What the extractors and the cascade are made of, and changes of the compute type.
+# The operations of the extractors and the cascade, and conversions of the compute type.
 _ELEMENTWISE = {
   *('add', 'sub', 'mul', 'div', 'max', 'min'),
   *('neg', 'square', 'rsqrt', 'erfc', 'copy', 'convert_element_type'),
 }
-_RULES: dict[str, _Rule] = {
+_RULES = {
   'conv_general_dilated': _convolution,
   'reduce_window_max': _pooling,
   'reduce_window_sum': _pooling,

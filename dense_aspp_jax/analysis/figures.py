@@ -1,31 +1,69 @@
-"""What all matplotlib figures share."""
+"""What all Matplotlib figures share."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+from dense_aspp_jax.evaluation.pictures import save_png
+
+_MOST_NUMBERED = 40  # classes; beyond, the numbers in the cells would touch
 
 
-def render(figure: Figure) -> np.ndarray:
-  """Draws a figure, without a display: RGB, uint8 `[h, w, 3]`."""
+def save_figure(path: pathlib.Path, figure: Figure) -> None:
+  """Draws a figure, without a display, as a PNG; see `save_png`."""
   canvas = FigureCanvasAgg(figure)
   canvas.draw()
-  return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def literal(names: Sequence[str]) -> list[str]:
-  """Names as Matplotlib writes them letter by letter: between two dollars it would read a formula."""
-  return [name.replace('$', r'\$') for name in names]
+  save_png(path, np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 def svg(figure: Figure) -> bytes:
-  """A figure as an SVG file, the same bytes for the same figure; letters are drawn, no font is needed."""
+  """A figure as an SVG file, the same bytes for the same figure; text is drawn as paths and needs no font."""
   buffer = io.BytesIO()
   with matplotlib.rc_context({'svg.fonttype': 'path', 'svg.hashsalt': 'report'}):
     figure.savefig(buffer, format='svg', metadata={'Date': None})
   return buffer.getvalue()
+
+
+def literal(names: Iterable[str]) -> list[str]:
+  """Escapes dollar signs, between which Matplotlib would read a formula."""
+  return [name.replace('$', r'\$') for name in names]
+
+
+def picture_name(kind: str, number: int, image_id: str) -> str:
+  """File name, without suffix, of the picture of an image; the number tells a/b_c and a_b/c apart."""
+  return f'{kind}_{number}_{image_id.replace("/", "_")}'
+
+
+def draw_matrix(
+  axes: Axes, values: np.ndarray, class_names: Sequence[str], text: Callable[[float], str], **colors: Any
+) -> AxesImage:
+  """Draws a class-by-class matrix, a text in each cell where there are not too many classes.
+
+  Args:
+    axes: Where to draw.
+    values: `[k, k]`.
+    class_names: Names by class index.
+    text: Maps a value to the text in its cell.
+    **colors: 'cmap', 'vmin' and 'vmax' of `imshow`; dark from half of vmax on.
+  """
+  image = axes.imshow(values, interpolation='none', **colors)
+  is_small = len(class_names) <= _MOST_NUMBERED
+  ticks, labels, size = range(len(class_names)), literal(class_names), 9 if is_small else 6
+  axes.set_xticks(ticks, labels, rotation=45, ha='right', rotation_mode='anchor', fontsize=size)
+  axes.set_yticks(ticks, labels, fontsize=size)
+  axes.tick_params(length=0)
+  axes.spines[:].set_visible(False)
+  for (row, column), value in np.ndenumerate(values) if is_small else ():
+    color = 'white' if abs(value) > colors['vmax'] / 2 else 'black'
+    axes.text(column, row, text(value), ha='center', va='center', fontsize=7.5, color=color)
+  return image

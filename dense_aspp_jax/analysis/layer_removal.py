@@ -13,15 +13,18 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
+from tabulate import SEPARATING_LINE, tabulate
 
-from dense_aspp_jax.analysis.figures import render
-from dense_aspp_jax.analysis.layer_removal_pictures import curves_figure, draw_predictions
+from dense_aspp_jax.analysis.figures import literal, picture_name, save_figure
 from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples
 from dense_aspp_jax.datasets.examples import CachedExample
+from dense_aspp_jax.datasets.resize import resize_image, resize_label
 from dense_aspp_jax.evaluation.evaluate import evaluate, predict_split
 from dense_aspp_jax.evaluation.metrics import Scores, protocol
-from dense_aspp_jax.evaluation.pictures import save_png
+from dense_aspp_jax.evaluation.pictures import colorize, gallery, save_png, side_by_side
 from dense_aspp_jax.evaluation.predictor import Predictor
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.progress import progress
@@ -30,7 +33,6 @@ PROTOCOL = (
   'One trained network, not trained again. A removed layer of DenseASPP is read by no later layer and not by '
   'the head: the rows of their kernels that read its channels are zero.'
 )
-_CURVES_PICTURE = 'curves.png'
 _LOWEST_FULL_IOU = 0.05  # half of less says little
 LOST_FIRST_RULE = (
   'classes whose IoU falls below half of that of the full network, by the smallest number of removed top '
@@ -41,6 +43,9 @@ SIZE_RULE = (
   'by the share of the pixels of an image that a class covers, mean over the images in which it occurs; '
   'large: above the median of all classes that occur, small: the others'
 )
+_PANEL_WIDTH = 480  # pixels
+_COLUMNS = 3
+_MARKERS = 'os^Dv'
 
 
 def remove_layers(variables: Mapping[str, Any], removed: Collection[int]) -> dict[str, Any]:
@@ -91,11 +96,9 @@ def removal_settings(num_layers: int) -> list[tuple[str, tuple[int, ...]]]:
 
 def analyse_layer_removal(
   predictor: Predictor,
-  variables: Mapping[str, Any],
   split: Sequence[CachedExample],
   label_set: LabelSet,
   *,
-  dilation_rates: Sequence[int],
   batch_size: int,
   num_pictures: int,
   output: pathlib.Path,
@@ -104,10 +107,8 @@ def analyse_layer_removal(
 
   Args:
     predictor: The network; in the end it has its own variables again.
-    variables: Those variables.
     split: Images at the network's input size with native label ids; read once per setting.
     label_set: What the network's class indices mean.
-    dilation_rates: Of the atrous layers.
     batch_size: Images per call; no result depends on it.
     num_pictures: How many of the first images to draw.
     output: Folder for the pictures.
@@ -116,6 +117,7 @@ def analyse_layer_removal(
     JSON data: layers, settings with their scores, lost_first, large and small with their rules, images,
     protocol, and the names of the pictures in `output`.
   """
+  whole, dilation_rates = predictor.variables, predictor.model.dense_aspp.dilation_rates
   drawn = [split[index] for index in range(min(num_pictures, len(split)))]
   predictions: list[list[np.ndarray]] = []  # by number of removed top layers, then by image
   scored: dict[tuple[int, ...], Scores] = {}
@@ -124,21 +126,19 @@ def analyse_layer_removal(
     for kind, removed in progress(settings, 'removing layers', unit='setting'):
       if removed in scored:
         continue  # the last layer alone is the top layer
-      predictor.update(remove_layers(variables, removed))
-      scored[removed] = evaluate(
-        predictor, split, label_set, batch_size=batch_size, show_progress=False
-      ).scores()
+      predictor.update(remove_layers(whole, removed))
+      counts = evaluate(predictor, split, label_set, batch_size=batch_size, show_progress=False)
+      scored[removed] = counts.scores()
       if kind != 'single':
         predictions.append([prediction for _, prediction in predict_split(predictor, drawn, batch_size)])
   finally:
-    predictor.update(variables)
+    predictor.update(whole)
   top = [scored[removed] for kind, removed in settings if kind != 'single']
   large, small = large_and_small(mean_shares(split, label_set))
-  save_png(output / _CURVES_PICTURE, render(curves_figure(top, {'large': large, 'small': small})))
+  save_figure(output / 'curves.png', curves_figure(top, {'large': large, 'small': small}))
   pictures = []
-  for example, *of_image in zip(drawn, *predictions, strict=True):
-    # Numbered: the ids a/b_c and a_b/c would share a name.
-    pictures.append(f'removal_{len(pictures) + 1}_{example.image_id.replace("/", "_")}.png')
+  for number, (example, *of_image) in enumerate(zip(drawn, *predictions, strict=True), start=1):
+    pictures.append(f'{picture_name("removal", number, example.image_id)}.png')
     labels = label_set.encode(example.label, example.image_id)
     save_png(output / pictures[-1], draw_predictions(example.image, labels, of_image, label_set))
   return {
@@ -153,7 +153,7 @@ def analyse_layer_removal(
     'small': small,
     'size_rule': SIZE_RULE,
     'images': len(split),
-    'curves_picture': _CURVES_PICTURE,
+    'curves_picture': 'curves.png',
     'pictures': pictures,
     'protocol': f'{PROTOCOL} {protocol(label_set)}',
   }
@@ -221,22 +221,84 @@ def format_removal_table(settings: Sequence[Mapping[str, Any]]) -> str:
   """
   heads = {'none': 'full', 'top': 'top {0}', 'single': 'no {1}'}
   columns = [heads[s['kind']].format(len(s['removed']), *s['removed']) for s in settings]
-  iou = {name: [s['scores']['iou'][name] for s in settings] for name in settings[0]['scores']['iou']}
-  summary = {name: [s['scores'][name] for s in settings] for name in settings[0]['scores'] if name != 'iou'}
-  width = max(map(len, (*iou, *summary))) + 2
+  summaries = [{k: v for k, v in s['scores'].items() if k != 'iou'} for s in settings]
 
-  def row(name: str, values: Sequence[float | None]) -> str:
-    return f'{name:<{width}}' + ''.join(('-' if v is None else f'{100 * v:.1f}').rjust(7) for v in values)
+  def rows(scores: Sequence[Mapping[str, float | None]]) -> list[list[str]]:
+    return [
+      [name, *('-' if s[name] is None else f'{100 * s[name]:.1f}' for s in scores)] for name in scores[0]
+    ]
 
-  line = '-' * (width + 7 * len(columns))
-  return '\n'.join(
-    (
-      f'{"IoU in %":<{width}}' + ''.join(column.rjust(7) for column in columns),
-      line,
-      *(row(name, values) for name, values in iou.items()),
-      line,
-      *(row(name, values) for name, values in summary.items()),
-      line,
-      'top N: the last N layers removed; no N: layer N alone removed',
+  table = [*rows([s['scores']['iou'] for s in settings]), SEPARATING_LINE, *rows(summaries)]
+  align = ('left', *('right' for _ in columns))
+  text = tabulate(table, ('IoU in %', *columns), colalign=align, disable_numparse=True)
+  return f'{text}\ntop N: the last N layers removed; no N: layer N alone removed'
+
+
+def draw_predictions(
+  image: np.ndarray, labels: np.ndarray, predictions: Sequence[np.ndarray], label_set: LabelSet
+) -> np.ndarray:
+  """Draws image, ground truth, and the prediction for each number of removed top layers, as the slides do.
+
+  Args:
+    image: RGB, uint8 `[h, w, 3]`.
+    labels: Class indices, uint8, any size.
+    predictions: Class indices, uint8, any size, with 0, 1, ... all layers removed.
+    label_set: Has the colours and names.
+
+  Returns:
+    RGB, uint8 `[height, width, 3]`.
+  """
+  size = round(_PANEL_WIDTH * image.shape[0] / image.shape[1]), _PANEL_WIDTH
+  num_layers = len(predictions) - 1
+  maps = {'ground truth': labels}
+  for count, prediction in enumerate(predictions):
+    caption = (
+      f'top {count} of {num_layers} layers removed' if count else f'prediction, all {num_layers} layers'
     )
-  )
+    maps['all layers removed' if count == num_layers else caption] = prediction
+  panels = {'image': resize_image(image, size)}
+  panels |= {caption: colorize(resize_label(m, size), label_set) for caption, m in maps.items()}
+  items = list(panels.items())
+  rows = [items[start : start + _COLUMNS] for start in range(0, len(items), _COLUMNS)]
+  return gallery([side_by_side([p for _, p in row], [c for c, _ in row]) for row in rows], label_set)
+
+
+def curves_figure(top: Sequence[Scores], groups: Mapping[str, Sequence[str]]) -> Figure:
+  """Draws the IoU of each class against the number of removed top layers, a panel per group.
+
+  Args:
+    top: Scores with 0, 1, ... all layers removed.
+    groups: Names of classes by name of the group.
+  """
+  colors = matplotlib.color_sequences['tab10']
+  figure = Figure((13.5, 6.2), layout='constrained')
+  figure.suptitle('IoU with the top layers of DenseASPP removed', fontsize=13)
+  for axes, (group, names) in zip(figure.subplots(1, len(groups), sharey=True), groups.items(), strict=True):
+    for index, (name, label) in enumerate(zip(names, literal(names), strict=True)):
+      axes.plot(
+        [100 * (scores.iou[name] or 0) for scores in top],
+        color=colors[index % len(colors)],
+        linestyle=('-', '--', ':')[index // len(colors) % 3],
+        marker=_MARKERS[index % len(_MARKERS)],
+        markersize=5,
+        label=label,
+      )
+    axes.plot([100 * scores.mean_iou for scores in top], color='black', linewidth=2.5, label='mean IoU')
+    axes.set_title(f'{group} objects')
+    axes.set_xlabel('top layers removed')
+    axes.set_ylabel('IoU in %')
+    axes.set_ylim(bottom=0)
+    axes.set_xticks(range(len(top)), ['none', *range(1, len(top) - 1), 'all'])
+    axes.grid(alpha=0.3)
+    axes.spines[['top', 'right']].set_visible(False)
+    # Given explicitly: by itself a legend leaves out names that begin with '_'.
+    axes.legend(
+      axes.lines,
+      [*literal(names), 'mean IoU'],
+      fontsize=9,
+      frameon=False,
+      loc='upper center',
+      bbox_to_anchor=(0.5, -0.12),
+      ncols=4,
+    )
+  return figure

@@ -13,12 +13,18 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, MaxNLocator
+from tabulate import tabulate
 
-from dense_aspp_jax.analysis.field_propagation import Field, Span
-from dense_aspp_jax.models.segmentation import reference_model
+from dense_aspp_jax.analysis.field_propagation import Field
+from dense_aspp_jax.models.segmentation import SegmentationModel, reference_model
 from dense_aspp_jax.progress import progress_bar
 
 PROTOCOL = (
@@ -30,31 +36,29 @@ PROTOCOL = (
   'sees, float32, BN with running statistics; sides: of the squares around the centre that hold a share of '
   'the gradient within the image.'
 )
-KERNEL_SIZE = 3  # of the atrous convolutions
-SHARES = (0.5, 0.9, 0.99)  # of the gradient
+SHARES = {0.5: '-', 0.9: '--', 0.99: ':'}  # of the gradient, each with the line of its square
+_DECADES = 6  # of the gradient that are drawn, down from its largest value
+_KERNEL_SIZE = 3  # of the atrous convolutions
 
 
-def atrous_field(dilation: int, kernel_size: int = KERNEL_SIZE) -> int:
-  """Side of the field of one atrous convolution, in pixels of its input: R = (d - 1)(K - 1) + K."""
-  return (dilation - 1) * (kernel_size - 1) + kernel_size
+def atrous_field(dilation_rates: Iterable[int]) -> int:
+  """Side of the field of stacked atrous convolutions, in pixels of their input.
 
-
-def stacked_field(fields: Iterable[int]) -> int:
-  """Side of the field of layers one behind another: R = R1 + R2 - 1, and so on."""
+  R = (d - 1)(K - 1) + K for one of dilation d, and R = R1 + R2 - 1 for two, one behind another.
+  """
+  fields = ((dilation - 1) * (_KERNEL_SIZE - 1) + _KERNEL_SIZE for dilation in dilation_rates)
   return 1 + sum(field - 1 for field in fields)
 
 
-def coverage(dilation_rates: Iterable[int]) -> float:
+def coverage(dilation_rates: Sequence[int]) -> float:
   """Share of the pixels inside the field of stacked 3x3 atrous convolutions that they read, 0..1.
 
-  Along one direction the pixels at the sums of one of {-d, 0, d} for each d; in two the square of that.
+  Along one direction they read the sums of one of {-d, 0, d} for each d; in two the share is squared.
   """
   offsets = {0}
-  field = 1
   for dilation in dilation_rates:
     offsets = {offset + step for offset in offsets for step in (-dilation, 0, dilation)}
-    field = stacked_field([field, atrous_field(dilation)])
-  return (len(offsets) / field) ** 2
+  return (len(offsets) / atrous_field(dilation_rates)) ** 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +69,7 @@ class CascadePath:
     layers: The layers it goes through, counted from 1.
     dilation_rates: Their dilation rates.
     field: Side of its receptive field in feature-map pixels.
-    image_field: The same in image pixels, with the extractor's.
+    image_field: The same in image pixels, including the extractor's field.
     coverage: See `coverage`.
   """
 
@@ -86,16 +90,26 @@ def cascade_paths(dilation_rates: Sequence[int], extractor: Field) -> list[Casca
   Returns:
     By the number of layers, then in the order of the layers.
   """
+  numbers = range(1, len(dilation_rates) + 1)
   paths = []
-  for count in range(1, len(dilation_rates) + 1):
-    for layers in itertools.combinations(range(len(dilation_rates)), count):
-      rates = tuple(dilation_rates[layer] for layer in layers)
-      field = stacked_field(map(atrous_field, rates))
-      image_field = (field - 1) * extractor.rows.stride + extractor.size
-      paths.append(
-        CascadePath(tuple(layer + 1 for layer in layers), rates, field, image_field, coverage(rates))
-      )
+  for layers in itertools.chain.from_iterable(itertools.combinations(numbers, count) for count in numbers):
+    rates = tuple(dilation_rates[number - 1] for number in layers)
+    field = atrous_field(rates)
+    image_field = (field - 1) * extractor.rows.stride + extractor.size
+    paths.append(CascadePath(layers, rates, field, image_field, coverage(rates)))
   return paths
+
+
+def format_table(paths: Sequence[CascadePath], extractor: Field) -> str:
+  """The paths as plain text, the smallest field first."""
+  rows = [('features', 1, extractor.size, '')]
+  for path in sorted(paths, key=lambda path: (path.field, path.layers)):
+    name = '-'.join(map(str, path.dilation_rates))
+    rows.append((name, path.field, path.image_field, f'{100 * path.coverage:.1f}'))
+  headers = ('path', 'field', 'in image', 'coverage in %')
+  table = tabulate(rows, headers, colalign=('left', 'right', 'right', 'right'), disable_numparse=True)
+  note = 'global: the extractor also reads means over the whole image (squeeze and excitation)'
+  return f'{table}\n{note}' if extractor.is_global else table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,9 +128,7 @@ class EffectiveField:
 
   def side(self, share: float) -> float:
     """Side in pixels of the smallest square around `center` that holds a share (0..1) of the gradient."""
-    height, width = self.gradient.shape
-    rows = np.abs(np.arange(height) - self.center[0])
-    columns = np.abs(np.arange(width) - self.center[1])
+    rows, columns = (np.abs(np.arange(n) - c) for n, c in zip(self.gradient.shape, self.center, strict=True))
     distances = np.maximum(rows[:, None], columns).ravel()
     order = np.argsort(distances, kind='stable')
     held = np.cumsum(self.gradient.ravel()[order])
@@ -125,7 +137,7 @@ class EffectiveField:
 
 
 def measure_field(
-  model: nn.Module,
+  model: SegmentationModel,
   variables: Mapping[str, Any],
   extractor: Field,
   image_size: tuple[int, int],
@@ -135,7 +147,7 @@ def measure_field(
 ) -> EffectiveField:
   """Measures the effective receptive field of the centre of the feature map; see `PROTOCOL`.
 
-  Logits are taken in front of the upsampling, which would add up to one feature-map pixel on each side.
+  The logits are those before upsampling, which would add up to one feature-map pixel on each side.
 
   Args:
     model: The segmentation model.
@@ -145,12 +157,12 @@ def measure_field(
     num_images: Images to average over.
     seed: Of the images.
   """
-  stride = extractor.rows.stride
-  grid = tuple(n // stride for n in image_size)
+  spans = (extractor.rows, extractor.columns)
+  grid = tuple(n // span.stride for n, span in zip(image_size, spans, strict=True))
   cell = tuple(n // 2 for n in grid)
-  reference = reference_model(
-    model, rematerialize=True
-  )  # a kernel has no gradient; full size needs the memory
+  center = tuple(i * span.stride + (span.low + span.high) / 2 for i, span in zip(cell, spans, strict=True))
+  # The fused kernels have no gradient; at full size the activations have to be recomputed.
+  reference = reference_model(model, rematerialize=True)
 
   # Forward and backward in one compiled function: in two calls every activation would be held between them.
   @jax.jit
@@ -167,22 +179,102 @@ def measure_field(
       for class_index in range(model.num_classes):
         total += np.abs(gradient_of(variables, image, class_index)).sum(axis=-1)
         bar.update()
-  center = tuple(middle(span, n) for span, n in zip((extractor.rows, extractor.columns), cell, strict=True))
   return EffectiveField(total / total.sum(), cell, center)
 
 
-def middle(span: Span, position: int) -> float:
-  """Middle of the span of one position, in pixels counted from 0."""
-  return position * span.stride + (span.low + span.high) / 2
+def scales_figure(paths: Sequence[CascadePath], extractor: Field) -> Figure:
+  """Draws each path of the cascade as a mark: its field against the share of it that it reads.
+
+  Args:
+    paths: All paths, see `cascade_paths`.
+    extractor: Receptive field of the features.
+  """
+  num_layers = len(paths[-1].layers)
+  stride, offset = extractor.rows.stride, extractor.size
+  colors = matplotlib.colormaps['viridis'](np.linspace(0, 0.9, num_layers))
+  figure = Figure((10.5, 6), layout='constrained')
+  axes = figure.subplots()
+  for count, color in enumerate(colors, start=1):
+    fields, shares = zip(*((p.field, 100 * p.coverage) for p in paths if len(p.layers) == count), strict=True)
+    label = f'{count} layer{"s" if count > 1 else ""}'
+    axes.plot(fields, shares, 'o', markersize=9, color=color, markeredgecolor='white', label=label)
+  for path in (path for path in paths if len(path.layers) in (1, num_layers)):
+    axes.annotate(
+      '-'.join(map(str, path.dilation_rates)),
+      (path.field, 100 * path.coverage),
+      xytext=(0, 10),
+      textcoords='offset points',
+      ha='center',
+    )
+  axes.set_yscale('log')
+  axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
+  axes.yaxis.set_major_formatter('{x:g} %')
+  axes.minorticks_off()
+  axes.margins(x=0.08, y=0.12)
+  axes.set_xlim(left=0)
+  axes.grid(alpha=0.3)
+  axes.set_xlabel('side of the receptive field in feature-map pixels')
+  axes.set_ylabel('share of the field that is read')
+  in_image = (lambda x: (x - 1) * stride + offset, lambda x: (x - offset) / stride + 1)
+  axes.secondary_xaxis('top', functions=in_image).set_xlabel(
+    f'in image pixels, with the extractor ({offset} alone)'
+  )
+  figure.legend(title='path through', loc='outside right center')
+  figure.suptitle(f'Scales of the cascade: {len(paths)} paths', fontsize=13)
+  return figure
 
 
-def format_table(paths: Sequence[CascadePath], extractor: Field) -> str:
-  """The paths as plain text, the smallest field first."""
-  rows = [('features', 1, extractor.size, '')]
-  for path in sorted(paths, key=lambda path: (path.field, path.layers)):
-    name = '-'.join(map(str, path.dilation_rates))
-    rows.append((name, path.field, path.image_field, f'{100 * path.coverage:.1f}'))
-  width = max(len('path'), *(len(row[0]) for row in rows)) + 2
-  header = f'{"path":<{width}}{"field":>8}{"in image":>10}{"coverage in %":>15}'
-  lines = [f'{name:<{width}}{field:>8}{image:>10}{share:>15}' for name, field, image, share in rows]
-  return '\n'.join((header, '-' * len(header), *lines))
+def effective_figure(measured: EffectiveField, extractor: Field, cascade: CascadePath, title: str) -> Figure:
+  """Draws the measured field over the image, and beside it all fields to scale.
+
+  Args:
+    measured: The measured field.
+    extractor: Theoretical field of the features.
+    cascade: The path through all layers.
+    title: The network's name.
+  """
+  height, width = measured.gradient.shape
+  figure = Figure((13.5, 5.4), layout='constrained')
+  figure.suptitle(f'Receptive field of the centre: {title}', fontsize=13)
+  left, right = figure.subplots(1, 2, width_ratios=(2.4, 1))
+
+  def square(axes: Axes, side: float, label: str, color: str, style: str) -> None:
+    y, x = measured.center
+    corner = x - side / 2, y - side / 2
+    axes.add_patch(Rectangle(corner, side, side, fill=False, ec=color, ls=style, lw=1.8, label=label))
+
+  peak = measured.gradient.max()
+  norm = LogNorm(max(np.quantile(measured.gradient, 0.001), peak * 10.0**-_DECADES), peak)
+  image = left.imshow(measured.gradient, norm=norm, cmap='magma')
+  left.set_facecolor(image.cmap(0.0))
+  figure.colorbar(image, ax=left, label='share of the gradient', shrink=0.73, anchor=(0, 1))
+  for share, style in SHARES.items():
+    side = measured.side(share)
+    square(left, side, f'{share:.0%} of the gradient: {side:g} px', 'cyan', style)
+  theoretical = (
+    (extractor.size, 'extractor', 'white'),
+    (cascade.image_field, 'with the cascade', 'lightgreen'),
+  )
+  for side, name, color in theoretical:
+    if side < max(height, width):
+      square(left, side, f'{name}, theoretical: {side} px', color, '-.')
+  left.set_xlim(-0.5, width - 0.5)
+  left.set_ylim(height - 0.5, -0.5)
+  left.set_title('measured, within the image')
+
+  label = f'image: {width} x {height} px'
+  right.add_patch(Rectangle((-0.5, -0.5), width, height, color='lightgray', label=label))
+  square(right, cascade.image_field, 'with the cascade, theoretical', 'green', '-.')
+  square(right, extractor.size, 'extractor, theoretical', 'black', '-.')
+  square(right, measured.side(0.99), '99% of the gradient', 'darkcyan', ':')
+  right.autoscale_view()
+  right.set_aspect('equal')
+  right.invert_yaxis()
+  right.xaxis.set_major_locator(MaxNLocator(4))
+  right.set_title('all to scale')
+
+  for axes, style in ((left, {'facecolor': 'dimgray', 'labelcolor': 'white'}), (right, {'frameon': False})):
+    axes.set_xlabel('image pixels')
+    axes.set_anchor('N')  # what the aspect leaves over goes below
+    axes.legend(loc='upper center', bbox_to_anchor=(0.5, -0.14), ncols=2, **style)
+  return figure

@@ -12,7 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from dense_aspp_jax.analysis.figures import literal
+from dense_aspp_jax.analysis.figures import draw_matrix, literal
 from dense_aspp_jax.labels import LabelSet
 
 _INK, _GRID, _TRAIN, _VALIDATION, _SECOND = '#1f2933', '#e3e8ee', '#0f766e', '#c2410c', '#6d5bd0'
@@ -165,22 +165,17 @@ def confusion_figure(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
   figure, axes = _figure('', (size, size))
   title = 'Confusion matrix:\npixels of each class (row), in %'  # of the figure: the axes may be narrower
   figure.suptitle(title, x=0.02, ha='left', fontsize=10, fontweight='bold', color=_INK)
-  axes.imshow(shares, cmap=_SHADES, vmin=0, vmax=100, interpolation='none')
-  ticks, font = range(num_classes), 8 if num_classes <= _MOST_ANNOTATED else 6
-  axes.set_xticks(ticks, literal(class_names), rotation=90, fontsize=font)
-  axes.set_yticks(ticks, literal(class_names), fontsize=font)
+  # Below a half they would be written as 0.
+  draw_matrix(
+    axes, shares, class_names, lambda x: f'{x:.0f}' if x >= 0.5 else '', cmap=_SHADES, vmin=0, vmax=100
+  )
   axes.set_xlabel('predicted as')
   axes.set_ylabel('ground truth')
   axes.grid(False)
   axes.set_xticks(np.arange(num_classes + 1) - 0.5, minor=True)
   axes.set_yticks(np.arange(num_classes + 1) - 0.5, minor=True)
   axes.grid(which='minor', color=_GRID, linewidth=0.6)
-  axes.tick_params(which='both', length=0)
-  if num_classes <= _MOST_ANNOTATED:
-    for row, column in zip(*np.nonzero(shares >= 0.5), strict=True):  # below, they would be written as 0
-      value = shares[row, column]
-      color = 'white' if value > 45 else _INK
-      axes.text(column, row, f'{value:.0f}', ha='center', va='center', fontsize=7, color=color)
+  axes.tick_params(which='minor', length=0)
   return figure
 
 

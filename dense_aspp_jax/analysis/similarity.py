@@ -10,7 +10,7 @@ the pixels of a mask M of the upsampled features U f equals the sum of (U^T M) f
 
 from __future__ import annotations
 
-import io
+import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,16 +20,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Float64, Int, Int32, UInt8
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
 
-from dense_aspp_jax.analysis.figures import render
-from dense_aspp_jax.analysis.similarity_pictures import matrix_figure, similarity_figure
+from dense_aspp_jax.analysis.figures import draw_matrix, literal, picture_name, save_figure
 from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples
 from dense_aspp_jax.datasets.examples import CachedExample
-from dense_aspp_jax.datasets.preprocessing import Preprocessing
+from dense_aspp_jax.datasets.resize import resize_image
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.evaluation.pictures import save_png
-from dense_aspp_jax.files import write_file
-from dense_aspp_jax.labels import LabelSet
+from dense_aspp_jax.evaluation.predictor import Predictor
+from dense_aspp_jax.labels import IGNORE_LABEL, LabelSet
 from dense_aspp_jax.models.segmentation import reference_model
 from dense_aspp_jax.models.upsampling import bilinear_matrix
 from dense_aspp_jax.progress import progress
@@ -42,10 +42,10 @@ PROTOCOL = (
   'class in that image. maps: the same values as float16 `similarity` [class, height, width] of the '
   '`classes` present, and the `means` [class, channel] they compare with; means_file: those over the split.'
 )
-
 _HIGHEST = jax.lax.Precision.HIGHEST  # a GPU would round to tensor-float-32, a TPU to bfloat16
-_MATRIX_PICTURE = 'matrix.png'
-_MEANS_FILE = 'means.npz'
+_COLORS = dict(cmap='RdBu_r', vmin=-1, vmax=1)  # white is 0, red alike, blue opposed
+_COLUMNS = 4
+_PANEL_WIDTH = 3.2  # inches, at 100 pixels each
 
 
 def layer_names(model: nn.Module) -> tuple[str, ...]:
@@ -96,8 +96,7 @@ def class_feature_sums(
   Returns:
     The sums, and the number of pixels of each class.
   """
-  rows = bilinear_matrix(features.shape[0], labels.shape[0], scale[0])
-  columns = bilinear_matrix(features.shape[1], labels.shape[1], scale[1])
+  rows, columns = map(bilinear_matrix, features.shape, labels.shape, scale)
 
   def sums(index):  # one class after the other: one mask in memory
     mask = labels == index
@@ -124,29 +123,23 @@ def similarity_maps(
   Returns:
     Values in -1..1; 0 where either vector is zero.
   """
-  rows = bilinear_matrix(features.shape[0], size[0], scale[0])
-  columns = bilinear_matrix(features.shape[1], size[1], scale[1])
+  rows, columns = map(bilinear_matrix, features.shape, size, scale)
   # The product with a vector commutes with upsampling; the norm does not.
   products = jnp.einsum('hwc,kc->khw', features, vectors, precision=_HIGHEST)
-  products = jnp.einsum('oh,khw,pw->kop', rows, products, columns, precision=_HIGHEST)
+  products = _interpolate(rows, products, columns)
   norms = jnp.sqrt(jnp.maximum(_upsampled_squared_norms(features, rows, columns), 0))  # rounding
   norms = norms * jnp.linalg.norm(vectors, axis=-1)[:, None, None]
   return jnp.clip(jnp.where(norms > 0, products / jnp.where(norms > 0, norms, 1), 0), -1, 1)
 
 
 def _upsampled_squared_norms(
-  features: Float32[Array, 'fh fw c'],
-  rows: Float32[np.ndarray, 'h fh'],
-  columns: Float32[np.ndarray, 'w fw'],
+  features: Float32[Array, 'fh fw c'], rows: Float32[np.ndarray, 'h fh'], columns: Float32[np.ndarray, 'w fw']
 ) -> Float32[Array, 'h w']:
   """Squared norms of upsampled features, from inner products of neighbours at the size of the features.
 
   A pixel is a weighted sum of the corners of one cell, so its squared norm needs the inner products of each
   corner with itself, its neighbours and those across the diagonals.
   """
-
-  def interpolate(row_weights, products, column_weights):
-    return jnp.einsum('oh,hw,pw->op', row_weights, products, column_weights, precision=_HIGHEST)
 
   def inner(a, b):
     return (a * b).sum(-1)
@@ -155,11 +148,15 @@ def _upsampled_squared_norms(
   across = inner(upper[:, :-1], lower[:, 1:]) + inner(upper[:, 1:], lower[:, :-1])
   row_pairs, column_pairs = (2 * weights[:, :-1] * weights[:, 1:] for weights in (rows, columns))
   return (
-    interpolate(rows**2, inner(features, features), columns**2)
-    + interpolate(row_pairs, inner(upper, lower), columns**2)
-    + interpolate(rows**2, inner(left, right), column_pairs)
-    + interpolate(row_pairs, across / 2, column_pairs)
+    _interpolate(rows**2, inner(features, features), columns**2)
+    + _interpolate(row_pairs, inner(upper, lower), columns**2)
+    + _interpolate(rows**2, inner(left, right), column_pairs)
+    + _interpolate(row_pairs, across / 2, column_pairs)
   )
+
+
+def _interpolate(rows, maps, columns):
+  return jnp.einsum('oh,...hw,pw->...op', rows, maps, columns, precision=_HIGHEST)
 
 
 def cosine_matrix(sums: Float64[np.ndarray, 'k c'], counts: Int[np.ndarray, ' k']) -> np.ndarray:
@@ -175,36 +172,32 @@ def cosine_matrix(sums: Float64[np.ndarray, 'k c'], counts: Int[np.ndarray, ' k'
   means = sums / np.maximum(counts, 1)[:, None]
   norms = np.linalg.norm(means, axis=1, keepdims=True)
   unit = means / np.where(norms > 0, norms, 1)
-  matrix = np.clip(unit @ unit.T, -1, 1)
-  matrix[counts == 0] = np.nan
-  matrix[:, counts == 0] = np.nan
-  return matrix
+  absent = counts == 0
+  return np.where(absent[:, None] | absent, np.nan, np.clip(unit @ unit.T, -1, 1))
 
 
 def most_confused(matrix: np.ndarray, class_names: Sequence[str], count: int) -> list[dict[str, Any]]:
-  """The pairs of different classes with the highest cosine, highest first.
+  """Up to `count` pairs of different classes with the highest cosine, highest first.
 
   Args:
     matrix: From `cosine_matrix`; pairs that are NaN are left out.
     class_names: Names by class index.
-    count: How many pairs at most.
+    count: How many.
 
   Returns:
     `[{'classes': [a, b], 'cosine': x}, ...]`.
   """
-  pairs = [(i, j) for i, j in zip(*np.triu_indices(len(matrix), 1), strict=True) if np.isfinite(matrix[i, j])]
+  pairs = [pair for pair in itertools.combinations(range(len(matrix)), 2) if np.isfinite(matrix[pair])]
   pairs.sort(key=lambda pair: -matrix[pair])
   return [
-    {'classes': [class_names[i], class_names[j]], 'cosine': float(matrix[i, j])} for i, j in pairs[:count]
+    {'classes': [class_names[i] for i in pair], 'cosine': float(matrix[pair])} for pair in pairs[:count]
   ]
 
 
 def analyse_similarity(
-  model: nn.Module,
-  variables: Mapping[str, Any],
+  predictor: Predictor,
   split: Sequence[CachedExample],
   label_set: LabelSet,
-  preprocessing: Preprocessing,
   *,
   layer: str,
   num_pictures: int,
@@ -213,11 +206,9 @@ def analyse_similarity(
   """Compares the features of all classes over a split, and draws its first images.
 
   Args:
-    model: The segmentation model.
-    variables: Its variables.
+    predictor: The network.
     split: Images at the network's input size with native label ids.
     label_set: What the network's class indices mean.
-    preprocessing: How images are normalized.
     layer: One of `layer_names`.
     num_pictures: How many images to draw.
     output: Folder for the pictures and the arrays.
@@ -229,51 +220,49 @@ def analyse_similarity(
   Raises:
     InputError: There is no such layer, or no pixel of the ground truth belongs to a class.
   """
+  model = predictor.model
   if layer not in layer_names(model):
     raise InputError(f'layer {layer!r}: this network has {", ".join(layer_names(model))}')
 
   @jax.jit
   def observe(variables, image, labels):
-    normalized = preprocessing.normalize(image.astype(jnp.float32))
+    normalized = predictor.preprocessing.normalize(image.astype(jnp.float32))
     features = layer_features(model, variables, normalized, layer)
-    scale = _scale(model, image, labels.shape)
+    scale = model.logits_scale(image.shape[:2], labels.shape)
     return features, *class_feature_sums(features, labels, scale, label_set.num_classes)
 
   draw = jax.jit(similarity_maps, static_argnames=('size', 'scale'))
+  variables = jax.device_put(predictor.variables, jax.local_devices()[0])
   names = np.array(label_set.class_names)
-  total, pixels, pictures, map_files = 0, np.zeros(label_set.num_classes, np.int64), [], []
-  for image_id, image, label_ids in progress(
-    evaluation_examples(split), 'comparing features', len(split), 'image'
-  ):
+  total, pixels, pictures = 0, np.zeros(label_set.num_classes, np.int64), []
+  examples = progress(evaluation_examples(split), 'comparing features', len(split), 'image')
+  for number, (image_id, image, label_ids) in enumerate(examples, start=1):
     labels = label_set.encode(label_ids, image_id)
     features, sums, counts = observe(variables, image, labels)
     total, pixels = total + np.asarray(sums, np.float64), pixels + np.asarray(counts)
-    if len(pictures) < num_pictures:
+    if number <= num_pictures:
       means = sums / jnp.maximum(counts, 1)[:, None]
-      maps = draw(features, means, size=labels.shape, scale=_scale(model, image, labels.shape))
-      maps, present = np.asarray(maps), np.flatnonzero(counts)
-      # Numbered: the ids a/b_c and a_b/c would share a name.
-      name = f'similarity_{len(pictures) + 1}_{image_id.replace("/", "_")}'
-      pictures.append(f'{name}.png')
-      map_files.append(f'{name}.npz')
-      _save_arrays(
-        output / map_files[-1],
+      scale = model.logits_scale(image.shape[:2], labels.shape)
+      maps = np.asarray(draw(features, means, size=labels.shape, scale=scale))
+      present = np.flatnonzero(counts)
+      pictures.append(picture_name('similarity', number, image_id))
+      np.savez_compressed(
+        output / f'{pictures[-1]}.npz',
         similarity=maps[present].astype(np.float16),
         classes=names[present],
         means=np.asarray(means)[present],
       )
       title = f'Cosine similarity with the mean feature of each class: {layer}, {image_id}'
-      figure = similarity_figure(image, labels, maps, label_set, title)
-      save_png(output / pictures[-1], render(figure))
+      save_figure(output / f'{pictures[-1]}.png', similarity_figure(image, labels, maps, label_set, title))
   if not pixels.any():
     raise InputError('no pixel of the ground truth belongs to a class; use a split with real labels')
   occurring = np.flatnonzero(pixels)
   means = (total[occurring] / pixels[occurring, None]).astype(np.float32)
-  _save_arrays(output / _MEANS_FILE, classes=names[occurring], means=means)
+  np.savez_compressed(output / 'means.npz', classes=names[occurring], means=means)
   matrix = cosine_matrix(total, pixels)
   confused = most_confused(matrix, label_set.class_names, NUM_CONFUSED)
-  figure = matrix_figure(matrix, label_set.class_names, [pair['classes'] for pair in confused], layer)
-  save_png(output / _MATRIX_PICTURE, render(figure))
+  pairs = [pair['classes'] for pair in confused]
+  save_figure(output / 'matrix.png', matrix_figure(matrix, label_set.class_names, pairs, layer))
   return {
     'layer': layer,
     'images': len(split),
@@ -281,22 +270,88 @@ def analyse_similarity(
     'classes': list(label_set.class_names),
     'matrix': [[None if np.isnan(value) else value for value in row] for row in matrix.tolist()],
     'most_confused': confused,
-    'matrix_picture': _MATRIX_PICTURE,
-    'pictures': pictures,
-    'maps': map_files,
-    'means_file': _MEANS_FILE,
+    'matrix_picture': 'matrix.png',
+    'pictures': [f'{name}.png' for name in pictures],
+    'maps': [f'{name}.npz' for name in pictures],
+    'means_file': 'means.npz',
     'protocol': PROTOCOL,
   }
 
 
-def _save_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
-  """Writes a compressed .npz, whole or not at all."""
-  buffer = io.BytesIO()
-  np.savez_compressed(buffer, **arrays)
-  write_file(path, buffer.getvalue())
+def similarity_figure(
+  image: np.ndarray, labels: np.ndarray, maps: np.ndarray, label_set: LabelSet, title: str
+) -> Figure:
+  """Draws image, ground truth, and the heat map of each class that is present, its pixels outlined.
+
+  Args:
+    image: RGB, uint8 `[h, w, 3]`.
+    labels: Class indices, uint8 `[H, W]`.
+    maps: Cosine similarities by class index, `[k, H, W]`.
+    label_set: Has the names and colours.
+    title: Stands above everything.
+  """
+  present = np.unique(labels[labels < label_set.num_classes]).tolist()
+  num_rows = -(-(2 + len(present)) // _COLUMNS)
+  panel_height = _PANEL_WIDTH * labels.shape[0] / labels.shape[1]
+  figure = Figure((_COLUMNS * _PANEL_WIDTH + 1, num_rows * (panel_height + 0.25) + 0.9), layout='constrained')
+  figure.suptitle(title, fontsize=12, parse_math=False)  # an image's name may hold dollar signs
+  axes = figure.subplots(num_rows, _COLUMNS, squeeze=False).ravel()
+  for axis in axes:
+    axis.set_axis_off()
+  panels = {'image': resize_image(image, labels.shape), 'ground truth': label_set.colors[labels]}
+  for axis, (caption, picture) in zip(axes, panels.items(), strict=False):
+    axis.imshow(picture)
+    axis.set_title(caption, fontsize=10)
+  for axis, index in zip(axes[2:], present, strict=False):
+    mask = labels == index
+    heat = axis.imshow(maps[index], **_COLORS)
+    if not mask.all():
+      axis.contour(mask, levels=[0.5], colors='black', linewidths=0.6)
+    caption = f'{label_set.class_names[index]} ({100 * mask.mean():.1f} % of pixels)'
+    axis.set_title(caption, fontsize=10, parse_math=False)
+  if present:
+    figure.colorbar(heat, ax=axes, shrink=0.8, aspect=30, pad=0.01, label='cosine similarity')
+  colors = {label_set.class_names[i]: label_set.colors[i] for i in present}
+  if (labels == IGNORE_LABEL).any():
+    colors['ignored'] = label_set.colors[IGNORE_LABEL]
+  figure.legend(
+    handles=[Patch(color=color / 255) for color in colors.values()],
+    labels=literal(colors),
+    loc='outside lower center',
+    ncols=min(10, len(colors)),
+    fontsize=9,
+    frameon=False,
+  )
+  return figure
 
 
-def _scale(model: nn.Module, image: np.ndarray | Array, size: tuple[int, int]) -> tuple[float, float]:
-  """Label pixels per feature pixel, as `SegmentationModel` scales its logits."""
-  height, width = image.shape[:2]
-  return model.extractor.stride * size[0] / height, model.extractor.stride * size[1] / width
+def matrix_figure(
+  matrix: np.ndarray, class_names: Sequence[str], confused: Sequence[Sequence[str]], layer: str
+) -> Figure:
+  """Draws the class-by-class matrix with its values; the most confused pairs are framed.
+
+  Args:
+    matrix: Cosines, `[k, k]`; NaN for absent classes.
+    class_names: Names by class index.
+    confused: Pairs of class names.
+    layer: Name of the layer, for the title.
+  """
+
+  def text(value: float) -> str:
+    return f'{value:z.2f}'.replace('0.', '.') if np.isfinite(value) else ''
+
+  side = max(5, 0.42 * len(class_names))
+  figure = Figure((side + 2.3, side + 1.2), layout='constrained')
+  axes = figure.subplots()
+  axes.set_title(f"Cosine similarity of the classes' mean features: {layer}", fontsize=12)
+  heat = draw_matrix(axes, matrix, class_names, text, **_COLORS)
+  axes.set_facecolor('0.85')  # shows where the matrix has no value
+  for index in np.flatnonzero(np.isnan(matrix.diagonal())):
+    axes.text(index, index, 'absent', ha='center', va='center', fontsize=7.5)
+  for first, second in ([class_names.index(name) for name in pair] for pair in confused):
+    for row, column in ((first, second), (second, first)):
+      axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor='gold', linewidth=2))
+  figure.colorbar(heat, ax=axes, shrink=0.8, aspect=30, pad=0.01, label='cosine similarity')
+  if confused:
+    figure.supxlabel('framed: the most similar pairs of different classes', fontsize=9)
+  return figure

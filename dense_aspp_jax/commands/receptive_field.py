@@ -5,20 +5,25 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import pathlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from dense_aspp_jax.analysis import receptive_field as analysis
 from dense_aspp_jax.analysis.field_propagation import propagate_field
-from dense_aspp_jax.analysis.figures import render
-from dense_aspp_jax.analysis.receptive_field_pictures import effective_figure, scales_figure
+from dense_aspp_jax.analysis.figures import save_figure
+from dense_aspp_jax.analysis.receptive_field import (
+  PROTOCOL,
+  SHARES,
+  cascade_paths,
+  effective_figure,
+  format_table,
+  measure_field,
+  scales_figure,
+)
 from dense_aspp_jax.commands.config_file import read_config_file
 from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least, check_output_folder
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.evaluation.pictures import save_png
 from dense_aspp_jax.files import write_json
 from dense_aspp_jax.models.segmentation import Network, create_model
 from dense_aspp_jax.provenance import provenance
@@ -61,19 +66,23 @@ def run(args: argparse.Namespace) -> int:
     if value not in (None, 'running') and not args.workdir:
       raise InputError(f'--{option} {value}: it needs the --workdir of a run')
   config = read_config_file(args) if args.config else None
-
-  loaded = None
-  if args.workdir:
-    loaded = load_run(args.workdir, args.checkpoint or 'best', args.weights, args.bn)
+  loaded = load_run(args.workdir, args.checkpoint or 'best', args.weights, args.bn) if args.workdir else None
   if config is None:
     config = ConfigDict(loaded.config)
   else:
     parse_config(config)
-    if loaded:
-      _check_same_network(args.workdir, loaded.config['model'], config.model.to_dict())
   # In float32, whatever a run computes in: rounding would hide what is small.
   model = create_model(**{**config.model, 'compute_dtype': 'float32'})
   if loaded:
+    # A field newer than the run has its default there.
+    there, given = (dataclasses.asdict(Network(**c['model'])) for c in (loaded.config, config.to_dict()))
+    different = '; '.join(
+      f'model.{name}: {there[name]!r} there, {value!r} given'
+      for name, value in given.items()
+      if there[name] != value and name != 'compute_dtype'
+    )
+    if different:
+      raise InputError(f'{args.workdir}: a run of another network ({different}); leave --config out')
     variables, source = loaded.variables, f'checkpoint of step {loaded.step:,}'
   else:
     variables = jax.jit(model.init)(jax.random.key(config.seed), jnp.zeros((1, 64, 64, 3)))
@@ -82,18 +91,15 @@ def run(args: argparse.Namespace) -> int:
   stride = model.extractor.stride
   image_size = tuple(-(-n // stride) * stride for n in config.data.image_size)
   extractor = propagate_field(model.extractor, (*image_size, 3))
-  paths = analysis.cascade_paths(config.model.dilation_rates, extractor)
-  print(analysis.format_table(paths, extractor))
-  if extractor.is_global:
-    print('global: the extractor also reads means over the whole image (squeeze and excitation)')
-  measured = analysis.measure_field(
-    model, variables, extractor, image_size, num_images=args.images, seed=config.seed
-  )
-  sides = {f'{share:.0%}': measured.side(share) for share in analysis.SHARES}
+  paths = cascade_paths(config.model.dilation_rates, extractor)
+  print(format_table(paths, extractor))
+  measured = measure_field(model, variables, extractor, image_size, num_images=args.images, seed=config.seed)
+  sides = {f'{share:.0%}': measured.side(share) for share in SHARES}
 
-  save_png(output / 'scales.png', render(scales_figure(paths, extractor)))
+  save_figure(output / 'scales.png', scales_figure(paths, extractor))
   figure = effective_figure(measured, extractor, paths[-1], f'{config.model.extractor}, {source}')
-  save_png(output / 'receptive_field.png', render(figure))
+  save_figure(output / 'receptive_field.png', figure)
+  about = loaded.describe() if loaded else {}
   write_json(
     output / 'receptive_field.json',
     {
@@ -106,12 +112,8 @@ def run(args: argparse.Namespace) -> int:
         'cell': measured.cell,
         'center': measured.center,
       },
-      'protocol': analysis.PROTOCOL,
-      'workdir': str(args.workdir) if args.workdir else None,
-      'checkpoint': (args.checkpoint or 'best') if args.workdir else None,
-      'step': loaded.step if loaded else None,
-      'weights': loaded.weights if loaded else None,
-      'bn': loaded.bn if loaded else None,
+      'protocol': PROTOCOL,
+      **{name: about.get(name) for name in ('workdir', 'checkpoint', 'step', 'weights', 'bn')},
       'seed': config.seed,
       'config': config.to_dict(),
       'provenance': provenance(),
@@ -121,14 +123,3 @@ def run(args: argparse.Namespace) -> int:
   print(f'measured ({source}, {args.images} images): {held} image pixels')
   print(f'receptive_field.json and two pictures in {output}')
   return 0
-
-
-def _check_same_network(workdir: pathlib.Path, stored: dict[str, Any], given: dict[str, Any]) -> None:
-  stored = dataclasses.asdict(Network(**stored))  # a field newer than the run has its default there
-  different = [
-    f'model.{name}: {stored[name]!r} there, {given[name]!r} given'
-    for name in given
-    if stored[name] != given[name] and name != 'compute_dtype'
-  ]
-  if different:
-    raise InputError(f'{workdir}: a run of another network ({"; ".join(different)}); leave --config out')

@@ -35,10 +35,8 @@ def run(args: argparse.Namespace) -> int:
   with replaced_directory(output, 'layer_removal.json') as folder:
     result = analyse_layer_removal(
       run.predictor,
-      run.variables,
       grain.MapDataset.source(split)[: args.images],
       run.label_set,
-      dilation_rates=run.model.dense_aspp.dilation_rates,
       batch_size=run.config['evaluation']['batch_size'],
       num_pictures=args.pictures,
       output=folder,

@@ -116,19 +116,15 @@ def report_run(
   analyses = {
     'similarity': functools.partial(
       analyse_similarity,
-      run.model,
-      run.variables,
+      run.predictor,
       label_set=run.label_set,
-      preprocessing=run.predictor.preprocessing,
       layer='dense_aspp',
       num_pictures=_SIMILARITY_PICTURES,
     ),
     'layer_removal': functools.partial(
       analyse_layer_removal,
       run.predictor,
-      run.variables,
       label_set=run.label_set,
-      dilation_rates=run.model.dense_aspp.dilation_rates,
       batch_size=batch_size,
       num_pictures=_REMOVAL_PICTURES,
     ),

@@ -58,7 +58,7 @@ def by_hand(layers):
   ('output_stride', 'expected'),
   # stem 7, pooling 11, block 1 + 6 x 8 = 59, pooling 63, block 2 + 12 x 16 = 255; then at stride 8 blocks of
   # dilation 2 and 4, + 24 x 32 + 16 x 64; at stride 32 poolings + 8, + 24 x 32, + 16, + 16 x 64.
-  [(8, 255 + 768 + 1024), (16, 255 + 8 + 768 + 1024), (32, 255 + 8 + 768 + 16 + 1024)],
+  [(8, 255 + 768 + 1024), (32, 255 + 8 + 768 + 16 + 1024)],
 )
 def test_densenet121(output_stride, expected):
   field = propagate_field(create_extractor('densenet121', output_stride=output_stride), (64, 64, 3))
@@ -91,7 +91,7 @@ def test_the_cascade_is_127_wide():
 
 @pytest.mark.parametrize('image_size', [(32, 64), (33, 47)])
 def test_a_pooling_window_as_large_as_the_map_is_not_global(image_size):
-  network = create_extractor('densenet121', output_stride=32)
+  network = DenseNet(growth_rate=2, block_config=(1, 1, 1, 1), num_init_features=4, output_stride=32)
   field = propagate_field(network, (*image_size, 3))
   larger = propagate_field(network, (image_size[0] + 1024, image_size[1] + 1024, 3))
   assert field == larger
@@ -188,5 +188,5 @@ def test_global_pooling(mean):
   ],
 )
 def test_operations_that_are_not_known_are_named(function, name):
-  with pytest.raises(RunError, match=f"the operation '{name}' on .* is not known"):
+  with pytest.raises(RunError, match=f"'{name}' on"):
     field_of(function)

@@ -7,18 +7,17 @@ import numpy as np
 import pytest
 
 from dense_aspp_jax.analysis.field_propagation import Field, Span, propagate_field
-from dense_aspp_jax.analysis.figures import render
 from dense_aspp_jax.analysis.receptive_field import (
   CascadePath,
   EffectiveField,
   atrous_field,
   cascade_paths,
   coverage,
+  effective_figure,
   format_table,
   measure_field,
-  stacked_field,
+  scales_figure,
 )
-from dense_aspp_jax.analysis.receptive_field_pictures import effective_figure, scales_figure
 from dense_aspp_jax.models.layers import Features
 from dense_aspp_jax.models.segmentation import SegmentationModel, create_model
 
@@ -26,10 +25,9 @@ SLIDES = (3, 6, 12, 18, 24)
 
 
 def test_the_slides_numbers():
-  assert [atrous_field(d) for d in SLIDES] == [7, 13, 25, 37, 49]
-  assert stacked_field([7, 13, 25, 37, 49]) == 127
-  assert stacked_field([7, 13]) == 7 + 13 - 1
-  assert atrous_field(2, kernel_size=5) == (2 - 1) * (5 - 1) + 5
+  assert [atrous_field([d]) for d in SLIDES] == [7, 13, 25, 37, 49]
+  assert atrous_field(SLIDES) == 127
+  assert atrous_field([3, 6]) == 7 + 13 - 1
 
 
 def test_every_path_once():
@@ -67,6 +65,12 @@ def test_the_table_has_the_smallest_field_first():
     ['3', '7', '35', '18.4'],
     ['3-1', '9', '43', '100.0'],
   ]
+
+
+def test_the_table_says_where_global_pooling_is_left_out():
+  local, pooled = (Field(Span(), Span(), is_global) for is_global in (False, True))
+  table = format_table(cascade_paths((1,), local), local)
+  assert format_table(cascade_paths((1,), pooled), pooled).startswith(f'{table}\nglobal: ')
 
 
 # The measured field.
@@ -178,7 +182,7 @@ def test_each_path_is_a_mark():
   assert [line.get_label() for line in axes.lines] == ['1 layer', *(f'{n} layers' for n in range(2, 6))]
   assert [text.get_text() for text in axes.texts] == ['3', '6', '12', '18', '24', '3-6-12-18-24']
   figure = scales_figure(paths, extractor)
-  render(figure)
+  figure.draw_without_rendering()
   (top,) = figure.axes[0].child_axes
   low, high = figure.axes[0].get_xlim()
   assert top.get_xlim() == pytest.approx(((low - 1) * 4 + 11, (high - 1) * 4 + 11))
@@ -216,7 +220,7 @@ def test_the_scale_s_ticks_do_not_collide():
   extractor = Field(Span(-1019, 1027, 8), Span(-1019, 1027, 8), False)
   cascade = cascade_paths(SLIDES, extractor)[-1]
   figure = effective_figure(EffectiveField(gradient, (32, 64), (260, 516)), extractor, cascade, 'a network')
-  render(figure)
+  figure.draw_without_rendering()
   right = figure.axes[1]
   low, high = right.get_xlim()
   labels = [t.get_window_extent() for t in right.get_xticklabels() if low <= t.get_position()[0] <= high]

@@ -17,12 +17,14 @@ from dense_aspp_jax.analysis.similarity import (
   cosine_matrix,
   layer_features,
   layer_names,
+  matrix_figure,
   most_confused,
+  similarity_figure,
   similarity_maps,
 )
-from dense_aspp_jax.analysis.similarity_pictures import matrix_figure, similarity_figure
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.evaluation.predictor import Predictor
 from dense_aspp_jax.labels import CAMVID_11, IGNORE_LABEL, LabelClass, LabelSet
 from dense_aspp_jax.models.dense_aspp import DenseASPP
 
@@ -170,17 +172,8 @@ def analysis(tmp_path_factory):
   for example in split:
     example.label[example.label == 9] = 11
   PatchExtractor.traces.clear()
-  model, variables = network()
-  result = analyse_similarity(
-    model,
-    variables,
-    split,
-    CAMVID_11,
-    preprocessing=Preprocessing((32, 48), MEAN, STD),
-    layer='dense_aspp',
-    num_pictures=2,
-    output=output,
-  )
+  predictor = Predictor(*network(), Preprocessing((32, 48), MEAN, STD))
+  result = analyse_similarity(predictor, split, CAMVID_11, layer='dense_aspp', num_pictures=2, output=output)
   return result, split, output, list(PatchExtractor.traces)
 
 
@@ -257,11 +250,9 @@ def test_what_is_written_and_reported(analysis):
 def test_errors(tmp_path, layer, label, message):
   (example,) = make_split([(32, 48)], 1)
   example.label[:] = label
-  arguments = dict(
-    preprocessing=Preprocessing((32, 48), MEAN, STD), layer=layer, num_pictures=0, output=tmp_path
-  )
+  predictor = Predictor(*network(), Preprocessing((32, 48), MEAN, STD))
   with pytest.raises(InputError, match=message):
-    analyse_similarity(*network(), [example], CAMVID_11, **arguments)
+    analyse_similarity(predictor, [example], CAMVID_11, layer=layer, num_pictures=0, output=tmp_path)
   assert not list(tmp_path.iterdir())
 
 

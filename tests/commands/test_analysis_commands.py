@@ -52,10 +52,11 @@ def test_similarity_writes_into_the_workdir_and_names_the_most_confused(workdir,
 
 
 def test_another_layer_has_its_own_folder(workdir):
-  assert run('similarity', '--workdir', workdir, '--layer', 'layer1', '--split', 'train') == 0
+  options = ('--layer', 'layer1', '--split', 'train', '--images', 1)
+  assert run('similarity', '--workdir', workdir, *options) == 0
   result = json.loads((workdir / 'analysis' / 'similarity_layer1' / 'similarity.json').read_text())
   assert (result['layer'], result['images'], result['split']) == ('layer1', 16, 'train')
-  assert len(result['pictures']) == 4
+  assert len(result['pictures']) == 1
 
 
 def test_remove_layers_begins_with_the_scores_of_evaluate(workdir, tmp_path, capsys):

@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from configs import default
-from dense_aspp_jax.analysis import field_propagation, receptive_field, receptive_field_pictures
+from dense_aspp_jax.analysis.field_propagation import propagate_field
+from dense_aspp_jax.analysis.figures import save_figure
+from dense_aspp_jax.analysis.receptive_field import SHARES, cascade_paths, effective_figure, measure_field
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.labels import CITYSCAPES_20
 from dense_aspp_jax.models.segmentation import create_model
@@ -83,31 +85,34 @@ def test_random_initial_parameters(tmp_path, capsys):
   assert last == f'receptive_field.json and two pictures in {tmp_path / "out"}'
 
 
-@pytest.fixture
-def measured(monkeypatch):
-  """What the network was measured with: the arguments of `measure_field`."""
-  calls = []
-  original = receptive_field.measure_field
-  monkeypatch.setattr(
-    receptive_field, 'measure_field', lambda *a, **fields: calls.append((a, fields)) or original(*a, **fields)
-  )
-  return calls
+def measured_with(params_seed, image_seed, train_state=False):
+  """What is measured, in float32, of 32x64 images with initial parameters; the model's, or those of a run."""
+  model = create_model(**TINY, num_classes=20)
+  if train_state:
+    state = create_state(model, optax.sgd(0.1), seed=params_seed)
+    variables = {'params': state.params, 'batch_stats': state.batch_stats}
+  else:
+    variables = jax.jit(model.init)(jax.random.key(params_seed), jnp.zeros((1, 64, 64, 3)))
+  extractor = propagate_field(model.extractor, (32, 64, 3))
+  return measure_field(model, variables, extractor, (32, 64), num_images=1, seed=image_seed), extractor
 
 
-def same(a, b):
-  return jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), a, b))
+def sides_of(measured):
+  return {f'{share:.0%}': measured.side(share) for share in SHARES}
 
 
-def test_the_parameters_of_a_run(workdir, tmp_path, measured, capsys):
+def test_the_parameters_of_a_run(workdir, tmp_path, capsys):
   assert run(tmp_path / 'out', '--workdir', workdir, '--checkpoint', 'best') == 0
   result = json.loads((tmp_path / 'out' / 'receptive_field.json').read_text())
   assert (result['workdir'], result['checkpoint'], result['step']) == (str(workdir), 'best', 0)
   assert (result['weights'], result['bn']) == ('raw', 'running')
   assert 'measured (checkpoint of step 0, 1 images)' in capsys.readouterr().out
-  (((model, variables, *_), _),) = measured
-  assert model == create_model(**TINY, num_classes=20)  # in float32, though the run is in bfloat16
-  expected = create_state(model, optax.sgd(0.1), seed=7).params
-  assert same(variables['params'], expected)
+  measured, extractor = measured_with(params_seed=7, image_seed=0, train_state=True)
+  assert result['measured']['sides'] == sides_of(measured)
+  path = cascade_paths((1, 2), extractor)[-1]  # through all layers
+  figure = effective_figure(measured, extractor, path, 'densenet_tiny, checkpoint of step 0')
+  save_figure(tmp_path / 'expected.png', figure)
+  assert (tmp_path / 'out' / 'receptive_field.png').read_bytes() == (tmp_path / 'expected.png').read_bytes()
 
 
 def test_a_run_brings_its_configuration(workdir):
@@ -119,12 +124,10 @@ def test_a_run_brings_its_configuration(workdir):
   assert result['measured']['image_size'] == [64, 128]
 
 
-def test_the_seed_is_of_the_parameters_and_of_the_images(tmp_path, measured):
+def test_the_seed_is_of_the_parameters_and_of_the_images(tmp_path):
   assert run(tmp_path / 'out', '--config.seed=3') == 0
-  (((model, variables, *_), fields),) = measured
-  expected = jax.jit(model.init)(jax.random.key(3), jnp.zeros((1, 64, 64, 3)))
-  assert same(variables, expected)
-  assert fields['seed'] == 3
+  result = json.loads((tmp_path / 'out' / 'receptive_field.json').read_text())
+  assert result['measured']['sides'] == sides_of(measured_with(params_seed=3, image_seed=3)[0])
 
 
 def test_a_run_of_another_network_is_refused(workdir, tmp_path, capsys):
@@ -133,24 +136,6 @@ def test_a_run_of_another_network_is_refused(workdir, tmp_path, capsys):
     f'{workdir}: a run of another network (model.growth_rate: 4 there, 5 given)' in capsys.readouterr().err
   )
   assert not (tmp_path / 'out').exists()
-
-
-def test_the_picture_has_the_path_through_all_layers(tmp_path, monkeypatch):
-  drawn = []
-  original = receptive_field_pictures.effective_figure
-  monkeypatch.setattr(
-    'dense_aspp_jax.commands.receptive_field.effective_figure', lambda *a: drawn.append(a[2]) or original(*a)
-  )
-  assert run(tmp_path / 'out') == 0
-  assert [(path.layers, path.image_field) for path in drawn] == [((1, 2), 183)]
-
-
-def test_global_pooling_is_said(tmp_path, monkeypatch, capsys):
-  span = field_propagation.Span(-65, 69, 8)
-  field = field_propagation.Field(span, span, is_global=True)
-  monkeypatch.setattr('dense_aspp_jax.commands.receptive_field.propagate_field', lambda *_: field)
-  assert run(tmp_path / 'out') == 0
-  assert 'global: the extractor also reads means over the whole image' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
