@@ -1,16 +1,16 @@
 """The input of training: the host reads records in a reproducible order, the device gets uint8 batches.
 
-The order of the training data is a function of (seed, step) alone, so a run resumes at any step without
-saved iterator state, with any number of workers and processes. Two placements give the same batches bit
-for bit: on the host, from the cache on disk, through Grain; or on the device, where a split that fits
-is kept whole, for small hosts that feed a fast accelerator.
+The order is a function of (seed, step) alone, so a run resumes at any step without saved iterator state, with
+any number of workers and processes. The examples are read from the cache on disk through Grain, or, for small
+hosts that feed a fast accelerator, gathered from a split that is kept in the memory of the device. Both give
+the same batches bit for bit.
 """
 
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import dataclasses
+import itertools
 import os
 import signal
 import threading
@@ -23,20 +23,21 @@ import numpy as np
 from absl import flags
 
 from dense_aspp_jax.datasets.examples import CachedExample
+from dense_aspp_jax.datasets.threads import map_in_threads
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.progress import progress
 
 _BATCHES_AHEAD = 2  # on their way to the device while it computes
 _READ_THREADS = 4
-_SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_BETWEEN_CHECKS = 1.0
 _GIB = 2**30
 
 
 def train_indices(num_examples: int, batch_size: int, seed: int) -> grain.MapDataset:
   """The order of the training data.
 
-  Each epoch is a fresh permutation of all examples; batches run on across the ends of epochs, so none
-  is smaller and no example is left out.
+  Each epoch is a fresh permutation of all examples. A batch may span two epochs, so that all have the same
+  size and no example is left out.
 
   Args:
     num_examples: Examples in the split.
@@ -70,35 +71,21 @@ def process_rows(batch_size: int, process_index: int, process_count: int) -> sli
 
 
 def host_batches(
-  examples: Sequence[CachedExample],
-  *,
-  batch_size: int,
-  seed: int,
-  start_step: int,
-  process_index: int = 0,
-  process_count: int = 1,
-  num_workers: int = 0,
+  examples: Sequence[CachedExample], indices: grain.MapDataset, rows: slice, num_workers: int = 0
 ) -> grain.DatasetIterator:
   """Reads a process's rows of each training batch, endlessly.
 
   Args:
     examples: The split; all of one size.
-    batch_size: Of the global batch.
-    seed: Of the order.
-    start_step: Step of the first batch.
-    process_index: Which process reads.
-    process_count: How many read.
+    indices: Of the global batches to come; see `train_indices`.
+    rows: Those of this process; see `process_rows`.
     num_workers: Processes that read ahead; 0: threads of this process. Both give the same batches.
 
   Returns:
     An iterator of {'image': uint8 `[rows, h, w, 3]`, 'label': uint8 `[rows, h, w]`}; call its `close()`
     when done, or worker processes stay behind.
-
-  Raises:
-    InputError: The batch does not divide among the processes.
   """
-  rows = process_rows(batch_size, process_index, process_count)
-  batches = train_indices(len(examples), batch_size, seed)[start_step:].map(_ReadBatch(examples, rows))
+  batches = indices.map(_ReadBatch(examples, rows))
   dataset = batches.to_iter_dataset(grain.ReadOptions(_READ_THREADS, prefetch_buffer_size=_READ_THREADS))
   if num_workers:
     # Grain reads its flags, which only an absl app parses (google/grain issue 1355).
@@ -106,51 +93,9 @@ def host_batches(
       flags.FLAGS.mark_as_parsed()
     options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=2)
     dataset = dataset.mp_prefetch(options, worker_init_fn=_begin_worker)
-    dataset = dataset.map(_out_of_shared_memory)
+    # A copy frees the shared memory of the worker, which would live as long as the batch.
+    dataset = dataset.map(lambda batch: {name: array.copy() for name, array in batch.items()})
   return iter(dataset)
-
-
-class DeviceSplit:
-  """A whole split in the memory of every device of a mesh."""
-
-  def __init__(self, examples: Sequence[CachedExample], sharding: jax.sharding.NamedSharding):
-    """Reads all examples and places them.
-
-    Args:
-      examples: The split; all of one size.
-      sharding: Of the batches.
-
-    Raises:
-      InputError: The split is larger than the free memory of a device, where that is known.
-    """
-    height, width = examples[0].label.shape
-    _check_device_memory(len(examples) * height * width * 4, sharding)
-    image = np.empty((len(examples), height, width, 3), np.uint8)
-    label = np.empty((len(examples), height, width), np.uint8)
-
-    def read(index: int) -> None:
-      example = examples[index]
-      image[index], label[index] = example.image, example.label
-
-    with concurrent.futures.ThreadPoolExecutor(_READ_THREADS) as executor:
-      read_all = executor.map(read, range(len(examples)))
-      collections.deque(progress(read_all, 'loading the device', len(examples), 'image'), maxlen=0)
-    everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
-    self._split = {
-      name: jax.make_array_from_process_local_data(everywhere, array, array.shape)
-      for name, array in (('image', image), ('label', label))
-    }
-    self._sharding = sharding
-    self._gather = jax.jit(
-      lambda split, indices: {name: array[indices] for name, array in split.items()}, out_shardings=sharding
-    )
-
-  def batch(self, indices: np.ndarray) -> dict[str, jax.Array]:
-    """Gathers a global batch: row i is example `indices[i]`."""
-    rows = process_rows(len(indices), jax.process_index(), jax.process_count())
-    indices = np.asarray(indices, np.int32)
-    placed = jax.make_array_from_process_local_data(self._sharding, indices[rows], indices.shape)
-    return self._gather(self._split, placed)
 
 
 def train_batches(
@@ -184,19 +129,12 @@ def train_batches(
   devices = sharding.mesh.size
   if batch_size % devices:
     raise InputError(f'batch_size: {batch_size} does not divide among {devices} devices; choose a multiple')
+  rows = process_rows(batch_size, jax.process_index(), jax.process_count())
+  indices = train_indices(len(examples), batch_size, seed)[start_step:]
   if on_device:
-    indices = train_indices(len(examples), batch_size, seed)
-    return _gathered(DeviceSplit(examples, sharding), indices, start_step)
-  batches = host_batches(
-    examples,
-    batch_size=batch_size,
-    seed=seed,
-    start_step=start_step,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
-    num_workers=num_workers,
-  )
-  return _placed(batches, batch_size, sharding)
+    split = _load_split(examples, sharding)
+    return _gathered(split, indices, rows, sharding)
+  return _placed(host_batches(examples, indices, rows, num_workers), batch_size, sharding)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,11 +152,6 @@ class _ReadBatch:
     }
 
 
-def _out_of_shared_memory(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Copies what a worker process sent, so that its shared memory does not live as long as a batch."""
-  return {name: array.copy() for name, array in batch.items()}
-
-
 def _begin_worker(index: int, count: int) -> None:
   """Leaves signals that reach a whole group of processes to the parent, and ends when the parent is gone."""
   del index, count
@@ -229,23 +162,14 @@ def _begin_worker(index: int, count: int) -> None:
 
 def _end_with_parent(parent: int) -> None:
   while os.getppid() == parent:
-    time.sleep(_SECONDS_BETWEEN_LOOKS)
+    time.sleep(_SECONDS_BETWEEN_CHECKS)
   os._exit(1)
-
-
-def _gathered(
-  split: DeviceSplit, indices: grain.MapDataset, start_step: int
-) -> Iterator[dict[str, jax.Array]]:
-  step = start_step
-  while True:
-    yield split.batch(indices[step])
-    step += 1
 
 
 def _placed(
   batches: grain.DatasetIterator, batch_size: int, sharding: jax.sharding.NamedSharding
 ) -> Iterator[dict[str, jax.Array]]:
-  """Sends batches on their way before they are asked for, so that the transfer overlaps computation."""
+  """Transfers batches before they are asked for, while the device computes."""
   on_their_way = collections.deque()
   try:
     for batch in _explained(batches):
@@ -274,14 +198,44 @@ def _explained(batches: grain.DatasetIterator) -> Iterator[dict[str, np.ndarray]
     ) from error
 
 
-def _check_device_memory(num_bytes: int, sharding: jax.sharding.NamedSharding) -> None:
+def _load_split(
+  examples: Sequence[CachedExample], sharding: jax.sharding.NamedSharding
+) -> dict[str, jax.Array]:
+  """The whole split in the memory of every device, where the free memory is enough or not known."""
+  height, width = examples[0].label.shape
+  needed = len(examples) * height * width * 4 / _GIB
   for device in sharding.addressable_devices:
-    stats = device.memory_stats()  # None on a CPU
-    if not stats or 'bytes_limit' not in stats:
-      continue
-    free = stats['bytes_limit'] - stats.get('bytes_in_use', 0)
-    if num_bytes > free:
+    stats = device.memory_stats() or {}  # None on a CPU
+    free = (stats.get('bytes_limit', np.inf) - stats.get('bytes_in_use', 0)) / _GIB
+    if needed > free:
       raise InputError(
-        f'data.on_device: the split takes {num_bytes / _GIB:.2f} GiB, {device} has {free / _GIB:.2f} GiB '
-        'free; set it to False, or choose a smaller image size'
+        f'data.on_device: the split takes {needed:.2f} GiB, {device} has {free:.2f} GiB free; set it to '
+        'False, or choose a smaller image size'
       )
+  split = {
+    'image': np.empty((len(examples), height, width, 3), np.uint8),
+    'label': np.empty((len(examples), height, width), np.uint8),
+  }
+
+  def read(index: int) -> None:
+    _, split['image'][index], split['label'][index] = examples[index]
+
+  read_all = map_in_threads(read, range(len(examples)))
+  collections.deque(progress(read_all, 'loading the device', len(examples), 'image'), maxlen=0)
+  everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+  return {
+    name: jax.make_array_from_process_local_data(everywhere, array, array.shape)
+    for name, array in split.items()
+  }
+
+
+def _gathered(
+  split: dict[str, jax.Array], indices: grain.MapDataset, rows: slice, sharding: jax.sharding.NamedSharding
+) -> Iterator[dict[str, jax.Array]]:
+  """Takes global batches out of a split on the devices."""
+  gather = jax.jit(
+    lambda split, indices: {name: array[indices] for name, array in split.items()}, out_shardings=sharding
+  )
+  for batch in map(indices.__getitem__, itertools.count()):
+    batch = np.asarray(batch, np.int32)
+    yield gather(split, jax.make_array_from_process_local_data(sharding, batch[rows], batch.shape))
