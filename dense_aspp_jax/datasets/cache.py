@@ -13,6 +13,7 @@ that build at once write the same file, and a cache that was made from something
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -52,8 +53,8 @@ class DecodedSplit:
   """A split without a cache: every access decodes and resizes. The same examples as `CacheSplit`.
 
   Attributes:
-    source: Where the encoded examples come from.
-    label_set: The label ids that may occur, and the classes that they mean.
+    source: The stored pairs.
+    label_set: The label ids that may occur, and their classes.
     preprocessing: Has the size of the network's input.
     native_labels: False for training: images are resized to `image_size`, labels become class indices
       of the same size. True for evaluation: images are resized to `Preprocessing.input_size`, labels stay
@@ -76,10 +77,11 @@ class DecodedSplit:
     """
     example, image, label_ids, labels = check_pair(self.source[index], self.label_set)
     if self.native_labels:
-      size = self.preprocessing.input_size(label_ids.shape)
-      return CachedExample(example.image_id, resize_image(image, size), label_ids)
-    size = self.preprocessing.image_size
-    return CachedExample(example.image_id, resize_image(image, size), resize_label(labels, size))
+      size, label = self.preprocessing.input_size(label_ids.shape), label_ids
+    else:
+      size = self.preprocessing.image_size
+      label = resize_label(labels, size)
+    return CachedExample(example.image_id, resize_image(image, size), label)
 
 
 class CacheSplit:
@@ -144,18 +146,59 @@ def open_cache(split: DecodedSplit, cache_dir: pathlib.Path, skip_bad: int = 0) 
   name = f'{source.name}-{height}x{width}-{split.label_set.name}{kind}'
   folder = pathlib.Path(cache_dir) / re.sub(r'[^A-Za-z0-9-]+', '_', name)[-100:]
   path = folder / (hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16] + '.array_record')
-  bad = None
-  if (folder / _MANIFEST).exists():
-    left_out, reason = _read_manifest(folder, made_from, skip_bad)
-    if reason is None:
-      bad = BadPairs(source.name, skip_bad, left_out)
-    else:
-      print(f'{folder}: the cache is built again: {reason}', file=sys.stderr)
-  if bad is None:
+  try:
+    bad = BadPairs(source.name, skip_bad, _read_manifest(folder, made_from, skip_bad))
+  except _UnusableError as error:
+    if (folder / _MANIFEST).exists():
+      print(f'{folder}: the cache is built again: {error}', file=sys.stderr)
     bad = BadPairs(source.name, skip_bad)
     _build(split, path, made_from, bad)
   bad.say(len(source))
   return CacheSplit(source.name, path, len(source) - len(bad.messages), source.fingerprint)
+
+
+class _UnusableError(Exception):
+  """Why a cache cannot be used."""
+
+
+def _made_from(split: DecodedSplit) -> dict[str, Any]:
+  """All that decides what the records hold; names of classes do not, nor, as a rule, their colours."""
+  ids: list[Any] = [[list(c.ids) for c in split.label_set.classes], list(split.label_set.ignore_ids)]
+  if split.label_set.label_colors:
+    ids.append([list(c.color) for c in split.label_set.classes])
+  return {
+    'format_version': FORMAT_VERSION,
+    'source': split.source.name,
+    'fingerprint': split.source.fingerprint,
+    'count': len(split),
+    'image_size': list(split.preprocessing.image_size),
+    'native_labels': split.native_labels,
+    'keep_aspect': split.preprocessing.keep_aspect and split.native_labels,
+    'label_set': hashlib.sha256(json.dumps(ids).encode()).hexdigest(),
+    'image_interpolation': 'area; bilinear where it grows',
+    'label_interpolation': 'none' if split.native_labels else 'nearest',
+  }
+
+
+def _read_manifest(folder: pathlib.Path, made_from: dict[str, Any], skip_bad: int) -> list[str]:
+  """What the cache in `folder` leaves out. Raises `_UnusableError`."""
+  try:
+    manifest = json.loads((folder / _MANIFEST).read_text(encoding='utf-8'))
+    for key, value in made_from.items():
+      if manifest[key] != value:
+        changed = f'{key} was {manifest[key]}, is {value}'
+        raise _UnusableError('the stored data have changed' if key == 'fingerprint' else changed)
+    size = (folder / manifest['file']).stat().st_size
+    if size != manifest['file_size']:
+      raise _UnusableError(f'{manifest["file"]} has {size} bytes, expected {manifest["file_size"]}')
+    left_out = [str(message) for message in manifest['left_out']]
+  except FileNotFoundError as error:
+    raise _UnusableError(f'{pathlib.Path(error.filename).name} is missing') from error
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise _UnusableError(f'{_MANIFEST} cannot be read ({error!r})') from error
+  if len(left_out) > skip_bad:
+    raise _UnusableError(f'it leaves out {len(left_out)} pairs, but now at most {skip_bad} may be left out')
+  return left_out
 
 
 def _build(split: DecodedSplit, path: pathlib.Path, made_from: dict[str, Any], bad: BadPairs) -> None:
@@ -182,48 +225,6 @@ def _build(split: DecodedSplit, path: pathlib.Path, made_from: dict[str, Any], b
       other.unlink(missing_ok=True)
 
 
-def _made_from(split: DecodedSplit) -> dict[str, Any]:
-  """All that decides what the records hold; names of classes do not, nor, as a rule, their colours."""
-  ids: list[Any] = [[list(c.ids) for c in split.label_set.classes], list(split.label_set.ignore_ids)]
-  if split.label_set.label_colors:
-    ids.append([list(c.color) for c in split.label_set.classes])
-  return {
-    'format_version': FORMAT_VERSION,
-    'source': split.source.name,
-    'fingerprint': split.source.fingerprint,
-    'count': len(split),
-    'image_size': list(split.preprocessing.image_size),
-    'native_labels': split.native_labels,
-    'keep_aspect': split.preprocessing.keep_aspect and split.native_labels,
-    'label_set': hashlib.sha256(json.dumps(ids).encode()).hexdigest(),
-    'image_interpolation': 'area; bilinear where it grows',
-    'label_interpolation': 'none' if split.native_labels else 'nearest',
-  }
-
-
-def _read_manifest(
-  folder: pathlib.Path, made_from: dict[str, Any], skip_bad: int
-) -> tuple[list[str], str | None]:
-  """What the cache in `folder` leaves out, and why it cannot be used, None if it can."""
-  try:
-    manifest = json.loads((folder / _MANIFEST).read_text(encoding='utf-8'))
-    for key, value in made_from.items():
-      if manifest[key] != value:
-        changed = f'{key} was {manifest[key]}, is {value}'
-        return [], 'the stored data have changed' if key == 'fingerprint' else changed
-    size = (folder / manifest['file']).stat().st_size
-    if size != manifest['file_size']:
-      return [], f'{manifest["file"]} has {size} bytes, expected {manifest["file_size"]}'
-    left_out = [str(message) for message in manifest['left_out']]
-  except FileNotFoundError as error:
-    return [], f'{pathlib.Path(error.filename).name} is missing'
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    return [], f'{_MANIFEST} cannot be read ({error!r})'
-  if len(left_out) > skip_bad:
-    return [], f'it leaves out {len(left_out)} pairs, but now at most {skip_bad} may be left out'
-  return left_out, None
-
-
 def _write_records(split: DecodedSplit, path: pathlib.Path, bad: BadPairs) -> None:
   indices = progress(range(len(split)), f'caching {split.source.name}', unit='image')
   records = map_good(lambda index: _pack(split[index]), indices, bad)
@@ -237,18 +238,12 @@ def _write_records(split: DecodedSplit, path: pathlib.Path, bad: BadPairs) -> No
       'free some space, choose another cache folder, or a smaller image size'
     )
   try:
-    writer = ArrayRecordWriter(str(path), _WRITER_OPTIONS)
-    try:
+    with contextlib.closing(ArrayRecordWriter(str(path), _WRITER_OPTIONS)) as writer:
       for record in itertools.chain([first], records):
         writer.write(record)
-    finally:
-      writer.close()
     # The writer does not report every failure, so ask the file itself.
-    reader = ArrayRecordReader(str(path), _READER_OPTIONS)
-    written = reader.num_records()
-    reader.close()
-  except InputError:
-    raise
+    with contextlib.closing(ArrayRecordReader(str(path), _READER_OPTIONS)) as reader:
+      written = reader.num_records()
   except (OSError, RuntimeError) as error:
     raise RunError(f'{path.parent.parent}: the cache could not be written ({error})') from error
   expected = len(split) - len(bad.messages)

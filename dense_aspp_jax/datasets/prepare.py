@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 from dense_aspp_jax.datasets.camvid import CAMVID
 from dense_aspp_jax.datasets.cityscapes import CITYSCAPES
 from dense_aspp_jax.datasets.examples import FOLDER_PREFIX, Example, Pair
+from dense_aspp_jax.datasets.listing import Listing
 from dense_aspp_jax.datasets.pairs import BadPairs, check_pair, check_published_headers, map_good
 from dense_aspp_jax.datasets.street_scenes.builder import STREET_SCENES
 from dense_aspp_jax.datasets.tfds_store import PublishedDataset
@@ -49,26 +50,26 @@ def prepare(
   download: bool = False,
   skip_bad: int = 0,
 ) -> bool:
-  """Prepares a dataset, unless that is done already.
+  """Prepares a data set, unless that is done already.
 
-  It appears whole or not at all: tfds writes to a temporary folder that is renamed at the end. Such folders
-  that a killed process left behind are removed.
+  It appears whole or not at all: tfds writes to a temporary folder that is renamed at the end. What a killed
+  process left of such folders is removed.
 
   Args:
     name: A name in `DATASETS`.
     source: Folder with the files of Cityscapes or CamVid. None for Cityscapes: downloads/manual in
       the data directory, as in tfds.
-    data_dir: Where tfds keeps datasets; None: TFDS_DATA_DIR, else ~/tensorflow_datasets.
-    allow_partial: Accept other counts and sizes than the published ones, with a warning on stderr.
-    download: Download CamVid instead of reading it from `source`.
+    data_dir: Where tfds keeps data sets; None: TFDS_DATA_DIR, else ~/tensorflow_datasets.
+    allow_partial: Whether to accept other counts and sizes than the published ones, with a warning on stderr.
+    download: Whether to download CamVid instead of reading it from `source`.
     skip_bad: How many pairs of the training split may be left out because they cannot be used, with a
       warning on stderr that names them. Scores are taken on the other splits, so these stay whole.
 
   Returns:
-    Whether there was something to do: False if the dataset was prepared before.
+    Whether there was something to do: False if the data set was prepared before.
 
   Raises:
-    InputError: Unknown dataset, or the files are missing, damaged or not as published (see `check_pair`).
+    InputError: Unknown data set, or the files are missing, damaged or not as published (see `check_pair`).
     RunError: The download failed, or the result cannot be written.
   """
   dataset = find_dataset(name)
@@ -83,16 +84,14 @@ def prepare(
   if source is not None and dataset.generate:
     raise InputError(f'dataset {name} is generated and has no source; leave out --source')
   try:
-    with contextlib.ExitStack() as stack:
-      if dataset.generate:
-        counts = dataset.counts
-        splits = {split: dataset.generate(split, count) for split, count in counts.items()}
-      else:
-        path = _find_files(dataset, source, download, root, stack)
-        pairs, bad = _open_pairs(dataset, path, allow_partial, skip_bad, stack)
-        counts = {split: len(p) for split, p in pairs.items()}
-        splits = {split: read_pairs(p, dataset.label_set, bad[split]) for split, p in pairs.items()}
-      dataset.store(splits, counts, str(root))
+    if dataset.generate:
+      splits = {split: dataset.generate(split, count) for split, count in dataset.counts.items()}
+      dataset.store(splits, dataset.counts, str(root))
+    else:
+      with _find_files(dataset, source, download, root) as path, dataset.open_listings(path) as listings:
+        checked = check_listings(dataset, listings, str(path), allow_partial, skip_bad)
+        splits = {split: read_pairs(pairs, dataset.label_set, bad) for split, (pairs, bad) in checked.items()}
+        dataset.store(splits, {split: len(pairs) for split, (pairs, _) in checked.items()}, str(root))
   except OSError as error:
     if dataset.prepared_builder(data_dir) is not None:
       return False  # another process was quicker
@@ -102,111 +101,65 @@ def prepare(
   return True
 
 
-def _find_files(
+def check_listings(
   dataset: PublishedDataset,
-  source: str | os.PathLike[str] | None,
-  download: bool,
-  root: pathlib.Path,
-  stack: contextlib.ExitStack,
-) -> pathlib.Path:
-  if source is None and not dataset.download:
-    return root / 'downloads' / 'manual'  # where tfds expects them
-  if (source is None) != download:
-    raise InputError(
-      f'dataset {dataset.name}: expected either --source FOLDER ({dataset.files}) or --download'
-    )
-  if source is not None:
-    return pathlib.Path(source).expanduser()
-  root.mkdir(parents=True, exist_ok=True)
-  # On the disk that has room for datasets, and gone afterwards.
-  folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=_DOWNLOAD_PREFIX, dir=root))
-  return dataset.download(pathlib.Path(folder))
-
-
-def _open_pairs(
-  dataset: PublishedDataset,
-  path: pathlib.Path,
-  allow_partial: bool,
-  skip_bad: int,
-  stack: contextlib.ExitStack,
-) -> tuple[dict[str, list[Pair]], dict[str, BadPairs]]:
-  """By split: the pairs whose headers are right, and what takes the others and those found out later."""
-  listings = stack.enter_context(dataset.open_listings(path))
-  pairs = {split: listing.require() for split, listing in listings.items()}
-  expected = {s: n for s, n in dataset.counts.items() if s in pairs or s not in dataset.optional_splits}
-  check_counts(pairs, expected, str(path), allow_partial)
-  bad = {split: BadPairs(f'{dataset.name}/{split}', skip_bad if split == 'train' else 0) for split in pairs}
-  return check_headers(pairs, dataset.image_size, str(path), allow_partial, bad), bad
-
-
-def check_counts(
-  splits: Mapping[str, Sequence[Pair]], expected: Mapping[str, int], where: str, allow_partial: bool
-) -> None:
-  """Compares the number of pairs per split with the published one.
-
-  Args:
-    splits: Split -> pairs.
-    expected: Split -> published number, for the splits that must be there.
-    where: The dataset's place, for the message.
-    allow_partial: Whether other numbers are permitted, with a warning.
-
-  Raises:
-    InputError: Nothing at all, or other numbers than `expected` that are not permitted.
-  """
-  found = {split: len(splits.get(split, ())) for split in expected}
-  if not any(found.values()):
-    raise InputError(f'{where}: no images found; check that this is the right folder')
-  if found != dict(expected):
-    numbers = ', '.join(f'{split} {found[split]} (published: {expected[split]})' for split in expected)
-    _permit(allow_partial, f'{where}: number of images: {numbers}')
-
-
-def check_headers(
-  splits: Mapping[str, Sequence[Pair]],
-  size: tuple[int, int],
+  listings: Mapping[str, Listing],
   where: str,
-  allow_partial: bool,
-  bad: Mapping[str, BadPairs],
-) -> dict[str, list[Pair]]:
-  """Compares every image's header with its label's and with the published format and size.
-
-  Only headers are read, so this is quick, and comes before the long work.
+  allow_partial: bool = False,
+  skip_bad: int = 0,
+) -> dict[str, tuple[list[Pair], BadPairs]]:
+  """Compares files with the published data set by their numbers and headers, before the long work.
 
   Args:
-    splits: Split -> pairs.
-    size: Published (height, width).
-    where: The dataset's place, for the message.
-    allow_partial: Whether other sizes are permitted, with a warning, where image and label agree.
-    bad: Split -> what takes its bad pairs.
+    dataset: What was published.
+    listings: The files by split.
+    where: Their place, for messages.
+    allow_partial: See `prepare`.
+    skip_bad: See `prepare`.
 
   Returns:
-    The pairs that are right so far.
+    By split: the pairs that are good so far, and the collector of the bad ones.
 
   Raises:
-    InputError: An image is no 8-bit RGB PNG, a label no 8-bit grey PNG, a label has another size than
-      its image, and they are too many; or a size other than `size` that is not permitted.
+    InputError: No files at all, files that do not fit together, other numbers or sizes of images than the
+      published ones, or too many pairs whose headers do not fit (see `check_published_headers`).
   """
-  good: dict[str, list[Pair]] = {split: [] for split in splits}
+
+  def permit(finding: str) -> None:
+    if not allow_partial:
+      raise InputError(f'{finding}. Complete the dataset, or use --allow-partial to accept it as it is')
+    print(f'warning: {finding}', file=sys.stderr)
+
+  pairs = {split: listing.require() for split, listing in listings.items()}
+  expected = {s: n for s, n in dataset.counts.items() if s in pairs or s not in dataset.optional_splits}
+  found = {split: len(pairs.get(split, ())) for split in expected}
+  if not any(found.values()):
+    raise InputError(f'{where}: no images found; check that this is the right folder')
+  if found != expected:
+    numbers = ', '.join(f'{split} {found[split]} (published: {expected[split]})' for split in expected)
+    permit(f'{where}: number of images: {numbers}')
+  checked = {s: ([], BadPairs(f'{dataset.name}/{s}', skip_bad if s == 'train' else 0)) for s in pairs}
   others: Counter[tuple[int, int]] = Counter()
   first = None
-  for split, pair in ((split, pair) for split, pairs in splits.items() for pair in pairs):
-    try:
-      found = check_published_headers(pair)
-    except InputError as error:
-      bad[split].add(error)
-      continue
-    good[split].append(pair)
-    if found != tuple(size):
-      others[found] += 1
-      first = first or pair.image.where
+  for split, (good, bad) in checked.items():
+    for pair in pairs[split]:
+      try:
+        size = check_published_headers(pair)
+      except InputError as error:
+        bad.add(error)
+        continue
+      good.append(pair)
+      if size != dataset.image_size:
+        others[size] += 1
+        first = first or pair.image.where
   if others:
+    height, width = dataset.image_size
     sizes = ', '.join(f'{n} of {w}x{h}' for (h, w), n in sorted(others.items()))
-    _permit(
-      allow_partial,
-      f'{where}: {others.total()} images not of {size[1]}x{size[0]} pixels, as published, but {sizes}; '
-      f'the first is {first}',
+    permit(
+      f'{where}: {others.total()} images not of {width}x{height} pixels, as published, but {sizes}; '
+      f'the first is {first}'
     )
-  return good
+  return checked
 
 
 def read_pairs(pairs: Sequence[Pair], label_set: LabelSet, bad: BadPairs) -> Iterator[Example]:
@@ -222,7 +175,20 @@ def read_pairs(pairs: Sequence[Pair], label_set: LabelSet, bad: BadPairs) -> Ite
   bad.say(total)
 
 
-def _permit(allowed: bool, finding: str) -> None:
-  if not allowed:
-    raise InputError(f'{finding}. Complete the dataset, or use --allow-partial to accept it as it is')
-  print(f'warning: {finding}', file=sys.stderr)
+@contextlib.contextmanager
+def _find_files(
+  dataset: PublishedDataset, source: str | os.PathLike[str] | None, download: bool, root: pathlib.Path
+) -> Iterator[pathlib.Path]:
+  """The place of the files; a download is removed at the end of the `with` block."""
+  if source is None and not dataset.download:
+    yield root / 'downloads' / 'manual'  # where tfds expects them
+  elif (source is None) != download:
+    raise InputError(
+      f'dataset {dataset.name}: expected either --source FOLDER ({dataset.files}) or --download'
+    )
+  elif source is not None:
+    yield pathlib.Path(source).expanduser()
+  else:
+    root.mkdir(parents=True, exist_ok=True)  # on the disk that has room for data sets
+    with tempfile.TemporaryDirectory(prefix=_DOWNLOAD_PREFIX, dir=root) as folder:
+      yield dataset.download(pathlib.Path(folder))

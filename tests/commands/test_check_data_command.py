@@ -9,8 +9,6 @@ import pytest
 
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.datasets.images import encode_png
-from dense_aspp_jax.datasets.prepare import check_counts
-from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import CITYSCAPES_19
 
 
@@ -172,5 +170,3 @@ def test_a_split_without_files_is_not_the_right_folder(tmp_path, capsys):
   (tmp_path / 'gtFine').mkdir()
   assert main(['check-data', 'cityscapes', '--source', str(tmp_path)]) == 2
   assert 'no images found; check that this is the right folder' in capsys.readouterr().err
-  with pytest.raises(InputError, match='no images found'):
-    check_counts({}, {'train': 1}, str(tmp_path), allow_partial=True)

@@ -1,15 +1,18 @@
 """Checks before a data set is stored."""
 
+import dataclasses
 import io
 import re
 
 import numpy as np
 import pytest
 
-from dense_aspp_jax.datasets import prepare
+from dense_aspp_jax.datasets.camvid import CAMVID
 from dense_aspp_jax.datasets.examples import Pair
 from dense_aspp_jax.datasets.images import encode_png
+from dense_aspp_jax.datasets.listing import Listing
 from dense_aspp_jax.datasets.pairs import BadPairs, check_pair
+from dense_aspp_jax.datasets.prepare import check_listings, read_pairs
 from dense_aspp_jax.datasets.stored_files import StoredFile
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import CAMVID_11
@@ -27,34 +30,40 @@ def make_pair(image_id: str = 'a', size=(4, 6), label_size=None, ids=0) -> Pair:
   )
 
 
+def check(counts, allow_partial=False, skip_bad=0, **pairs):
+  dataset = dataclasses.replace(CAMVID, name='x', counts=counts, image_size=(4, 6))
+  listings = {split: Listing(split, found, [], []) for split, found in pairs.items()}
+  return check_listings(dataset, listings, 'here', allow_partial, skip_bad)
+
+
+def check_train(pairs, allow_partial=False, skip_bad=0):
+  return check({'train': len(pairs)}, allow_partial, skip_bad, train=pairs)['train']
+
+
 def test_counts(capsys: pytest.CaptureFixture):
-  pairs = [make_pair()]
-  prepare.check_counts({'train': pairs * 2}, {'train': 2}, 'here', allow_partial=False)
+  pairs = [make_pair()] * 2
+  check({'train': 2}, train=pairs)
+  check({'train': 2, 'test': 1}, train=pairs)  # which CamVid may lack
   assert capsys.readouterr().err == ''
-  with pytest.raises(InputError, match=r'here: number of images: train 2 \(published: 3\), test 0'):
-    prepare.check_counts({'train': pairs * 2}, {'train': 3, 'test': 1}, 'here', allow_partial=False)
-  prepare.check_counts({'train': pairs * 2}, {'train': 3, 'test': 1}, 'here', allow_partial=True)
-  assert capsys.readouterr().err == (
-    'warning: here: number of images: train 2 (published: 3), test 0 (published: 1)\n'
-  )
+  found = 'here: number of images: train 2 (published: 3), validation 0 (published: 1)'
+  with pytest.raises(InputError) as error:
+    check({'train': 3, 'validation': 1}, train=pairs)
+  assert str(error.value).startswith(f'{found}. ')
+  check({'train': 3, 'validation': 1}, allow_partial=True, train=pairs)
+  assert capsys.readouterr().err == f'warning: {found}\n'
   with pytest.raises(InputError, match='no images found'):
-    prepare.check_counts({}, {'train': 3}, 'here', allow_partial=True)
-
-
-def check_headers(pairs, allow_partial=False, skip_bad=0):
-  bad = {'train': BadPairs('x/train', skip_bad)}
-  return prepare.check_headers({'train': pairs}, (4, 6), 'here', allow_partial, bad)['train'], bad['train']
+    check({'train': 3}, allow_partial=True)
 
 
 def test_sizes(capsys: pytest.CaptureFixture):
   pairs = [make_pair('a'), make_pair('b', (5, 6)), make_pair('c', (5, 6)), make_pair('d', (4, 8))]
-  assert check_headers(pairs[:1])[0] == pairs[:1]
+  assert check_train(pairs[:1])[0] == pairs[:1]
   assert capsys.readouterr().err == ''
   message = 'here: 3 images not of 6x4 pixels, as published, but 1 of 8x4, 2 of 6x5; the first is images/b'
   with pytest.raises(InputError) as error:
-    check_headers(pairs)
+    check_train(pairs)
   assert str(error.value).startswith(message)
-  assert check_headers(pairs, allow_partial=True)[0] == pairs
+  assert check_train(pairs, allow_partial=True)[0] == pairs
   assert capsys.readouterr().err == f'warning: {message}\n'
 
 
@@ -63,8 +72,8 @@ def test_image_and_label_of_different_sizes_are_bad(allow_partial: bool):
   message = r'labels/b: label of 6x3 pixels \(width x height\) for an image of 6x4 \(images/b\)'
   pairs = [make_pair('a'), make_pair('b', label_size=(3, 6))]
   with pytest.raises(InputError, match=message):
-    check_headers(pairs, allow_partial)
-  good, bad = check_headers(pairs, allow_partial, skip_bad=1)
+    check_train(pairs, allow_partial)
+  good, bad = check_train(pairs, allow_partial, skip_bad=1)
   assert good == pairs[:1]
   (found,) = bad.messages
   assert re.match(message, found)
@@ -74,7 +83,7 @@ def test_headers_alone_are_read_first():
   pair = make_pair()
   headers = [StoredFile(f.where, lambda f=f: io.BytesIO(f.read(33))) for f in pair[1:]]
   short = Pair('a', *headers)
-  assert check_headers([short])[0] == [short]
+  assert check_train([short])[0] == [short]
   with pytest.raises(InputError, match=r'images/a: truncated PNG.*\nlabels/a: truncated PNG'):
     check_pair(short, CAMVID_11, published=True)
 
@@ -82,7 +91,7 @@ def test_headers_alone_are_read_first():
 def test_bad_pairs_are_left_out_up_to_the_limit(capsys: pytest.CaptureFixture):
   pairs = [make_pair(name, ids=ids) for name, ids in (('a', 0), ('b', 12), ('c', 1), ('d', 13))]
   bad = BadPairs('x/train', 2)
-  assert [e.image_id for e in prepare.read_pairs(pairs, CAMVID_11, bad)] == ['a', 'c']
+  assert [e.image_id for e in read_pairs(pairs, CAMVID_11, bad)] == ['a', 'c']
   err = capsys.readouterr().err
   assert err.startswith('warning: x/train: 2 of 4 pairs left out')
   assert 'labels/b: unknown label ids 12 (24 pixels)' in err
@@ -90,6 +99,6 @@ def test_bad_pairs_are_left_out_up_to_the_limit(capsys: pytest.CaptureFixture):
   with pytest.raises(
     InputError, match=r'x/train: 2 bad pairs so far, but at most 1 (?s:.*)labels/b(?s:.*)labels/d'
   ):
-    list(prepare.read_pairs(pairs, CAMVID_11, BadPairs('x/train', 1)))
+    list(read_pairs(pairs, CAMVID_11, BadPairs('x/train', 1)))
   with pytest.raises(InputError, match=r'x/train: none of 2 pairs can be used'):
-    list(prepare.read_pairs(pairs[1::2], CAMVID_11, BadPairs('x/train', 2)))
+    list(read_pairs(pairs[1::2], CAMVID_11, BadPairs('x/train', 2)))
