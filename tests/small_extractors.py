@@ -5,7 +5,7 @@ from dense_aspp_jax.models.extractors.densenet import DenseNet
 from dense_aspp_jax.models.extractors.efficientnet_lite import EFFICIENTNET_LITES, EfficientNetLite
 from dense_aspp_jax.models.extractors.mobilenet_v3 import MOBILENETS, MobileNetV3
 
-_BLOCKS = MOBILENETS['mobilenet_v3_large']['blocks']
+_BLOCKS = MOBILENETS['mobilenet_v3_large'].blocks
 
 SMALL_EXTRACTORS = {
   'small_densenet': DenseNet(
@@ -17,6 +17,6 @@ SMALL_EXTRACTORS = {
   ),
   'small_convnext': ConvNeXt(num_blocks=(1, 1, 2, 1), channels=(16, 24, 32, 48), output_stride=32),
   'small_efficientnet_lite': EfficientNetLite(
-    channels=EFFICIENTNET_LITES['efficientnet_lite0']['channels'], num_blocks=(1,) * 7, output_stride=32
+    channels=EFFICIENTNET_LITES['efficientnet_lite0'].channels, num_blocks=(1,) * 7, output_stride=32
   ),
 }

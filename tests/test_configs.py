@@ -73,15 +73,15 @@ SLOW_TO_REPEAT = {
 }
 SMALL = {
   DenseNet: DENSENETS['densenet_tiny'],
-  MobileNetV3: dict(
+  MobileNetV3: MobileNetV3(
     blocks=tuple(
-      MOBILENETS['mobilenet_v3_large']['blocks'][i]._replace(expanded_channels=24, features=8)
+      MOBILENETS['mobilenet_v3_large'].blocks[i]._replace(expanded_channels=24, features=8)
       for i in (1, 3, 6, 12)
     ),
     classifier_channels=8,
   ),
-  ConvNeXt: dict(num_blocks=(1, 1, 1, 1), channels=(8, 8, 8, 8), stochastic_depth_rate=0.1),
-  EfficientNetLite: dict(channels=(8,) * 7, num_blocks=(1,) * 7),
+  ConvNeXt: ConvNeXt(num_blocks=(1, 1, 1, 1), channels=(8, 8, 8, 8), stochastic_depth_rate=0.1),
+  EfficientNetLite: EfficientNetLite(channels=(8,) * 7, num_blocks=(1,) * 7),
 }
 
 
@@ -195,8 +195,8 @@ def two_steps(config, folders, tmp_path):
 )
 def test_it_trains_two_steps_and_evaluates(name, folders, tmp_path, monkeypatch):
   """With its own structure and fields, few and narrow layers: a few seconds to compile."""
-  for extractor, (family, _) in extractors.EXTRACTORS.items():
-    monkeypatch.setitem(extractors.EXTRACTORS, extractor, (family, SMALL[family]))
+  for key, extractor in list(extractors.EXTRACTORS.items()):
+    monkeypatch.setitem(extractors.EXTRACTORS, key, SMALL[type(extractor)])
   config = load_config(name)
   config.model.growth_rate = 4
   config.model.bottleneck_width = min(8, config.model.bottleneck_width)

@@ -123,10 +123,11 @@ def read_config(args: argparse.Namespace) -> ConfigDict:
 
 def densenet_arguments(model: ConfigDict) -> dict[str, Any]:
   """Those of `pytorch_network.Extractor`."""
+  densenet = DENSENETS[model.extractor]
   # After the stem, each block and its transition's pooling, as in models/extractors/densenet.py.
   plan = strides_and_dilations([4, 1, 2, 1, 2, 1, 2, 1, 1], model.output_stride)[1:]
   return {
-    **DENSENETS[model.extractor],
+    **{name: getattr(densenet, name) for name in ('growth_rate', 'block_config', 'num_init_features')},
     'dilations': [dilation for _, dilation in plan[::2]],
     'pools': [stride == 2 for stride, _ in plan[1::2]][: 4 if model.fourth_transition else 3],
   }

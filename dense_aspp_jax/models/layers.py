@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-import operator
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.models.fused.depthwise import depthwise_convolution
@@ -45,14 +42,11 @@ def convolution(
   features: int,
   kernel_size: int,
   *,
-  dtype: DTypeLike,
-  name: str | None = None,
   stride: int = 1,
   dilation: int = 1,
-  groups: int = 1,
-  use_bias: bool = False,
-  padding: str | None = None,
-  implementation: str = 'reference',
+  padding: str | Sequence[tuple[int, int]] | None = None,
+  depthwise: str | None = None,
+  **fields: Any,
 ) -> nn.Conv:
   """A square convolution, by default padded as torch pads it: `dilation * (kernel_size - 1) // 2`.
 
@@ -61,29 +55,24 @@ def convolution(
   Args:
     features: Output channels.
     kernel_size: Side of the kernel.
-    dtype: Compute type; the kernel is kept in float32.
-    name: Name in the parameter tree; None in `setup`, where the attribute's name is taken.
     stride: Stride in both directions.
     dilation: Dilation rate in both directions.
-    groups: Groups of channels; as many as channels for a depthwise convolution.
-    use_bias: Whether a bias is added.
-    padding: 'SAME' for TensorFlow's padding, which follows the input size; 'VALID' for none.
-    implementation: One of `IMPLEMENTATIONS`; only a depthwise convolution has a fused one.
+    padding: As in `nn.Conv`; 'SAME' is TensorFlow's padding, which follows the input size.
+    depthwise: One of `IMPLEMENTATIONS`: each channel is convolved by itself, computed so. None: all channels
+      are read.
+    fields: Further ones of `nn.Conv`. By default there is no bias.
   """
   pad = dilation * (kernel_size - 1) // 2
-  fused = implementation == 'fused' and groups == features > 1
+  if depthwise:
+    fields['feature_group_count'] = features
+    fields['conv_general_dilated'] = depthwise_convolution if depthwise == 'fused' else None
   return nn.Conv(
     features,
     (kernel_size, kernel_size),
     strides=(stride, stride),
     padding=padding or [(pad, pad), (pad, pad)],
     kernel_dilation=(dilation, dilation),
-    feature_group_count=groups,
-    use_bias=use_bias,
-    dtype=dtype,
-    kernel_init=kaiming_normal,
-    conv_general_dilated=depthwise_convolution if fused else None,
-    name=name,
+    **{'use_bias': False, 'kernel_init': kaiming_normal, **fields},
   )
 
 
@@ -176,20 +165,6 @@ def strides_and_dilations(strides: Iterable[int], output_stride: int) -> list[tu
     result.append((stride if kept else 1, dilation))
     total, dilation = (total * stride, dilation) if kept else (total, dilation * stride)
   return result
-
-
-def level_ends(strides: Sequence[int], stem_stride: int) -> dict[int, int]:
-  """The last of the blocks at each stride of a network for ImageNet.
-
-  Args:
-    strides: Of each block, as defined: before some are turned into dilation.
-    stem_stride: Of what stands before them.
-
-  Returns:
-    Input pixels per pixel -> index of the last block at that stride.
-  """
-  totals = itertools.accumulate(strides, operator.mul, initial=stem_stride)
-  return {total: index for index, total in enumerate(totals, start=-1)}
 
 
 def rematerialized(block: type[nn.Module], rematerialize: bool) -> type[nn.Module]:

@@ -16,6 +16,7 @@ import functools
 import json
 import pathlib
 
+import flax.linen as nn
 import jax
 import numpy as np
 import torch
@@ -40,7 +41,8 @@ def small_module(name):
   """The torch counterpart of an extractor that no library has."""
   models = torchvision.models
   if name == 'densenet_tiny':
-    return models.DenseNet(**DENSENETS[name])
+    fields = ('growth_rate', 'block_config', 'num_init_features')
+    return models.DenseNet(**{field: getattr(DENSENETS[name], field) for field in fields})
   if name == 'small_densenet':
     return models.DenseNet(growth_rate=8, block_config=(2, 2, 2, 2), num_init_features=16)
   if name == 'small_mobilenet_v3':
@@ -52,7 +54,7 @@ def small_module(name):
         b.expanded_channels,
         b.features,
         b.squeeze_excite,
-        'HS' if b.hard_swish else 'RE',
+        'HS' if b.activation is nn.hard_swish else 'RE',
         b.stride,
       )
       for channels, b in zip(

@@ -12,7 +12,6 @@ from dense_aspp_jax.analysis.layer_removal import remove_layers
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models.counts import count_parameters
 from dense_aspp_jax.models.decoders import AuxiliaryHead, SkipDecoder
-from dense_aspp_jax.models.layers import level_ends
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.models.upsampling import bilinear_matrix
 
@@ -65,10 +64,6 @@ def test_the_auxiliary_head_against_numpy():
   kernel, bias = (np.asarray(variables['params']['logits'][name]) for name in ('kernel', 'bias'))
   expected = conv_norm_relu(x, variables, 'conv', 'norm') @ kernel[0, 0] + bias
   np.testing.assert_allclose(head.apply(variables, x, False), expected, rtol=2e-5, atol=1e-4)
-
-
-def test_level_ends_by_hand():
-  assert level_ends([1, 2, 1, 2, 1, 1, 2], stem_stride=2) == {2: 0, 4: 2, 8: 5, 16: 6}
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,7 @@ def test_the_digest_depends_on_names_shapes_and_values_alone():
 
 
 PUBLISHED = SegmentationModel(
-  DenseNet(**DENSENETS[TINY], fourth_transition=True),
+  DENSENETS[TINY].clone(fourth_transition=True),
   DenseASPP((3, 6, 12), 3, 5, first_norm=False, use_bias=True, rectify_features=True),
   num_classes=7,
 )

@@ -75,9 +75,9 @@ def test_parity_of_a_small_member_of_each_family(small, case):
   ('name', 'source'),
   [
     pytest.param(name, source, id=f'{name}-{source.name}')
-    for name, (family, _) in EXTRACTORS.items()
-    for source in SOURCES[family]
-    if f'{name}.drawn{"" if source is SOURCES[family][0] else "_" + source.name}' in REFERENCES
+    for name, extractor in EXTRACTORS.items()
+    for source in SOURCES[type(extractor)]
+    if f'{name}.drawn{"" if source is SOURCES[type(extractor)][0] else "_" + source.name}' in REFERENCES
   ],
 )
 def test_parity_of_every_architecture(name, source):

@@ -1,4 +1,4 @@
-"""DenseNet as a feature extractor, at output stride 8, 16 or 32.
+"""DenseNet as a feature extractor.
 
 Parameter paths are torchvision's (torchvision/models/densenet.py, `features.*`): conv0, norm0,
 denseblock1.denselayer1.norm1, ..., transition1.norm, norm5.
@@ -6,17 +6,14 @@ denseblock1.denselayer1.norm1, ..., transition1.norm, norm5.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
-
 import flax.linen as nn
-import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.fields import check_choice
 from dense_aspp_jax.models.dense_layers import DenseLayer, dense_layers
+from dense_aspp_jax.models.extractors.extractor import Extractor
 from dense_aspp_jax.models.fused import stem
 from dense_aspp_jax.models.fused.statistics import Moments, moments
 from dense_aspp_jax.models.layers import (
@@ -32,17 +29,6 @@ from dense_aspp_jax.models.layers import (
 )
 
 LAST_LAYERS = ('denseblock2', 'transition2', 'denseblock3', 'transition3', 'norm5')
-
-# Growth rate, layers per block, stem channels. The first four are Huang et al. 2017, table 1, as in
-# torchvision; small and tiny are ours, with all four blocks, for CPUs and tests.
-DENSENETS: dict[str, dict[str, Any]] = {
-  'densenet121': dict(growth_rate=32, block_config=(6, 12, 24, 16), num_init_features=64),
-  'densenet161': dict(growth_rate=48, block_config=(6, 12, 36, 24), num_init_features=96),
-  'densenet169': dict(growth_rate=32, block_config=(6, 12, 32, 32), num_init_features=64),
-  'densenet201': dict(growth_rate=32, block_config=(6, 12, 48, 32), num_init_features=64),
-  'densenet_small': dict(growth_rate=16, block_config=(2, 3, 4, 3), num_init_features=32),
-  'densenet_tiny': dict(growth_rate=4, block_config=(1, 1, 1, 1), num_init_features=8),
-}
 
 
 class DenseBlock(nn.Module):
@@ -118,27 +104,17 @@ class Transition(nn.Module):
     return a.astype(x.dtype) @ kernel[0, 0].astype(x.dtype)
 
 
-class _Stage(NamedTuple):
-  """A dense block (of `num_layers` layers) or a transition (0 layers), by its name."""
-
-  name: str
-  num_layers: int = 0
-  dilation: int = 1
-  pool: bool = False
-
-
-class DenseNet(nn.Module):
+class DenseNet(Extractor):
   """DenseNet features (Huang et al., "Densely Connected Convolutional Networks", CVPR 2017).
 
   At output stride 8 the poolings of transitions 2 and 3 are left out and the blocks behind them are
-  dilated by 2 and 4; at 16 that of transition 3, and block 4 is dilated by 2; 32 is the original. The
-  last BN has no ReLU behind it, as in torchvision's `features`. Takes any size as torchvision does.
+  dilated by 2 and 4; at 16 that of transition 3, and block 4 is dilated by 2. The last BN has no ReLU behind
+  it, as in torchvision's `features`. Takes any size as torchvision does.
 
   Attributes:
     growth_rate: New channels per dense layer (k).
     block_config: Dense layers in each of the four blocks.
     num_init_features: Channels of the stem.
-    output_stride: Input pixels per feature-map pixel: 8, 16 or 32.
     last_layer: Where the features are taken: one of `LAST_LAYERS`; None means 'norm5', all of DenseNet.
       The slides' model #1 has 'transition3' (no dense block 4), #2 'denseblock3'. 'denseblock2' has as
       many channels as 'transition3'.
@@ -146,22 +122,15 @@ class DenseNet(nn.Module):
       (DeepMotionAIResearch/DenseASPP, models/DenseASPP.py).
     bottleneck_factor: Bottleneck channels in growth rates (torchvision's bn_size).
     momentum: Of the running statistics.
-    dtype: Compute type; parameters and statistics are float32.
-    implementation: One of `IMPLEMENTATIONS`.
-    rematerialize: See `DenseASPP`.
   """
 
   growth_rate: int
   block_config: tuple[int, ...]
   num_init_features: int
-  output_stride: int = 8
   last_layer: str | None = None
   fourth_transition: bool = False
   bottleneck_factor: int = 4
   momentum: float = MOMENTUM
-  dtype: DTypeLike = jnp.float32
-  implementation: str = 'fused'
-  rematerialize: bool = False
 
   def __post_init__(self):
     if self.last_layer is not None:
@@ -175,18 +144,13 @@ class DenseNet(nn.Module):
 
   @property
   def stride(self) -> int:
-    """Input pixels per pixel of the features returned; `output_stride` unless a pooling is cut off."""
+    """Input pixels per pixel of the last features: `output_stride` unless a pooling is cut off."""
     poolings = {'denseblock2': 1, 'transition2': 2, 'denseblock3': 2}.get(self.last_layer, 3)
     return min(self.output_stride, 4 * 2**poolings)
 
   @nn.compact
   def __call__(self, image: Float[Array, 'b h w 3'], train: bool = False) -> Features:
-    """Maps normalised images to features.
-
-    Args:
-      image: RGB, ImageNet mean and standard deviation taken out.
-      train: Whether BN uses and updates batch statistics (collection 'batch_stats').
-    """
+    """Maps normalised images to features."""
     fused = self.implementation == 'fused'
     shared = {'momentum': self.momentum, 'dtype': self.dtype}
 
@@ -203,32 +167,40 @@ class DenseNet(nn.Module):
     else:
       x = max_pool_3x3(nn.relu(norm0(conv0(x), train)))
     x_moments = moments_of(x)
-    blocks = {}
-    for name, num_layers, dilation, pool in self._stages():
-      if num_layers:
-        widths = self.growth_rate, self.bottleneck_factor * self.growth_rate
-        block = DenseBlock(
-          num_layers, *widths, dilation, **shared, fused=fused, rematerialize=self.rematerialize, name=name
-        )
-        x, x_moments = block(x, x_moments, train)
-        blocks[name] = x
-      else:
-        x = Transition(pool, **shared, fused=fused, name=name)(x, x_moments, train)
-        x_moments = moments_of(x)
-    if self.last_layer in (None, 'norm5'):
-      x = BatchNorm(**shared, name='norm5')(x, train, x_moments)
-    return Features(blocks['denseblock1'], blocks.get('denseblock3'), x)
-
-  def _stages(self) -> Iterator[_Stage]:
-    """Blocks and transitions up to the last layer."""
     # Conv and pooling of the stem, then per block 1 and its transition's pooling; the last has none.
     layers = strides_and_dilations([4, 1, 2, 1, 2, 1, 2, 1, 1], self.output_stride)[1:]
-    for index, num_layers in enumerate(self.block_config, start=1):
-      (_, dilation), (pool_stride, _) = layers[2 * index - 2 : 2 * index]
-      stages = [_Stage(f'denseblock{index}', num_layers, dilation)]
-      if index < len(self.block_config) or self.fourth_transition:
-        stages.append(_Stage(f'transition{index}', pool=pool_stride == 2))
-      for stage in stages:
-        yield stage
-        if stage.name == self.last_layer:
-          return
+    widths = self.growth_rate, self.bottleneck_factor * self.growth_rate
+    blocks = []
+    for number, num_layers in enumerate(self.block_config, start=1):
+      (_, dilation), (pool_stride, _) = layers[2 * number - 2 : 2 * number]
+      x, x_moments = DenseBlock(
+        *(num_layers, *widths, dilation),
+        **shared,
+        fused=fused,
+        rematerialize=self.rematerialize,
+        name=f'denseblock{number}',
+      )(x, x_moments, train)
+      blocks.append(x)
+      if self.last_layer == f'denseblock{number}':
+        break
+      if number < len(self.block_config) or self.fourth_transition:
+        transition = Transition(pool_stride == 2, **shared, fused=fused, name=f'transition{number}')
+        x = transition(x, x_moments, train)
+        x_moments = moments_of(x)
+      if self.last_layer == f'transition{number}':
+        break
+    else:
+      x = BatchNorm(**shared, name='norm5')(x, train, x_moments)
+    return Features(blocks[0], blocks[2] if len(blocks) > 2 else None, x)
+
+
+# The first four are Huang et al. 2017, table 1, as in torchvision; small and tiny are ours, with all four
+# blocks, for CPUs and tests.
+DENSENETS = {
+  'densenet121': DenseNet(growth_rate=32, block_config=(6, 12, 24, 16), num_init_features=64),
+  'densenet161': DenseNet(growth_rate=48, block_config=(6, 12, 36, 24), num_init_features=96),
+  'densenet169': DenseNet(growth_rate=32, block_config=(6, 12, 32, 32), num_init_features=64),
+  'densenet201': DenseNet(growth_rate=32, block_config=(6, 12, 48, 32), num_init_features=64),
+  'densenet_small': DenseNet(growth_rate=16, block_config=(2, 3, 4, 3), num_init_features=32),
+  'densenet_tiny': DenseNet(growth_rate=4, block_config=(1, 1, 1, 1), num_init_features=8),
+}

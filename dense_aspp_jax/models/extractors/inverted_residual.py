@@ -1,9 +1,10 @@
-"""The inverted residual block of MobileNetV3 and EfficientNet-Lite, and what it is built from."""
+"""The inverted residual blocks of MobileNetV3 and EfficientNet-Lite."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,7 +12,14 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dense_aspp_jax.models.layers import BatchNorm, convolution
+from dense_aspp_jax.models.extractors.extractor import Extractor
+from dense_aspp_jax.models.layers import (
+  BatchNorm,
+  Features,
+  convolution,
+  rematerialized,
+  strides_and_dilations,
+)
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -20,44 +28,52 @@ EPSILON = 1e-3
 MOMENTUM = 0.99
 
 
+class Block(NamedTuple):
+  """An inverted residual block as it is defined for ImageNet."""
+
+  kernel_size: int  # of the depthwise convolution
+  expanded_channels: int
+  features: int
+  squeeze_excite: bool
+  activation: Activation
+  stride: int
+
+
 class ConvNorm(nn.Module):
-  """Convolution, BN and, if given, an activation.
+  """Convolution to `features` channels, BN and, if given, an activation.
 
   Attributes:
     features: Output channels.
     kernel_size: Side of the kernel.
-    dtype: Compute type.
     activation: Applied last.
     stride: Stride of the convolution.
     dilation: Dilation of the convolution.
-    depthwise: Whether each channel is convolved by itself.
+    depthwise: See `layers.convolution`.
     padding: See `layers.convolution`.
-    implementation: See `layers.convolution`.
     momentum: Of the running statistics.
+    dtype: Compute type.
   """
 
   features: int
   kernel_size: int
-  dtype: DTypeLike
   activation: Activation | None = None
   stride: int = 1
   dilation: int = 1
-  depthwise: bool = False
+  depthwise: str | None = None
   padding: str | None = None
-  implementation: str = 'fused'
   momentum: float = MOMENTUM
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h2 w2 c2']:
-    """Maps `[b, h, w, c]` to `features` channels."""
+  def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h2 w2 features']:
+    """Maps one feature map to the next."""
     x = convolution(
       self.features,
       self.kernel_size,
       stride=self.stride,
       dilation=self.dilation,
-      groups=self.features if self.depthwise else 1,
+      depthwise=self.depthwise,
       padding=self.padding,
-      implementation=self.implementation,
       dtype=self.dtype,
       name='conv',
     )(x)
@@ -68,19 +84,20 @@ class ConvNorm(nn.Module):
 class SqueezeExcite(nn.Module):
   """Scales each channel by a function of all channels' means (ReLU, then hard sigmoid).
 
-  Attributes:
-    squeezed_channels: Channels in between.
-    dtype: Compute type; the means are taken in float32.
+  A quarter of the expanded channels lies in between, rounded to a multiple of 8 but not below 90 % of it.
+  The means are taken in float32.
   """
 
-  squeezed_channels: int
   dtype: DTypeLike
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
     """Scales `x`."""
+    quarter = x.shape[-1] // 4
+    squeezed = max(8, (quarter + 4) // 8 * 8)
+    squeezed += 8 if squeezed < 0.9 * quarter else 0
     y = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32).astype(self.dtype)
-    y = nn.relu(convolution(self.squeezed_channels, 1, use_bias=True, name='fc1', dtype=self.dtype)(y))
+    y = nn.relu(convolution(squeezed, 1, use_bias=True, name='fc1', dtype=self.dtype)(y))
     y = convolution(x.shape[-1], 1, use_bias=True, name='fc2', dtype=self.dtype)(y)
     return x * nn.hard_sigmoid(y)
 
@@ -88,54 +105,73 @@ class SqueezeExcite(nn.Module):
 class InvertedResidual(nn.Module):
   """1x1 expansion, depthwise convolution, squeeze and excitation, 1x1 projection.
 
+  The input is added where the definition has stride 1, even if other strides are left out here, and as many
+  channels go in as come out. As many expanded channels as the input's: no expansion.
+
   Attributes:
-    features: Output channels.
-    expanded_channels: Channels in between; as many as the input's: no expansion.
-    kernel_size: Of the depthwise convolution.
-    activation: Behind expansion and depthwise convolution.
-    dtype: Compute type.
-    residual: Whether the input is added, where it has as many channels as the output. False where the
-      definition has stride 2, even if this network leaves the stride out.
+    block: The definition.
     stride: Of the depthwise convolution.
     dilation: Of the depthwise convolution.
-    squeezed_channels: Of squeeze and excitation; 0: there is none.
     padding: See `layers.convolution`.
-    implementation: See `layers.convolution`.
+    implementation: One of `IMPLEMENTATIONS`.
     momentum: Of the running statistics.
+    dtype: Compute type.
   """
 
-  features: int
-  expanded_channels: int
-  kernel_size: int
-  activation: Activation
+  block: Block
+  stride: int
+  dilation: int
+  padding: str | None
+  implementation: str
+  momentum: float
   dtype: DTypeLike
-  residual: bool
-  stride: int = 1
-  dilation: int = 1
-  squeezed_channels: int = 0
-  padding: str | None = None
-  implementation: str = 'fused'
-  momentum: float = MOMENTUM
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h2 w2 c2']:
-    """Maps `[b, h, w, c]` to `features` channels."""
-    conv_norm, y = functools.partial(ConvNorm, momentum=self.momentum), x
-    if self.expanded_channels != x.shape[-1]:
-      y = conv_norm(self.expanded_channels, 1, self.dtype, self.activation, name='expand')(y, train)
+    """Maps one feature map to the next."""
+    kernel_size, expanded_channels, features, squeeze_excite, activation, defined_stride = self.block
+    conv_norm, y = functools.partial(ConvNorm, momentum=self.momentum, dtype=self.dtype), x
+    if expanded_channels != x.shape[-1]:
+      y = conv_norm(expanded_channels, 1, activation, name='expand')(y, train)
     y = conv_norm(
-      self.expanded_channels,
-      self.kernel_size,
-      self.dtype,
-      self.activation,
+      expanded_channels,
+      kernel_size,
+      activation,
       stride=self.stride,
       dilation=self.dilation,
-      depthwise=True,
+      depthwise=self.implementation,
       padding=self.padding,
-      implementation=self.implementation,
       name='depthwise',
     )(y, train)
-    if self.squeezed_channels:
-      y = SqueezeExcite(self.squeezed_channels, self.dtype, name='squeeze_excite')(y)
-    y = conv_norm(self.features, 1, self.dtype, name='project')(y, train)
-    return x + y if self.residual and x.shape[-1] == self.features else y
+    if squeeze_excite:
+      y = SqueezeExcite(self.dtype, name='squeeze_excite')(y)
+    y = conv_norm(features, 1, name='project')(y, train)
+    return x + y if defined_stride == 1 and x.shape[-1] == features else y
+
+
+class InvertedResidualExtractor(Extractor, kw_only=True):
+  """An extractor that is a stem of stride 2, inverted residual blocks and a 1x1 convolution.
+
+  Attributes:
+    momentum: Of the running statistics.
+  """
+
+  momentum: float = MOMENTUM
+
+  def run_blocks(
+    self,
+    x: Float[Array, 'b h w c'],
+    blocks: Mapping[str, Block],
+    train: bool,
+    padding: str | None = None,
+  ) -> Features:
+    """Runs the blocks, which are given by name, on the stem's output."""
+    layers = strides_and_dilations([2, *(block.stride for block in blocks.values())], self.output_stride)[1:]
+    defined_stride, last_at = 2, {}
+    for (name, block), (stride, dilation) in zip(blocks.items(), layers, strict=True):
+      x = rematerialized(InvertedResidual, self.rematerialize)(
+        block, stride, dilation, padding, self.implementation, self.momentum, self.dtype, name=name
+      )(x, train)
+      defined_stride *= block.stride
+      last_at[defined_stride] = x
+    return Features(last_at[4], last_at[16], x)

@@ -10,7 +10,7 @@ from dense_aspp_jax.models.extractors.densenet import DENSENETS, LAST_LAYERS, De
 
 
 def init(name, **arguments):
-  net = DenseNet(**DENSENETS[name], **arguments)
+  net = DENSENETS[name].clone(**arguments)
   return net, jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3))))
 
 
@@ -92,7 +92,7 @@ def test_the_stride_of_a_cut_extractor_is_that_of_its_features(last_layer, outpu
 
 
 def test_features_are_not_rectified():
-  net = DenseNet(**DENSENETS['densenet_tiny'])
+  net = DENSENETS['densenet_tiny']
   image = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
   features = jax.jit(net.init_with_output)(jax.random.key(0), image)[0].last
   assert (np.asarray(features) < 0).any()
@@ -137,7 +137,7 @@ def test_a_fourth_transition_halves_the_channels_and_keeps_the_size():
 
 def test_an_unknown_last_layer_is_named():
   with pytest.raises(InputError, match=r"model\.last_layer = 'conv0'"):
-    DenseNet(**DENSENETS['densenet_tiny'], last_layer='conv0')
+    DENSENETS['densenet_tiny'].clone(last_layer='conv0')
 
 
 def test_bfloat16_computes_in_bfloat16_with_float32_parameters_and_statistics():

@@ -63,12 +63,9 @@ def test_bfloat16_is_summed_in_float32():
   np.testing.assert_allclose(np.asarray(gradient, np.float64), 4 * float(x[0, 0, 0, 0]), rtol=2**-8)
 
 
-@pytest.mark.parametrize(
-  ('groups', 'implementation', 'fused'),
-  [(4, 'fused', True), (4, 'reference', False), (1, 'fused', False)],
-)
-def test_fused_depthwise_convolutions_use_it(groups, implementation, fused):
-  module = convolution(4, 3, name='conv', dtype=jnp.float32, groups=groups, implementation=implementation)
+@pytest.mark.parametrize(('depthwise', 'fused'), [('fused', True), ('reference', False), (None, False)])
+def test_fused_depthwise_convolutions_use_it(depthwise, fused):
+  module = convolution(4, 3, depthwise=depthwise)
   x = jnp.zeros((1, 5, 5, 4))
   variables = module.init(jax.random.key(0), x)
   text = str(jax.make_jaxpr(module.apply)(variables, x))
