@@ -125,16 +125,11 @@ def _layer_norm_like(name):
   return layer_norm
 
 
-class _PaddedInFront:
-  """flax.linen with a Conv that pads top and left where ConvNeXt pads bottom and right."""
-
-  def __getattr__(self, name):
-    return getattr(nn, name)
-
-  def Conv(self, *args, padding, **kwargs):
-    if not isinstance(padding, str):
-      padding = [(after, before) for before, after in padding]
-    return nn.Conv(*args, padding=padding, **kwargs)
+def _padded_in_front(*args, padding=None, **fields):
+  """A convolution that pads top and left where ConvNeXt's downsampling pads bottom and right."""
+  if isinstance(padding, list):
+    padding = [(after, before) for before, after in padding]
+  return layers.convolution(*args, padding=padding, **fields)
 
 
 # What is done wrong -> the network, the module and its attribute, the wrong value.
@@ -171,7 +166,7 @@ MISTAKES = {
   'convnext: epsilon of blocks': ('small_convnext', convnext, '_layer_norm', _layer_norm_like('norm')),
   'convnext: epsilon of the classifier': ('small_convnext', convnext, 'EPSILON', 1e-5),
   'convnext: tanh GELU': ('small_convnext', convnext.nn, 'gelu', _with(nn.gelu, approximate=True)),
-  'convnext: padding of the downsampling': ('small_convnext', convnext, 'nn', _PaddedInFront()),
+  'convnext: padding of the downsampling': ('small_convnext', convnext, 'convolution', _padded_in_front),
   'efficientnet_lite: epsilon': ('small_efficientnet_lite', inverted_residual, 'EPSILON', 1e-5),
   'efficientnet_lite: padding': (
     'small_efficientnet_lite',
