@@ -11,6 +11,7 @@ import sys
 import time
 import types
 
+import jax
 import pytest
 from tiny_network import SHALLOW
 
@@ -59,24 +60,27 @@ def train_arguments(folder, workdir, *options, **fields):
   return ['train', f'--config={ROOT}/configs/default.py', f'--workdir={workdir}', *options, *overrides]
 
 
-def train(folder, workdir, *options, **fields):
-  """Trains in this process, without the report; the exit code."""
-  with without_report():
+def train(folder, workdir, *options, devices=1, **fields):
+  """Trains in this process, on the first devices, without the report; the exit code."""
+  chosen = jax.devices()[:devices]
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax, 'devices', lambda: chosen)
+    patch.setattr(jax, 'local_devices', lambda: chosen)
+    stub = types.SimpleNamespace(report_run=lambda *_, **__: 'none')
+    patch.setitem(sys.modules, 'dense_aspp_jax.commands.report', stub)
     return main(train_arguments(folder, workdir, *options, **fields))
 
 
-@contextlib.contextmanager
-def without_report():
-  """Trainings make no report inside."""
-  with pytest.MonkeyPatch.context() as patch:
-    stub = types.SimpleNamespace(report_run=lambda *_, **__: 'none')
-    patch.setitem(sys.modules, 'dense_aspp_jax.commands.report', stub)
-    yield
+def start(arguments, prefix=(), before='', **environment):
+  """Starts a command as a process of its own, which makes no report.
 
-
-def start(arguments, prefix=(), **environment):
-  """Starts a command as a process of its own, on one device if no XLA_FLAGS are given; no report is made."""
-  code = WITHOUT_REPORT if 'XLA_FLAGS' in environment else ON_ONE_DEVICE + WITHOUT_REPORT
+  Args:
+    arguments: Of `dense-aspp`.
+    prefix: A command that runs the process.
+    before: Code that the process runs first.
+    **environment: Variables; without XLA_FLAGS the process has one device.
+  """
+  code = before + WITHOUT_REPORT if 'XLA_FLAGS' in environment else ON_ONE_DEVICE + before + WITHOUT_REPORT
   command = [*prefix, sys.executable, '-c', code, *map(str, arguments)]
   process = subprocess.Popen(
     command,
@@ -101,13 +105,12 @@ def end_started():
     process.stdout.close()
 
 
-def wait_for_step(workdir, step, process, seconds=120):
+def wait_for_step(workdir, step, process, kind='train', seconds=120):
   """Returns when the log of a run has reached a step; fails if its process ends before."""
   deadline = time.monotonic() + seconds
   while time.monotonic() < deadline:
     assert process.poll() is None, process.communicate()[0]
-    lines = workdir / 'metrics.jsonl'
-    if lines.exists() and any(json.loads(text)['step'] >= step for text in whole_lines(lines)):
+    if any(line['step'] >= step and line['kind'] == kind for line in log(workdir)):
       return
     time.sleep(0.02)
   raise AssertionError(f'step {step} was not reached')
@@ -127,11 +130,6 @@ def kill_when(condition, process, seconds=120):
     time.sleep(0.005)
   process.kill()
   raise AssertionError(f'the condition did not hold within {seconds} s')
-
-
-def whole_lines(path):
-  """The lines of a file that is being written."""
-  return [line for line in path.read_text().splitlines(keepends=True) if line.endswith('\n')]
 
 
 def latest(workdir):
@@ -181,5 +179,7 @@ def scores(workdir):
 
 
 def log(workdir):
-  """The lines of metrics.jsonl."""
-  return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+  """The whole lines of metrics.jsonl, which may be in the writing."""
+  path = workdir / 'metrics.jsonl'
+  text = path.read_text() if path.exists() else ''
+  return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith('\n')]

@@ -18,9 +18,6 @@ from PIL import Image
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.datasets.images import encode_png
 
-pytestmark = pytest.mark.usefixtures('one_device')
-
-ROOT = pathlib.Path(__file__).parents[2]
 SIZE = (16, 24)
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, 'zürich') for form in ('NFC', 'NFD'))
 CAMVID = layouts.camvid_files({'train': 5, 'validation': 3})
@@ -37,24 +34,11 @@ def check(folder: pathlib.Path, *options: str) -> int:
   return main(['check-data', f'folder:{folder}', *options])
 
 
-def train(folder: pathlib.Path, workdir: pathlib.Path, *options: str) -> int:
-  config = {
-    'model.extractor': 'densenet_tiny',
-    'model.dilation_rates': (1,),
-    'model.growth_rate': 4,
-    'model.bottleneck_width': 0,
-    'model.num_classes': 3,
-    'model.compute_dtype': 'float32',
-    'data.dataset': f'folder:{folder}',
-    'data.label_set': f'{folder}/labels.json',
-    'data.data_dir': f'{workdir.parent}/data',
-    'data.image_size': (32, 64),
-    'training.num_epochs': 1.0,
-    'evaluation.num_pictures': 0,
-  }
-  overrides = [f'--config.{name}={value}' for name, value in config.items()]
-  config_file = ROOT / 'configs' / 'default.py'
-  return main(['train', f'--config={config_file}', f'--workdir={workdir}', *overrides, *options])
+def train(folder: pathlib.Path, workdir: pathlib.Path, **fields) -> int:
+  fields = (
+    dict(model__num_classes=3, data__label_set=folder / 'labels.json', evaluation__num_pictures=0) | fields
+  )
+  return fault_runs.train(folder, workdir, training__num_epochs=1.0, **fields)
 
 
 def prepare_camvid(source: pathlib.Path, data_dir: pathlib.Path, *options: str) -> int:
@@ -203,7 +187,7 @@ def test_scenario_19_one_damaged_file_more_than_permitted_is_refused(folder, tmp
   assert 'camvid/train: 2 bad pairs so far, but at most 1 may be left out' in err
   assert all(f'  {source}/{name}: truncated PNG' in err for name in names)
   assert not list(tmp_path.glob('prepared/camvid/*'))
-  assert train(folder, tmp_path / 'run', '--config.data.skip_bad=1') == 2
+  assert train(folder, tmp_path / 'run', data__skip_bad=1) == 2
   err = capsys.readouterr().err
   assert '2 bad pairs so far, but at most 1 may be left out' in err
   assert all(f'  {path}: truncated PNG' in err for path in paths)
@@ -213,7 +197,7 @@ def test_scenario_19_one_damaged_file_more_than_permitted_is_refused(folder, tmp
 def test_scenario_19_a_damaged_validation_file_is_never_left_out(folder, tmp_path, capsys):
   path = folder / 'validation' / 'images' / 'scene_001.png'
   path.write_bytes(path.read_bytes()[:100])
-  assert train(folder, tmp_path / 'run', '--config.data.skip_bad=5') == 2
+  assert train(folder, tmp_path / 'run', data__skip_bad=5) == 2
   assert f'{path}: truncated PNG' in capsys.readouterr().err
   assert not (tmp_path / 'run').exists()
 
@@ -369,8 +353,7 @@ def trained(tmp_path_factory):
   for path in (folder / 'validation' / 'labels').iterdir():
     label = np.array(Image.open(path))
     path.write_bytes(encode_png(np.where(label == 2, np.uint8(0), label)))
-  with fault_runs.without_report():
-    assert train(folder, workdir, '--config.data.skip_bad=1') == 0
+  assert train(folder, workdir, data__skip_bad=1) == 0
   return folder, workdir
 
 
@@ -379,7 +362,7 @@ def test_scenario_19_training_goes_on_without_a_permitted_pair_and_says_so_again
   data = json.loads((workdir / 'data.json').read_text())
   assert data['train']['examples'] == 8
   capsys.readouterr()
-  assert train(folder, workdir, '--config.data.skip_bad=1') == 0  # finished: it opens the data alone
+  assert train(folder, workdir, data__skip_bad=1) == 0  # finished: it opens the data alone
   err = capsys.readouterr().err
   assert f'warning: {folder}/train: 1 of 9 pairs left out' in err
   assert f'{folder}/train/labels/scene_004.png: not a PNG file' in err

@@ -2,8 +2,6 @@
 
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import fault_runs
@@ -12,21 +10,30 @@ import pytest
 from fault_runs import copied, digests, latest, train_arguments
 from xla_flags import xla_flags
 
-FIELDS = dict(
-  training__num_epochs=3.0, checkpoint__keep=9, evaluation__batch_size=4, optimizer__learning_rate=1e-3
-)
-EVALUATE = """
-import pathlib, sys
-from dense_aspp_jax import distributed
-if sys.argv[4:]:
-  distributed.initialize(sys.argv[4], int(sys.argv[5]), int(sys.argv[6]))
-import jax, numpy as np
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.training.run import load_run
-run = load_run(sys.argv[1], 'latest')
-split = run.load_split('validation')
-confusion = evaluate(run.predictor, split, run.label_set, batch_size=int(sys.argv[2]))
-np.save(sys.argv[3] + f'/{jax.process_index()}.npy', confusion.counts)
+
+# Three epochs of two steps; then an evaluation and a checkpoint.
+FIELDS = dict(
+  training__num_epochs=3.0,
+  checkpoint__every_epochs=3.0,
+  checkpoint__keep=9,
+  evaluation__every_epochs=3.0,
+  evaluation__batch_size=4,
+  evaluation__num_pictures=0,
+  optimizer__learning_rate=1e-3,
+)
+# Each process writes down the counts of each of its evaluations.
+KEEP_COUNTS = """
+import jax, numpy as np
+from dense_aspp_jax.training import train
+evaluate = train.evaluate
+def kept(*args, **options):
+  confusion = evaluate(*args, **options)
+  with open(f'{directory}/counts_{{jax.process_index()}}.npy', 'ab') as file:
+    np.save(file, confusion.counts)
+  return confusion
+train.evaluate = kept
 """
 
 
@@ -51,6 +58,7 @@ def start_two(folder, workdir, *options, **fields):
         *options,
         **fields,
       ),
+      before=KEEP_COUNTS.format(directory=workdir.parent),
       XLA_FLAGS=xla_flags(2),
     )
     for index in range(2)
@@ -75,88 +83,79 @@ def seven(scene_folder, tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def one(seven, tmp_path_factory):
-  """One process with four devices."""
-  workdir = tmp_path_factory.mktemp('one') / 'work'
-  arguments = train_arguments(seven, workdir, **FIELDS)
-  finish([fault_runs.start(arguments, XLA_FLAGS=xla_flags(4))])
-  return workdir
-
-
-@pytest.fixture(scope='module')
 def two(seven, tmp_path_factory):
-  """Two processes with two devices each, until SIGTERM to the second.
-
-  Returns:
-    The directory, the step at which they stopped, what they said.
-  """
-  workdir = tmp_path_factory.mktemp('two') / 'work'
-  return workdir, *stop_two(seven, workdir, 1)
+  """Two processes with two devices each, until SIGTERM to the second; what `stop_two` returns."""
+  return stop_two(seven, tmp_path_factory.mktemp('two') / 'work', 1)
 
 
 def stop_two(folder, workdir, signalled):
-  """Sends SIGTERM to one of two that train, after six steps or more; the step they stop at, what they say."""
-  fields = FIELDS | dict(checkpoint__every_epochs=1000.0, training__num_epochs=5000.0)
-  processes = start_two(folder, workdir, **fields)
-  fault_runs.wait_for_step(workdir, 6, processes[0])
+  """Sends SIGTERM to one of two that train, after their first evaluation.
+
+  Returns:
+    The directory of the run, and what the processes said.
+  """
+  processes = start_two(folder, workdir, **FIELDS | dict(training__num_epochs=5000.0))
+  fault_runs.wait_for_step(workdir, 6, processes[0], 'validation')
   processes[signalled].send_signal(signal.SIGTERM)
-  texts = finish(processes, 143)
-  (step,) = latest(workdir)
-  return step, texts
+  return workdir, finish(processes, 143)
 
 
 def losses(workdir):
   return [line['loss'] for line in fault_runs.log(workdir) if line['kind'] == 'train']
 
 
-def test_two_processes_train_as_one(one, two):
-  assert len(losses(one)) == 6
-  np.testing.assert_allclose(losses(two[0])[:6], losses(one), rtol=1e-6)
+def assert_stopped_as_one(workdir, texts):
+  """All said and saved the same step; none is missing in the log."""
+  step = latest(workdir)[-1]
+  for text in texts:
+    assert f'stopped by SIGTERM at step {step} of 10000, which is saved' in text
+  assert [line['step'] for line in fault_runs.log(workdir) if line['kind'] == 'train'] == list(
+    range(1, step + 1)
+  )
 
 
-def test_scenario_27_evaluation_is_the_same_for_any_batch_and_number_of_processes(one, tmp_path):
+def assert_evaluated_as_one(workdir):
+  """At step 6 each process has the counts of this one, which evaluates the images one by one."""
+  run = load_run(workdir, '6')
+  counts = evaluate(run.predictor, run.load_split('validation'), run.label_set, batch_size=1).counts
+  assert counts.sum() == 7 * 64 * 128
+  for index in range(2):
+    with (workdir.parent / f'counts_{index}.npy').open('rb') as file:
+      np.testing.assert_array_equal(np.load(file), counts)
+
+
+def test_two_processes_train_as_one(seven, two, tmp_path):
+  """One process has four devices."""
+  assert fault_runs.train(seven, tmp_path, devices=4, **FIELDS) == 0
+  assert len(losses(tmp_path)) == 6
+  np.testing.assert_allclose(losses(two[0])[:6], losses(tmp_path), rtol=1e-6)
+
+
+def test_scenario_27_evaluation_is_the_same_for_any_batch_and_number_of_processes(two):
   """Seven images; batches of 1 in one process and of 4 in each of two."""
-  (tmp_path / 'one').mkdir()
-  (tmp_path / 'two').mkdir()
-  address = free_address()
-  commands = [
-    [one, 1, tmp_path / 'one'],
-    *([one, 4, tmp_path / 'two', address, 2, index] for index in range(2)),
-  ]
-  processes = [
-    subprocess.Popen([sys.executable, '-c', EVALUATE, *map(str, command)], cwd=fault_runs.ROOT)
-    for command in commands
-  ]
-  assert [process.wait(timeout=300) for process in processes] == [0, 0, 0]
-  alone, *together = [np.load(tmp_path / p) for p in ('one/0.npy', 'two/0.npy', 'two/1.npy')]
-  assert alone.sum() == 7 * 64 * 128
-  for counts in together:
-    np.testing.assert_array_equal(counts, alone)
+  assert_evaluated_as_one(two[0])
 
 
 def test_scenario_08_sigterm_to_one_of_two(two):
-  workdir, step, texts = two
-  for text in texts:
-    assert f'stopped by SIGTERM at step {step} of 10000, which is saved' in text
-  steps = [line['step'] for line in fault_runs.log(workdir) if line['kind'] == 'train']
-  assert steps == list(range(1, step + 1))
+  assert_stopped_as_one(*two)
 
 
 @pytest.mark.slow
 def test_scenario_08_sigterm_to_the_first_of_two(seven, tmp_path):
-  step, texts = stop_two(seven, tmp_path, 0)
-  for text in texts:
-    assert f'stopped by SIGTERM at step {step} of 10000, which is saved' in text
+  workdir, texts = stop_two(seven, tmp_path / 'work', 0)
+  assert_stopped_as_one(workdir, texts)
+  assert_evaluated_as_one(workdir)
 
 
 @pytest.mark.slow
 def test_scenario_08_the_resumed_run_is_the_unbroken_one(seven, two, tmp_path):
   """By two processes bit for bit; resumed by one, to rounding."""
-  stopped, step, _ = two
-  fields = FIELDS | dict(training__num_epochs=step / 2 + 1, checkpoint__every_epochs=1000.0)
+  stopped, _ = two
+  step = latest(stopped)[-1]
+  fields = FIELDS | dict(training__num_epochs=step / 2 + 1)
   resumed = copied(stopped, tmp_path / 'resumed')
   finish(start_two(seven, resumed, **fields))
-  assert latest(resumed) == [step, step + 2]
+  assert latest(resumed)[-2:] == [step, step + 2]
   steps = [line['step'] for line in fault_runs.log(resumed) if line['kind'] == 'train']
   assert steps == list(range(1, step + 3))
   finish(start_two(seven, tmp_path / 'unbroken', **fields))

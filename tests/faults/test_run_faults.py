@@ -18,16 +18,6 @@ from PIL import Image
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 
-pytestmark = pytest.mark.usefixtures('one_device')
-
-
-@pytest.fixture(scope='module')
-def finished(scene_folder, tmp_path_factory):
-  """One epoch of two steps."""
-  workdir = tmp_path_factory.mktemp('short') / 'work'
-  assert train(scene_folder, workdir, training__num_epochs=1.0) == 0
-  return workdir
-
 
 def contents(workdir):
   """All files of a run but its lock, as bytes."""
@@ -105,7 +95,7 @@ def test_scenario_11_too_many_in_a_row(white_image_is_infinite, tmp_path, capsys
 )
 def test_scenario_12_resume_with_another_network(finished, scene_folder, capsys, fields, message):
   before = contents(finished)
-  assert train(scene_folder, finished, **{'training__num_epochs': 1.0, **fields}) == 2
+  assert train(scene_folder, finished, **fields) == 2
   assert message in capsys.readouterr().err
   assert contents(finished) == before
 
@@ -121,14 +111,14 @@ def test_scenario_12_files_of_another_run(finished, tmp_path, capsys):
 
 def test_scenario_13_a_finished_run_is_started_again(finished, scene_folder, capsys):
   before = contents(finished)
-  assert train(scene_folder, finished, training__num_epochs=1.0) == 0
-  assert 'this run is finished, at step 2 of 2; nothing was trained' in capsys.readouterr().err
+  assert train(scene_folder, finished) == 0
+  assert 'this run is finished, at step 4 of 4; nothing was trained' in capsys.readouterr().err
   assert contents(finished) == before
 
 
 def test_scenario_13_another_run_in_a_used_directory(finished, scene_folder, capsys):
   before = contents(finished)
-  assert train(scene_folder, finished, training__num_epochs=1.0, seed=5) == 2
+  assert train(scene_folder, finished, seed=5) == 2
   assert 'holds a run of another configuration (config.seed: 0 there, 5 given)' in capsys.readouterr().err
   assert contents(finished) == before
 
@@ -172,11 +162,11 @@ def test_scenario_14_a_reading_process_is_killed(scene_folder, tmp_path, killed)
 
 
 def test_scenario_15_too_little_memory(scene_folder, tmp_path):
-  """A crop of 20 GB and more, in a process that may have 24 of address space."""
+  """Crops that take 93 GB, in a process that may have 12 of address space."""
   arguments = train_arguments(
-    scene_folder, tmp_path, augmentation__crop_size=(20000, 20000), training__num_epochs=0.5
+    scene_folder, tmp_path, augmentation__crop_size=(8000, 8000), training__num_epochs=0.5
   )
-  limit = ['sh', '-c', 'ulimit -v 24000000; exec "$@"', 'sh']
+  limit = ['sh', '-c', 'ulimit -v 12000000; exec "$@"', 'sh']
   process = fault_runs.start(arguments, prefix=limit)
   text = process.communicate(timeout=300)[0]
   assert process.returncode == 1, text
