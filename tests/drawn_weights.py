@@ -13,11 +13,27 @@ import zlib
 
 import numpy as np
 
+from dense_aspp_jax.models.extractors import create_extractor
+from dense_aspp_jax.models.extractors.classifier import create_classifier
+from dense_aspp_jax.weights.convert import source_arrays
+from dense_aspp_jax.weights.name_maps import SOURCES
+
 
 def keys_digest(shapes):
   """SHA-256 of the keys and shapes of a checkpoint."""
   lines = [f'{key} {tuple(shapes[key])}\n' for key in sorted(shapes)]
   return hashlib.sha256(''.join(lines).encode()).hexdigest()
+
+
+def source_shapes(network, source):
+  """Shape by key of a source's checkpoint of a network."""
+  return dict(source_arrays(network, source).values())
+
+
+def draw_classifier(architecture='densenet_tiny', source=0):
+  """Draws the state dict that the classifier of an extractor has in one of its sources."""
+  classifier = create_classifier(create_extractor(architecture))
+  return draw_weights(source_shapes(classifier, SOURCES[type(classifier.extractor)][source]))
 
 
 def draw_weights(shapes):

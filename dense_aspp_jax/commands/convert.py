@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import pathlib
+import tempfile
 
+from dense_aspp_jax.download import download_file
 from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.files import check_new_directory
 from dense_aspp_jax.models.segmentation import PAPER_MODELS
 from dense_aspp_jax.training.imported_run import convert_dense_aspp
-from dense_aspp_jax.weights.download import downloaded
-from dense_aspp_jax.weights.store import convert_extractor
+from dense_aspp_jax.weights.convert import read_classifier_weights
+from dense_aspp_jax.weights.parity import check_parity
+from dense_aspp_jax.weights.store import save_extractor_weights
+
+_TORCHVISION = 'https://download.pytorch.org/models/'
+_TIMM = 'https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/'
+# torchvision's first ImageNet weights of each network (IMAGENET1K_V1), timm's for EfficientNet-Lite.
+# File names end in the first digits of the file's SHA-256.
+WEIGHT_URLS = {
+  'densenet121': _TORCHVISION + 'densenet121-a639ec97.pth',
+  'densenet161': _TORCHVISION + 'densenet161-8d451a50.pth',
+  'densenet169': _TORCHVISION + 'densenet169-b2777c0a.pth',
+  'densenet201': _TORCHVISION + 'densenet201-c1103571.pth',
+  'mobilenet_v3_large': _TORCHVISION + 'mobilenet_v3_large-8738ca79.pth',
+  'mobilenet_v3_small': _TORCHVISION + 'mobilenet_v3_small-047dcff4.pth',
+  'convnext_tiny': _TORCHVISION + 'convnext_tiny-983f1562.pth',
+  'convnext_small': _TORCHVISION + 'convnext_small-0c510722.pth',
+  'convnext_base': _TORCHVISION + 'convnext_base-6075fbad.pth',
+  'efficientnet_lite0': _TIMM + 'tf_efficientnet_lite0-0aa007d2.pth',
+  'efficientnet_lite1': _TIMM + 'tf_efficientnet_lite1-bde8b488.pth',
+  'efficientnet_lite2': _TIMM + 'tf_efficientnet_lite2-dcccb7df.pth',
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,13 +71,32 @@ def run(args: argparse.Namespace) -> int:
   if args.output is None and not args.check:
     raise InputError('expected --output DIR, --check, or both')
   convert = _convert_dense_aspp if args.architecture in PAPER_MODELS else _convert_extractor
-  with contextlib.ExitStack() as stack:
-    convert(args, args.input or stack.enter_context(downloaded(args.architecture)))
+  with tempfile.TemporaryDirectory(prefix='weights_') as folder:
+    convert(args, args.input or _download(args.architecture, pathlib.Path(folder)))
   return 0
 
 
+def _download(architecture: str, folder: pathlib.Path) -> pathlib.Path:
+  if architecture not in WEIGHT_URLS:
+    raise InputError(
+      f'architecture {architecture!r}: no official file to download; expected one of '
+      f'{", ".join(WEIGHT_URLS)}, or give a file with --input'
+    )
+  url = WEIGHT_URLS[architecture]
+  path = folder / url.rpartition('/')[2]
+  otherwise = 'where there is a network, get that file, copy it here and run convert with --input FILE'
+  download_file(url, path, f'downloading {path.name}', otherwise)
+  return path
+
+
 def _convert_extractor(args: argparse.Namespace, path: pathlib.Path) -> None:
-  weights = convert_extractor(args.architecture, path, args.output, args.check)
+  if args.output is not None:
+    check_new_directory(args.output)
+  weights = read_classifier_weights(args.architecture, path)
+  if args.check:
+    check_parity(weights, path)
+  if args.output is not None:
+    save_extractor_weights(args.output, weights)
   print(f'{path}: all arrays of {weights.architecture} ({weights.source}), SHA-256 {weights.sha256}')
   if args.output is not None:
     print(

@@ -25,7 +25,8 @@ from dense_aspp_jax.models.segmentation import Network, SegmentationModel
 from dense_aspp_jax.training.augmentation import Augmentation
 from dense_aspp_jax.training.objective import Objective
 from dense_aspp_jax.training.optimizer import Optimizer
-from dense_aspp_jax.weights.store import ExtractorWeights, load_extractor_weights
+from dense_aspp_jax.weights.convert import ForeignWeights
+from dense_aspp_jax.weights.store import load_extractor_weights
 
 
 class _Free(NamedTuple):
@@ -65,7 +66,7 @@ class Init:
       expected = 'a directory that `dense-aspp convert` wrote'
       fields.check_string('init.extractor_weights', self.extractor_weights, expected)
 
-  def load(self, extractor: str, data: Data) -> ExtractorWeights | None:
+  def load(self, extractor: str, data: Data) -> ForeignWeights | None:
     """Loads the weights, checked against the network they are for.
 
     Raises:

@@ -18,7 +18,8 @@ from dense_aspp_jax.models.segmentation import SegmentationModel
 from dense_aspp_jax.training.augmentation import augment
 from dense_aspp_jax.training.config import Config
 from dense_aspp_jax.training.objective import above_zero
-from dense_aspp_jax.weights.store import ExtractorWeights, merge_extractor
+from dense_aspp_jax.weights.convert import ForeignWeights
+from dense_aspp_jax.weights.store import merge_extractor
 
 Batch = dict[str, jax.Array]
 # Means over the step's batch: 'loss', 'pixel_accuracy', 'gradient_norm'; 'learning_rate'; and 'skipped',
@@ -56,7 +57,7 @@ def create_state(
   model: SegmentationModel,
   optimizer: optax.GradientTransformation,
   seed: int,
-  extractor_weights: ExtractorWeights | None = None,
+  extractor_weights: ForeignWeights | None = None,
   ema: bool = False,
 ) -> TrainState:
   """Draws the initial parameters from `seed`; they do not depend on the image size.

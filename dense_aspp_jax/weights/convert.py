@@ -1,16 +1,15 @@
-"""Foreign weights into our variables: rename, transpose, and refuse whatever does not fit exactly."""
+"""Converts foreign weights into variables: rename, transpose, and reject whatever does not fit exactly."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,14 +18,7 @@ from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.extractors import EXTRACTORS, create_extractor
 from dense_aspp_jax.models.extractors.classifier import create_classifier
 from dense_aspp_jax.models.segmentation import SegmentationModel
-from dense_aspp_jax.weights.name_maps import (
-  SOURCES,
-  Path,
-  Source,
-  canonical_key,
-  dense_aspp_source,
-  source_keys,
-)
+from dense_aspp_jax.weights.name_maps import SOURCES, Path, Source, canonical_key, dense_aspp_source
 from dense_aspp_jax.weights.readers import check_sha256_prefix, read_tensors
 
 _COUNTER = '.num_batches_tracked'
@@ -43,12 +35,14 @@ class ForeignWeights:
   Attributes:
     architecture: The network: a key of `EXTRACTORS`, or of `PAPER_MODELS`.
     source: Who defines the keys of the file.
-    variables: 'params' and 'batch_stats', float32; of an `ImageNetClassifier` or a `SegmentationModel`.
-    mean: RGB in 0..1 that the network takes out.
-    std: RGB in 0..1 that it divides by.
+    variables: 'params' and 'batch_stats' (which may be empty), float32; of an `ImageNetClassifier`, a
+      `SegmentationModel` or, once stored, an extractor.
+    mean: RGB mean in 0..1 that the network expects to be subtracted from images.
+    std: RGB standard deviation in 0..1 that it expects images to be divided by.
     file: Name of the file.
     sha256: Of the file.
     digest: Of keys and arrays, see `tensors_digest`.
+    provenance: Of the conversion, once stored.
   """
 
   architecture: str
@@ -59,11 +53,13 @@ class ForeignWeights:
   file: str
   sha256: str
   digest: str
+  provenance: dict[str, Any] | None = None
 
   @property
   def description(self) -> dict[str, Any]:
     """All but the variables, as plain JSON data."""
-    return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != 'variables'}
+    values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+    return {name: value for name, value in values.items() if name != 'variables' and value is not None}
 
 
 def read_classifier_weights(architecture: str, path: pathlib.Path) -> ForeignWeights:
@@ -125,7 +121,7 @@ def read_canonical(path: pathlib.Path) -> dict[str, np.ndarray]:
   """Reads a file's tensors by canonical key, without the counters that torch keeps beside running means.
 
   Raises:
-    InputError: An unreadable or unsafe file, a key that cannot be shown, or two keys that mean the same.
+    InputError: An unreadable or unsafe file, a key that cannot be printed, or two keys with one meaning.
   """
   tensors: dict[str, np.ndarray] = {}
   stored = read_tensors(path)
@@ -141,16 +137,11 @@ def read_canonical(path: pathlib.Path) -> dict[str, np.ndarray]:
   return tensors
 
 
-def abstract_arrays(network: nn.Module) -> dict[Path, jax.ShapeDtypeStruct]:
-  """Shapes of a network's variables by path: collection, modules, array."""
-  return flax.traverse_util.flatten_dict(abstract_variables(network))
-
-
-def source_shapes(network: nn.Module, source: Source) -> dict[str, tuple[int, ...]]:
-  """Key and shape of every array that a checkpoint of `source` has for this network."""
-  arrays = abstract_arrays(network)
-  keys = source_keys(source, arrays)
-  return {keys[path]: _source_shape(path, array.shape, source) for path, array in arrays.items()}
+def source_arrays(network: nn.Module, source: Source) -> dict[Path, tuple[str, tuple[int, ...]]]:
+  """Key and shape in a checkpoint of `source` of each of a network's arrays, by path from the collection."""
+  arrays = flax.traverse_util.flatten_dict(abstract_variables(network))
+  keys = source.keys(arrays)
+  return {path: (keys[path], _source_shape(path, array.shape, source)) for path, array in arrays.items()}
 
 
 def convert_tensors(tensors: Tensors, network: nn.Module, source: Source, where: str) -> dict[str, Any]:
@@ -168,41 +159,38 @@ def convert_tensors(tensors: Tensors, network: nn.Module, source: Source, where:
   Raises:
     InputError: One message that lists missing, extra and mismatched keys; or values that cannot be right.
   """
-  arrays = abstract_arrays(network)
-  keys = source_keys(source, arrays)
-  shapes = source_shapes(network, source)
-  problems = [
-    ('missing', [f'{key} {shapes[key]}' for key in sorted(shapes.keys() - tensors.keys())]),
-    ('extra', [f'{key} {tensors[key].shape}' for key in sorted(tensors.keys() - shapes.keys())]),
-    (
-      'mismatched',
-      [
-        f'{key} {tensors[key].shape} for {shape}'
-        for key, shape in sorted(shapes.items())
-        if key in tensors and tensors[key].shape != shape
-      ],
-    ),
-  ]
-  found = [f'{len(listed)} {kind}: {_some(listed)}' for kind, listed in problems if listed]
+  arrays = source_arrays(network, source)
+  shapes = dict(arrays.values())
+  problems = {
+    'missing': [f'{key} {shapes[key]}' for key in sorted(shapes.keys() - tensors.keys())],
+    'extra': [f'{key} {tensors[key].shape}' for key in sorted(tensors.keys() - shapes.keys())],
+    'mismatched': [
+      f'{key} {tensors[key].shape} for {shapes[key]}'
+      for key in sorted(shapes.keys() & tensors.keys())
+      if tensors[key].shape != shapes[key]
+    ],
+  }
+  found = [f'{len(listed)} {kind}: {_some(listed)}' for kind, listed in problems.items() if listed]
   if found:
     raise InputError(f'{where}: the weights do not fit: {"; ".join(found)}')
   integers = [key for key in sorted(shapes) if not jnp.issubdtype(tensors[key].dtype, jnp.floating)]
   if integers:
     raise InputError(f'{where}: values that are no floating-point numbers in {_some(integers)}')
-  reorder = _dense_aspp_order(network) if isinstance(network, SegmentationModel) else lambda _, array: array
-  result = {path: reorder(path, _ours(path, tensors[keys[path]])) for path in arrays}
-  bad = [
-    keys[path]
-    for path, array in result.items()
-    if not np.isfinite(array).all() or (path[-1] == 'var' and (array < 0).any())
-  ]
+  result, bad = {}, []
+  for path, (key, _) in arrays.items():
+    array = _ours(path, tensors[key])
+    if isinstance(network, SegmentationModel):
+      array = _in_our_order(path, array, network)
+    if not np.isfinite(array).all() or (path[-1] == 'var' and (array < 0).any()):
+      bad.append(key)
+    result[path] = array
   if bad:
     raise InputError(f'{where}: not finite, or negative variances: {_some(bad)}; the file is damaged')
   return flax.traverse_util.unflatten_dict(result)
 
 
 def tensors_digest(tensors: Tensors) -> str:
-  """SHA-256 of keys, shapes and float32 values, whatever file format they came in."""
+  """SHA-256 of keys, shapes and float32 values, the same for every file format."""
   digest = hashlib.sha256()
   for key in sorted(tensors):
     array = np.ascontiguousarray(tensors[key], '<f4')
@@ -221,6 +209,7 @@ def _source_shape(path: Path, shape: tuple[int, ...], source: Source) -> tuple[i
 
 
 def _ours(path: Path, array: np.ndarray) -> np.ndarray:
+  """The inverse of `_source_shape`."""
   if path[-1] == 'kernel':
     array = np.moveaxis(array, (0, 1), (-1, -2))
   if path[-1] == 'layer_scale':
@@ -228,21 +217,17 @@ def _ours(path: Path, array: np.ndarray) -> np.ndarray:
   return np.ascontiguousarray(array, np.float32)
 
 
-def _dense_aspp_order(model: SegmentationModel) -> Callable[[Path, np.ndarray], np.ndarray]:
-  """Reorders what reads the concatenation: new channels come first there, here the features do."""
-  growth_rate = model.dense_aspp.growth_rate
-
-  def reorder(path: Path, array: np.ndarray) -> np.ndarray:
-    if path[1] == 'head' and path[-1] == 'kernel':
-      num_layers, axis = len(model.dense_aspp.dilation_rates), -2
-    elif path[1] == 'dense_aspp' and path[-2] in ('norm1', 'conv1') and path[-2:] != ('conv1', 'bias'):
-      num_layers, axis = int(path[2].removeprefix('layer')) - 1, -2 if path[-1] == 'kernel' else 0
-    else:
-      return array
-    parts = np.split(array, [growth_rate * (i + 1) for i in range(num_layers)], axis)
-    return np.concatenate(parts[::-1], axis)
-
-  return reorder
+def _in_our_order(path: Path, array: np.ndarray, model: SegmentationModel) -> np.ndarray:
+  """Reorders what reads the concatenation: there new channels come first, here the features do."""
+  axis = -2 if path[-1] == 'kernel' else 0
+  if path[1] == 'head' and path[-1] == 'kernel':
+    num_layers = len(model.dense_aspp.dilation_rates)
+  elif path[1] == 'dense_aspp' and path[-2] in ('norm1', 'conv1') and path[-2:] != ('conv1', 'bias'):
+    num_layers = int(path[2].removeprefix('layer')) - 1
+  else:
+    return array
+  parts = np.split(array, [model.dense_aspp.growth_rate * (i + 1) for i in range(num_layers)], axis)
+  return np.concatenate(parts[::-1], axis)
 
 
 def _some(names: Sequence[str]) -> str:

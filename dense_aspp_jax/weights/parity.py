@@ -1,30 +1,37 @@
 """Whether a network computes what its source computes: activations compared stage by stage.
 
-A reference is an .npz file in `references/`: for fixed input images, samples of what every stage of the
-source module gave with certain weights. `tests/golden/make_references.py` makes them, with torch.
+The reference is a file of `references/`, for weights that are released as a Python package, or else the
+source module, where torch is installed. A file has, for fixed input images, samples of the output of every
+stage of the source module; `tests/golden/make_references.py` makes them, with torch.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.resources
-import io
+import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
 
+from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.models.extractors import create_extractor
 from dense_aspp_jax.models.extractors.classifier import ImageNetClassifier, create_classifier
+from dense_aspp_jax.weights import torch_reference
+from dense_aspp_jax.weights.convert import ForeignWeights, read_canonical
 
+REFERENCES = pathlib.Path(__file__).with_name('references')
 TOLERANCE = 1e-4  # largest difference of a stage, relative to its largest value
-# Where a stage ends: these children of an extractor. The stem's parts and single arrays are none.
+# The children of an extractor that end a stage. Parts of the stem and single arrays do not.
 _STAGE = re.compile(
   r'denseblock\d|transition\d|norm5|stem|stem_norm|block\d+|stage\d_block\d+|downsample\d|last|conv_head'
 )
 _NUM_SAMPLES = 64
+
+Activations = Mapping[str, np.ndarray]
 
 
 class Case(NamedTuple):
@@ -36,7 +43,7 @@ class Case(NamedTuple):
 
   @property
   def name(self) -> str:
-    """As it stands in a reference file."""
+    """The prefix of its entries in a reference file."""
     return f'{self.height}x{self.width}_stride{self.output_stride}'
 
   @property
@@ -48,20 +55,56 @@ class Case(NamedTuple):
 
 CASES = tuple(Case(*size, output_stride) for size in ((64, 96), (65, 97)) for output_stride in (32, 8))
 
-Activations = Mapping[str, np.ndarray]
+
+def check_parity(weights: ForeignWeights, path: pathlib.Path) -> None:
+  """Prints the largest relative difference of every stage, for even and odd sizes and both strides.
+
+  A stored reference is compared at 64 positions of each stage, a source module at all positions.
+
+  Args:
+    weights: Of an ImageNet classifier.
+    path: The file they came from.
+
+  Raises:
+    RunError: A stage differs by more than `TOLERANCE`, or there is nothing to compare with.
+  """
+  classifier = create_classifier(create_extractor(weights.architecture, output_stride=32))
+  stored = find_reference(weights.digest)
+  if stored:
+    print(f'compared with the stored reference {stored[0]}, at {_NUM_SAMPLES} positions of each stage')
+  else:
+    try:
+      module = torch_reference.source_module(weights.architecture, weights.source)
+    except InputError as error:
+      raise RunError(f'{path}: there is no stored reference for these weights, and {error}') from error
+    torch_reference.load_tensors(module, read_canonical(path))
+    print(f'compared with {weights.source}, run here, at all positions')
+  worst = 0.0
+  for case in CASES:
+    ours = stage_activations(classifier, weights.variables, case)
+    if stored:
+      found = differences(ours, stored[1], case)
+    else:
+      theirs = source_activations(module, classifier.extractor, weights.source, ours, case)
+      found = {name: relative_difference(ours[name], x, np.abs(x).max()) for name, x in theirs.items()}
+    print(f'{case.height}x{case.width}, output stride {case.output_stride}')
+    for name, value in found.items():
+      print(f'  {name:<20} {value:.1e}{"" if value <= TOLERANCE else "  differs"}')
+    worst = max(worst, *found.values())
+  if worst > TOLERANCE:
+    raise RunError(f'{path}: a stage differs by {worst:.1e} of its largest value; at most {TOLERANCE}')
+  print(f'all stages agree within {TOLERANCE} (largest difference {worst:.1e})')
 
 
 def stage_activations(
   classifier: ImageNetClassifier, variables: Mapping[str, Any], case: Case
 ) -> Activations:
-  """What each stage and the logits are, NumPy arrays `[1, h, w, c]` and `[1, classes]` by name, in order."""
-  classifier = create_classifier(
-    classifier.extractor.clone(output_stride=case.output_stride), classifier.head.num_classes
-  )
+  """Computes each stage and the logits: arrays `[1, h, w, c]` and `[1, classes]` by name, in order."""
+  extractor = classifier.extractor.clone(output_stride=case.output_stride)
   with jax.default_matmul_precision('highest'):  # a GPU would round to tensor-float-32
-    logits, captured = _capture(classifier, dict(variables), case.image)
+    logits, captured = run_capturing(classifier.clone(extractor=extractor), dict(variables), case.image)
   stages = {
-    name: jax.tree.leaves(outputs['__call__'])[0]  # a dense block gives its moments too
+    name: jax.tree.leaves(outputs['__call__'])[0]  # a dense block returns its moments too
     for name, outputs in sorted(captured['intermediates']['extractor'].items(), key=_position)
     if _STAGE.fullmatch(name)
   }
@@ -69,18 +112,28 @@ def stage_activations(
 
 
 def _position(item: tuple[str, Any]) -> tuple[int, ...]:
-  """Sorts stages as they follow each other; jit gives them back in the order of their names."""
+  """Sorts stages in the order of execution; jit returns them in the order of their names."""
   name = item[0]
   first, *rest = (int(n) for n in re.findall(r'\d+', name) or (0 if name.startswith('stem') else 100,))
   return first, name.startswith(('transition', 'downsample')), *rest
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _capture(classifier: nn.Module, variables: Any, image: jax.Array) -> tuple[jax.Array, Any]:
+def run_capturing(classifier: nn.Module, variables: Any, image: jax.Array) -> tuple[jax.Array, Any]:
+  """Returns the logits, and what the children of the extractor return."""
+
   def is_stage(module: nn.Module, method: str) -> bool:
     return method == '__call__' and len(module.path) == 2 and module.path[0] == 'extractor'
 
   return classifier.apply(variables, image, capture_intermediates=is_stage, mutable=['intermediates'])
+
+
+def source_activations(
+  module: Any, extractor: nn.Module, source: str, ours: Activations, case: Case
+) -> Activations:
+  """Computes those of our stages that a torch module with the same weights has too, and its logits."""
+  stages = torch_reference.stage_modules(extractor, source, [name for name in ours if name != 'logits'])
+  return torch_reference.torch_activations(module, stages, case.image, case.output_stride)
 
 
 def samples(array: np.ndarray) -> np.ndarray:
@@ -90,7 +143,7 @@ def samples(array: np.ndarray) -> np.ndarray:
 
 
 def reference_entries(case: Case, activations: Activations) -> dict[str, np.ndarray]:
-  """What a reference file keeps of a case: per stage its shape, largest magnitude and samples."""
+  """A case's part of a reference file: shape, largest magnitude and samples of each stage."""
   entries = {}
   for name, array in activations.items():
     entries[f'{case.name}/{name}/shape'] = np.array(array.shape)
@@ -113,13 +166,13 @@ def differences(
     By stage, relative to the stage's largest value; see `relative_difference`.
   """
   result = {}
-  for key in reference:
+  for key, expected in reference.items():
     if key.startswith(f'{case.name}/') and key.endswith('/samples'):
-      name = key.split('/')[1]
-      array, prefix = activations[name], f'{case.name}/{name}'
-      same_shape = array.shape == tuple(reference[f'{prefix}/shape'])
+      prefix, name, _ = key.split('/')
+      array = activations[name]
+      same_shape = array.shape == tuple(reference[f'{prefix}/{name}/shape'])
       found = samples(array) if same_shape else np.array(np.nan)
-      result[name] = relative_difference(found, reference[key], reference[f'{prefix}/scale'])
+      result[name] = relative_difference(found, expected, reference[f'{prefix}/{name}/scale'])
   return result
 
 
@@ -133,15 +186,8 @@ def relative_difference(found: np.ndarray, expected: np.ndarray, scale: float) -
 
 def find_reference(digest: str) -> tuple[str, dict[str, np.ndarray]] | None:
   """The stored reference for weights with this digest (`convert.tensors_digest`): its name and arrays."""
-  for name, arrays in _references():
-    if str(arrays['digest']) == digest:
-      return name, arrays
+  for path in sorted(REFERENCES.glob('*.npz')):
+    with np.load(path, allow_pickle=False) as file:
+      if str(file['digest']) == digest:
+        return path.stem, dict(file)
   return None
-
-
-def _references() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-  folder = importlib.resources.files('dense_aspp_jax.weights') / 'references'
-  for entry in sorted(folder.iterdir(), key=lambda e: e.name):
-    if entry.name.endswith('.npz'):
-      with np.load(io.BytesIO(entry.read_bytes()), allow_pickle=False) as file:
-        yield entry.name.removesuffix('.npz'), dict(file)

@@ -33,18 +33,21 @@ _WRAPPERS = ('state_dict', 'model')  # keys under which training scripts keep th
 _MAX_EXPANSION = 4
 _MAX_DIMENSIONS = 64  # NumPy's
 
+# NumPy's type by torch's type of storage, and by the name in .safetensors files.
 _DTYPES = {
-  'torch.DoubleStorage': np.dtype('<f8'),
-  'torch.FloatStorage': np.dtype('<f4'),
-  'torch.HalfStorage': np.dtype('<f2'),
-  'torch.BFloat16Storage': np.dtype(ml_dtypes.bfloat16),
-  'torch.LongStorage': np.dtype('<i8'),
-  'torch.IntStorage': np.dtype('<i4'),
-  'torch.ShortStorage': np.dtype('<i2'),
-  'torch.CharStorage': np.dtype('i1'),
-  'torch.ByteStorage': np.dtype('u1'),
-  'torch.BoolStorage': np.dtype('?'),
+  ('torch.DoubleStorage', 'F64'): np.dtype('<f8'),
+  ('torch.FloatStorage', 'F32'): np.dtype('<f4'),
+  ('torch.HalfStorage', 'F16'): np.dtype('<f2'),
+  ('torch.BFloat16Storage', 'BF16'): np.dtype(ml_dtypes.bfloat16),
+  ('torch.LongStorage', 'I64'): np.dtype('<i8'),
+  ('torch.IntStorage', 'I32'): np.dtype('<i4'),
+  ('torch.ShortStorage', 'I16'): np.dtype('<i2'),
+  ('torch.CharStorage', 'I8'): np.dtype('i1'),
+  ('torch.ByteStorage', 'U8'): np.dtype('u1'),
+  ('torch.BoolStorage', 'BOOL'): np.dtype('?'),
 }
+_STORAGE_DTYPES = {storage: dtype for (storage, _), dtype in _DTYPES.items()}
+SAFETENSORS_DTYPES = {name: dtype for (_, name), dtype in _DTYPES.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,9 +209,9 @@ def _storage(pid: Any, num_fields: int) -> _Storage:
   _, kind, key, _, count = pid[:5]
   if not isinstance(kind, Global) or not isinstance(key, str) or type(count) is not int or count < 0:
     raise RefusedError('a persistent id is not that of a storage')
-  if kind.name not in _DTYPES:
+  if kind.name not in _STORAGE_DTYPES:
     raise RefusedError(f'{kind.name!r} is no type of storage')
-  return _Storage(key, _DTYPES[kind.name], count)
+  return _Storage(key, _STORAGE_DTYPES[kind.name], count)
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
@@ -223,7 +226,7 @@ def _rebuild_parameter(tensor: Any, *_: Any) -> Any:
 
 
 _FUNCTIONS = {
-  **dict.fromkeys(_DTYPES),
+  **dict.fromkeys(_STORAGE_DTYPES),
   'collections.OrderedDict': ordered_dict,
   'torch._utils._rebuild_tensor': _rebuild_tensor,
   'torch._utils._rebuild_tensor_v2': _rebuild_tensor,

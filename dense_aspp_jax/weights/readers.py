@@ -6,28 +6,12 @@ import hashlib
 import pathlib
 import re
 
-import ml_dtypes
 import numpy as np
 import safetensors
 
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.weights.pth_reader import ZIP_START, read_legacy, read_zip
+from dense_aspp_jax.weights.pth_reader import SAFETENSORS_DTYPES, ZIP_START, read_legacy, read_zip
 from dense_aspp_jax.weights.restricted_pickle import RefusedError
-
-_SAFETENSORS_DTYPES = {
-  'F64': np.dtype('<f8'),
-  'F32': np.dtype('<f4'),
-  'F16': np.dtype('<f2'),
-  'BF16': np.dtype(ml_dtypes.bfloat16),
-  'I64': np.dtype('<i8'),
-  'I32': np.dtype('<i4'),
-  'I16': np.dtype('<i2'),
-  'I8': np.dtype('i1'),
-  'U8': np.dtype('u1'),
-  'BOOL': np.dtype('?'),
-}
-# torch.hub's file names: densenet121-a639ec97.pth.
-_SHA256_PREFIX = re.compile(r'-([0-9a-f]{8,64})\.[^.]+$')
 
 
 def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -35,9 +19,6 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 
   The format is detected from the content, not the name. Nothing in the file is executed, and only tensors are
   accepted. A state dict under the key 'state_dict' or 'model' is unwrapped.
-
-  Args:
-    path: The file.
 
   Returns:
     Array by name, in the order of the file, with the stored shape and type: float64, 32 or 16, bfloat16 (from
@@ -80,7 +61,7 @@ def check_sha256_prefix(path: pathlib.Path) -> str:
       digest = hashlib.file_digest(file, 'sha256').hexdigest()
   except OSError as error:
     raise InputError(f'{path}: cannot be read ({error.strerror})') from error
-  prefix = _SHA256_PREFIX.search(path.name)
+  prefix = re.search(r'-([0-9a-f]{8,64})\.[^.]+$', path.name)
   if prefix and not digest.startswith(prefix[1]):
     raise InputError(
       f'{path}: its SHA-256 is {digest}, its name says {prefix[1]}...; get it again, or rename it if that '
@@ -94,17 +75,13 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     start = file.read(9)
   if start.startswith(ZIP_START):
     return read_zip(path)
-  if start[8:] == b'{':  # after the length of the header
-    return _read_safetensors(path.read_bytes())
-  return read_legacy(path.read_bytes())
-
-
-def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
+  if start[8:] != b'{':  # of a .safetensors file, after the length of the header
+    return read_legacy(path.read_bytes())
   arrays = {}
-  for name, tensor in safetensors.deserialize(data):  # checks the header
-    if tensor['dtype'] not in _SAFETENSORS_DTYPES:
+  for name, tensor in safetensors.deserialize(path.read_bytes()):  # checks the header
+    if tensor['dtype'] not in SAFETENSORS_DTYPES:
       raise RefusedError(f'{name[:200]!r} is of type {tensor["dtype"]}, which is not supported')
-    values = np.frombuffer(tensor['data'], _SAFETENSORS_DTYPES[tensor['dtype']])
+    values = np.frombuffer(tensor['data'], SAFETENSORS_DTYPES[tensor['dtype']])
     arrays[name] = values.reshape(tensor['shape']).copy()
   return arrays
 

