@@ -8,7 +8,7 @@ from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_le
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.batch_norm import largest_changes, recalibrated_statistics
 from dense_aspp_jax.files import check_writable
-from dense_aspp_jax.training.run import RECALIBRATED_FOLDER, load_run, save_statistics
+from dense_aspp_jax.training.run import RECALIBRATED_FOLDER, load_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,14 +36,13 @@ def run(args: argparse.Namespace) -> int:
   )
   changes = largest_changes(before, after)
   record = {
-    **run.describe(),
     'data_dir': args.data_dir,
     'split': run.config['data']['train_split'],
     'images': len(split),
     'batch_size': batch_size,
     'largest_changes': changes,
   }
-  directory = save_statistics(args.workdir, run.step, run.weights, after, record)
+  directory = run.save_statistics(after, record)
   print(
     f'largest changes: a mean by {changes["mean"]["deviations"]:.3g} of its standard deviations '
     f'({changes["mean"]["layer"]}), a variance by a factor of {changes["variance"]["factor"]:.3g} '

@@ -24,14 +24,11 @@ from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.training.checkpoints import EMA, RAW, restore_variables
 from dense_aspp_jax.training.workdir import CONFIG, LABELS, read_config, read_label_set
 
-RUNNING = 'running'
-RECALIBRATED = 'recalibrated'
+RUNNING, RECALIBRATED = 'running', 'recalibrated'
 # WORKDIR/recalibrated/STEP_WEIGHTS/recalibration.json: how BN statistics were estimated again
 # WORKDIR/recalibrated/STEP_WEIGHTS/checkpoint/: Orbax, 'batch_stats'
 RECALIBRATED_FOLDER = 'recalibrated'
-_RECORD = 'recalibration.json'
-_CHECKPOINT = 'checkpoint'
-_ITEM = 'batch_stats'
+_RECORD, _CHECKPOINT, _ITEM = 'recalibration.json', 'checkpoint', 'batch_stats'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +99,28 @@ class Run:
   def _data(self, data_dir: str | None) -> Data:
     return dataclasses.replace(self.data, data_dir=data_dir) if data_dir else self.data
 
+  def save_statistics(self, batch_stats: Mapping[str, Any], record: Mapping[str, Any]) -> pathlib.Path:
+    """Keeps BN statistics that were estimated again for this step and these weights.
+
+    They are written whole or not at all, and replace earlier ones.
+
+    Args:
+      batch_stats: The statistics.
+      record: JSON data: how they were estimated.
+
+    Returns:
+      The folder written.
+
+    Raises:
+      InputError: The folder holds something else.
+      RunError: It cannot be written.
+    """
+    directory = _statistics_directory(self.workdir, self.step, self.weights)
+    with replaced_directory(directory, _RECORD) as folder:
+      save_checkpoint(folder / _CHECKPOINT, {_ITEM: dict(batch_stats)}, shown=directory)
+      write_json(folder / _RECORD, {**self.describe(), **record})
+    return directory
+
 
 def load_run(
   workdir: str | os.PathLike, checkpoint: str = 'best', weights: str | None = None, bn: str = RUNNING
@@ -136,8 +155,14 @@ def load_run(
     workdir, checkpoint, abstract_variables(model), config['model'], weights
   )
   if bn == RECALIBRATED:
-    statistics = load_statistics(workdir, checkpoint, step, weights, variables.get('batch_stats', {}))
-    variables = {**variables, 'batch_stats': jax.device_put(statistics, jax.local_devices()[0])}
+    directory = _statistics_directory(workdir, step, weights)
+    if not (directory / _RECORD).is_file():
+      raise InputError(
+        f'{directory}: no recalibrated statistics of the {weights} weights of step {step}. Make them with: '
+        f'dense-aspp recalibrate --workdir {workdir} --checkpoint {checkpoint} --weights {weights}'
+      )
+    statistics = load_checkpoint(directory / _CHECKPOINT, {_ITEM: variables.get(_ITEM, {})})
+    variables |= jax.device_put(statistics, jax.local_devices()[0])
   elif bn != RUNNING:
     raise InputError(f'bn {bn!r}: expected {RUNNING} or {RECALIBRATED}')
   predictor = Predictor(model, variables, preprocessing)
@@ -157,56 +182,5 @@ def _weights(workdir: pathlib.Path, config: dict[str, Any], weights: str | None)
   return weights
 
 
-def statistics_directory(workdir: pathlib.Path, step: int, weights: str) -> pathlib.Path:
-  """Where the statistics of one step's 'raw' or 'ema' weights are kept."""
+def _statistics_directory(workdir: pathlib.Path, step: int, weights: str) -> pathlib.Path:
   return workdir / RECALIBRATED_FOLDER / f'{step}_{weights}'
-
-
-def save_statistics(
-  workdir: pathlib.Path, step: int, weights: str, batch_stats: Mapping[str, Any], record: Mapping[str, Any]
-) -> pathlib.Path:
-  """Writes recalibrated statistics, whole or not at all; earlier ones of the same weights are replaced.
-
-  Args:
-    workdir: The run's directory.
-    step: Updates made before the checkpoint was written.
-    weights: 'raw' or 'ema'.
-    batch_stats: The statistics.
-    record: JSON data: how they were estimated.
-
-  Returns:
-    The folder written.
-
-  Raises:
-    InputError: The folder holds something else.
-    RunError: It cannot be written.
-  """
-  directory = statistics_directory(workdir, step, weights)
-  with replaced_directory(directory, _RECORD) as folder:
-    save_checkpoint(folder / _CHECKPOINT, {_ITEM: dict(batch_stats)}, shown=directory)
-    write_json(folder / _RECORD, dict(record))
-  return directory
-
-
-def load_statistics(
-  workdir: pathlib.Path, checkpoint: str, step: int, weights: str, abstract_batch_stats: Mapping[str, Any]
-) -> dict[str, Any]:
-  """Reads recalibrated statistics, as NumPy arrays.
-
-  Args:
-    workdir: The run's directory.
-    checkpoint: How the checkpoint was asked for, for the message.
-    step: See `save_statistics`.
-    weights: See `save_statistics`.
-    abstract_batch_stats: Shapes and types.
-
-  Raises:
-    InputError: There are none yet, and the message says how to make them; or they are damaged.
-  """
-  directory = statistics_directory(workdir, step, weights)
-  if not (directory / _RECORD).is_file():
-    raise InputError(
-      f'{directory}: no recalibrated statistics of the {weights} weights of step {step}. Make them with: '
-      f'dense-aspp recalibrate --workdir {workdir} --checkpoint {checkpoint} --weights {weights}'
-    )
-  return load_checkpoint(directory / _CHECKPOINT, {_ITEM: dict(abstract_batch_stats)})[_ITEM]

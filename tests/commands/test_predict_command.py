@@ -15,7 +15,7 @@ from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.datasets.images import encode_png
 from dense_aspp_jax.evaluation.tta import AveragingPredictor
 from dense_aspp_jax.labels import CITYSCAPES_20
-from dense_aspp_jax.training.run import load_run, save_statistics
+from dense_aspp_jax.training.run import load_run
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
 
@@ -73,10 +73,10 @@ def test_bad_images_are_listed_and_the_others_predicted(tiny_run, folder, tmp_pa
 
 def test_averaging_and_the_variables_are_recorded(tiny_run, tmp_path):
   (tmp_path / 'a.png').write_bytes(encode_png(PIXELS))
-  run = load_run(tiny_run)
   workdir = shutil.copytree(tiny_run, tmp_path / 'run')
+  run = load_run(workdir)
   statistics = jax.tree.map(lambda x: np.asarray(x) + np.float32(1), run.variables['batch_stats'])
-  save_statistics(workdir, 0, 'raw', statistics, {})
+  run.save_statistics(statistics, {})
   options = ('--bn', 'recalibrated', '--scales', '0.5', '--window', '16', '24', '--flip')
   assert predict(workdir, tmp_path / 'out', *options, tmp_path / 'a.png') == 0
   written = json.loads((tmp_path / 'out' / 'predictions.json').read_text())

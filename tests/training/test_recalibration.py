@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.training.run import load_run, save_statistics
+from dense_aspp_jax.training.run import load_run
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def test_a_run_is_loaded_with_its_recalibrated_statistics(workdir):
   assert raw.bn == 'running'
   for by in (1, 2):  # the second one replaces the first
     statistics = shifted(raw.variables['batch_stats'], by)
-    folder = save_statistics(workdir, 0, 'raw', statistics, {'images': by})
+    folder = raw.save_statistics(statistics, {'images': by})
   assert folder == workdir / 'recalibrated' / '0_raw'
   assert [p.name for p in folder.parent.iterdir()] == ['0_raw']
   run = load_run(workdir, bn='recalibrated')
@@ -46,18 +46,19 @@ def test_without_them_the_command_that_makes_them_is_named(workdir):
 
 
 def test_a_save_that_fails_leaves_what_was_there(workdir):
-  statistics = load_run(workdir).variables['batch_stats']
-  save_statistics(workdir, 0, 'raw', statistics, {})
+  raw = load_run(workdir)
+  statistics = raw.variables['batch_stats']
+  raw.save_statistics(statistics, {})
   with pytest.raises(TypeError):
-    save_statistics(workdir, 0, 'raw', shifted(statistics, 1), {'images': object()})
+    raw.save_statistics(shifted(statistics, 1), {'images': object()})
   found = load_run(workdir, bn='recalibrated').variables['batch_stats']
   jax.tree.map(np.testing.assert_array_equal, found, statistics)
   assert [p.name for p in (workdir / 'recalibrated').iterdir()] == ['0_raw']
 
 
 def test_damaged_statistics_are_refused(workdir):
-  statistics = load_run(workdir).variables['batch_stats']
-  folder = save_statistics(workdir, 0, 'raw', statistics, {})
+  raw = load_run(workdir)
+  folder = raw.save_statistics(raw.variables['batch_stats'], {})
   shutil.rmtree(folder / 'checkpoint')
   with pytest.raises(InputError, match='checkpoint cannot be read'):
     load_run(workdir, bn='recalibrated')
