@@ -27,7 +27,7 @@ METRICS = (
 
 def confusion(counts=COUNTS, label_set=THREE):
   matrix = ConfusionMatrix(label_set)
-  matrix.merge(counts)
+  matrix.counts += counts
   return matrix
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float32
+from jaxtyping import Array, Float32, Num
 
 from dense_aspp_jax import fields
 
@@ -65,6 +65,7 @@ class Preprocessing:
     )
     return new_height, new_width
 
-  def normalize(self, image: Float32[Array, '*b h w 3']) -> Float32[Array, '*b h w 3']:
-    """Returns `(image / 255 - mean) / std`, where `image` is in 0..255."""
-    return (image / 255.0 - jnp.array(self.mean, jnp.float32)) / jnp.array(self.std, jnp.float32)
+  def normalize(self, image: Num[Array, '*b h w 3']) -> Float32[Array, '*b h w 3']:
+    """Returns `(image / 255 - mean) / std`, where `image` is RGB in 0..255."""
+    image = image.astype(jnp.float32) / 255.0
+    return (image - jnp.array(self.mean, jnp.float32)) / jnp.array(self.std, jnp.float32)

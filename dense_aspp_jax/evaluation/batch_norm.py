@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import UInt8
@@ -19,7 +18,8 @@ from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples, padd
 from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.errors import RunError
-from dense_aspp_jax.models.segmentation import SegmentationModel, with_fields
+from dense_aspp_jax.evaluation.predictor import BatchPredictor
+from dense_aspp_jax.models.segmentation import Logits, SegmentationModel, with_fields
 from dense_aspp_jax.models.upsampling import upsampled_argmax
 from dense_aspp_jax.progress import progress_bar
 
@@ -32,28 +32,31 @@ def without_dropout(model: SegmentationModel) -> SegmentationModel:
   return with_fields(model, dropout_rate=0.0, stochastic_depth_rate=0.0)
 
 
-class BatchStatisticsPredictor:
+def _in_training(
+  model: SegmentationModel, variables: Mapping[str, Any], images: jax.Array, preprocessing: Preprocessing
+) -> tuple[Logits, dict[str, Any]]:
+  """Logits by the statistics of these images, and the running statistics after them."""
+  normalized = preprocessing.normalize(images)
+  logits, updated = model.apply(variables, normalized, train=True, mutable=['batch_stats'])
+  return logits, updated['batch_stats']
+
+
+class BatchStatisticsPredictor(BatchPredictor):
   """Predicts each batch with the statistics of that very batch, as in training but without dropout.
 
   A prediction depends on the other images of its batch, so a score taken so belongs to a batch size and an
   order of the images, and is not comparable with one taken with running statistics. One device computes a
   batch, whole; another number of images, such as the last batch's, costs a compilation.
-
-  Attributes:
-    takes_padding: False: `evaluate` gives it the real images of a batch alone.
   """
-
-  takes_padding = False
 
   def __init__(self, model: SegmentationModel, variables: Mapping[str, Any], preprocessing: Preprocessing):
     """Takes a network, its variables on one device, and its preprocessing."""
-    self._variables = dict(variables)
+    self._variables, self.preprocessing = dict(variables), preprocessing
     model = without_dropout(model)
 
     @functools.partial(jax.jit, static_argnames='output_size')
     def predict(variables, images, output_size):
-      normalized = preprocessing.normalize(images.astype(jnp.float32))
-      logits, _ = model.apply(variables, normalized, train=True, mutable=['batch_stats'])
+      logits, _ = _in_training(model, variables, images, preprocessing)
       return upsampled_argmax(logits.main, output_size, model.logits_scale(images.shape[1:3], output_size))
 
     self._predict = predict
@@ -61,7 +64,7 @@ class BatchStatisticsPredictor:
   def predict_batch(
     self, images: UInt8[np.ndarray, 'b h w 3'], output_size: tuple[int, int]
   ) -> UInt8[np.ndarray, 'b oh ow']:
-    """Predicts images that have the network's input size already; class indices at `output_size`."""
+    """Predicts the images as one batch; see `BatchPredictor`."""
     return np.asarray(self._predict(self._variables, images, tuple(output_size)))
 
 
@@ -72,7 +75,6 @@ def recalibrated_statistics(
   preprocessing: Preprocessing,
   *,
   batch_size: int,
-  show_progress: bool = True,
 ) -> dict[str, Any]:
   """Estimates all BN statistics again over a split, parameters fixed (precise BN).
 
@@ -92,7 +94,6 @@ def recalibrated_statistics(
     preprocessing: How images are normalized.
     batch_size: Images a batch; the last one has fewer where they do not come out even. That of training is
       what the parameters are used to.
-    show_progress: Whether there is a progress bar.
 
   Returns:
     The new 'batch_stats', float32. Those of the auxiliary head are as they were.
@@ -105,13 +106,11 @@ def recalibrated_statistics(
 
   @jax.jit
   def statistics_of(variables, images):
-    normalized = preprocessing.normalize(images.astype(jnp.float32))
-    _, updated = model.apply(variables, normalized, train=True, mutable=['batch_stats'])
-    return updated['batch_stats']
+    return _in_training(model, variables, images, preprocessing)[1]
 
   merged: dict[tuple[str, ...], np.ndarray] = {}
   done = 0
-  with progress_bar(len(split), 'recalibrating', 'image', hidden=not show_progress) as bar:
+  with progress_bar(len(split), 'recalibrating', 'image') as bar:
     for batch in padded_batches(evaluation_examples(split), batch_size):
       count = len(batch.image_ids)  # what follows is padding
       statistics = flatten_dict(statistics_of(dict(variables), batch.image[:count]))

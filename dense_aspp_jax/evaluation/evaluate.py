@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 import jax
 import numpy as np
@@ -12,22 +11,9 @@ from jax.experimental import multihost_utils
 from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples, padded_batches
 from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix
+from dense_aspp_jax.evaluation.predictor import BatchPredictor
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.progress import progress_bar
-
-
-class BatchPredictor(Protocol):
-  """What predicts the batches of an evaluation.
-
-  Attributes:
-    takes_padding: Whether a batch may be filled up with black images, so that all have one size.
-  """
-
-  takes_padding: bool
-
-  def predict_batch(self, images: np.ndarray, output_size: tuple[int, int]) -> np.ndarray:
-    """Maps RGB images at the network's input size, uint8 `[b, h, w, 3]`, to class indices `[b, oh, ow]`."""
-    ...
 
 
 def predict_split(
@@ -54,10 +40,8 @@ def predict_split(
     count = len(batch.image_ids)  # what follows is padding
     images = batch.image if predictor.takes_padding else batch.image[:count]
     predictions = predictor.predict_batch(images, batch.labels[0].shape)[:count]
-    for image_id, image, label, prediction in zip(
-      batch.image_ids, batch.image, batch.labels, predictions, strict=False
-    ):
-      yield CachedExample(image_id, image, label), prediction
+    for *example, prediction in zip(batch.image_ids, batch.image, batch.labels, predictions, strict=False):
+      yield CachedExample(*example), prediction
 
 
 def evaluate(

@@ -7,9 +7,11 @@ cityscapesScripts 2.3.0, to the last bit: counts are summed over the whole split
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64, UInt8
 from tabulate import SEPARATING_LINE, tabulate
 
 from dense_aspp_jax.errors import InputError
@@ -98,12 +100,6 @@ class ConfusionMatrix:
     predictions = self._indices(prediction_ids, prediction_where)
     self.counts += confusion_matrix(labels, predictions, len(self.counts))
 
-  def merge(self, counts: np.ndarray) -> None:
-    """Adds the `counts` of another part of the split."""
-    if counts.shape != self.counts.shape:
-      raise ValueError(f'counts of shape {counts.shape}; expected {self.counts.shape}')
-    self.counts += counts
-
   def scores(self) -> Scores:
     """The scores of everything counted; see `score_confusion`."""
     return score_confusion(self.counts, self.label_set)
@@ -125,16 +121,15 @@ def protocol(label_set: LabelSet) -> str:
   return _CITYSCAPES_PROTOCOL if is_cityscapes(label_set) else _PROTOCOL
 
 
-def confusion_matrix(label: np.ndarray, prediction: np.ndarray, size: int) -> np.ndarray:
-  """Counts the pairs of values of two maps.
+def confusion_matrix(
+  label: UInt8[np.ndarray, '*b h w'], prediction: UInt8[np.ndarray, '*b h w'], size: int
+) -> Int64[np.ndarray, 'size size']:
+  """Counts the pairs of values of two maps: row = ground truth, column = prediction.
 
   Args:
-    label: Ground truth, values 0..size-1, uint8 `[h, w]`.
+    label: Ground truth, values 0..size-1.
     prediction: Prediction, likewise.
     size: Number of values, at most 256.
-
-  Returns:
-    int64 `[size, size]`, row = ground truth, column = prediction.
 
   Raises:
     ValueError: The shapes differ, or a value is `size` or more.
@@ -150,42 +145,42 @@ def confusion_matrix(label: np.ndarray, prediction: np.ndarray, size: int) -> np
   return np.bincount(pairs.ravel(), minlength=size * size).reshape(size, size).astype(np.int64, copy=False)
 
 
-def score_confusion(counts: np.ndarray, label_set: LabelSet) -> Scores:
+def score_confusion(counts: Int64[np.ndarray, 'n n'], label_set: LabelSet) -> Scores:
   """Computes the scores from the `counts` of a `ConfusionMatrix` with the same label set.
-
-  Args:
-    counts: int64, see `ConfusionMatrix.counts`.
-    label_set: Decides the definition: the official one for the two Cityscapes sets.
 
   Raises:
     InputError: No pixel of the ground truth belongs to a class that is scored.
   """
-  if is_cityscapes(label_set):
-    scored = [c.ids[0] for c in CITYSCAPES_19.classes]
-  else:
-    scored = list(range(label_set.num_classes))
+  if not is_cityscapes(label_set):
+    return class_scores(counts, range(label_set.num_classes), label_set.class_names)
+  official = class_scores(counts, [c.ids[0] for c in CITYSCAPES_19.classes], CITYSCAPES_19.class_names)
+  means, iou = {'mean_iou_19': official.mean_iou, 'mean_iou_20': None}, dict(official.iou)
+  if label_set == CITYSCAPES_20:
+    classes = CITYSCAPES_20.encode(np.arange(NUM_CITYSCAPES_IDS, dtype=np.uint8), 'label ids')
+    is_class = (classes[:, None] == np.arange(CITYSCAPES_20.num_classes)).astype(np.int64)
+    of_20 = class_scores(is_class.T @ counts @ is_class, range(20), CITYSCAPES_20.class_names)
+    means['mean_iou_20'] = of_20.mean_iou
+    void = CITYSCAPES_20.class_names[-1]
+    iou[void] = of_20.iou[void]
+  return Scores(means, official.pixel_accuracy, iou)
+
+
+def class_scores(counts: Int64[np.ndarray, 'n n'], scored: Sequence[int], names: Sequence[str]) -> Scores:
+  """The scores of the classes at the indices `scored`; other indices are ignored ground truth.
+
+  Raises:
+    InputError: No pixel of the ground truth belongs to one of them.
+  """
+  scored = list(scored)
   num_valid = int(counts[scored].sum())
   if not num_valid:
     raise InputError(
       f'all {int(counts.sum())} pixels of the ground truth are void, nothing can be scored (the public '
       'labels of the Cityscapes test split are such); use a split with real labels'
     )
-  pixel_accuracy = int(counts[scored, scored].sum()) / num_valid
   iou = _iou(counts, scored)
-  if not is_cityscapes(label_set):
-    names = label_set.class_names
-    means = {'mean_iou': _mean(iou)}
-    return Scores(means, pixel_accuracy, dict(zip(names, iou, strict=True)))
-
-  means = {'mean_iou_19': _mean(iou), 'mean_iou_20': None}
-  iou_by_name = dict(zip(CITYSCAPES_19.class_names, iou, strict=True))
-  if label_set == CITYSCAPES_20:
-    classes = CITYSCAPES_20.encode(np.arange(NUM_CITYSCAPES_IDS, dtype=np.uint8), 'label ids')
-    is_class = (classes[:, None] == np.arange(CITYSCAPES_20.num_classes)).astype(np.int64)
-    iou_20 = _iou(is_class.T @ counts @ is_class, range(CITYSCAPES_20.num_classes))
-    means['mean_iou_20'] = _mean(iou_20)
-    iou_by_name[CITYSCAPES_20.class_names[-1]] = iou_20[-1]
-  return Scores(means, pixel_accuracy, iou_by_name)
+  accuracy = int(counts[scored, scored].sum()) / num_valid
+  return Scores({'mean_iou': _mean(iou)}, accuracy, dict(zip(names, iou, strict=True)))
 
 
 def format_table(scores: Scores) -> str:
@@ -199,7 +194,7 @@ def format_table(scores: Scores) -> str:
   return tabulate(rows, ('class', 'IoU in %'), colalign=('left', 'right'), disable_numparse=True)
 
 
-def _iou(counts: np.ndarray, scored: list[int] | range) -> list[float | None]:
+def _iou(counts: np.ndarray, scored: list[int]) -> list[float | None]:
   """IoU of each index in `scored`; rows of other indices are ignored ground truth and count nowhere."""
   true_positives = [int(counts[c, c]) for c in scored]
   present = [int(counts[c].sum()) for c in scored]

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from dense_aspp_jax.datasets.examples import CachedExample
@@ -14,35 +15,27 @@ from dense_aspp_jax.datasets.resize import resize_label
 from dense_aspp_jax.files import write_file
 from dense_aspp_jax.labels import LabelSet
 
+Classes = UInt8[np.ndarray, 'h w']  # class indices and `IGNORE_LABEL`
+Rgb = UInt8[np.ndarray, 'h w 3']
+
 _GAP = 4  # pixels between panels
 _BACKGROUND = 255
 _TEXT_COLOR = (40, 40, 40)
 
 
-def colorize(labels: np.ndarray, label_set: LabelSet) -> np.ndarray:
-  """Paints class indices in the colours of their classes.
-
-  Args:
-    labels: Class indices, uint8 `[h, w]`; `IGNORE_LABEL` becomes black.
-    label_set: Has the colours.
-
-  Returns:
-    RGB, uint8 `[h, w, 3]`.
-  """
+def colorize(labels: Classes, label_set: LabelSet) -> Rgb:
+  """Paints class indices in the colours of their classes; `IGNORE_LABEL` becomes black."""
   return label_set.colors[labels]
 
 
-def overlay(image: np.ndarray, labels: np.ndarray, label_set: LabelSet, alpha: float = 0.5) -> np.ndarray:
-  """Lays the colours of the classes over an image.
+def overlay(image: Rgb, labels: Classes, label_set: LabelSet, alpha: float = 0.5) -> Rgb:
+  """Lays the colours of the classes over an image of their size; ignored pixels stay as they are.
 
   Args:
-    image: RGB, uint8 `[h, w, 3]`.
-    labels: Class indices, uint8 `[h, w]`; where they are `IGNORE_LABEL` the image stays as it is.
+    image: The image.
+    labels: Class indices.
     label_set: Has the colours.
     alpha: Weight of the colours, 0..1.
-
-  Returns:
-    RGB, uint8 `[h, w, 3]`.
   """
   if image.shape[:2] != labels.shape:
     raise ValueError(f'image of shape {image.shape}, labels of shape {labels.shape}; expected equal sizes')
@@ -54,49 +47,24 @@ def overlay(image: np.ndarray, labels: np.ndarray, label_set: LabelSet, alpha: f
   return result
 
 
-def side_by_side(panels: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndarray:
-  """Sets pictures of one size in a row, each under its caption.
-
-  Args:
-    panels: RGB, each uint8 `[h, w, 3]`.
-    captions: One line per panel.
-
-  Returns:
-    RGB, uint8 `[height, width, 3]`, a little higher than h.
-  """
+def side_by_side(panels: Sequence[Rgb], captions: Sequence[str]) -> Rgb:
+  """Sets pictures of one size in a row, each under its caption of one line."""
   height, width = panels[0].shape[:2]
   if any(panel.shape != (height, width, 3) for panel in panels):
     raise ValueError(f'panels of shapes {[panel.shape for panel in panels]}; expected one size, RGB')
-  font = _font(max(10, min(height // 20, width // 12)))
+  font = ImageFont.load_default(max(10, min(height // 20, width // 12)))
   caption_height = round(1.5 * font.size)
   canvas = _canvas(caption_height + height, len(panels) * (width + _GAP) - _GAP)
-  for index, panel in enumerate(panels):
+  texts = []
+  for index, (panel, caption) in enumerate(zip(panels, captions, strict=True)):
     left = index * (width + _GAP)
     canvas[caption_height:, left : left + width] = panel
-  return _write(
-    canvas,
-    font,
-    [
-      (index * (width + _GAP) + width // 2, caption_height // 2, 'mm', caption)
-      for index, caption in enumerate(captions)
-    ],
-  )
+    texts.append((left + width // 2, caption_height // 2, 'mm', caption))
+  return _write(canvas, font, texts)
 
 
-def comparison(
-  image: np.ndarray, label: np.ndarray | None, prediction: np.ndarray, label_set: LabelSet
-) -> np.ndarray:
-  """Sets image, ground truth and prediction side by side, at the size of the image.
-
-  Args:
-    image: RGB, uint8 `[h, w, 3]`.
-    label: Ground truth, class indices, uint8, any size; `IGNORE_LABEL` is black. None leaves it out.
-    prediction: Class indices, uint8, any size.
-    label_set: Has the colours.
-
-  Returns:
-    RGB, uint8 `[height, width, 3]`.
-  """
+def comparison(image: Rgb, label: Classes | None, prediction: Classes, label_set: LabelSet) -> Rgb:
+  """Sets image, ground truth (if there is one) and prediction, of any sizes, side by side at the image's."""
   size = image.shape[:2]
   panels = {'image': image}
   if label is not None:
@@ -105,18 +73,8 @@ def comparison(
   return side_by_side(list(panels.values()), list(panels))
 
 
-def predictions_gallery(
-  predictions: Iterable[tuple[CachedExample, np.ndarray]], label_set: LabelSet
-) -> np.ndarray:
-  """Stacks the `comparison` of each example with its prediction, and the legend below.
-
-  Args:
-    predictions: From `evaluate.predict_split`, at least one.
-    label_set: What the class indices mean.
-
-  Returns:
-    RGB, uint8 `[h, w, 3]`.
-  """
+def predictions_gallery(predictions: Iterable[tuple[CachedExample, Classes]], label_set: LabelSet) -> Rgb:
+  """Stacks the `comparison` of each example with its prediction; see `evaluate.predict_split`."""
   rows = [
     comparison(e.image, label_set.encode(e.label, e.image_id), prediction, label_set)
     for e, prediction in predictions
@@ -124,16 +82,8 @@ def predictions_gallery(
   return gallery(rows, label_set)
 
 
-def gallery(rows: Sequence[np.ndarray], label_set: LabelSet) -> np.ndarray:
-  """Stacks pictures from top to bottom, and the legend of the colours below them.
-
-  Args:
-    rows: RGB, uint8 `[h, w, 3]`, any sizes; set left-aligned on white.
-    label_set: Has the colours and names.
-
-  Returns:
-    RGB, uint8 `[height, width, 3]`.
-  """
+def gallery(rows: Sequence[Rgb], label_set: LabelSet) -> Rgb:
+  """Stacks pictures of any sizes from top to bottom, left-aligned, and the legend of the colours below."""
   rows = [*rows, legend(label_set, max(row.shape[1] for row in rows))]
   canvas = _canvas(sum(row.shape[0] + _GAP for row in rows) - _GAP, rows[-1].shape[1])
   top = 0
@@ -143,14 +93,10 @@ def gallery(rows: Sequence[np.ndarray], label_set: LabelSet) -> np.ndarray:
   return canvas
 
 
-def legend(label_set: LabelSet, width: int) -> np.ndarray:
-  """Draws the colours and names of a set's classes, in as many equal columns as the width (pixels) allows.
-
-  Returns:
-    RGB, uint8 `[height, width, 3]`.
-  """
+def legend(label_set: LabelSet, width: int) -> Rgb:
+  """Draws the colours and names of a set's classes, in as many equal columns as the width (pixels) allows."""
   swatch = max(12, width // 100)  # height of a swatch and size of the text
-  font, line = _font(swatch), round(1.6 * swatch)
+  font, line = ImageFont.load_default(swatch), round(1.6 * swatch)
   column = 3 * swatch + round(max(font.getlength(name) for name in label_set.class_names))
   num_columns = max(1, min(width // column, label_set.num_classes))
   num_lines = -(-label_set.num_classes // num_columns)
@@ -163,8 +109,8 @@ def legend(label_set: LabelSet, width: int) -> np.ndarray:
   return _write(canvas, font, texts)
 
 
-def save_png(path: pathlib.Path, array: np.ndarray) -> None:
-  """Writes uint8 `[h, w]` or `[h, w, 3]` as a PNG, whole or not at all; makes the folder.
+def save_png(path: pathlib.Path, array: Rgb | Classes) -> None:
+  """Writes a PNG, whole or not at all; makes the folder.
 
   Raises:
     RunError: It cannot be written.
@@ -172,17 +118,11 @@ def save_png(path: pathlib.Path, array: np.ndarray) -> None:
   write_file(path, encode_png(array))
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
-  return ImageFont.load_default(size)
-
-
-def _canvas(height: int, width: int) -> np.ndarray:
+def _canvas(height: int, width: int) -> Rgb:
   return np.full((height, width, 3), _BACKGROUND, np.uint8)
 
 
-def _write(
-  canvas: np.ndarray, font: ImageFont.FreeTypeFont, texts: Sequence[tuple[int, int, str, str]]
-) -> np.ndarray:
+def _write(canvas: Rgb, font: ImageFont.FreeTypeFont, texts: Sequence[tuple[int, int, str, str]]) -> Rgb:
   """Writes texts `(x, y, anchor, text)` onto a picture; anchors are Pillow's."""
   picture = Image.fromarray(canvas)
   draw = ImageDraw.Draw(picture)

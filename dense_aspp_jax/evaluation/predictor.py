@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import abc
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -27,24 +27,39 @@ def predict_images(
   output_size: tuple[int, int],
   preprocessing: Preprocessing,
 ) -> UInt8[jax.Array, 'b oh ow']:
-  """Predicts images: logits upsampled once to `output_size`, then arg max.
-
-  Args:
-    model: The segmentation model.
-    variables: Its 'params' and 'batch_stats'.
-    images: RGB at the network's input size.
-    output_size: Height and width of the prediction.
-    preprocessing: How images are normalized.
-
-  Returns:
-    Class indices.
-  """
-  normalized = preprocessing.normalize(images.astype(jnp.float32))
-  logits = model.apply(variables, normalized).main
+  """Class indices of RGB images at the network's input size: logits upsampled once, then arg max."""
+  logits = model.apply(variables, preprocessing.normalize(images)).main
   return upsampled_argmax(logits, output_size, model.logits_scale(images.shape[1:3], output_size))
 
 
-class Predictor:
+class BatchPredictor(abc.ABC):
+  """What predicts the batches of an evaluation.
+
+  Attributes:
+    preprocessing: Size and normalization of the network's input.
+    takes_padding: Whether black images may fill a batch up, so that one compilation serves a whole split.
+  """
+
+  preprocessing: Preprocessing
+  takes_padding = False
+
+  @abc.abstractmethod
+  def predict_batch(
+    self, images: UInt8[np.ndarray, 'b h w 3'], output_size: tuple[int, int]
+  ) -> UInt8[np.ndarray, 'b oh ow']:
+    """Predicts RGB images that have the network's input size already; class indices at `output_size`."""
+
+  def predict(self, image: UInt8[np.ndarray, 'h w 3']) -> UInt8[np.ndarray, 'h w']:
+    """Predicts an RGB image of any size: class indices at its own size.
+
+    The image is resized to `Preprocessing.input_size`; each new size costs a compilation.
+    """
+    size = image.shape[:2]
+    resized = resize_image(image, self.preprocessing.input_size(size))
+    return self.predict_batch(resized[None], size)[0]
+
+
+class Predictor(BatchPredictor):
   """A network ready to predict, on all devices of this process.
 
   Each device computes images in groups of one size, so that a prediction does not depend on the batch it
@@ -52,11 +67,9 @@ class Predictor:
 
   Attributes:
     model: The network.
-    preprocessing: Size and normalization of its input.
     mesh: The devices of this process, along one axis.
     step: `step(variables, images, output_size)` under jit; images as `place` gives them.
     variables: On all devices.
-    takes_padding: True: black images may fill a batch up, so that one compilation serves a whole split.
   """
 
   takes_padding = True
@@ -65,37 +78,30 @@ class Predictor:
     self.model = model
     self.preprocessing = preprocessing
     self.mesh = Mesh(np.array(jax.local_devices()), ('data',))
-    self.variables = jax.device_put(jax.tree.map(_local_copy, dict(variables)), NamedSharding(self.mesh, P()))
-    together = _images_together()
+    self.update(variables)
+    # Images that a device computes at once: one fills the cores of a CPU, a GPU or TPU takes several.
+    together = 1 if jax.default_backend() == 'cpu' else 8
     self._call_size = together * self.mesh.size
     predict = functools.partial(predict_images, model, preprocessing=preprocessing)
     self.step = step_on_devices(predict, self.mesh, together)
 
   def update(self, variables: Mapping[str, Any]) -> None:
     """Takes other variables of the same shapes, without compiling again."""
-    self.variables = jax.device_put(jax.tree.map(_local_copy, dict(variables)), NamedSharding(self.mesh, P()))
+
+    def local(x: Any) -> Any:  # of an array that is replicated over the devices of all processes
+      return x.addressable_data(0) if isinstance(x, jax.Array) else x
+
+    self.variables = jax.device_put(jax.tree.map(local, dict(variables)), NamedSharding(self.mesh, P()))
 
   def predict_batch(
     self, images: UInt8[np.ndarray, 'b h w 3'], output_size: tuple[int, int]
   ) -> UInt8[np.ndarray, 'b oh ow']:
-    """Predicts images that have the network's input size already; class indices at `output_size`."""
+    """Spreads the images over the devices; see `BatchPredictor`."""
     return np.asarray(self.step(self.variables, self.place(images), output_size))[: len(images)]
 
   def place(self, images: UInt8[np.ndarray, 'b h w 3']) -> UInt8[jax.Array, 'padded h w 3']:
     """Spreads images over the devices, filled up with black ones to what the devices compute at once."""
     return place_on_devices(images, self.mesh, self._call_size)
-
-  def predict(self, image: UInt8[np.ndarray, 'h w 3']) -> UInt8[np.ndarray, 'h w']:
-    """Predicts an RGB image of any size at its own size.
-
-    The image is resized to `Preprocessing.input_size`; each new size costs a compilation.
-
-    Returns:
-      Class indices.
-    """
-    size = image.shape[:2]
-    resized = resize_image(image, self.preprocessing.input_size(size))
-    return self.predict_batch(resized[None], size)[0]
 
 
 def step_on_devices(predict: Callable[..., jax.Array], mesh: Mesh, together: int) -> Callable[..., jax.Array]:
@@ -133,13 +139,3 @@ def place_on_devices(
   if missing:
     images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)])
   return jax.device_put(images, NamedSharding(mesh, P('data')))
-
-
-def _images_together() -> int:
-  """Images that a device computes at once: one fills the cores of a CPU, a GPU or TPU takes several."""
-  return 1 if jax.default_backend() == 'cpu' else 8
-
-
-def _local_copy(x: Any) -> Any:
-  """The value of an array that is replicated over the devices of all processes."""
-  return x.addressable_data(0) if isinstance(x, jax.Array) else x

@@ -6,7 +6,6 @@ evalPixelLevelSemanticLabeling.getPrediction); other folders by equal relative n
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import re
@@ -18,6 +17,7 @@ from dense_aspp_jax.datasets.listing import name_some
 from dense_aspp_jax.datasets.stored_files import StoredFile
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix
+from dense_aspp_jax.files import read_json
 from dense_aspp_jax.labels import CITYSCAPES_20, LabelSet
 from dense_aspp_jax.progress import progress
 
@@ -59,15 +59,26 @@ def find_score_input(
       raise InputError(f'{folder}: not a folder; expected a folder of label-id PNGs')
   if (predictions / LABEL_IDS_FOLDER).is_dir():
     predictions = predictions / LABEL_IDS_FOLDER
-  label_paths = _png_files(labels)
+  label_paths, prediction_paths = _png_files(labels), _png_files(predictions)
   if not label_paths:
     raise InputError(f'{labels}: no PNG files in it; expected ground truth, such as *{_CITYSCAPES_SUFFIX}')
-  prediction_paths = _png_files(predictions)
   cityscapes_paths = [path for path in label_paths if path.name.endswith(_CITYSCAPES_SUFFIX)]
+  # By ground truth: the pattern of its prediction's name, and the predictions that fit, which should be one.
+  candidates: dict[pathlib.Path, tuple[str, list[pathlib.Path]]] = {}
   if cityscapes_paths:
-    candidates = _cityscapes_candidates(cityscapes_paths, prediction_paths)
+    for path in cityscapes_paths:
+      name = _CITYSCAPES_NAME.fullmatch(path.name)
+      if not name:
+        raise InputError(f'{path}: not a Cityscapes name; expected <city>_<seq>_<frame>{_CITYSCAPES_SUFFIX}')
+      fitting = [p for p in prediction_paths if p.name.startswith(name[1]) and p.name.endswith('.png')]
+      candidates[path] = f'{name[1]}*.png', fitting
   else:
-    candidates = _same_name_candidates(label_paths, labels, prediction_paths, predictions)
+    by_name: dict[str, list[pathlib.Path]] = {}
+    for path in prediction_paths:
+      by_name.setdefault(_relative_name(path, predictions), []).append(path)
+    for path in label_paths:
+      name = _relative_name(path, labels)
+      candidates[path] = f'{name}.png', by_name.get(name, [])
   pairs = _pair(candidates, predictions)
 
   if label_set is None:
@@ -106,47 +117,13 @@ def _png_files(folder: pathlib.Path) -> list[pathlib.Path]:
   )
 
 
-class _Candidates(NamedTuple):
-  """The predictions that a ground truth may belong to; there should be one."""
-
-  pattern: str
-  paths: list[pathlib.Path]
-
-
-def _cityscapes_candidates(
-  label_paths: list[pathlib.Path], prediction_paths: list[pathlib.Path]
-) -> dict[pathlib.Path, _Candidates]:
-  candidates = {}
-  for label_path in label_paths:
-    name = _CITYSCAPES_NAME.fullmatch(label_path.name)
-    if not name:
-      raise InputError(
-        f'{label_path}: not a Cityscapes name; expected <city>_<seq>_<frame>{_CITYSCAPES_SUFFIX}'
-      )
-    fitting = [p for p in prediction_paths if p.name.startswith(name[1]) and p.name.endswith('.png')]
-    candidates[label_path] = _Candidates(f'{name[1]}*.png', fitting)
-  return candidates
-
-
-def _same_name_candidates(
-  label_paths: list[pathlib.Path],
-  labels: pathlib.Path,
-  prediction_paths: list[pathlib.Path],
-  predictions: pathlib.Path,
-) -> dict[pathlib.Path, _Candidates]:
-  def relative_name(path: pathlib.Path, root: pathlib.Path) -> str:
-    # File systems spell the same name in two ways in Unicode.
-    return unicodedata.normalize('NFC', path.relative_to(root).with_suffix('').as_posix())
-
-  by_name: dict[str, list[pathlib.Path]] = {}
-  for path in prediction_paths:
-    by_name.setdefault(relative_name(path, predictions), []).append(path)
-  names = {path: relative_name(path, labels) for path in label_paths}
-  return {path: _Candidates(f'{name}.png', by_name.get(name, [])) for path, name in names.items()}
+def _relative_name(path: pathlib.Path, root: pathlib.Path) -> str:
+  """The name without suffix in one of the two spellings that file systems have in Unicode."""
+  return unicodedata.normalize('NFC', path.relative_to(root).with_suffix('').as_posix())
 
 
 def _pair(
-  candidates: dict[pathlib.Path, _Candidates], predictions: pathlib.Path
+  candidates: dict[pathlib.Path, tuple[str, list[pathlib.Path]]], predictions: pathlib.Path
 ) -> list[tuple[pathlib.Path, pathlib.Path]]:
   for label_path, (pattern, paths) in candidates.items():
     if len(paths) > 1:
@@ -169,12 +146,7 @@ def _read_label_set(predictions: pathlib.Path) -> LabelSet | None:
   path = predictions.parent / PREDICTIONS_FILE
   if predictions.name != LABEL_IDS_FOLDER or not path.is_file():
     return None
-  try:
-    data = json.loads(path.read_text(encoding='utf-8'))
-  except (OSError, ValueError) as error:
-    raise InputError(
-      f'{path}: cannot be read as JSON ({error}); name the label set with --label-set'
-    ) from error
+  data = read_json(path, 'name the label set with --label-set')
   if not isinstance(data, dict) or 'label_set' not in data:
     raise InputError(f'{path}: has no label_set; name it with --label-set')
   return LabelSet.from_json(data['label_set'], str(path))

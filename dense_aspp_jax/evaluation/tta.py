@@ -13,14 +13,19 @@ from jaxtyping import Array, Float, UInt8
 
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.datasets.resize import resize_image
-from dense_aspp_jax.evaluation.predictor import Predictor, place_on_devices, step_on_devices
+from dense_aspp_jax.evaluation.predictor import (
+  BatchPredictor,
+  Predictor,
+  place_on_devices,
+  step_on_devices,
+)
 from dense_aspp_jax.models.segmentation import SegmentationModel
 from dense_aspp_jax.models.upsampling import upsample_bilinear
 
 _SIDE_MULTIPLE = 8
 
 
-class AveragingPredictor:
+class AveragingPredictor(BatchPredictor):
   """Predicts the arg max of class probabilities averaged over versions of an image.
 
   The versions are the image at each scale and, with `flip`, each of them mirrored, all with equal weight. Of
@@ -42,10 +47,7 @@ class AveragingPredictor:
     flip: Whether mirrored images are averaged too.
     scales: Factors of the image's sides; at 1 it stays as it is.
     window: Height and width, or None.
-    takes_padding: False: a black image would cost as much as a real one.
   """
-
-  takes_padding = False
 
   def __init__(
     self,
@@ -55,38 +57,22 @@ class AveragingPredictor:
     scales: tuple[float, ...] = (1.0,),
     window: tuple[int, int] | None = None,
   ):
-    """Makes one from the network, variables and preprocessing of `predictor`.
-
-    Args:
-      predictor: Of the plain prediction.
-      flip: See there.
-      scales: See there; at least one, above 0.
-      window: See there; at least 1 each.
-    """
-    self.flip, self.scales = flip, tuple(scales)
-    self.window = None if window is None else tuple(window)
-    self._predictor = predictor
+    """Takes the network, variables and preprocessing of `predictor`."""
+    self.flip, self.scales, self.window = flip, scales, window
+    self.preprocessing, self._predictor = predictor.preprocessing, predictor
     predict = functools.partial(
-      _predict_averaged,
-      predictor.model,
-      preprocessing=predictor.preprocessing,
-      flip=flip,
-      window=self.window,
+      _predict_averaged, predictor.model, preprocessing=self.preprocessing, flip=flip, window=window
     )
     self._step = step_on_devices(predict, predictor.mesh, together=1)
 
   def to_json(self) -> dict[str, Any]:
     """`{"flip", "scales", "window"}`."""
-    return {
-      'flip': self.flip,
-      'scales': list(self.scales),
-      'window': None if self.window is None else list(self.window),
-    }
+    return {'flip': self.flip, 'scales': list(self.scales), 'window': self.window and list(self.window)}
 
   def predict_batch(
     self, images: UInt8[np.ndarray, 'b h w 3'], output_size: tuple[int, int]
   ) -> UInt8[np.ndarray, 'b oh ow']:
-    """Predicts images that have the network's input size already; class indices at `output_size`."""
+    """Averages over the versions of each image; see `BatchPredictor`."""
     mesh, size = self._predictor.mesh, images.shape[1:3]
     predictions = []
     for first in range(0, len(images), mesh.size):
@@ -98,12 +84,6 @@ class AveragingPredictor:
       # Stays on the devices, which compute it while the next images are resized.
       predictions.append(self._step(self._predictor.variables, versions, tuple(output_size)))
     return np.concatenate([np.asarray(p) for p in predictions])[: len(images)]
-
-  def predict(self, image: UInt8[np.ndarray, 'h w 3']) -> UInt8[np.ndarray, 'h w']:
-    """Predicts an RGB image of any size at its own size; see `Predictor.predict`."""
-    size = image.shape[:2]
-    resized = resize_image(image, self._predictor.preprocessing.input_size(size))
-    return self.predict_batch(resized[None], size)[0]
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -135,8 +115,7 @@ def _predict_averaged(
   """Class indices of images given at each scale."""
 
   def probabilities(images, size):
-    normalized = preprocessing.normalize(images.astype(jnp.float32))
-    logits = model.apply(variables, normalized).main
+    logits = model.apply(variables, preprocessing.normalize(images)).main
     return jax.nn.softmax(model.upsample_logits(logits, images.shape[1:3], size))
 
   total = jnp.zeros((), jnp.float32)

@@ -15,10 +15,9 @@ from ml_collections import ConfigDict
 
 from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.evaluation.metrics import Scores, confusion_matrix
+from dense_aspp_jax.evaluation.metrics import Scores, class_scores, confusion_matrix
 from dense_aspp_jax.evaluation.pictures import comparison, gallery
 from dense_aspp_jax.evaluation.predictor import Predictor
-from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.progress import progress_bar, say
 from dense_aspp_jax.training.augmentation import Augmentation
 from dense_aspp_jax.training.config import parse_config
@@ -74,7 +73,9 @@ def overfit(config: ConfigDict, *, num_images: int, target: float, max_steps: in
   indices = np.linspace(0, len(split) - 1, num_images).round().astype(int)
   examples = [_cropped(split[int(index)], checked.augmentation.crop_size) for index in indices]
   batch = {name: np.stack([getattr(e, name) for e in examples]) for name in ('image', 'label')}
-  objective = checked.loss.counted(examples, label_set.num_classes)
+  num_classes, ignored = label_set.num_classes, batch['label'] == checked.loss.ignore_label
+  counted = np.where(ignored, num_classes, np.minimum(batch['label'], num_classes)).astype(np.uint8)
+  objective = checked.loss.counted(examples, num_classes)
   mesh = Mesh(np.array(jax.devices()[:1]), ('data',))
   changed = dataclasses.replace(checked, augmentation=Augmentation(), loss=objective)
   optimizer, train_step = make_train_step(changed, max_steps, mesh)
@@ -94,7 +95,8 @@ def overfit(config: ConfigDict, *, num_images: int, target: float, max_steps: in
       if step % _STEPS_BETWEEN_SCORES == 0 or step == max_steps:
         predictor.update(state.variables)
         predictions = predictor.predict_batch(batch['image'], batch['label'].shape[1:])
-        scores = _score(batch['label'], predictions, checked.loss.ignore_label, label_set)
+        counts = confusion_matrix(counted, predictions, num_classes + 1)
+        scores = class_scores(counts, range(num_classes), label_set.class_names)
         history.append((step, loss, scores.mean_iou))
         bar.set_postfix({'loss': f'{loss:.3f}', 'mIoU': f'{100 * scores.mean_iou:.1f}%'})
         say(f'step {step}: loss {loss:.3f}, mean IoU {100 * scores.mean_iou:.1f} %')
@@ -132,18 +134,3 @@ def _cropped(example: CachedExample, size: Sequence[int] | None) -> CachedExampl
     for side, wanted in zip(example.label.shape, size or example.label.shape, strict=True)
   )
   return CachedExample(example.image_id, example.image[rows, columns], example.label[rows, columns])
-
-
-def _score(labels: np.ndarray, predictions: np.ndarray, ignore_label: int, label_set: LabelSet) -> Scores:
-  """IoU of the classes that occur, over class indices at the size the network sees."""
-  num_classes = label_set.num_classes
-  counted = (labels < num_classes) & (labels != ignore_label)
-  counts = confusion_matrix(labels[counted][None], predictions[counted][None], num_classes)
-  correct, union = np.diag(counts), counts.sum(0) + counts.sum(1) - np.diag(counts)
-  iou = {
-    name: float(c / u) if u else None
-    for name, c, u in zip(label_set.class_names, correct, union, strict=True)
-  }
-  present = [value for value in iou.values() if value is not None]
-  mean = float(np.mean(present)) if present else 0.0
-  return Scores({'mean_iou': mean}, float(correct.sum() / max(counts.sum(), 1)), iou)
