@@ -13,17 +13,11 @@ from dense_aspp_jax.datasets.street_scenes.light import Color, Point, mix
 
 @dataclasses.dataclass(frozen=True)
 class Pose:
-  """Position and heading of an object that stands on the ground.
+  """Position and heading of an object that stands on the ground."""
 
-  Attributes:
-    x: Metres to the right.
-    z: Metres ahead.
-    yaw: Heading in radians: 0 drives away from the camera, pi towards it, pi / 2 to the right.
-  """
-
-  x: float
-  z: float
-  yaw: float = 0.0
+  x: float  # metres to the right
+  z: float  # metres ahead
+  yaw: float = 0.0  # radians: 0 drives away from the camera, pi towards it, pi / 2 to the right
 
 
 def ring(side: float, ahead: float, up: float, radius: float) -> list[Point]:

@@ -18,7 +18,7 @@ from dense_aspp_jax.labels import CITYSCAPES
 
 ID = {label.name: label.id for label in CITYSCAPES}  # label ids by name
 SUPERSAMPLING = 2  # the image is drawn this many times larger, then averaged; labels take one sample
-NEAR = 1.2  # metres; closer points are moved here (always outside the picture)
+_NEAR = 1.2  # metres; closer points are moved here (always outside the picture)
 SHADOWS_TO = 70.0  # metres; shadows of farther objects are too flat to see
 _STRAIGHT_FROM = 140.0  # metres; from here on the street runs straight
 # Unit normals of surfaces.
@@ -63,23 +63,14 @@ def _convex_hull(points: list[Point]) -> list[Point]:
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-  """A level pinhole camera; image lengths are in pixels of the canvas.
+  """A level pinhole camera; image lengths are in pixels of the canvas."""
 
-  Attributes:
-    focal: Focal length.
-    center: Column of the direction straight ahead.
-    horizon: Row of the horizon.
-    height: Height above the ground in metres.
-    yaw: Tangent of the street's direction at the camera.
-    curvature: Curvature of the street in 1/metres, positive to the right.
-  """
-
-  focal: float
-  center: float
-  horizon: float
-  height: float
-  yaw: float
-  curvature: float
+  focal: float  # focal length
+  center: float  # column of the direction straight ahead
+  horizon: float  # row of the horizon
+  height: float  # above the ground, in metres
+  yaw: float  # tangent of the street's direction at the camera
+  curvature: float  # of the street in 1/metres, positive to the right
 
   def bend(self, z: float) -> float:
     """Sideways shift of the street at depth `z`, in metres."""
@@ -89,13 +80,13 @@ class Camera:
 
   def project(self, x: float, y: float, z: float) -> tuple[float, float]:
     """Column and row of a world point."""
-    z = max(z, NEAR)
+    z = max(z, _NEAR)
     scale = self.focal / z
     return self.center + scale * (x + self.bend(z)), self.horizon + scale * (self.height - y)
 
   def scale(self, z: float) -> float:
     """Pixels per metre at depth `z`."""
-    return self.focal / max(z, NEAR)
+    return self.focal / max(z, _NEAR)
 
   def faces(self, point: Point, normal: Point) -> bool:
     """Whether a surface at `point` faces the camera."""
@@ -133,16 +124,7 @@ class Canvas:
 
   def _project(self, points: Sequence[Point]) -> list[float] | None:
     """Returns flat pixel coordinates, or None if everything lies left or right of the picture."""
-    camera = self.camera
-    focal, center, horizon, height = camera.focal, camera.center, camera.horizon, camera.height
-    yaw, half_curvature = camera.yaw, camera.curvature / 2
-    flat = []
-    for x, y, z in points:
-      if z < NEAR:
-        z = NEAR
-      scale = focal / z
-      bend = z * (yaw + half_curvature * z) if z < _STRAIGHT_FROM else camera.bend(z)  # the hot spot
-      flat += (center + scale * (x + bend), horizon + scale * (height - y))
+    flat = [pixel for point in points for pixel in self.camera.project(*point)]
     return flat if max(flat[::2]) >= 0 and min(flat[::2]) < self.width else None
 
   def polygon(
@@ -152,6 +134,12 @@ class Canvas:
     flat = self._project(points)
     if flat:
       self.draw('polygon', flat, color and self.light.shade(color, normal, points[0][2]), label)
+
+  def facade(
+    self, x: float, near: float, far: float, low: float, high: float, color: Color, label: str | None = None
+  ) -> None:
+    """Paints an upright rectangle along the street, on the side that faces the street."""
+    self.polygon(along(x, near, far, low, high), color, label, LEFT if x > 0 else RIGHT)
 
   def line(self, points: Sequence[Point], width: float, color: Color, label: str | None = None) -> None:
     """Paints a line `width` metres thick, at least one pixel."""

@@ -6,22 +6,11 @@ import math
 import random
 from collections.abc import Callable, Iterator
 
+from dense_aspp_jax.datasets.street_scenes import buildings, furniture, people, plants, vehicles
 from dense_aspp_jax.datasets.street_scenes.body import Pose
-from dense_aspp_jax.datasets.street_scenes.buildings import draw_building, draw_fence, draw_wall
 from dense_aspp_jax.datasets.street_scenes.canvas import Canvas
-from dense_aspp_jax.datasets.street_scenes.furniture import (
-  draw_belongings,
-  draw_bollard,
-  draw_clutter,
-  draw_street_lamp,
-  draw_traffic_light,
-  draw_traffic_sign,
-)
 from dense_aspp_jax.datasets.street_scenes.light import FACADES, vary
-from dense_aspp_jax.datasets.street_scenes.people import draw_bicycle, draw_motorcycle, draw_person
-from dense_aspp_jax.datasets.street_scenes.plants import draw_bush, draw_hedge, draw_tree
 from dense_aspp_jax.datasets.street_scenes.street import LANE, Side, Street, paint_strips
-from dense_aspp_jax.datasets.street_scenes.vehicles import draw_bus, draw_car, draw_tram, draw_truck
 
 _END = 125.0  # metres; plots and street furniture stop here
 _PLOTS = {
@@ -93,7 +82,7 @@ class Layout:
       x = side.sign * (side.plot + rng.uniform(17, 26))
       if rng.random() < 0.5:
         storeys = rng.randint(*_STOREYS[side.kind])
-        self._add(end, draw_building, rng, x, z, end, storeys, False, row=0)
+        self._add(end, buildings.draw_building, rng, x, z, end, storeys, False, row=0)
       else:
         for _ in range(4):
           depth = rng.uniform(z, end)
@@ -103,7 +92,9 @@ class Layout:
   def _add_tree(self, x: float, z: float, high: float, row: int = 1) -> None:
     kinds = ('round', 'round', 'tall', 'conifer') if row == 0 else ('round', 'round', 'tall')
     kind = self.rng.choice(kinds)
-    self._add(z, draw_tree, self.rng, x, z, high, vary(self.rng, self.street.foliage, 0.15), kind, row=row)
+    self._add(
+      z, plants.draw_tree, self.rng, x, z, high, vary(self.rng, self.street.foliage, 0.15), kind, row=row
+    )
 
   def _add_houses(self, side: Side, z0: float, z1: float) -> None:
     rng = self.rng
@@ -117,7 +108,7 @@ class Layout:
         self._add_tree(side.sign * (side.plot + 2), rng.uniform(z0, z1), rng.uniform(4, 7))
       z1 = inner
     storeys = rng.randint(*_STOREYS[side.kind])
-    self._add(z1 + abs(x) * 0.02, draw_building, rng, x, z0, z1, storeys)
+    self._add(z1 + abs(x) * 0.02, buildings.draw_building, rng, x, z0, z1, storeys)
 
   def _add_pieces(self, side: Side, z0: float, z1: float, kind: str, high: float) -> None:
     """Adds a wall, fence or hedge in short pieces, so that objects behind it are drawn in the right order."""
@@ -130,9 +121,11 @@ class Layout:
     }
     paint = vary(rng, rng.choice(colors[kind]))
     courses = rng.random() < 0.6
-    draw, option = {'wall': (draw_wall, courses), 'fence': (draw_fence, style), 'hedge': (draw_hedge, rng)}[
-      kind
-    ]
+    draw, option = {
+      'wall': (buildings.draw_wall, courses),
+      'fence': (buildings.draw_fence, style),
+      'hedge': (plants.draw_hedge, rng),
+    }[kind]
     z = z0
     while z < z1 - 0.2:
       end = min(z + 3, z1)
@@ -149,7 +142,7 @@ class Layout:
       z = rng.uniform(z0, z1)
       if rng.random() < 0.35:
         high = rng.uniform(0.7, 1.8)
-        self._add(z, draw_bush, rng, x, z, high, vary(rng, self.street.foliage), row=0)
+        self._add(z, plants.draw_bush, rng, x, z, high, vary(rng, self.street.foliage), row=0)
       else:
         self._add_tree(x, z, rng.uniform(5, 12), row=0)
 
@@ -168,7 +161,7 @@ class Layout:
       color = vary(rng, rng.choice(((96, 100, 98), (60, 70, 64), (150, 152, 152), (44, 46, 50))))
       high, gap = rng.uniform(5, 8), rng.uniform(18, 30)
       for z in self._clear_depths(rng.uniform(7, 20), gap):
-        self._add(z, draw_street_lamp, side.sign * (side.kerb + 0.45), z, high, color)
+        self._add(z, furniture.draw_street_lamp, side.sign * (side.kerb + 0.45), z, high, color)
     if rng.random() < (0.75 if side.verge else 0.3):
       x = side.sign * (sum(side.verge) / 2 if side.verge else side.kerb + 0.9)
       high, gap = rng.uniform(4.5, 9), rng.uniform(8, 15)
@@ -177,18 +170,18 @@ class Layout:
     for _ in range(rng.choice((0, 1, 1, 2, 3))):
       z = 1.9 * side.kerb + rng.uniform(0, 26)
       if self.street.is_clear(z):
-        self._add(z, draw_traffic_sign, rng, side.sign * (side.kerb + rng.uniform(0.3, 0.7)), z)
+        self._add(z, furniture.draw_traffic_sign, rng, side.sign * (side.kerb + rng.uniform(0.3, 0.7)), z)
     if rng.random() < 0.2:
       start, color = rng.uniform(10, 20), vary(rng, (70, 72, 74))
       for k in range(rng.randint(4, 9)):
         z = start + 2 * k
         if self.street.is_clear(z):
-          self._add(z, draw_bollard, side.sign * (side.kerb + 0.35), z, color)
+          self._add(z, furniture.draw_bollard, side.sign * (side.kerb + 0.35), z, color)
     for _ in range(rng.choice((0, 0, 1, 2))):
       x = rng.choice((side.walk[1] - 0.6, side.walk[0] + 0.9))
       z = 1.9 * x + rng.uniform(0, 25)
       if self.street.is_clear(z):
-        self._add(z, draw_clutter, rng, side.sign * x, z)
+        self._add(z, furniture.draw_clutter, rng, side.sign * x, z)
 
   def _add_signals(self) -> None:
     rng = self.rng
@@ -197,11 +190,11 @@ class Layout:
       z = (crossing or rng.uniform(13, 28)) + rng.uniform(-0.6, 0.2)
       reach = rng.choice((0, 0, 2.5, 4.5))
       left, right = (side.sign * (side.kerb + 0.5) for side in self.street.sides)
-      self._add(z, draw_traffic_light, rng, left, z, 0)
-      self._add(z, draw_traffic_light, rng, right, z, reach)
+      self._add(z, furniture.draw_traffic_light, rng, left, z, 0)
+      self._add(z, furniture.draw_traffic_light, rng, right, z, reach)
       if junction and rng.random() < 0.6:
         z = junction[1] + 1
-        self._add(z, draw_traffic_light, rng, right, z, rng.choice((0, 4)))
+        self._add(z, furniture.draw_traffic_light, rng, right, z, rng.choice((0, 4)))
 
   # Traffic.
 
@@ -223,7 +216,7 @@ class Layout:
     """Adds a vehicle that crosses at the junction, and keeps the lanes free there."""
     heading = self.rng.choice((-1, 1)) * math.pi / 2
     if all(self._take(lane, z - 2, z + 2) for lane, _ in self.street.lanes()):
-      turn = 0.0 if draw is draw_tram else self.rng.uniform(-0.1, 0.1)
+      turn = 0.0 if draw is vehicles.draw_tram else self.rng.uniform(-0.1, 0.1)
       pose = Pose(self.rng.uniform(-0.5, 0.5) * (z * 0.5 + length / 2), z, heading + turn)
       self._add(z - 1.3, draw, self.rng, pose, *args)
 
@@ -236,10 +229,10 @@ class Layout:
       cars = rng.randint(2, 4)
       length = 8 * cars
       if self.street.tram_crosses:
-        self._cross(draw_tram, junction, length, cars)
+        self._cross(vehicles.draw_tram, junction, length, cars)
       else:
-        self._drive(draw_tram, -LANE, math.pi, rng.uniform(9, 28) + length / 2, length, cars)
-    for draw, length in ((draw_truck, 9), (draw_bus, 12)):
+        self._drive(vehicles.draw_tram, -LANE, math.pi, rng.uniform(9, 28) + length / 2, length, cars)
+    for draw, length in ((vehicles.draw_truck, 9), (vehicles.draw_bus, 12)):
       if rng.random() < 0.3:
         if junction and rng.random() < 0.25:
           self._cross(draw, junction, length)
@@ -248,12 +241,12 @@ class Layout:
           self._drive(draw, lane, heading, nearest + 3 + rng.uniform(0, 22) + length / 2, length)
     self._add_cycles()
     if junction and rng.random() < 0.5:
-      self._cross(draw_car, junction + rng.uniform(-2, 2), 5)
+      self._cross(vehicles.draw_car, junction + rng.uniform(-2, 2), 5)
     for lane, heading in lanes:
       z = nearest + 2.5 + rng.uniform(0, 22)
       density = rng.uniform(6, 30)
       while z < 120:
-        self._drive(draw_car, lane, heading, z, 5)
+        self._drive(vehicles.draw_car, lane, heading, z, 5)
         z += 6 + rng.uniform(0, density)
     for side in self.street.sides:
       if side.parking and rng.random() < 0.85:
@@ -266,18 +259,18 @@ class Layout:
     while z < 130:
       if self.street.is_clear(z - 4) and self.street.is_clear(z + 3) and rng.random() < full:
         if rng.random() < 0.06:
-          self._drive(draw_motorcycle, lane, heading + rng.uniform(-0.7, 0.7), z, 2.4, False)
+          self._drive(people.draw_motorcycle, lane, heading + rng.uniform(-0.7, 0.7), z, 2.4, False)
         elif rng.random() < 0.05:
-          self._drive(draw_truck, lane, heading, z + 2, 9)
+          self._drive(vehicles.draw_truck, lane, heading, z + 2, 9)
         else:
-          self._drive(draw_car, lane, heading, z, 4.9)
+          self._drive(vehicles.draw_car, lane, heading, z, 4.9)
       z += 5.8
 
   def _add_cycles(self) -> None:
     """Adds ridden bicycles and motorcycles on the lanes, and others on the sidewalks."""
     rng = self.rng
     lanes = self.street.lanes()
-    for draw, share in ((draw_bicycle, 0.55), (draw_motorcycle, 0.45)):
+    for draw, share in ((people.draw_bicycle, 0.55), (people.draw_motorcycle, 0.45)):
       if rng.random() < share:
         for _ in range(rng.choice((1, 1, 2))):
           lane, heading = rng.choice(lanes)
@@ -291,7 +284,7 @@ class Layout:
             pose = Pose(lane + rng.uniform(-0.4, 1.1) * math.cos(heading), z, heading)
             self._add(z - 0.5, draw, rng, pose, True)
     for side in self.street.sides:
-      for draw, share in ((draw_bicycle, 0.4), (draw_motorcycle, 0.16)):
+      for draw, share in ((people.draw_bicycle, 0.4), (people.draw_motorcycle, 0.16)):
         if rng.random() < share:
           x = rng.choice((side.walk[1] - 0.5, side.walk[0] + 0.7))
           z, heading = 1.9 * x + rng.uniform(-1, 16), rng.uniform(0.9, 1.9) * rng.choice((-1, 1))
@@ -316,9 +309,9 @@ class Layout:
         high = rng.uniform(1.55, 1.92) if k < 2 or rng.random() < 0.4 else rng.uniform(1.0, 1.4)
         depth = z + rng.uniform(-0.2, 0.2)
         pose = Pose(side.sign * x + k * 0.62, depth, heading if walks else rng.uniform(0, 6.28))
-        self._add(depth, draw_person, rng, pose, high, walks)
+        self._add(depth, people.draw_person, rng, pose, high, walks)
       if rng.random() < 0.18:
-        self._add(z - 0.2, draw_belongings, rng, side.sign * x - 0.6, z - 0.2)
+        self._add(z - 0.2, furniture.draw_belongings, rng, side.sign * x - 0.6, z - 0.2)
 
   def _add_crossing_people(self) -> None:
     rng = self.rng
@@ -333,4 +326,4 @@ class Layout:
       if any(a - 0.3 < z < b + 0.3 for taken in nearby for a, b in taken):
         continue
       heading = rng.choice((-1, 1)) * math.pi / 2 + rng.uniform(-0.25, 0.25)
-      self._add(z, draw_person, rng, Pose(x, z, heading), rng.uniform(1.2, 1.9))
+      self._add(z, people.draw_person, rng, Pose(x, z, heading), rng.uniform(1.2, 1.9))

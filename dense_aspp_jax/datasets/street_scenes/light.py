@@ -47,29 +47,17 @@ def vary(rng: random.Random, color: Color, brightness: float = 0.12, hue: float 
 
 @dataclasses.dataclass(frozen=True)
 class Light:
-  """Sky and light of one scene.
+  """Sky and light of one scene."""
 
-  Attributes:
-    zenith: Colour of the sky overhead.
-    horizon: Colour of the sky at the horizon.
-    sun_direction: Unit vector towards the sun.
-    sun: Gain of a surface that faces the sun, per channel.
-    ambient: Gain of every surface, per channel.
-    haze: Colour that distant objects fade to.
-    visibility: Distance in metres at which 63 % of a colour is haze.
-    clouds: Share of the sky covered by clouds, 0..1.
-    lamps: Whether windows and lamps are lit.
-  """
-
-  zenith: Color
-  horizon: Color
-  sun_direction: Point
-  sun: Color
-  ambient: Color
-  haze: Color
-  visibility: float
-  clouds: float
-  lamps: bool
+  zenith: Color  # of the sky overhead
+  horizon: Color  # of the sky
+  sun_direction: Point  # unit vector towards the sun
+  sun: Color  # gain of a surface that faces the sun, per channel
+  ambient: Color  # gain of every surface, per channel
+  haze: Color  # that distant objects fade to
+  visibility: float  # distance in metres at which 63 % of a colour is haze
+  clouds: float  # share of the sky, 0..1
+  lamps: bool  # whether windows and lamps are lit
 
   def shade(self, color: Color, normal: Point | None, z: float) -> tuple[int, int, int]:
     """Returns the colour of a surface with this normal, or of a lamp, seen from distance `z`."""
@@ -116,6 +104,7 @@ def make_light(rng: random.Random) -> Light:
   zenith, horizon, sun, ambient, elevation, visibility, clouds = _LIGHTS[kind]
   azimuth = rng.uniform(0, math.tau)
   height = math.radians(rng.uniform(*elevation))
+  level = math.cos(height)
   exposure = rng.uniform(0.82, 1.15)
   balance = [rng.uniform(1 - b, 1 + b) for b in (0.08, 0.02, 0.08)]
   tint = rng.uniform(0.9, 1.08)
@@ -127,11 +116,7 @@ def make_light(rng: random.Random) -> Light:
   return Light(
     zenith=balanced(vary(rng, zenith, 0.12, 10), tint),
     horizon=balanced(horizon, 1),
-    sun_direction=(
-      math.sin(azimuth) * math.cos(height),
-      math.sin(height),
-      math.cos(azimuth) * math.cos(height),
-    ),
+    sun_direction=(math.sin(azimuth) * level, math.sin(height), math.cos(azimuth) * level),
     sun=balanced(sun, exposure),
     ambient=balanced(ambient, exposure),
     haze=balanced(horizon, 0.97),

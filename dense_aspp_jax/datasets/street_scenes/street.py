@@ -36,25 +36,15 @@ def paint_strips(
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-  """One side of the street; distances from the camera's path in metres, all positive.
+  """One side of the street; distances from the camera's path in metres, all positive."""
 
-  Attributes:
-    sign: -1 left, 1 right.
-    kerb: Where the road ends.
-    verge: Strip of grass, or None.
-    walk: Sidewalk.
-    plot: Where the plots begin.
-    kind: 'city', 'suburb' or 'outskirts'.
-    parking: Whether cars park at the kerb.
-  """
-
-  sign: int
-  kerb: float
-  verge: tuple[float, float] | None
-  walk: tuple[float, float]
-  plot: float
-  kind: str
-  parking: bool
+  sign: int  # -1 left, 1 right
+  kerb: float  # where the road ends
+  verge: tuple[float, float] | None  # strip of grass
+  walk: tuple[float, float]  # sidewalk
+  plot: float  # where the plots begin
+  kind: str  # 'city', 'suburb' or 'outskirts'
+  parking: bool  # whether cars park at the kerb
 
   @property
   def edge(self) -> float:
