@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 
 from dense_aspp_jax.datasets.street_scenes.canvas import CIRCLE, FRONT, UP, Canvas
-from dense_aspp_jax.datasets.street_scenes.light import Color, Point, mix
+from dense_aspp_jax.datasets.street_scenes.light import Color, Normal, Point, mix
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +50,11 @@ class Body:
     """Whether the camera sees the rear (`end` -1) or front (1), which is at `ahead`."""
     return self.canvas.camera.faces(self.place(0, 0, ahead), self.turn(0, 0, end))
 
-  def part(self, points: Sequence[Point], color: Color | None, normal: Point | None = FRONT) -> None:
+  def part(self, points: Sequence[Point], color: Color | None, normal: Normal = FRONT) -> None:
     """Paints a polygon with the object's label."""
     self.canvas.polygon([self.place(*p) for p in points], color, self.label, normal)
 
-  def detail(self, points: Sequence[Point], color: Color, normal: Point | None = FRONT) -> None:
+  def detail(self, points: Sequence[Point], color: Color, normal: Normal = FRONT) -> None:
     """Paints a polygon onto what is already there."""
     self.canvas.polygon([self.place(*p) for p in points], color, None, normal)
 
@@ -63,7 +63,7 @@ class Body:
     self.canvas.limb(self.place(*start), self.place(*end), width * self.scale, color, self.label, taper)
 
   def disc(
-    self, center: Point, radius: float, color: Color, stretch: float = 1.0, normal: Point | None = FRONT
+    self, center: Point, radius: float, color: Color, stretch: float = 1.0, normal: Normal = FRONT
   ) -> None:
     """Paints a disc that faces the camera."""
     self.canvas.disc(self.place(*center), radius * self.scale, color, self.label, stretch, normal)
@@ -88,14 +88,9 @@ class Body:
   ) -> int:
     """Paints a body with a mirror-symmetric section along its length.
 
-    Args:
-      profile: `(ahead of the rear, up, half width)` of its outline, clockwise from the lower rear.
-      paint: Its colour.
-      glass: Colour of the windows in steep faces above the belt line, or None for a body without them.
-      rear: Where the rear is, ahead of the pose.
-
-    Returns:
-      The side that the camera sees: -1 left, 1 right, or 0.
+    Its `profile` has points (ahead of the rear, up, half width), clockwise from the lower rear as seen from
+    the right. With `glass`, steep faces above the belt line are windows. Returns the side that the camera
+    sees: -1 left, 1 right, or 0.
     """
     faces = []
     for (l0, h0, w0), (l1, h1, w1) in itertools.pairwise(profile):

@@ -14,77 +14,57 @@ _SHOP_SIGNS = ((170, 40, 40), (40, 70, 140), (40, 110, 70), (210, 170, 60), (60,
 
 
 class _Facade:
-  """The front of a house along the street.
-
-  Attributes:
-    x: Its sideways position; the sign is the side of the street.
-    bays: Depths between which the windows are.
-    wall: Its colour.
-  """
+  """The front of a house at `x`, of the colour `wall`, with windows between the depths `bays`."""
 
   def __init__(self, canvas: Canvas, rng: random.Random, x: float, bays: Sequence[float], wall: Color):
     self.canvas, self.rng, self.x, self.bays, self.wall = canvas, rng, x, bays, wall
-    self.normal = LEFT if x > 0 else RIGHT
 
-  def paint(self, near: float, far: float, low: float, high: float, color: Color) -> None:
-    """Paints a rectangle onto the wall."""
-    self.canvas.polygon(along(self.x, near, far, low, high), color, None, self.normal)
-
-  def draw_windows(
-    self,
-    bays: Sequence[float],
-    low: float,
-    high: float,
-    frame: Color | None,
-    glass: Color,
-    divided: bool,
-    share: float,
-    lit: float,
-  ) -> None:
-    """Draws one storey of windows, each of which takes a share of its bay and may be divided, or lit."""
+  def draw_windows(self, bays: Sequence[float], low: float, high: float, style: tuple, lit: float) -> None:
+    """Draws a storey of windows; their style: frame or None, glass, divided or not, share of the bay."""
+    frame, glass, divided, share = style
+    canvas, rng, x = self.canvas, self.rng, self.x
     for z0, z1 in itertools.pairwise(bays):
       bay = z1 - z0
-      if bay * abs(self.x) * self.canvas.camera.focal / (z0 * z1) < 3:  # too oblique or too far away
+      if bay * abs(x) * canvas.camera.focal / (z0 * z1) < 3:  # too oblique or too far away
         continue
       margin = bay * (1 - share) / 2
       a, b = z0 + margin, z1 - margin
-      if self.rng.random() < lit:
-        self.canvas.polygon(along(self.x, a, b, low, high), vary(self.rng, (250, 208, 128), 0.2), None, LAMP)
+      if rng.random() < lit:
+        canvas.polygon(along(x, a, b, low, high), vary(rng, (250, 208, 128), 0.2), None, LAMP)
         continue
       if frame:
-        self.paint(a - 0.12, b + 0.12, low - 0.12, high + 0.12, frame)
-      self.paint(a, b, low, high, vary(self.rng, glass, 0.3))
+        canvas.facade(x, a - 0.12, b + 0.12, low - 0.12, high + 0.12, frame)
+      canvas.facade(x, a, b, low, high, vary(rng, glass, 0.3))
       if divided and z0 < 40:
         middle = (a + b) / 2
-        self.paint(middle - 0.04, middle + 0.04, low, high, frame or self.wall)
+        canvas.facade(x, middle - 0.04, middle + 0.04, low, high, frame or self.wall)
 
   def draw_shops(self, high: float) -> None:
     """Draws a ground floor of shop windows with a sign and awnings."""
     canvas, rng, x = self.canvas, self.rng, self.x
     sign = vary(rng, rng.choice(_SHOP_SIGNS))
-    self.paint(self.bays[0] + 0.3, self.bays[-1] - 0.3, high - 0.9, high - 0.3, sign)
+    canvas.facade(x, self.bays[0] + 0.3, self.bays[-1] - 0.3, high - 0.9, high - 0.3, sign)
     for a, b in itertools.pairwise(self.bays):
       a, b = a + 0.25, b - 0.25
-      pane = along(x, a, b, 0.4, high - 1)
       if canvas.light.lamps and rng.random() < 0.7:
-        canvas.polygon(pane, vary(rng, (235, 205, 150), 0.2), None, LAMP)
+        canvas.polygon(along(x, a, b, 0.4, high - 1), vary(rng, (235, 205, 150), 0.2), None, LAMP)
       else:
-        canvas.polygon(pane, vary(rng, (72, 80, 88), 0.3), None, self.normal)
+        canvas.facade(x, a, b, 0.4, high - 1, vary(rng, (72, 80, 88), 0.3))
       if rng.random() < 0.35:
         out, top, low = x - math.copysign(1.1, x), high - 0.9, high - 1.6
         canvas.polygon([(x, top, a), (out, low, a), (out, low, b), (x, top, b)], sign, 'building', UP)
 
   def draw_entrance(self) -> None:
     """Draws a ground floor with a door, windows and a base course."""
-    rng, bays = self.rng, self.bays
-    self.paint(bays[0], bays[-1], 0, 0.7, mix(self.wall, (70, 66, 62), 0.5))
+    canvas, rng, x, bays = self.canvas, self.rng, self.x, self.bays
+    canvas.facade(x, bays[0], bays[-1], 0, 0.7, mix(self.wall, (70, 66, 62), 0.5))
     door = rng.randrange(len(bays) - 1)
-    frame, lit = mix(self.wall, (245, 245, 240), 0.5), 0.4 if self.canvas.light.lamps else 0.0
+    style = (mix(self.wall, (245, 245, 240), 0.5), (58, 62, 70), True, 0.5)
     for beside in (bays[: door + 1], bays[door + 1 :]):
-      self.draw_windows(beside, 1.1, 2.7, frame, (58, 62, 70), True, 0.5, lit)
+      self.draw_windows(beside, 1.1, 2.7, style, 0.4 if canvas.light.lamps else 0.0)
     middle = (bays[door] + bays[door + 1]) / 2
     color = vary(rng, rng.choice(((92, 60, 40), (60, 70, 84), (110, 40, 36), (70, 84, 66))))
-    self.paint(middle - 0.6, middle + 0.6, 0, 2.3, color)
+    canvas.facade(x, middle - 0.6, middle + 0.6, 0, 2.3, color)
 
   def draw_balconies(self, y: float, rail: Color) -> None:
     """Draws balconies at the height `y`, on every other bay, from far to near."""
@@ -96,22 +76,15 @@ class _Facade:
           [(x, y, b), (out, y, b), (out, y, a), (x, y, a)], mix(wall, (40, 40, 44), 0.5), 'building'
         )
         canvas.polygon(across(a, x, out, y, y + 1), mix(rail, wall, 0.3), 'building')
-        canvas.polygon(along(out, a, b, y, y + 1), rail, 'building', self.normal)
+        canvas.facade(out, a, b, y, y + 1, rail, 'building')
 
 
 def draw_building(
   canvas: Canvas, rng: random.Random, x: float, z0: float, z1: float, storeys: int, detailed: bool = True
 ) -> None:
-  """Draws a house along the street: side towards the camera, roof, and the facade at `x`.
+  """Draws a house along the street from `z0` to `z1`: roof, side towards the camera, and the facade at `x`.
 
-  Args:
-    canvas: The canvas.
-    rng: Chooses colours, windows, roof.
-    x: Sideways position of the facade; its sign is the side of the street.
-    z0: Near end.
-    z1: Far end.
-    storeys: Number of storeys.
-    detailed: False for houses in the second row, which have windows but no doors or shops.
+  Houses that are not `detailed`, in the second row, have no doors, shops or balconies.
   """
   wall = vary(rng, rng.choice(FACADES))
   glassy = storeys >= 4 and rng.random() < 0.25
@@ -121,7 +94,7 @@ def draw_building(
   back = x + math.copysign(rng.uniform(9, 13), x)
   count = max(1, round((z1 - z0) / rng.uniform(2.4, 3.6)))
   facade = _Facade(canvas, rng, x, [z0 + (z1 - z0) * k / count for k in range(count + 1)], wall)
-  normal = facade.normal
+  normal = LEFT if x > 0 else RIGHT
   pitched = (storeys <= 3 and rng.random() < 0.75) or (storeys == 4 and rng.random() < 0.4)
   roof = vary(rng, rng.choice(ROOFS))
   ridge, top = (x + back) / 2, high + rng.uniform(2.5, 4)
@@ -156,9 +129,9 @@ def draw_building(
   band = rng.random() < 0.5
   for floor in floors:
     if band:
-      facade.paint(z0, z1, floor, floor + 0.2, mix(wall, (240, 236, 226), 0.35))
+      canvas.facade(x, z0, z1, floor, floor + 0.2, mix(wall, (240, 236, 226), 0.35))
     low = floor + (storey - window) * 0.45
-    facade.draw_windows(facade.bays, low, low + window, *style, 0.35 if canvas.light.lamps else 0.0)
+    facade.draw_windows(facade.bays, low, low + window, style, 0.35 if canvas.light.lamps else 0.0)
   if detailed and storeys > 2 and not glassy and rng.random() < 0.3:
     rail = mix(wall, rng.choice(((236, 234, 228), (60, 62, 66))), 0.7)
     for floor in floors:
@@ -169,9 +142,9 @@ def draw_building(
     else:
       facade.draw_entrance()
     if not pitched:
-      facade.paint(z0, z1, high - 0.4, high, mix(wall, (20, 20, 24), 0.4))
-      cornice = along(x - math.copysign(0.35, x), z0, z1, high, high + 0.45)
-      canvas.polygon(cornice, mix(wall, (235, 230, 220), 0.4), 'building', normal)
+      canvas.facade(x, z0, z1, high - 0.4, high, mix(wall, (20, 20, 24), 0.4))
+      out, cornice = x - math.copysign(0.35, x), mix(wall, (235, 230, 220), 0.4)
+      canvas.facade(out, z0, z1, high, high + 0.45, cornice, 'building')
   canvas.cast_shadow(level(x, back, z0, z1), high)
 
 
@@ -179,15 +152,13 @@ def draw_wall(
   canvas: Canvas, x: float, z0: float, z1: float, high: float, color: Color, courses: bool
 ) -> None:
   """Draws a piece of free-standing wall at `x`, in brick courses or plain, with a coping."""
-  normal = LEFT if x > 0 else RIGHT
   inner = x + math.copysign(0.3, x)
   canvas.polygon(across(z0, x, inner, 0, high), color, 'wall')
-  canvas.polygon(along(x, z0, z1, 0, high), color, 'wall', normal)
+  canvas.facade(x, z0, z1, 0, high, color, 'wall')
   if courses and z0 < 30:
-    joint = mix(color, (60, 54, 50), 0.3)
     for k in range(1, int(high / 0.3)):
-      canvas.polygon(along(x, z0, z1, k * 0.3, k * 0.3 + 0.04), joint, None, normal)
-  canvas.polygon(along(x, z0, z1, high, high + 0.12), mix(color, (220, 214, 204), 0.35), 'wall', normal)
+      canvas.facade(x, z0, z1, k * 0.3, k * 0.3 + 0.04, mix(color, (60, 54, 50), 0.3))
+  canvas.facade(x, z0, z1, high, high + 0.12, mix(color, (220, 214, 204), 0.35), 'wall')
   canvas.cast_shadow(level(x, inner, z0, z1), high)
 
 
@@ -196,16 +167,14 @@ def draw_fence(canvas: Canvas, x: float, z0: float, z1: float, high: float, colo
 
   The label covers the gaps too, as in the Cityscapes annotations.
   """
-  normal = LEFT if x > 0 else RIGHT
-  canvas.polygon(along(x, z0, z1, 0, high), None, 'fence')
+  canvas.facade(x, z0, z1, 0, high, None, 'fence')
   step, wide = {'picket': (0.22, 0.13), 'railing': (0.16, 0.045), 'mesh': (0.3, 0.03)}[kind]
   if canvas.camera.scale(z1) * step * abs(x) / z1 < 2:  # the gaps blur into one tone
     step, wide = 3 * step, 2 * wide
   z = z0
   while z < z1:
-    canvas.polygon(along(x, z, z + wide, 0.05, high), color, None, normal)
+    canvas.facade(x, z, z + wide, 0.05, high, color)
     z += step
-  rails = (0.25, high - 0.2) if kind != 'mesh' else (0.05, high / 3, high * 2 / 3, high - 0.05)
-  for y in rails:
-    canvas.polygon(along(x, z0, z1, y, y + 0.08), color, None, normal)
-  canvas.polygon(along(x, z0, z0 + 0.12, 0, high + 0.1), mix(color, (40, 40, 40), 0.3), None)
+  for y in (0.05, high / 3, high * 2 / 3, high - 0.05) if kind == 'mesh' else (0.25, high - 0.2):
+    canvas.facade(x, z0, z1, y, y + 0.08, color)
+  canvas.polygon(along(x, z0, z0 + 0.12, 0, high + 0.1), mix(color, (40, 40, 40), 0.3))

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from dense_aspp_jax.datasets.street_scenes.light import Color, Light, Point
+from dense_aspp_jax.datasets.street_scenes.light import Color, Light, Normal, Point
 from dense_aspp_jax.labels import CITYSCAPES
 
+Label = str | None  # a name of Cityscapes
 ID = {label.name: label.id for label in CITYSCAPES}  # label ids by name
 SUPERSAMPLING = 2  # the image is drawn this many times larger, then averaged; labels take one sample
 _NEAR = 1.2  # metres; closer points are moved here (always outside the picture)
@@ -97,25 +98,22 @@ class Camera:
 class Canvas:
   """Image, label map and shadow mask of one scene, painted from far to near.
 
-  Every shape is given in world coordinates, and takes the light and haze of its first point. Its `label` is
-  a name of Cityscapes. Without a label, the label map is left unchanged (details of an object that is already
-  there); without a color, the image is (wheels with transparent gaps).
+  Every shape is given in world coordinates, and takes the light and haze of its first point. Without a label,
+  it leaves the label map unchanged (details of an object that is already there); without a colour, the image
+  (wheels with transparent gaps).
   """
 
   def __init__(self, size: tuple[int, int], camera: Camera, light: Light):
     self.height, self.width = size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING
     self.camera = camera
     self.light = light
-    self.image, self.labels, self.shadows = (
-      Image.new(mode, (self.width, self.height)) for mode in ('RGB', 'L', 'L')
-    )
-    self._on_image, self._on_labels, self._on_shadows = (
-      ImageDraw.Draw(image) for image in (self.image, self.labels, self.shadows)
+    whole = (self.width, self.height)
+    self.image, self.labels, self.shadows = (Image.new(mode, whole) for mode in ('RGB', 'L', 'L'))
+    self._on_image, self._on_labels, self._on_shadows = map(
+      ImageDraw.Draw, (self.image, self.labels, self.shadows)
     )
 
-  def draw(
-    self, shape: str, pixels: Sequence[float], color: Color | None, label: str | None, **options
-  ) -> None:
+  def draw(self, shape: str, pixels: Sequence[float], color: Color | None, label: Label, **options) -> None:
     """Draws a shape of `ImageDraw`, in pixels of the canvas and in its final colour."""
     if color is not None:
       getattr(self._on_image, shape)(pixels, fill=color, **options)
@@ -128,7 +126,7 @@ class Canvas:
     return flat if max(flat[::2]) >= 0 and min(flat[::2]) < self.width else None
 
   def polygon(
-    self, points: Sequence[Point], color: Color | None, label: str | None = None, normal: Point | None = FRONT
+    self, points: Sequence[Point], color: Color | None, label: Label = None, normal: Normal = FRONT
   ) -> None:
     """Paints a polygon."""
     flat = self._project(points)
@@ -136,12 +134,12 @@ class Canvas:
       self.draw('polygon', flat, color and self.light.shade(color, normal, points[0][2]), label)
 
   def facade(
-    self, x: float, near: float, far: float, low: float, high: float, color: Color, label: str | None = None
+    self, x: float, near: float, far: float, low: float, high: float, color: Color | None, label: Label = None
   ) -> None:
     """Paints an upright rectangle along the street, on the side that faces the street."""
     self.polygon(along(x, near, far, low, high), color, label, LEFT if x > 0 else RIGHT)
 
-  def line(self, points: Sequence[Point], width: float, color: Color, label: str | None = None) -> None:
+  def line(self, points: Sequence[Point], width: float, color: Color, label: Label = None) -> None:
     """Paints a line `width` metres thick, at least one pixel."""
     flat = self._project(points)
     if flat:
@@ -154,9 +152,9 @@ class Canvas:
     center: Point,
     radius: float,
     color: Color,
-    label: str | None = None,
+    label: Label = None,
     stretch: float = 1.0,
-    normal: Point | None = FRONT,
+    normal: Normal = FRONT,
   ) -> None:
     """Paints a disc that faces the camera; `stretch` is its height divided by its width."""
     u, v = self.camera.project(*center)
@@ -172,8 +170,8 @@ class Canvas:
     shape: Sequence[tuple[float, float]],
     radius: float,
     color: Color,
-    label: str | None = None,
-    normal: Point = FRONT,
+    label: Label = None,
+    normal: Normal = FRONT,
   ) -> None:
     """Paints a flat shape, given in units of `radius`, that faces the camera but is lit by its `normal`."""
     u, v = self.camera.project(*center)
@@ -183,7 +181,7 @@ class Canvas:
       self.draw('polygon', flat, self.light.shade(color, normal, center[2]), label)
 
   def limb(
-    self, start: Point, end: Point, width: float, color: Color, label: str | None = None, taper: float = 1.0
+    self, start: Point, end: Point, width: float, color: Color, label: Label = None, taper: float = 1.0
   ) -> None:
     """Paints a bar with a round section, `width` metres thick (`width * taper` at its end)."""
     u0, v0 = self.camera.project(*start)

@@ -8,8 +8,9 @@ import random
 
 Color = tuple[float, float, float]
 Point = tuple[float, float, float]
+Normal = Point | None  # unit vector, or LAMP: the surface emits light
 
-LAMP = None  # in place of a normal: the surface emits light
+LAMP = None
 
 PAINTS = (
   (222, 222, 222), (236, 236, 234), (40, 42, 46), (24, 24, 28), (128, 132, 138), (168, 172, 176),
@@ -59,7 +60,7 @@ class Light:
   clouds: float  # share of the sky, 0..1
   lamps: bool  # whether windows and lamps are lit
 
-  def shade(self, color: Color, normal: Point | None, z: float) -> tuple[int, int, int]:
+  def shade(self, color: Color, normal: Normal, z: float) -> tuple[int, int, int]:
     """Returns the colour of a surface with this normal, or of a lamp, seen from distance `z`."""
     clear = math.exp(-z / self.visibility)
     if normal is LAMP:

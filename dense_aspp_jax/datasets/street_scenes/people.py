@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 
 from dense_aspp_jax.datasets.street_scenes.body import Body, Pose, ring
 from dense_aspp_jax.datasets.street_scenes.canvas import Canvas
@@ -66,13 +67,12 @@ def _draw_rider(
   canvas: Canvas,
   rng: random.Random,
   pose: Pose,
-  seat: tuple[float, float],
-  bar: tuple[float, float],
-  foot: tuple[float, float],
+  spots: Sequence[tuple[float, float]],
   lean: float,
   helmet: Color,
 ) -> None:
-  """Draws a rider: hips at `seat`, hands at `bar`, feet at `foot`, all (ahead, up) in metres."""
+  """Draws a rider, with hips, hands and feet at these (ahead, up), and the shoulders `lean` metres ahead."""
+  seat, bar, foot = spots
   rider = Body(canvas, pose, 'rider')
   skin = vary(rng, rng.choice(_SKIN))
   coat, legs = vary(rng, rng.choice(CLOTHES)), vary(rng, rng.choice(CLOTHES), 0.1)
@@ -129,7 +129,16 @@ def draw_bicycle(canvas: Canvas, rng: random.Random, pose: Pose, ridden: bool) -
   if ridden:
     helmet = vary(rng, rng.choice((*HAIR, (220, 220, 220), (200, 60, 50), (60, 90, 160))))
     lean = rng.uniform(0.12, 0.3)
-    _draw_rider(canvas, rng, pose, (-0.2, 0.98), (0.36, 1.02), (-0.05, 0.16), lean, helmet)
+    _draw_rider(canvas, rng, pose, ((-0.2, 0.98), (0.36, 1.02), (-0.05, 0.16)), lean, helmet)
+
+
+# Radius of the wheels, half the wheelbase, and panels in paint: from and to (ahead, up), and thickness.
+_SCOOTER = 0.24, 0.58, (
+  ((-0.75, 0.6), (-0.1, 0.55), 0.36), ((0.4, 0.3), (0.42, 1.0), 0.16), ((-0.1, 0.3), (0.4, 0.28), 0.12)
+)  # fmt: skip
+_MOTORCYCLE = 0.32, 0.7, (
+  ((-0.1, 0.78), (0.42, 0.84), 0.27), ((-0.85, 0.84), (-0.45, 0.72), 0.14), ((0.5, 0.7), (0.6, 0.98), 0.2)
+)  # fmt: skip
 
 
 def draw_motorcycle(canvas: Canvas, rng: random.Random, pose: Pose, ridden: bool) -> None:
@@ -137,32 +146,19 @@ def draw_motorcycle(canvas: Canvas, rng: random.Random, pose: Pose, ridden: bool
   motorcycle = Body(canvas, pose, 'motorcycle')
   paint = vary(rng, rng.choice((*FLEET, (30, 30, 34), (26, 26, 30))))
   dark = (38, 38, 42)
-  scooter = rng.random() < 0.35
-  r, base = (0.24, 0.58) if scooter else (0.32, 0.7)
+  radius, base, panels = _SCOOTER if rng.random() < 0.35 else _MOTORCYCLE
   motorcycle.cast_shadow(-1.0, 1.0, 0.3, 1.4 if ridden else 0.9)
-  if scooter:
-    panels = (
-      ((-0.75, 0.6), (-0.1, 0.55), 0.36),
-      ((0.4, 0.3), (0.42, 1.0), 0.16),
-      ((-0.1, 0.3), (0.4, 0.28), 0.12),
-    )
-  else:
-    panels = (
-      ((-0.1, 0.78), (0.42, 0.84), 0.27),
-      ((-0.85, 0.84), (-0.45, 0.72), 0.14),
-      ((0.5, 0.7), (0.6, 0.98), 0.2),
-    )
   bars = (
-    ((-base, r), (-0.2, 0.5), 0.16, dark),
-    ((base, r), (0.45, 0.98), 0.1, (120, 120, 124)),
+    ((-base, radius), (-0.2, 0.5), 0.16, dark),
+    ((base, radius), (0.45, 0.98), 0.1, (120, 120, 124)),
     ((-0.35, 0.42), (0.3, 0.42), 0.34, mix(dark, (110, 110, 112), 0.4)),
     *((*panel, paint) for panel in panels),
     ((-0.75, 0.8), (0.0, 0.78), 0.13, (26, 24, 24)),
   )
   for ahead in (-base, base):
-    motorcycle.limb((0, 0, ahead), (0, 2 * r, ahead), 0.17, TYRE)
-    motorcycle.part(ring(0, ahead, r, r), TYRE)
-    motorcycle.detail(ring(0, ahead, r, 0.55 * r), (132, 132, 136))
+    motorcycle.limb((0, 0, ahead), (0, 2 * radius, ahead), 0.17, TYRE)
+    motorcycle.part(ring(0, ahead, radius, radius), TYRE)
+    motorcycle.detail(ring(0, ahead, radius, 0.55 * radius), (132, 132, 136))
   for a, b, wide, color in bars:
     for w in (-0.08, 0.08):
       motorcycle.limb((w, a[1], a[0]), (w, b[1], b[0]), wide, color)
@@ -176,4 +172,4 @@ def draw_motorcycle(canvas: Canvas, rng: random.Random, pose: Pose, ridden: bool
   if ridden:
     helmet = vary(rng, rng.choice(((30, 30, 34), (224, 224, 224), (190, 40, 40), (50, 80, 160))))
     lean = rng.uniform(0.1, 0.3)
-    _draw_rider(canvas, rng, pose, (-0.25, 0.86), (0.34, 1.06), (-0.05, 0.32), lean, helmet)
+    _draw_rider(canvas, rng, pose, ((-0.25, 0.86), (0.34, 1.06), (-0.05, 0.32)), lean, helmet)

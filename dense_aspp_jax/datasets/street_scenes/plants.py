@@ -8,7 +8,7 @@ import random
 import numpy as np
 
 from dense_aspp_jax.datasets.street_scenes.body import Body, Pose
-from dense_aspp_jax.datasets.street_scenes.canvas import LEFT, RIGHT, SHADOWS_TO, Canvas, across, along, level
+from dense_aspp_jax.datasets.street_scenes.canvas import SHADOWS_TO, Canvas, across, level
 from dense_aspp_jax.datasets.street_scenes.light import Color, mix, vary
 
 CLUMPS = tuple(
@@ -85,7 +85,7 @@ def draw_hedge(
   color = mix(foliage, (28, 36, 26), 0.3)
   back = x + math.copysign(0.9, x)
   canvas.polygon(across(z0, x, back, 0, high), color, 'vegetation')
-  canvas.polygon(along(x, z0, z1, 0, high), color, 'vegetation', LEFT if x > 0 else RIGHT)
+  canvas.facade(x, z0, z1, 0, high, color, 'vegetation')
   z = z1
   while z > z0:
     for _ in range(2):

@@ -19,11 +19,7 @@ def smooth_noise(
 ) -> np.ndarray:
   """Fractal noise, float32 `[h, w]` of mean about 0 and range about -1..1.
 
-  Args:
-    rng: Source of randomness.
-    size: (h, w).
-    cells: Rows and columns of the coarsest grid; each octave doubles them and halves the amplitude.
-    octaves: Number of grids.
+  The coarsest grid has (rows, columns) of `cells`; each octave doubles them and halves the amplitude.
   """
   total = np.zeros(size, np.float32)
   for octave in range(octaves):

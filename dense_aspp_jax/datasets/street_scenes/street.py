@@ -58,16 +58,7 @@ class Side:
 
 
 class Street:
-  """The plan of one street: lanes, sides, junction, crossing and the colours of the ground.
-
-  Attributes:
-    own_lanes: Lanes in the camera's direction; the camera is in the leftmost of them, at x = 0.
-    other_lanes: Oncoming lanes, left of them.
-    tram: Whether a tram runs here; `tram_crosses` if it does so across the junction.
-    sides: Left and right side.
-    junction: Near and far limit of a crossing street, in metres ahead, or None.
-    crossing: Where a pedestrian crossing 3 m deep begins, in metres ahead, or None.
-  """
+  """The plan of one street: lanes, sides, junction, crossing and the colours of the ground."""
 
   def __init__(self, rng: random.Random):
     self.foliage = vary(rng, rng.choice(_FOLIAGE if rng.random() < 0.72 else _AUTUMN))
@@ -76,19 +67,21 @@ class Street:
     self.asphalt = vary(rng, (gray, gray, gray + 3), 0, 5)
     pale = rng.uniform(108, 172)
     self.paving = vary(rng, (pale + 4, pale, pale - 6), 0, 8)
-    self.own_lanes = rng.choice((1, 1, 2))
-    self.other_lanes = rng.choice((1, 1, 2))
+    self.own_lanes = rng.choice((1, 1, 2))  # the camera is in the leftmost of them, at x = 0
+    self.other_lanes = rng.choice((1, 1, 2))  # oncoming, left of them
     self.tram = rng.random() < 0.24
     kind = rng.choice(_KINDS)
     self.sides = tuple(
       self._plan_side(rng, sign, kind if rng.random() < 0.75 else rng.choice(tuple(_VERGE)))
       for sign in (-1, 1)
     )
+    # Near and far limit of a crossing street, and where a pedestrian crossing 3 m deep begins, in metres ahead.
     self.junction = (z := rng.uniform(17, 36), z + rng.uniform(8, 11)) if rng.random() < 0.4 else None
     self.tram_crosses = self.tram and self.junction is not None and rng.random() < 0.3
-    self.crossing = (
-      self.junction[0] - 4 if self.junction else rng.uniform(11, 26) if rng.random() < 0.25 else None
-    )
+    if self.junction:
+      self.crossing = self.junction[0] - 4
+    else:
+      self.crossing = rng.uniform(11, 26) if rng.random() < 0.25 else None
 
   def _plan_side(self, rng: random.Random, sign: int, kind: str) -> Side:
     parking = rng.random() < 0.6
