@@ -62,13 +62,12 @@ def render_scene(seed: int, index: int, size: tuple[int, int] = SIZE) -> tuple[n
   rng = random.Random(int(noise.integers(2**62)))  # many single draws: several times faster
   light = make_light(rng)
   height, width = size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING
-  yaw = rng.uniform(-0.07, 0.07)
   camera = Camera(
+    yaw=rng.uniform(-0.07, 0.07),
     focal=0.9 * max(width, height),
     center=0.5 * width,
     horizon=rng.uniform(0.40, 0.48) * height,
     height=rng.uniform(1.3, 1.75),
-    yaw=yaw,
     curvature=rng.choice((0, 1, 1)) * rng.uniform(-1, 1) / 450,
   )
   canvas = Canvas(size, camera, light)

@@ -19,7 +19,7 @@ _BOARD = ((-1.5, -0.6), (-1.5, 0.6), (1.3, 0.6), (1.7, 0), (1.3, -0.6))
 
 
 def _post(canvas: Canvas, x: float, z: float, half: float, high: float) -> Body:
-  """A post yet to be drawn, whose shadow is cast."""
+  """Casts the shadow of a post, and returns the post to draw."""
   post = Body(canvas, Pose(x, z), 'pole')
   post.cast_shadow(0, 0.1, half, high)
   return post
@@ -77,8 +77,8 @@ def draw_traffic_sign(canvas: Canvas, rng: random.Random, x: float, z: float) ->
     ('warning', 'round', 'stop', 'priority', 'yield', 'blue', 'blue', 'board', 'arrow', 'yellow', 'back')
   )
   y, r = rng.uniform(2.2, 2.7), rng.uniform(0.34, 0.46)
-  post = vary(rng, (128, 130, 132))
-  _post(canvas, x, z, 0.05, y).limb((0, 0, 0), (0, y + 0.3, 0), 0.09, post)
+  gray = vary(rng, (128, 130, 132))
+  _post(canvas, x, z, 0.05, y).limb((0, 0, 0), (0, y + 0.3, 0), 0.09, gray)
   faded = rng.uniform(0, 0.35)
   red, white, blue = (
     mix(vary(rng, c), (150, 150, 150), faded) for c in ((196, 36, 40), (236, 236, 232), (36, 84, 170))

@@ -8,9 +8,8 @@ import random
 
 Color = tuple[float, float, float]
 Point = tuple[float, float, float]
-Normal = Point | None  # unit vector, or LAMP: the surface emits light
-
-LAMP = None
+Normal = Point | None  # a unit vector, or LAMP
+LAMP = None  # in place of a normal: the surface emits light
 
 PAINTS = (
   (222, 222, 222), (236, 236, 234), (40, 42, 46), (24, 24, 28), (128, 132, 138), (168, 172, 176),

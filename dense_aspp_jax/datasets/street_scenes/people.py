@@ -10,6 +10,7 @@ from dense_aspp_jax.datasets.street_scenes.body import Body, Pose, ring
 from dense_aspp_jax.datasets.street_scenes.canvas import Canvas
 from dense_aspp_jax.datasets.street_scenes.light import CLOTHES, FLEET, HAIR, LAMP, TYRE, Color, mix, vary
 
+Spot = tuple[float, float]  # in the middle of a vehicle, metres ahead and up
 _SKIN = ((232, 190, 164), (204, 156, 124), (150, 104, 78), (96, 66, 50))
 
 
@@ -63,17 +64,9 @@ def draw_person(canvas: Canvas, rng: random.Random, pose: Pose, high: float, wal
     person.disc((0, 0.965, -0.012), 0.06, hair, 0.6)
 
 
-def _draw_rider(
-  canvas: Canvas,
-  rng: random.Random,
-  pose: Pose,
-  spots: Sequence[tuple[float, float]],
-  lean: float,
-  helmet: Color,
-) -> None:
-  """Draws a rider, with hips, hands and feet at these (ahead, up), and the shoulders `lean` metres ahead."""
+def _draw_rider(rider: Body, rng: random.Random, spots: Sequence[Spot], lean: float, helmet: Color) -> None:
+  """Draws a rider: hips, hands and feet at three spots, the shoulders `lean` metres ahead of the hips."""
   seat, bar, foot = spots
-  rider = Body(canvas, pose, 'rider')
   skin = vary(rng, rng.choice(_SKIN))
   coat, legs = vary(rng, rng.choice(CLOTHES)), vary(rng, rng.choice(CLOTHES), 0.1)
   sleeve = mix(coat, (0, 0, 0), 0.12)
@@ -129,7 +122,7 @@ def draw_bicycle(canvas: Canvas, rng: random.Random, pose: Pose, ridden: bool) -
   if ridden:
     helmet = vary(rng, rng.choice((*HAIR, (220, 220, 220), (200, 60, 50), (60, 90, 160))))
     lean = rng.uniform(0.12, 0.3)
-    _draw_rider(canvas, rng, pose, ((-0.2, 0.98), (0.36, 1.02), (-0.05, 0.16)), lean, helmet)
+    _draw_rider(Body(canvas, pose, 'rider'), rng, ((-0.2, 0.98), (0.36, 1.02), (-0.05, 0.16)), lean, helmet)
 
 
 # Radius of the wheels, half the wheelbase, and panels in paint: from and to (ahead, up), and thickness.
@@ -172,4 +165,4 @@ def draw_motorcycle(canvas: Canvas, rng: random.Random, pose: Pose, ridden: bool
   if ridden:
     helmet = vary(rng, rng.choice(((30, 30, 34), (224, 224, 224), (190, 40, 40), (50, 80, 160))))
     lean = rng.uniform(0.1, 0.3)
-    _draw_rider(canvas, rng, pose, ((-0.25, 0.86), (0.34, 1.06), (-0.05, 0.32)), lean, helmet)
+    _draw_rider(Body(canvas, pose, 'rider'), rng, ((-0.25, 0.86), (0.34, 1.06), (-0.05, 0.32)), lean, helmet)

@@ -75,7 +75,7 @@ class Street:
       self._plan_side(rng, sign, kind if rng.random() < 0.75 else rng.choice(tuple(_VERGE)))
       for sign in (-1, 1)
     )
-    # Near and far limit of a crossing street, and where a pedestrian crossing 3 m deep begins, in metres ahead.
+    # In metres ahead: near and far limit of a crossing street; where a pedestrian crossing 3 m deep begins.
     self.junction = (z := rng.uniform(17, 36), z + rng.uniform(8, 11)) if rng.random() < 0.4 else None
     self.tram_crosses = self.tram and self.junction is not None and rng.random() < 0.3
     if self.junction:

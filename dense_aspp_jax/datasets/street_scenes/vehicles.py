@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 
 from dense_aspp_jax.datasets.street_scenes.body import Body, Pose, ring
 from dense_aspp_jax.datasets.street_scenes.canvas import CIRCLE, FRONT, UP, Canvas, across, along
@@ -33,13 +34,15 @@ _CAR_WINDOWS = {
 }  # fmt: skip
 
 
-def _tyre(body: Body, side: float, ahead: float, half: float, high: float) -> None:
-  """A tyre seen along the vehicle, below its body."""
-  body.part(across(ahead, side - half, side + half, 0, high), TYRE)
+def _tyres(body: Body, side: float, axles: Sequence[float], half: float, high: float) -> None:
+  """Draws tyres as seen along the vehicle, below its body."""
+  for ahead in axles:
+    for w in (-side, side):
+      body.part(across(ahead, w - half, w + half, 0, high), TYRE)
 
 
 def _wheel(body: Body, side: float, ahead: float, radius: float) -> None:
-  """A wheel seen from its side."""
+  """Draws a wheel as seen from its side."""
   body.part(ring(side, ahead, radius, radius), TYRE)
   if radius * body.canvas.camera.scale(body.pose.z) > 4:
     normal = body.turn(math.copysign(1, side), 0, 0)
@@ -68,9 +71,7 @@ def draw_car(canvas: Canvas, rng: random.Random, pose: Pose) -> None:
   length, half, upper_half = profile[-1][0], profile[1][2], profile[2][2]
   rear = -length / 2
   car.cast_shadow(rear, -rear, half, 1.3)
-  for end in (-1, 1):
-    for side in (-1, 1):
-      _tyre(car, side * (half - 0.1), end * (length / 2 - 0.3), 0.1, 0.4)
+  _tyres(car, half - 0.1, (rear + 0.3, -rear - 0.3), 0.1, 0.4)
   glass = mix(vary(rng, _GLASS, 0.2), canvas.light.horizon, rng.uniform(0.05, 0.3))
   side = car.extrude(profile, paint, glass, rear)
   if side:
@@ -87,7 +88,7 @@ def draw_car(canvas: Canvas, rng: random.Random, pose: Pose) -> None:
       _wheel(car, w, ahead, 0.31)
   lit = canvas.light.lamps or rng.random() < 0.3
   for end in (-1, 1):
-    _lights(car, end, end * (length / 2 + 0.01), half, 0.75, lit)
+    _lights(car, end, end * (0.01 - rear), half, 0.75, lit)
 
 
 def draw_truck(canvas: Canvas, rng: random.Random, pose: Pose) -> None:
@@ -129,9 +130,7 @@ def draw_truck(canvas: Canvas, rng: random.Random, pose: Pose) -> None:
     _lights(truck, 1, front + 0.06, half, 0.85, canvas.light.lamps)
 
   truck.box(rear, front - 0.2, half - 0.1, 0.45, 1.0, (52, 52, 56))
-  for ahead in axles:
-    for side in (-1, 1):
-      _tyre(truck, side * (half - 0.2), ahead, 0.2, 0.7)
+  _tyres(truck, half - 0.2, axles, 0.2, 0.7)
   for draw in (body, cabin) if math.cos(pose.yaw) < 0 else (cabin, body):
     draw()
   for side in (-1, 1):
@@ -203,9 +202,7 @@ def draw_bus(canvas: Canvas, rng: random.Random, pose: Pose) -> None:
   paint, trim = vary(rng, rng.choice(FLEET)), vary(rng, rng.choice(((40, 42, 48), (220, 220, 216), *FLEET)))
   rear, front = -length / 2, length / 2
   bus.cast_shadow(rear, front, 1.25, high)
-  for ahead in (rear + 0.3, front - 0.3):
-    for side in (-1.05, 1.05):
-      _tyre(bus, side, ahead, 0.17, 0.5)
+  _tyres(bus, 1.05, (rear + 0.3, front - 0.3), 0.17, 0.5)
   if high > 4:
     side = bus.box(rear, front, 1.25, 2.9, high, paint)
     if side:
