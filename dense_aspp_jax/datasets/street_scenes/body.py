@@ -62,11 +62,9 @@ class Body:
     """Paints a bar of the given thickness."""
     self.canvas.limb(self.place(*start), self.place(*end), width * self.scale, color, self.label, taper)
 
-  def disc(
-    self, center: Point, radius: float, color: Color, stretch: float = 1.0, normal: Normal = FRONT
-  ) -> None:
+  def disc(self, center: Point, radius: float, color: Color, stretch: float = 1.0) -> None:
     """Paints a disc that faces the camera."""
-    self.canvas.disc(self.place(*center), radius * self.scale, color, self.label, stretch, normal)
+    self.canvas.disc(self.place(*center), radius * self.scale, color, self.label, stretch)
 
   def line(self, points: Sequence[Point], width: float, color: Color) -> None:
     """Paints a line, at least one pixel thick."""
@@ -98,9 +96,8 @@ class Body:
       normal = self.turn(0, (l1 - l0) / size, (h0 - h1) / size)
       corners = [(-w0, h0, rear + l0), (w0, h0, rear + l0), (w1, h1, rear + l1), (-w1, h1, rear + l1)]
       faces.append((corners, normal, glass and min(h0, h1) > 0.9 and abs(h1 - h0) > 0.3))
-    for corners, normal, window in sorted(
-      faces, key=lambda face: -sum(self.place(*p)[2] for p in face[0][::2])
-    ):
+    faces.sort(key=lambda face: -sum(self.place(*p)[2] for p in face[0][::2]))  # far ones first
+    for corners, normal, window in faces:
       if not self.canvas.camera.faces(self.place(*corners[0]), normal):
         continue
       self.part(corners, paint, normal)

@@ -1,9 +1,7 @@
 """The generated dataset `street_scenes`: street scenes in perspective, with exact labels.
 
 `render_scene` draws one scene from `(seed, index)`; the tfds builder `StreetScenes` stores splits of
-them. Nothing is downloaded and TensorFlow is not needed. The labels are Cityscapes label ids.
-
-Whoever changes what `render_scene` draws must raise `StreetScenes.VERSION`.
+them. Nothing is downloaded and TensorFlow is not needed.
 """
 
 from __future__ import annotations
@@ -41,7 +39,8 @@ _GRAIN_BY_ID[[ID[name] for name in _GRAIN]] = tuple(_GRAIN.values())
 def render_scene(seed: int, index: int, size: tuple[int, int] = SIZE) -> tuple[np.ndarray, np.ndarray]:
   """Draws one street scene.
 
-  The same arguments give the same scene, in any order and process, with one version of Pillow.
+  The same arguments give the same scene, in any order and process. Another version of Pillow may draw single
+  border pixels differently.
 
   Args:
     seed: Seed of a series of scenes, not negative.
@@ -55,9 +54,7 @@ def render_scene(seed: int, index: int, size: tuple[int, int] = SIZE) -> tuple[n
     InputError: The size is too small.
   """
   if min(size) < MIN_SIZE:
-    raise InputError(
-      f'street scene of size {tuple(size)}; expected at least {MIN_SIZE} pixels in height and width'
-    )
+    raise InputError(f'street scene of size {tuple(size)}; expected at least {MIN_SIZE} pixels each way')
   noise = np.random.default_rng((seed, index))
   rng = random.Random(int(noise.integers(2**62)))  # many single draws: several times faster
   light = make_light(rng)
@@ -157,11 +154,7 @@ def generate(split: str, count: int, size: tuple[int, int] = SIZE) -> Iterator[E
 
 
 class StreetScenes(ExampleBuilder, tfds.core.GeneratorBasedBuilder):
-  """The tfds builder.
-
-  The pixels follow from the version, the split and the number of the scene. Another version of Pillow
-  may draw single border pixels otherwise; a change of the renderer raises the version.
-  """
+  """The tfds builder. A change of what `render_scene` draws must raise its version."""
 
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First version.'}  # noqa: RUF012 (tfds reads a class attribute)

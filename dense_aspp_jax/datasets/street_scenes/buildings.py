@@ -72,9 +72,8 @@ class _Facade:
     out = x - math.copysign(0.9, x)
     for a, b in list(itertools.pairwise(self.bays))[::2][::-1]:
       if b < 60:
-        canvas.polygon(
-          [(x, y, b), (out, y, b), (out, y, a), (x, y, a)], mix(wall, (40, 40, 44), 0.5), 'building'
-        )
+        floor = [(x, y, b), (out, y, b), (out, y, a), (x, y, a)]
+        canvas.polygon(floor, mix(wall, (40, 40, 44), 0.5), 'building')
         canvas.polygon(across(a, x, out, y, y + 1), mix(rail, wall, 0.3), 'building')
         canvas.facade(out, a, b, y, y + 1, rail, 'building')
 

@@ -109,9 +109,8 @@ class Canvas:
     self.light = light
     whole = (self.width, self.height)
     self.image, self.labels, self.shadows = (Image.new(mode, whole) for mode in ('RGB', 'L', 'L'))
-    self._on_image, self._on_labels, self._on_shadows = map(
-      ImageDraw.Draw, (self.image, self.labels, self.shadows)
-    )
+    self._on_image, self._on_labels = ImageDraw.Draw(self.image), ImageDraw.Draw(self.labels)
+    self._on_shadows = ImageDraw.Draw(self.shadows)
 
   def draw(self, shape: str, pixels: Sequence[float], color: Color | None, label: Label, **options) -> None:
     """Draws a shape of `ImageDraw`, in pixels of the canvas and in its final colour."""

@@ -9,6 +9,7 @@ from dense_aspp_jax.datasets.street_scenes.body import Body, Pose
 from dense_aspp_jax.datasets.street_scenes.canvas import CIRCLE, FRONT, Canvas, across
 from dense_aspp_jax.datasets.street_scenes.light import CLOTHES, FLEET, HAIR, LAMP, TYRE, Color, mix, vary
 
+_SIGNS = 'warning', 'round', 'stop', 'priority', 'yield', 'blue', 'blue', 'board', 'arrow', 'yellow', 'back'
 _OCTAGON = [(math.cos((k + 0.5) * math.tau / 8), math.sin((k + 0.5) * math.tau / 8)) for k in range(8)]
 _TRIANGLE = ((-1, -0.75), (0, 1), (1, -0.75))
 _TRIANGLE_DOWN = ((-1, 0.75), (0, -1), (1, 0.75))
@@ -73,16 +74,13 @@ def draw_traffic_light(canvas: Canvas, rng: random.Random, x: float, z: float, r
 
 def draw_traffic_sign(canvas: Canvas, rng: random.Random, x: float, z: float) -> None:
   """Draws a sign on a post: warning, prohibition, stop, priority, give way, blue, or a direction board."""
-  kind = rng.choice(
-    ('warning', 'round', 'stop', 'priority', 'yield', 'blue', 'blue', 'board', 'arrow', 'yellow', 'back')
-  )
+  kind = rng.choice(_SIGNS)
   y, r = rng.uniform(2.2, 2.7), rng.uniform(0.34, 0.46)
   gray = vary(rng, (128, 130, 132))
   _post(canvas, x, z, 0.05, y).limb((0, 0, 0), (0, y + 0.3, 0), 0.09, gray)
   faded = rng.uniform(0, 0.35)
-  red, white, blue = (
-    mix(vary(rng, c), (150, 150, 150), faded) for c in ((196, 36, 40), (236, 236, 232), (36, 84, 170))
-  )
+  paints = (196, 36, 40), (236, 236, 232), (36, 84, 170)
+  red, white, blue = (mix(vary(rng, paint), (150, 150, 150), faded) for paint in paints)
 
   def bar(half, low, high):
     return (-half, low), (-half, high), (half, high), (half, low)

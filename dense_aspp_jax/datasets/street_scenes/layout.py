@@ -90,11 +90,9 @@ class Layout:
       z = end
 
   def _add_tree(self, x: float, z: float, high: float, row: int = 1) -> None:
-    kinds = ('round', 'round', 'tall', 'conifer') if row == 0 else ('round', 'round', 'tall')
-    kind = self.rng.choice(kinds)
-    self._add(
-      z, plants.draw_tree, self.rng, x, z, high, vary(self.rng, self.street.foliage, 0.15), kind, row=row
-    )
+    rng = self.rng
+    kind = rng.choice(('round', 'round', 'tall', 'conifer') if row == 0 else ('round', 'round', 'tall'))
+    self._add(z, plants.draw_tree, rng, x, z, high, vary(rng, self.street.foliage, 0.15), kind, row=row)
 
   def _add_houses(self, side: Side, z0: float, z1: float) -> None:
     rng = self.rng

@@ -159,7 +159,7 @@ def draw_motorcycle(canvas: Canvas, rng: random.Random, pose: Pose, ridden: bool
   for side in (-0.36, 0.36):
     motorcycle.disc((side, 1.2, 0.36), 0.06, dark)
   if math.cos(pose.yaw) < 0:
-    motorcycle.disc((0, 0.9, 0.62), 0.1, (255, 246, 214), normal=LAMP)
+    canvas.disc(motorcycle.place(0, 0.9, 0.62), 0.1, (255, 246, 214), 'motorcycle', normal=LAMP)
   else:
     motorcycle.disc((0, 0.9, -0.85), 0.1, (200, 30, 26))
   if ridden:

@@ -17,16 +17,13 @@ _VERGE = {'city': 0.15, 'suburb': 0.45, 'outskirts': 0.6}  # share of sides with
 _FOLIAGE = ((62, 92, 40), (78, 104, 48), (50, 80, 46), (96, 108, 52), (84, 92, 60))
 _AUTUMN = ((150, 104, 46), (166, 126, 54), (132, 76, 44), (124, 112, 56))
 _GRASS = ((92, 116, 58), (112, 122, 68), (128, 120, 82), (84, 104, 64), (138, 124, 92))
-_SLICES = (1.5, 4, 5, 6, 7.5, 9, 11, 13.5, 17, 22, 29, 40, 56, 80, 115, 170, 260, 420)  # depths, in metres
+# Depths that divide the ground into slices, in metres.
+_SLICES = (4, 5, 6, 7.5, 9, 11, 13.5, 17, 22, 29, 40, 56, 80, 115, 170, 260)
+# A lengthwise strip of ground: left and right in metres, label, colour.
+Strip = tuple[float, float, str, Color]
 
-Strip = tuple[
-  float, float, str, Color
-]  # a lengthwise strip of ground: left and right in metres, label, colour
 
-
-def paint_strips(
-  canvas: Canvas, strips: Sequence[Strip], near: float = _SLICES[0], far: float = _SLICES[-1]
-) -> None:
+def paint_strips(canvas: Canvas, strips: Sequence[Strip], near: float = 1.5, far: float = 420.0) -> None:
   """Paints strips of ground between two depths, in slices from far to near."""
   depths = [near, *(z for z in _SLICES if near < z < far), far]
   for z0, z1 in zip(depths[-2::-1], depths[:0:-1], strict=True):

@@ -77,11 +77,9 @@ def draw_car(canvas: Canvas, rng: random.Random, pose: Pose) -> None:
   if side:
     normal, w = car.turn(side, 0, 0), side * half
     for window in _CAR_WINDOWS[kind]:
-      points = [
-        (side * (half + (upper_half - half) * max(0.0, (up - 0.95) / 0.5)), up, rear + ahead)
-        for ahead, up in window
-      ]
-      car.detail(points, glass, normal)
+      widths = [half - (half - upper_half) * max(0.0, (up - 0.95) / 0.5) for _, up in window]
+      pane = [(side * width, up, rear + ahead) for width, (ahead, up) in zip(widths, window, strict=True)]
+      car.detail(pane, glass, normal)
     car.detail(along(w, rear + 0.1, -rear - 0.1, 0.37, 0.46), mix(paint, (20, 20, 24), 0.6), normal)
     for ahead in (-0.31 * length, 0.31 * length):
       car.detail([(w, 0.3 + 0.38 * max(0.0, b), ahead + 0.38 * a) for a, b in CIRCLE], (18, 18, 20))
