@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from dense_aspp_jax.analysis.report_content import Analysis, Example, ReportContent
+from dense_aspp_jax.analysis.report import Analysis, render_report
+from dense_aspp_jax.analysis.report_pictures import Example
 from dense_aspp_jax.datasets.images import encode_png
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix
 from dense_aspp_jax.labels import IGNORE_LABEL, LabelClass, LabelSet
@@ -98,27 +99,31 @@ def provenance(time='2026-01-02T03:04:05+00:00'):
   }
 
 
-def report_content(**changes):
-  content = {
-    'name': 'my run',
+def report(**changes):
+  """The page as text; a report without curves, because each costs a figure."""
+  run = {
+    'workdir': '/runs/my run',
     'config': {
       'seed': 7,
       'model': {'extractor': 'densenet_tiny', 'dilation_rates': (3, 6)},
       'data': {'dataset': 'three_streets', 'data_dir': None},
     },
-    'parameters': {'extractor': 1000, 'dense_aspp': 200, 'head': 34, 'total': 1234, 'gmac': 0.5},
     'checkpoint': 'best',
     'step': 5678,
     'weights': 'raw',
     'bn': 'running',
+    'provenance': provenance('2026-03-04T05:06:07+00:00'),
+  }
+  content = {
     'split': 'validation',
     'images': 90,
+    'parameters': {'extractor': 1000, 'dense_aspp': 200, 'head': 34, 'total': 1234, 'gmac': 0.5},
     'confusion': confusion(),
     'examples': [example('street/1'), example('street/2')],
-    'metrics': METRICS,
+    'metrics': (),
     'starts': [{'step': 0, **provenance()}, {'step': 2, **provenance('2026-02-03T04:05:06+00:00')}],
-    'provenance': provenance('2026-03-04T05:06:07+00:00'),
     'similarity': similarity(),
     'layer_removal': layer_removal(),
   }
-  return ReportContent(**{**content, **changes})
+  run |= {key: value for key, value in changes.items() if key in run}
+  return render_report(run, **{**content, **{k: v for k, v in changes.items() if k not in run}})

@@ -16,7 +16,7 @@ from matplotlib.image import AxesImage
 
 from dense_aspp_jax.evaluation.pictures import save_png
 
-_MOST_NUMBERED = 40  # classes; beyond, the numbers in the cells would touch
+MOST_NUMBERED = 40  # classes; beyond, the numbers in the cells would touch
 
 
 def save_figure(path: pathlib.Path, figure: Figure) -> None:
@@ -57,7 +57,7 @@ def draw_matrix(
     **colors: 'cmap', 'vmin' and 'vmax' of `imshow`; dark from half of vmax on.
   """
   image = axes.imshow(values, interpolation='none', **colors)
-  is_small = len(class_names) <= _MOST_NUMBERED
+  is_small = len(class_names) <= MOST_NUMBERED
   ticks, labels, size = range(len(class_names)), literal(class_names), 9 if is_small else 6
   axes.set_xticks(ticks, labels, rotation=45, ha='right', rotation_mode='anchor', fontsize=size)
   axes.set_yticks(ticks, labels, fontsize=size)

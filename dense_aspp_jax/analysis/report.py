@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.resources
+import contextlib
 import json
+import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
+from flax.traverse_util import flatten_dict
 
-from dense_aspp_jax.analysis.report_content import Analysis, ReportContent
 from dense_aspp_jax.analysis.report_pictures import (
+  IGNORED_COLOR,
+  WRONG_COLOR,
+  Example,
   Picture,
   analysis_photo,
   analysis_plot,
-  error_colors,
-  example_panels,
-  overlay_picture,
   plot,
 )
 from dense_aspp_jax.analysis.report_plots import (
@@ -30,46 +31,121 @@ from dense_aspp_jax.analysis.report_plots import (
   training_figures,
 )
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix, Scores, is_cityscapes
-from dense_aspp_jax.labels import CITYSCAPES_19, LabelSet
+from dense_aspp_jax.files import read_json
+from dense_aspp_jax.labels import CITYSCAPES_19, IGNORE_LABEL, LabelSet
 
+REMEDY = 'remove it to do without'
 _KINDS = {'none': 'The whole network', 'top': 'Without the top layers', 'single': 'Without a single layer'}
 
 
-def render_report(content: ReportContent) -> str:
+class Analysis(NamedTuple):
+  """What an analysis found."""
+
+  data: Mapping[str, Any]  # as its JSON file
+  pictures: Mapping[str, bytes]  # PNG files by name, those that `data` names
+
+  @classmethod
+  def with_pictures(cls, data: Mapping[str, Any], folder: pathlib.Path) -> Analysis:
+    """Reads the pictures that `data` names from a folder."""
+    plots = [data[key] for key in ('matrix_picture', 'curves_picture') if key in data]
+    return cls(data, {name: (folder / name).read_bytes() for name in [*plots, *data['pictures']]})
+
+
+def read_analysis(folder: pathlib.Path, subject: Mapping[str, Any]) -> Analysis | None:
+  """Reads what a command stored of an analysis.
+
+  Args:
+    folder: Holds NAME.json, NAME being its own name, and the pictures.
+    subject: What it must be an analysis of, by key of the JSON data: 'checkpoint', 'step', 'split', ...; a
+      key that the data lack counts as None.
+
+  Returns:
+    None if there is no such analysis, or not all of it.
+
+  Raises:
+    InputError: The JSON file cannot be read.
+  """
+  data = read_json(folder / f'{folder.name}.json', REMEDY, default={})
+  if any(data.get(key) != value for key, value in subject.items()):
+    return None
+  with contextlib.suppress(FileNotFoundError):
+    return Analysis.with_pictures(data, folder)
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The entries of a metrics.jsonl, none if there is no such file; a line cut off by a kill is left out."""
+  entries = []
+  for line in path.read_text(encoding='utf-8').splitlines() if path.exists() else ():
+    with contextlib.suppress(ValueError):
+      entries.append(json.loads(line))
+  return entries
+
+
+def render_report(
+  run: Mapping[str, Any],
+  confusion: ConfusionMatrix,
+  examples: Sequence[Example],
+  similarity: Analysis,
+  layer_removal: Analysis,
+  *,
+  split: str,
+  images: int,
+  parameters: Mapping[str, int | float],
+  metrics: Sequence[Mapping[str, Any]],
+  starts: Sequence[Mapping[str, Any]],
+) -> str:
   """Writes the report as one HTML page that loads nothing from outside.
+
+  Args:
+    run: From `Run.describe`.
+    confusion: Counts over the whole split.
+    examples: Images for the gallery.
+    similarity: Feature similarity of the classes.
+    layer_removal: Scores without layers of DenseASPP.
+    split: The split that was scored.
+    images: Images in it.
+    parameters: As `count_parameters` gives them.
+    metrics: From `read_metrics`.
+    starts: Provenance of each time the run was started, each with its 'step'.
 
   Raises:
     InputError: No pixel of the ground truth belongs to a class that is scored.
   """
-  label_set = content.confusion.label_set
-  scores = content.confusion.scores()
-  counts = class_counts(content.confusion)
-  ranked = sorted_iou({name: scores.iou[name] for name in ranked_classes(counts, label_set)})
-  labelled = [e for e in content.examples if e.pixel_accuracy(label_set) is not None]
+  label_set = confusion.label_set
+  scores = confusion.scores()
+  counts = class_counts(confusion)
+  names = CITYSCAPES_19.class_names if is_cityscapes(label_set) else label_set.class_names
+  # The classes that sentences compare have ground truth and are not void.
+  ranked = sorted_iou({name: scores.iou[name] for name, n in zip(names, counts, strict=False) if n.any()})
+  labelled = [e for e in examples if e.pixel_accuracy(label_set) is not None]
+  ignored = any((e.label == IGNORE_LABEL).any() for e in examples)
   environment = jinja2.Environment(
-    loader=jinja2.FunctionLoader(_package_text),
+    loader=jinja2.PackageLoader('dense_aspp_jax', 'analysis'),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  environment.filters.update(percent=_percent, change=_change, listing=_listing, fields=fields, time=_time)
+  environment.filters.update(percent=_percent, change=_change, fields=_fields, time=_time)
   return environment.get_template('report.html.jinja').render(
-    content=content,
+    name=pathlib.Path(run['workdir']).absolute().name,
+    run=run,
+    config=run['config'],
+    split=split,
+    num_images=images,
+    parameters=parameters,
+    starts=starts,
     scores=scores,
     means={MEAN_NAMES.get(name, name): value for name, value in scores.means.items() if value is not None},
     best=ranked[0],
     worst=ranked[-1],
     label_set=label_set,
-    error_colors=error_colors(content.examples),
-    hero=overlay_picture(labelled[0], label_set) if labelled else None,
-    examples=[
-      (example.image_id, example.pixel_accuracy(label_set), example_panels(example, label_set))
-      for example in content.examples
-    ],
-    converted=next((start['converted']['file'] for start in content.starts if 'converted' in start), None),
-    curves=_curves(content.metrics),
-    classes=class_rows(scores, counts, label_set),
+    error_colors={'wrong': WRONG_COLOR} | ({'ignored': IGNORED_COLOR} if ignored else {}),
+    hero=labelled[0].overlay(label_set) if labelled else None,
+    examples=[(e.image_id, e.pixel_accuracy(label_set), e.panels(label_set)) for e in examples],
+    converted=next((start['converted']['file'] for start in starts if 'converted' in start), None),
+    curves=_curves(metrics),
+    classes=_class_rows(scores, counts, label_set),
     iou_plot=plot(
       iou_figure(scores.iou, scores.mean_iou, label_set),
       f'Bars of the IoU of each class, from {ranked[0][0]} to {ranked[-1][0]}; the table has the values',
@@ -78,8 +154,8 @@ def render_report(content: ReportContent) -> str:
       confusion_figure(counts, label_set.class_names),
       'Confusion matrix: which share of the pixels of each class was predicted as which class',
     ),
-    similarity=_similarity(content.similarity, [name for name, _ in ranked]),
-    removal=_removal(content.layer_removal),
+    similarity=_similarity(similarity, [name for name, _ in ranked]),
+    removal=_removal(layer_removal),
   )
 
 
@@ -91,28 +167,11 @@ def class_counts(confusion: ConfusionMatrix) -> np.ndarray:
   return is_class.T @ confusion.counts @ is_class
 
 
-def ranked_classes(counts: np.ndarray, label_set: LabelSet) -> list[str]:
-  """Names of the classes that sentences compare: those of the mean IoU that have ground truth, never void.
+def _class_rows(scores: Scores, counts: np.ndarray, label_set: LabelSet) -> list[dict[str, Any]]:
+  """The table of classes, best IoU first, those without one last; fractions, None without pixels.
 
-  Args:
-    counts: From `class_counts`.
-    label_set: Names them.
-  """
-  names = CITYSCAPES_19.class_names if is_cityscapes(label_set) else label_set.class_names
-  return [name for name, row in zip(names, counts, strict=False) if row.any()]
-
-
-def class_rows(scores: Scores, counts: np.ndarray, label_set: LabelSet) -> list[dict[str, Any]]:
-  """What the table says of each class, best IoU first, classes without one last.
-
-  Args:
-    scores: Of the split.
-    counts: From `class_counts`.
-    label_set: Has the colours.
-
-  Returns:
-    'name', 'color', 'iou'; 'share' of all pixels; 'found', the share of its pixels predicted as it, and
-    'taken_for', the class (name and share) that most of the others went to. Fractions, None without pixels.
+  'share' is that of all pixels, 'recall' that of the class's pixels predicted as it, 'confused' the class
+  (name and share) that most of the others went to.
   """
   names, shares = label_set.class_names, row_shares(counts)
   rows = []
@@ -126,22 +185,10 @@ def class_rows(scores: Scores, counts: np.ndarray, label_set: LabelSet) -> list[
         'color': label_set.classes[index].color,
         'iou': scores.iou[name],
         'share': counts[index].sum() / counts.sum(),
-        'found': float(shares[index, index]) if counts[index].any() else None,
-        'taken_for': (names[other], float(wrong[other])) if wrong[other] else None,
+        'recall': shares[index, index] if counts[index].any() else None,
+        'confused': (names[other], wrong[other]) if wrong[other] else None,
       }
     )
-  return rows
-
-
-def fields(tree: Mapping[str, Any], prefix: str = '') -> list[tuple[str, str]]:
-  """The values of nested data as text by their full names, as `--config.NAME=VALUE` has them."""
-  rows = []
-  for name, value in tree.items():
-    if isinstance(value, Mapping):
-      rows += fields(value, f'{prefix}{name}.')
-    else:
-      text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-      rows.append((f'{prefix}{name}', text))
   return rows
 
 
@@ -156,61 +203,57 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[Picture]:
 
 
 def _similarity(analysis: Analysis, ranked: Sequence[str]) -> dict[str, Any]:
-  name = analysis.data['matrix_picture']
+  data, pairs = analysis.data, analysis.data['most_confused']
+  matrix_alt = 'Cosine similarity of the mean features of each two classes'
   return {
-    'closest': next((p for p in analysis.data['most_confused'] if set(p['classes']) <= set(ranked)), None),
-    'matrix': analysis_plot(
-      analysis.pictures[name], 'Cosine similarity of the mean features of each two classes'
-    ),
-    'pictures': _photos(
-      analysis, 'Image, ground truth and, for each class, where the features are like its mean'
-    ),
+    **data,
+    'closest': next((pair for pair in pairs if set(pair['classes']) <= set(ranked)), None),
+    'matrix': analysis_plot(analysis.pictures[data['matrix_picture']], matrix_alt),
+    'pictures': _photos(analysis, 'Image, ground truth and, for each class, the similarity with its mean'),
   }
 
 
 def _removal(analysis: Analysis) -> dict[str, Any]:
-  data = analysis.data
+  data, settings = analysis.data, analysis.data['settings']
   dilations = [layer['dilation'] for layer in data['layers']]
-  whole = next(s['scores'] for s in data['settings'] if s['kind'] == 'none')
+  whole = next(s['scores'] for s in settings if s['kind'] == 'none')
   mean = next(name for name in whole if name.startswith('mean_iou'))
-  top = [s['scores']['iou'] for s in data['settings'] if s['kind'] in ('none', 'top')]
+  top = [s['scores']['iou'] for s in settings if s['kind'] in ('none', 'top')]
+  rows = [
+    {
+      'kind': _KINDS[setting['kind']],
+      'removed': setting['removed'],
+      'dilations': [dilations[number - 1] for number in setting['removed']],
+      'mean_iou': setting['scores'][mean],
+      'change': setting['scores'][mean] - whole[mean],
+      'pixel_accuracy': setting['scores']['pixel_accuracy'],
+    }
+    for setting in settings
+  ]
+  curves_alt = 'IoU of each class by the number of layers removed from the top'
   return {
+    **data,
     'iou': {name: [iou[name] for iou in top] for name in whole['iou']},
-    'groups': {
-      title: [
-        {
-          'removed': setting['removed'],
-          'dilations': [dilations[number - 1] for number in setting['removed']],
-          'mean_iou': setting['scores'][mean],
-          'change': setting['scores'][mean] - whole[mean],
-          'pixel_accuracy': setting['scores']['pixel_accuracy'],
-        }
-        for setting in data['settings']
-        if setting['kind'] == kind
-      ]
-      for kind, title in _KINDS.items()
-    },
-    'curves': analysis_plot(
-      analysis.pictures[data['curves_picture']],
-      'IoU of each class by the number of layers removed from the top',
-    ),
-    'pictures': _photos(analysis, 'Image, ground truth and the prediction with more and more layers removed'),
+    'rows': rows,
+    'curves': analysis_plot(analysis.pictures[data['curves_picture']], curves_alt),
+    'pictures': _photos(analysis, 'Image, ground truth and the prediction as more layers are removed'),
   }
 
 
 def _photos(analysis: Analysis, alt: str) -> list[tuple[str, Picture]]:
   """The pictures of an analysis, each with its image id as its file's name has it (KIND_NUMBER_ID.png)."""
   return [
-    (
-      re.sub(r'^[a-z]+_\d+_|\.png$', '', name),
-      analysis_photo(analysis.pictures[name], f'{alt}: {name}'),
-    )
+    (re.sub(r'^[a-z]+_\d+_|\.png$', '', name), analysis_photo(analysis.pictures[name], f'{alt}: {name}'))
     for name in analysis.data['pictures']
   ]
 
 
-def _package_text(name: str) -> str:
-  return importlib.resources.files('dense_aspp_jax.analysis').joinpath(name).read_text(encoding='utf-8')
+def _fields(tree: dict[str, Any]) -> list[tuple[str, str]]:
+  """The values of nested data as text by their full names, as `--config.NAME=VALUE` has them."""
+  return [
+    (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    for name, value in flatten_dict(tree, sep='.').items()
+  ]
 
 
 def _percent(value: float | None, digits: int = 1) -> str:
@@ -226,8 +269,3 @@ def _change(value: float) -> str:
 def _time(iso: str) -> str:
   """The time of a `provenance()`, to the minute."""
   return f'{iso[:16].replace("T", " ")} UTC'
-
-
-def _listing(names: Sequence[str]) -> str:
-  """`['a', 'b', 'c']` as 'a, b and c'."""
-  return ' and '.join(filter(None, (', '.join(names[:-1]), *names[-1:])))

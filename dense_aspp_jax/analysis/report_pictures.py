@@ -3,37 +3,96 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import io
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
 from dense_aspp_jax.analysis.figures import svg
-from dense_aspp_jax.analysis.report_content import Example
+from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.datasets.images import decode_image
 from dense_aspp_jax.datasets.resize import resize_image, resize_label
+from dense_aspp_jax.evaluation.evaluate import BatchPredictor, predict_split
+from dense_aspp_jax.evaluation.metrics import is_cityscapes
 from dense_aspp_jax.evaluation.pictures import overlay
-from dense_aspp_jax.labels import IGNORE_LABEL, LabelSet
+from dense_aspp_jax.labels import CITYSCAPES_19, IGNORE_LABEL, LabelSet
 
-_WRONG_COLOR = (226, 52, 30)
-_IGNORED_COLOR = (86, 116, 178)
-_MAX_WIDTH = 768  # pixels; a panel is at most 300 wide on the page, more on a phone turned around
+WRONG_COLOR = (226, 52, 30)
+IGNORED_COLOR = (86, 116, 178)
+_MAX_WIDTH = 768  # pixels; a panel is at most 300 wide on the page, more on a phone in landscape
 _MAX_ANALYSIS_WIDTH = 1600
 _SVG_PIXELS_PER_INCH = 96
 _JPEG_QUALITY = 85
 
 
-@dataclasses.dataclass(frozen=True)
-class Picture:
-  """What an `<img>` needs: the file as a data URI, the text that stands for it, its size in pixels."""
+class Picture(NamedTuple):
+  """What an `<img>` needs: the file as a data URI, its alternative text, its size in pixels."""
 
   uri: str
   alt: str
   width: int
   height: int
+
+
+class Example(NamedTuple):
+  """One image of the gallery."""
+
+  image_id: str
+  image: np.ndarray  # RGB, uint8 [h, w, 3]
+  label: np.ndarray  # ground truth, class indices and IGNORE_LABEL, uint8 [H, W]
+  prediction: np.ndarray  # class indices, uint8 [H, W]
+
+  def pixel_accuracy(self, label_set: LabelSet) -> float | None:
+    """Pixel accuracy of this image as in `Scores`, 0..1; None without a pixel that is scored."""
+    valid = self.label != IGNORE_LABEL
+    if is_cityscapes(label_set):
+      valid &= self.label < CITYSCAPES_19.num_classes  # not void
+    return float(np.mean((self.label == self.prediction)[valid])) if valid.any() else None
+
+  def panels(self, label_set: LabelSet) -> dict[str, Picture]:
+    """Image, ground truth, prediction and errors, at one size, by caption."""
+    image, label, prediction = self._at_one_size()
+    errors = error_picture(image, label, prediction)
+    return {
+      'Image': photo(image, f'{self.image_id}: the image'),
+      'Ground truth': label_map(label, label_set, f'{self.image_id}: the ground truth in class colours'),
+      'Prediction': label_map(prediction, label_set, f'{self.image_id}: the prediction in class colours'),
+      'Errors': photo(errors, f'{self.image_id}: the wrong pixels in red'),
+    }
+
+  def overlay(self, label_set: LabelSet) -> Picture:
+    """The prediction over its image."""
+    image, _, prediction = self._at_one_size()
+    alt = f'{self.image_id}: the prediction overlaid on the image'
+    return photo(overlay(image, prediction, label_set, alpha=0.6), alt)
+
+  def _at_one_size(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image, ground truth and prediction at the size of the ground truth, made smaller if it is wide."""
+    size = _at_most(self.label.shape, _MAX_WIDTH)
+    return resize_image(self.image, size), resize_label(self.label, size), resize_label(self.prediction, size)
+
+
+def predict_examples(
+  predictor: BatchPredictor, split: Sequence[CachedExample], label_set: LabelSet, count: int, batch_size: int
+) -> list[Example]:
+  """Predicts some images, evenly spread over a split.
+
+  Args:
+    predictor: The network.
+    split: Images at the network's input size with native label ids.
+    label_set: What the class indices mean.
+    count: How many; fewer where the split has fewer.
+    batch_size: Images per call; that of the evaluation needs no new compilation.
+  """
+  count = min(count, len(split))
+  chosen = [split[(2 * i + 1) * len(split) // (2 * count)] for i in range(count)]
+  return [
+    Example(e.image_id, e.image, label_set.encode(e.label, e.image_id), prediction)
+    for e, prediction in predict_split(predictor, chosen, batch_size)
+  ]
 
 
 def error_picture(image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
@@ -49,88 +108,53 @@ def error_picture(image: np.ndarray, label: np.ndarray, prediction: np.ndarray) 
   """
   ignored = label == IGNORE_LABEL
   wrong = (label != prediction) & ~ignored
-  grey = 0.6 * image.mean(axis=-1, keepdims=True) + 80
-  picture = np.repeat(grey, 3, axis=-1)
-  picture[wrong] = 0.25 * picture[wrong] + 0.75 * np.array(_WRONG_COLOR)
-  picture[ignored] = _IGNORED_COLOR
+  picture = np.repeat(0.6 * image.mean(axis=-1, keepdims=True) + 80, 3, axis=-1)
+  picture[wrong] = 0.25 * picture[wrong] + 0.75 * np.array(WRONG_COLOR)
+  picture[ignored] = IGNORED_COLOR
   return np.rint(picture).astype(np.uint8)
-
-
-def error_colors(examples: Sequence[Example]) -> dict[str, tuple[int, int, int]]:
-  """The colours of `error_picture` by meaning, those that the examples need."""
-  colors = {'wrong': _WRONG_COLOR}
-  if any((example.label == IGNORE_LABEL).any() for example in examples):
-    colors['ignored'] = _IGNORED_COLOR
-  return colors
-
-
-def example_panels(example: Example, label_set: LabelSet) -> dict[str, Picture]:
-  """Draws image, ground truth, prediction and errors, at one size, by caption."""
-  image, label, prediction = _at_one_size(example)
-  name = example.image_id
-  return {
-    'Image': photo(image, f'{name}: the image'),
-    'Ground truth': label_map(label, label_set, f'{name}: the ground truth in the colours of the classes'),
-    'Prediction': label_map(prediction, label_set, f'{name}: the prediction in the colours of the classes'),
-    'Errors': photo(error_picture(image, label, prediction), f'{name}: the wrong pixels in red'),
-  }
-
-
-def overlay_picture(example: Example, label_set: LabelSet) -> Picture:
-  """Draws the prediction over its image."""
-  image, _, prediction = _at_one_size(example)
-  drawn = overlay(image, prediction, label_set, alpha=0.6)
-  return photo(drawn, f'{example.image_id}: the prediction laid over the image')
-
-
-def _at_one_size(example: Example) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Image, ground truth and prediction at the size of the ground truth, made smaller if it is wide."""
-  height, width = example.label.shape
-  scale = min(1, _MAX_WIDTH / width)
-  size = max(1, round(scale * height)), max(1, round(scale * width))
-  return (
-    resize_image(example.image, size),
-    resize_label(example.label, size),
-    resize_label(example.prediction, size),
-  )
 
 
 def photo(image: np.ndarray, alt: str) -> Picture:
   """A picture (RGB, uint8 `[h, w, 3]`) as a JPEG with colours at full resolution."""
-  buffer = io.BytesIO()
-  Image.fromarray(image).save(buffer, 'JPEG', quality=_JPEG_QUALITY, subsampling=0, optimize=True)
-  return _picture('image/jpeg', buffer.getvalue(), alt, image.shape[1], image.shape[0])
+  return _encoded(Image.fromarray(image), alt, 'jpeg', quality=_JPEG_QUALITY, subsampling=0)
 
 
 def label_map(labels: np.ndarray, label_set: LabelSet, alt: str) -> Picture:
   """Class indices (uint8 `[h, w]`) in the colours of their classes, as a PNG with a palette."""
   picture = Image.fromarray(labels)
   picture.putpalette(label_set.colors.tobytes())
-  buffer = io.BytesIO()
-  picture.save(buffer, 'PNG', optimize=True)
-  return _picture('image/png', buffer.getvalue(), alt, labels.shape[1], labels.shape[0])
+  return _encoded(picture, alt, 'png')
 
 
 def plot(figure: Figure, alt: str) -> Picture:
   """A figure as an SVG."""
   width, height = (round(_SVG_PIXELS_PER_INCH * inches) for inches in figure.get_size_inches())
-  return _picture('image/svg+xml', svg(figure), alt, width, height)
+  return Picture(_data_uri('svg+xml', svg(figure)), alt, width, height)
 
 
 def analysis_plot(png: bytes, alt: str) -> Picture:
   """A plot that an analysis wrote, as it is."""
   height, width = decode_image(png, alt).shape[:2]
-  return _picture('image/png', png, alt, width, height)
+  return Picture(_data_uri('png', png), alt, width, height)
 
 
 def analysis_photo(png: bytes, alt: str) -> Picture:
   """A picture with photographs that an analysis wrote: no wider than needed, as the smaller file."""
   image = decode_image(png, alt)
-  height, width = image.shape[:2]
-  scale = min(1, _MAX_ANALYSIS_WIDTH / width)
-  smaller = photo(resize_image(image, (round(scale * height), round(scale * width))), alt)
+  smaller = photo(resize_image(image, _at_most(image.shape[:2], _MAX_ANALYSIS_WIDTH)), alt)
   return min(smaller, analysis_plot(png, alt), key=lambda picture: len(picture.uri))
 
 
-def _picture(media_type: str, data: bytes, alt: str, width: int, height: int) -> Picture:
-  return Picture(f'data:{media_type};base64,{base64.b64encode(data).decode()}', alt, width, height)
+def _at_most(size: tuple[int, int], max_width: int) -> tuple[int, int]:
+  scale = min(1, max_width / size[1])
+  return max(1, round(scale * size[0])), max(1, round(scale * size[1]))
+
+
+def _encoded(image: Image.Image, alt: str, media_type: str, **options: int) -> Picture:
+  buffer = io.BytesIO()
+  image.save(buffer, media_type, optimize=True, **options)
+  return Picture(_data_uri(media_type, buffer.getvalue()), alt, *image.size)
+
+
+def _data_uri(media_type: str, data: bytes) -> str:
+  return f'data:image/{media_type};base64,{base64.b64encode(data).decode()}'

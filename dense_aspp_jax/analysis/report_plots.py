@@ -12,13 +12,13 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from dense_aspp_jax.analysis.figures import draw_matrix, literal
+from dense_aspp_jax.analysis.figures import MOST_NUMBERED, draw_matrix, literal
 from dense_aspp_jax.labels import LabelSet
 
-_INK, _GRID, _TRAIN, _VALIDATION, _SECOND = '#1f2933', '#e3e8ee', '#0f766e', '#c2410c', '#6d5bd0'
+_INK, _LINE, _GRID, _TRAIN, _VALIDATION = '#1f2933', '#9aa5b1', '#e3e8ee', '#0f766e', '#c2410c'
+_MEAN_COLORS = (_VALIDATION, '#6d5bd0')  # the mean that ranks checkpoints, and with void
 _SHADES = LinearSegmentedColormap.from_list('shades', ['#ffffff', '#9fd3cb', '#0f766e', '#083d3a'])
 _PANEL = (4.0, 2.4)  # inches; small, so that text stays readable on a phone
-_MOST_ANNOTATED = 40  # classes; beyond, numbers in the cells would touch
 _POINTS_OF_MEAN = 60
 MEAN_NAMES = {
   'mean_iou': 'Mean IoU',
@@ -35,20 +35,19 @@ def training_figures(lines: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
       name.
 
   Returns:
-    Figure by title: loss, pixel accuracy, mean IoU, learning rate. Those that nothing was logged of are
-    left out.
+    Figure by title: loss, mean IoU, pixel accuracy, learning rate; those of which nothing was logged are left
+    out.
   """
-  means = dict.fromkeys(k for line in lines for k in line if k.startswith('mean_iou'))
+  means = list(dict.fromkeys(name for line in lines for name in line if name.startswith('mean_iou')))
+  labels = [MEAN_NAMES.get(name, name) for name in means]
+  iou = [
+    (n, 'validation', *label_color) for n, *label_color in zip(means, labels, _MEAN_COLORS, strict=False)
+  ]
+  for name, label in list(zip(means, labels, strict=True))[:1]:  # the one that ranks checkpoints
+    iou.append((name, 'validation_ema', f'{label}, averaged weights', _TRAIN))
   panels = {
     'Loss': [('loss', 'train', 'training', _TRAIN)],
-    'Mean IoU on the validation split': [
-      (name, 'validation', MEAN_NAMES.get(name, name), color)
-      for name, color in zip(means, (_VALIDATION, _SECOND), strict=False)
-    ]
-    + [
-      (name, 'validation_ema', f'{MEAN_NAMES.get(name, name)}, averaged weights', _TRAIN)
-      for name in list(means)[:1]  # the one that ranks checkpoints
-    ],
+    'Mean IoU on the validation split': iou,
     'Pixel accuracy': [
       ('pixel_accuracy', 'train', 'training', _TRAIN),
       ('pixel_accuracy', 'validation', 'validation', _VALIDATION),
@@ -59,11 +58,8 @@ def training_figures(lines: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
   for title, series in panels.items():
     figure, axes = _figure(title, _PANEL)
     for name, kind, label, color in series:
-      points = [
-        (line['step'], line[name])
-        for line in lines
-        if line['kind'] == kind and line.get(name) is not None and math.isfinite(line[name])
-      ]
+      values = ((line['step'], line.get(name)) for line in lines if line['kind'] == kind)
+      points = [(step, value) for step, value in values if value is not None and math.isfinite(value)]
       if points:
         _draw_series(axes, np.array(points, float).T, label, color, noisy=name != 'learning_rate')
     if not axes.lines:
@@ -82,21 +78,15 @@ def training_figures(lines: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
 
 def _draw_series(axes: Axes, points: np.ndarray, label: str, color: str, noisy: bool) -> None:
   """Draws values (`[2, n]`: steps, values); many noisy ones faintly, under their running mean."""
-  steps, values = points
-  window = len(steps) // _POINTS_OF_MEAN if noisy else 1
+  count = points.shape[1]
+  window = count // _POINTS_OF_MEAN if noisy else 1
   if window < 2:
-    axes.plot(steps, values, color=color, linewidth=1.6, marker='o' if len(steps) < 20 else '', label=label)
-    axes.lines[-1].set_markersize(4)
+    marker = 'o' if count < 20 else ''
+    axes.plot(*points, color=color, linewidth=1.6, marker=marker, markersize=4, label=label)
     return
-  axes.plot(steps, values, color=color, linewidth=0.6, alpha=0.35)
-  kernel = np.full(window, 1 / window)
-  axes.plot(
-    np.convolve(steps, kernel, 'valid'),
-    np.convolve(values, kernel, 'valid'),
-    color=color,
-    linewidth=1.8,
-    label=f'{label}, mean of {window}',
-  )
+  axes.plot(*points, color=color, linewidth=0.6, alpha=0.35)
+  means = (np.convolve(values, np.full(window, 1 / window), 'valid') for values in points)
+  axes.plot(*means, color=color, linewidth=1.8, label=f'{label}, mean of {window}')
 
 
 def iou_figure(iou: Mapping[str, float | None], mean_iou: float, label_set: LabelSet) -> Figure:
@@ -108,33 +98,19 @@ def iou_figure(iou: Mapping[str, float | None], mean_iou: float, label_set: Labe
     label_set: Has the colours.
   """
   colors = {c.name: np.array(c.color) / 255 for c in label_set.classes}
-  bars = sorted_iou(iou)
-  figure, axes = _figure('IoU per class', (4.0, 1.0 + 0.21 * len(bars)))
-  positions = np.arange(len(bars))
-  values = [100 * value for _, value in bars]
-  drawn = axes.barh(
-    positions, values, color=[colors[name] for name, _ in bars], edgecolor=_INK, linewidth=0.4, height=0.72
+  names, values = zip(*sorted_iou(iou), strict=True)
+  percent = [100 * value for value in values]
+  figure, axes = _figure('IoU per class', (4.0, 1.0 + 0.21 * len(names)))
+  bars = axes.barh(
+    range(len(names)), percent, color=[colors[n] for n in names], edgecolor=_INK, linewidth=0.4, height=0.72
   )
-  axes.bar_label(
-    drawn,
-    labels=[f'{value:.1f}' for value in values],
-    padding=3,
-    fontsize=8,
-    color=_INK,
-    bbox={'facecolor': 'white', 'edgecolor': 'none', 'pad': 0.6},  # over the line at the mean
-  )
+  behind = {'facecolor': 'white', 'edgecolor': 'none', 'pad': 0.6}  # over the line at the mean
+  axes.bar_label(bars, fmt='{:.1f}', padding=3, fontsize=8, color=_INK, bbox=behind)
   axes.axvline(100 * mean_iou, color=_VALIDATION, linewidth=1.2, linestyle=(0, (4, 3)), zorder=0.9)
-  axes.annotate(
-    f'mean {100 * mean_iou:.1f}',
-    (100 * mean_iou, len(bars) - 0.5),
-    (4, 0),
-    textcoords='offset points',
-    color=_VALIDATION,
-    fontsize=8,
-    va='bottom',
-  )
-  axes.set_yticks(positions, literal([name for name, _ in bars]))
-  axes.set_ylim(len(bars) - 0.4, -0.6)
+  text = f' mean {100 * mean_iou:.1f}'
+  axes.text(100 * mean_iou, len(names) - 0.5, text, color=_VALIDATION, fontsize=8, va='bottom')
+  axes.set_yticks(range(len(names)), literal(names))
+  axes.set_ylim(len(names) - 0.4, -0.6)
   axes.set_xlim(0, 108)
   axes.set_xticks(range(0, 101, 20))
   axes.set_xlabel('IoU in %')
@@ -158,10 +134,8 @@ def confusion_figure(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
   Returns:
     A matrix whose rows add up to 100 %; the row of a class without pixels is empty.
   """
-  shares = 100 * row_shares(counts)
-  num_classes = len(class_names)
-  cell = 0.34 if num_classes <= _MOST_ANNOTATED else 0.15  # inches
-  size = 1.9 + cell * max(num_classes, 6)
+  shares, num_classes = 100 * row_shares(counts), len(class_names)
+  size = 1.9 + max(num_classes, 6) * (0.34 if num_classes <= MOST_NUMBERED else 0.15)  # inches
   figure, axes = _figure('', (size, size))
   title = 'Confusion matrix:\npixels of each class (row), in %'  # of the figure: the axes may be narrower
   figure.suptitle(title, x=0.02, ha='left', fontsize=10, fontweight='bold', color=_INK)
@@ -189,8 +163,8 @@ def _figure(title: str, size: tuple[float, float]) -> tuple[Figure, Axes]:
   axes = figure.subplots()
   axes.set_title(title, fontsize=10, fontweight='bold', color=_INK, loc='left')
   axes.spines[['top', 'right']].set_visible(False)
-  axes.spines[['left', 'bottom']].set_color('#9aa5b1')
-  axes.tick_params(labelsize=8, labelcolor=_INK, color='#9aa5b1')
+  axes.spines[['left', 'bottom']].set_color(_LINE)
+  axes.tick_params(labelsize=8, labelcolor=_INK, color=_LINE)
   axes.xaxis.label.set(color=_INK, size=8)
   axes.yaxis.label.set(color=_INK, size=8)
   axes.grid(True, color=_GRID, linewidth=0.8)

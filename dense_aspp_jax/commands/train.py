@@ -74,7 +74,7 @@ def _report(workdir: pathlib.Path, split: str) -> None:
     return
   say('making the report of the run ...')
   try:
-    print(f'report {report_run(workdir, split_name=split)}')
+    print(f'report {report_run(workdir, split)}')
   except Exception as error:  # a finished training does not fail for what only shows it
     reason = f'{type(error).__name__}: {error}'.splitlines()[0]
     say(f'no report was written ({reason}); the run is complete, and {command} writes it')

@@ -1,5 +1,6 @@
 import base64
 import io
+import json
 import re
 
 import numpy as np
@@ -7,20 +8,23 @@ import pytest
 import report_example
 from html_page import Page
 from PIL import Image
-from report_example import report_content
+from report_example import METRICS, report
 
-from dense_aspp_jax.analysis import report
-from dense_aspp_jax.analysis.report import class_counts, class_rows, fields, render_report
+from dense_aspp_jax.analysis.report import class_counts, read_analysis, read_metrics
+from dense_aspp_jax.analysis.report_pictures import plot
+from dense_aspp_jax.analysis.report_plots import confusion_figure, iou_figure
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix
 from dense_aspp_jax.labels import CITYSCAPES_19, CITYSCAPES_20, LabelClass, LabelSet
 
+THREE_NAMES = report_example.THREE.class_names
+SUBJECT = {'checkpoint': 'best', 'step': 4, 'split': 'validation', 'layer': 'dense_aspp', 'data_dir': None}
 DASH, MINUS = '\u2013', '\u2212'
 
 
 @pytest.fixture(scope='module')
 def text():
-  return render_report(report_content())
+  return report(metrics=METRICS)
 
 
 @pytest.fixture(scope='module')
@@ -50,7 +54,7 @@ def test_sentences_name_the_best_the_worst_the_lost_and_the_similar_classes(page
     'car loses half of its IoU with 1 of 2 layers removed, road loses half of its IoU with 2 of 2 layers '
     'removed.' in page.text.replace(' ,', ',')
   )
-  assert 'Most alike in its features: road and car (cosine 0.23).' in page.text
+  assert 'Most similar features: road and car (cosine 0.23).' in page.text
 
 
 def with_iou(*iou_by_count):
@@ -68,7 +72,7 @@ def with_iou(*iou_by_count):
 
 
 def test_where_no_class_loses_half_the_page_says_so():
-  page = Page(render_report(report_content(layer_removal=report_example.layer_removal(lost_first=[]))))
+  page = Page(report(layer_removal=report_example.layer_removal(lost_first=[])))
   assert page.text.count('No class loses half of its IoU when layers of DenseASPP are removed.') == 2
   assert 'loses half of its IoU with' not in page.text
 
@@ -85,26 +89,27 @@ def test_the_iou_of_each_class_by_layers_removed(page):
 def test_the_first_labelled_example_is_the_hero():
   blank, first, second = (report_example.example(name) for name in ('blank', 'first', 'second'))
   blank.label[:] = 255
-  page = Page(render_report(report_content(examples=[blank, first, second])))
-  assert page.images()[0]['alt'] == 'first: the prediction laid over the image'
-  assert 'blank , no labelled pixel Image' in page.text
-  page = Page(render_report(report_content(examples=[blank])))
-  assert 'laid over' not in page.text
+  page = Page(report(examples=[blank, first, second]))
+  assert page.images()[0]['alt'] == 'first: the prediction overlaid on the image'
+  assert 'blank , no labelled pixels Image' in page.text
+  page = Page(report(examples=[blank]))
+  assert 'overlaid' not in page.text
 
 
-def test_the_plots_are_of_these_scores(monkeypatch):
-  drawn = {}
-  for name in ('iou_figure', 'confusion_figure'):
-    make = getattr(report, name)
-    monkeypatch.setattr(report, name, lambda *a, name=name, make=make: drawn.update({name: a}) or make(*a))
-  render_report(report_content())
-  assert drawn['iou_figure'][1] == pytest.approx((80 / 105 + 15 / 30 + 40 / 50) / 3)
-  np.testing.assert_array_equal(drawn['confusion_figure'][0], report_example.COUNTS[:3, :3])
+def test_the_plots_are_of_these_scores(page):
+  counts = report_example.COUNTS[:3, :3]
+  scores = report_example.confusion().scores()
+  assert scores.mean_iou == pytest.approx((80 / 105 + 15 / 30 + 40 / 50) / 3)
+  figures = (
+    iou_figure(scores.iou, scores.mean_iou, report_example.THREE),
+    confusion_figure(counts, THREE_NAMES),
+  )
+  assert {plot(figure, '').uri for figure in figures} <= {image['src'] for image in page.images()}
 
 
 def test_a_converted_run_names_its_file_and_has_no_training():
   start = {'step': 0, 'converted': {'file': 'street.pth'}, **report_example.provenance()}
-  page = Page(render_report(report_content(metrics=[], starts=[start], step=0)))
+  page = Page(report(metrics=[], starts=[start], step=0))
   assert 'converted from street.pth.' in page.text
   for text in ('Steps', 'Training', 'metrics.jsonl', 'at step', ', step', 'trained on'):
     assert text not in page.text
@@ -113,7 +118,7 @@ def test_a_converted_run_names_its_file_and_has_no_training():
 def test_which_weights_statistics_and_heads_is_said():
   parameters = {'extractor': 1000, 'dense_aspp': 200, 'skip_decoder': 50, 'head': 34, 'auxiliary_head': 0}
   changes = dict(weights='ema', bn='recalibrated', parameters={**parameters, 'total': 1284, 'gmac': 0.5})
-  page = Page(render_report(report_content(**changes)))
+  page = Page(report(**changes))
   assert (
     'Checkpoint best, step 5,678, moving averages of the weights, recalibrated BN statistics. '
     'Extractor 1,000, DenseASPP 200, skip decoder 50, head 34 parameters.'
@@ -124,26 +129,24 @@ def test_sentences_leave_out_classes_without_ground_truth_and_void():
   counts = np.array([[6, 0, 2, 0], [2, 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
   similar = [{'classes': ['road', 'sky'], 'cosine': 0.9}, {'classes': ['road', 'car'], 'cosine': 0.5}]
   page = Page(
-    render_report(
-      report_content(
-        confusion=report_example.confusion(counts),
-        similarity=report_example.similarity(most_confused=similar),
-      )
+    report(
+      confusion=report_example.confusion(counts),
+      similarity=report_example.similarity(most_confused=similar),
     )
   )
   assert 'It does best on road (IoU 60.0 %), worst on car (50.0 %).' in page.text  # sky has 0
-  assert 'Most alike in its features: road and car (cosine 0.50).' in page.text
+  assert 'Most similar features: road and car (cosine 0.50).' in page.text
   assert 'worst on car (50.0 %)' in cityscapes_page(CITYSCAPES_20).text  # void has 0
 
 
 def test_each_analysis_says_on_how_many_images_it_was(page):
-  assert 'of the layer dense_aspp in 3 images.' in page.text
+  assert 'of the layer dense_aspp over 3 images.' in page.text
   assert 'Scored on 4 images. car loses half' in page.text
   assert 'Rule: by halves.' in page.text
 
 
 def test_the_table_of_classes(page):
-  start = page.rows.index(['Class', 'IoU', 'Found', 'Of all pixels', 'Most often taken for'])
+  start = page.rows.index(['Class', 'IoU', 'Recall', 'Of all pixels', 'Most often confused with'])
   assert page.rows[start + 1 : start + 4] == [
     ['sky', '80.0 %', '100.0 %', '25.0 %', DASH],
     ['road', '76.2 %', '80.0 %', '62.5 %', 'car 10.0 %'],
@@ -194,17 +197,18 @@ def test_configuration_and_provenance_are_written_out(page):
 
 def test_the_gallery_shows_four_panels_an_image_and_the_legend(page):
   for number in (1, 2):
-    assert f'street/{number} , 53.3 % of its pixels right Image Ground truth Prediction Errors' in page.text
-  assert 'Errors shows wrong pixels and ignored pixels over the grey image. road car sky' in page.text
+    assert f'street/{number} , 53.3 % of pixels correct Image Ground truth Prediction Errors' in page.text
+  assert '“Errors” shows wrong pixels and ignored pixels over the grey image. road car sky' in page.text
   colors = [a['style'] for tag, a in page.tags if tag == 'span' and a.get('class') == 'swatch']
-  assert colors[2:5] == ['--color: 128 64 128', '--color: 0 0 142', '--color: 70 130 180']
+  road, car, sky = '--color: 128 64 128', '--color: 0 0 142', '--color: 70 130 180'
+  assert colors[2:] == [road, car, sky, sky, road, car]  # the legend, and the table by IoU
 
 
 def test_ignored_pixels_are_mentioned_only_where_there_are_some():
   example = report_example.example()
   example.label[:, -1] = 0
-  page = Page(render_report(report_content(examples=[example])))
-  assert 'Errors shows wrong pixels over the grey image.' in page.text
+  page = Page(report(examples=[example]))
+  assert '“Errors” shows wrong pixels over the grey image.' in page.text
   assert 'ignored' not in page.text
 
 
@@ -239,7 +243,7 @@ def test_nothing_is_loaded_from_outside(text, page):
 
 
 def test_the_same_content_gives_the_same_page(text):
-  assert render_report(report_content()) == text
+  assert report(metrics=METRICS) == text
 
 
 def test_odd_names_and_values_are_text_not_markup():
@@ -250,15 +254,13 @@ def test_odd_names_and_values_are_text_not_markup():
     setting['scores']['iou'][odd] = setting['scores']['iou']['car']
   removal.data.update(lost_first=[{'class': odd, 'layers_removed': 1, 'kept': 0.2}], lost_first_rule=odd)
   confused = [{'classes': [odd, 'b'], 'cosine': 0.5}]
-  text = render_report(
-    report_content(
-      name=odd,
-      config={'model': {'extractor': odd}, 'data': {'dataset': '<script>alert(1)</script>', odd: odd}},
-      confusion=report_example.confusion(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]), label_set),
-      examples=[report_example.example(image_id=odd)],
-      similarity=report_example.similarity(most_confused=confused),
-      layer_removal=removal,
-    )
+  text = report(
+    workdir=odd,
+    config={'model': {'extractor': odd}, 'data': {'dataset': '<script>alert(1)</script>', odd: odd}},
+    confusion=report_example.confusion(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]), label_set),
+    examples=[report_example.example(image_id=odd)],
+    similarity=report_example.similarity(most_confused=confused),
+    layer_removal=removal,
   )
   page = Page(text)
   assert not {'script', 'b'} & {tag for tag, _ in page.tags}
@@ -270,7 +272,7 @@ def test_odd_names_and_values_are_text_not_markup():
 
 
 def test_a_run_without_logged_metrics_has_no_curves():
-  page = Page(render_report(report_content(metrics=[])))
+  page = Page(report(metrics=[]))
   assert 'This run has no metrics.jsonl, so there are no curves to show.' in page.text
   assert not [image for image in page.images() if 'by step' in image['alt']]
 
@@ -288,18 +290,18 @@ def test_curves_say_where_they_begin_and_end(page):
 def test_a_class_without_pixels_is_neither_best_nor_worst():
   counts = np.zeros((4, 4), np.int64)
   counts[0, 0], counts[1, 1], counts[1, 0] = 6, 2, 2
-  page = Page(render_report(report_content(confusion=report_example.confusion(counts))))
+  page = Page(report(confusion=report_example.confusion(counts)))
   assert 'It does best on road (IoU 75.0 %), worst on car (50.0 %).' in page.text
   assert ['sky', DASH, DASH, '0.0 %', DASH] in page.rows
 
 
 def test_analyses_that_found_nothing_make_no_sentence():
-  content = report_content(
+  text = report(
     similarity=report_example.similarity(most_confused=[], pictures=[]),
     layer_removal=report_example.layer_removal(lost_first=[], pictures=[]),
   )
-  page = Page(render_report(content))
-  for text in ('IoU with', 'Most alike'):
+  page = Page(text)
+  for text in ('IoU with', 'Most similar features'):
     assert text not in page.text
   assert not re.search(r'\d more', page.text)
 
@@ -312,7 +314,7 @@ def test_pictures_beyond_two_are_folded(page):
 def test_a_split_without_a_scored_pixel_is_refused():
   confusion = report_example.confusion(np.zeros((4, 4), np.int64))
   with pytest.raises(InputError, match='nothing can be scored'):
-    render_report(report_content(confusion=confusion))
+    report(confusion=confusion)
 
 
 @pytest.mark.parametrize('label_set', [CITYSCAPES_20, CITYSCAPES_19])
@@ -340,7 +342,7 @@ def cityscapes_page(label_set):
   scores = [{'kind': 'none', 'removed': [], 'scores': {'mean_iou_19': 0.5, 'pixel_accuracy': 0.5, 'iou': {}}}]
   removal = report_example.layer_removal(settings=scores, lost_first=[])
   example = report_example.example()
-  return Page(render_report(report_content(confusion=confusion, examples=[example], layer_removal=removal)))
+  return Page(report(confusion=confusion, examples=[example], layer_removal=removal))
 
 
 def test_cityscapes_with_void_has_both_means():
@@ -357,14 +359,40 @@ def test_cityscapes_without_void_has_one_mean():
   assert ['road', '90.0 %', '100.0 %', '81.8 %', DASH] in page.rows
 
 
-def test_rows_of_classes_have_their_colours():
-  confusion = report_example.confusion()
-  rows = class_rows(confusion.scores(), class_counts(confusion), report_example.THREE)
-  assert {row['name']: row['color'] for row in rows} == {
-    c.name: c.color for c in report_example.THREE.classes
-  }
+def store(folder, **changes):
+  folder.mkdir(exist_ok=True)
+  data = {**SUBJECT, 'matrix_picture': 'm.png', 'pictures': ['a.png'], **changes}
+  (folder / f'{folder.name}.json').write_text(json.dumps(data))
+  (folder / 'm.png').write_bytes(b'matrix')
+  (folder / 'a.png').write_bytes(b'picture')
+  return data
 
 
-def test_fields_have_the_names_of_the_command_line():
-  tree = {'a': {'b': {'c': 1}, 'd': (1, 'ä')}, 'e': 'text', 'f': None}
-  assert fields(tree) == [('a.b.c', '1'), ('a.d', '[1, "ä"]'), ('e', 'text'), ('f', 'null')]
+def test_a_stored_analysis_is_read_with_its_pictures(tmp_path):
+  data = store(tmp_path / 'similarity')
+  analysis = read_analysis(tmp_path / 'similarity', SUBJECT)
+  assert analysis.data == data
+  assert analysis.pictures == {'m.png': b'matrix', 'a.png': b'picture'}
+
+
+@pytest.mark.parametrize(
+  'change',
+  [{'step': 5}, {'checkpoint': 'latest'}, {'split': 'train'}, {'layer': 'layer1'}, {'data_dir': 'moved'}],
+)
+def test_an_analysis_of_something_else_is_not_taken(tmp_path, change):
+  store(tmp_path / 'similarity', **change)
+  assert read_analysis(tmp_path / 'similarity', SUBJECT) is None
+
+
+def test_an_analysis_that_is_missing_or_lacks_a_picture_is_not_taken(tmp_path):
+  assert read_analysis(tmp_path / 'similarity', SUBJECT) is None
+  store(tmp_path / 'similarity')
+  (tmp_path / 'similarity' / 'a.png').unlink()
+  assert read_analysis(tmp_path / 'similarity', SUBJECT) is None
+
+
+def test_a_line_that_a_killed_run_cut_off_is_left_out(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text('{"step": 1}\n{"step": 2}\n{"st')
+  assert read_metrics(path) == [{'step': 1}, {'step': 2}]
+  assert read_metrics(tmp_path / 'missing.jsonl') == []

@@ -9,9 +9,8 @@ import subprocess
 import numpy as np
 import pytest
 import report_example
-from report_example import report_content
+from report_example import METRICS, report
 
-from dense_aspp_jax.analysis.report import render_report
 from dense_aspp_jax.labels import LabelClass, LabelSet
 
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
@@ -80,14 +79,13 @@ def page():
   )
   for setting in removal.data['settings']:
     setting['scores']['iou'] = dict.fromkeys(names, 0.1 if setting['kind'] == 'top' else 0.5)
-  return render_report(
-    report_content(
-      name='run_' * 30,
-      config={'model': {'extractor': 'an_extractor_of_a_long_name'}, 'data': {'dataset': f'folder:{path}'}},
-      confusion=report_example.confusion(counts, label_set),
-      examples=[report_example.example(path, (64, 128))] * 6,
-      layer_removal=removal,
-    )
+  return report(
+    workdir='run_' * 30,
+    config={'model': {'extractor': 'an_extractor_of_a_long_name'}, 'data': {'dataset': f'folder:{path}'}},
+    confusion=report_example.confusion(counts, label_set),
+    examples=[report_example.example(path, (64, 128))] * 6,
+    layer_removal=removal,
+    metrics=METRICS,
   )
 
 

@@ -6,17 +6,16 @@ import pytest
 from PIL import Image
 from report_example import THREE, example, png
 
-from dense_aspp_jax.analysis.report_content import Example
 from dense_aspp_jax.analysis.report_pictures import (
+  Example,
   analysis_photo,
   analysis_plot,
-  error_colors,
   error_picture,
-  example_panels,
   label_map,
-  overlay_picture,
   photo,
+  predict_examples,
 )
+from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.datasets.images import encode_png
 from dense_aspp_jax.evaluation.pictures import colorize, overlay
 from dense_aspp_jax.labels import CITYSCAPES_20, IGNORE_LABEL
@@ -41,12 +40,6 @@ def test_errors_are_red_over_grey_and_ignored_pixels_blue():
   assert error_picture(image, label, prediction).tolist() == expected
 
 
-def test_the_colours_of_errors_name_ignored_pixels_only_where_there_are_some():
-  plain = Example('a', np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.uint8))
-  assert list(error_colors([plain])) == ['wrong']
-  assert error_colors([plain, example()]) == {'wrong': (226, 52, 30), 'ignored': (86, 116, 178)}
-
-
 def test_label_maps_are_exact_in_the_colours_of_the_classes():
   labels = np.array([[0, 1, 2], [IGNORE_LABEL, 1, 0]], np.uint8)
   picture = label_map(labels, THREE, 'text')
@@ -57,7 +50,7 @@ def test_label_maps_are_exact_in_the_colours_of_the_classes():
 def test_panels_have_the_size_of_the_ground_truth():
   item = example(size=(8, 16))
   small = Example('x', item.image[::2, ::2], item.label, item.prediction)
-  panels = example_panels(small, THREE)
+  panels = small.panels(THREE)
   assert list(panels) == ['Image', 'Ground truth', 'Prediction', 'Errors']
   assert {(p.width, p.height) for p in panels.values()} == {(16, 8)}
   truth = decoded(panels['Ground truth'], 'image/png')
@@ -67,14 +60,14 @@ def test_panels_have_the_size_of_the_ground_truth():
 
 
 def test_wide_examples_are_made_smaller():
-  panels = example_panels(example(size=(100, 1536)), THREE)
+  panels = example(size=(100, 1536)).panels(THREE)
   assert {(p.width, p.height) for p in panels.values()} == {(768, 50)}
 
 
 def test_the_overlay_is_that_of_the_prediction():
   item = example(size=(32, 64))
   smooth = Example('x', np.full((32, 64, 3), 100, np.uint8), item.label, item.prediction)
-  picture = decoded(overlay_picture(smooth, THREE), 'image/jpeg')
+  picture = decoded(smooth.overlay(THREE), 'image/jpeg')
   np.testing.assert_allclose(
     picture.astype(int), overlay(smooth.image, smooth.prediction, THREE, 0.6), atol=4
   )
@@ -111,3 +104,40 @@ def test_void_ground_truth_does_not_count_for_cityscapes():
   item.label[:, 8:] = 19
   item.label[0, 0] = 1
   assert item.pixel_accuracy(CITYSCAPES_20) == pytest.approx(63 / 64)
+
+
+class Predictor:
+  """Says the red of the first pixel, everywhere; remembers the shapes of its batches."""
+
+  takes_padding = True
+
+  def __init__(self):
+    self.shapes = []
+
+  def predict_batch(self, images, output_size):
+    self.shapes.append((images.shape, output_size))
+    return np.broadcast_to(images[:, :1, :1, 0], (len(images), *output_size)).astype(np.uint8)
+
+
+def split_of(count):
+  return [
+    CachedExample(
+      f'image {i}', np.full((4, 8, 3), i, np.uint8), np.full((2, 4), 255 if i % 2 else 1, np.uint8)
+    )
+    for i in range(count)
+  ]
+
+
+@pytest.mark.parametrize(
+  ('count', 'images', 'chosen'),
+  [(3, 12, [2, 6, 10]), (1, 5, [2]), (5, 5, [0, 1, 2, 3, 4]), (9, 4, [0, 1, 2, 3])],
+)
+def test_examples_are_spread_over_the_split_and_predicted_in_batches_of_one_shape(count, images, chosen):
+  predictor = Predictor()
+  examples = predict_examples(predictor, split_of(images), THREE, count, batch_size=2)
+  assert [e.image_id for e in examples] == [f'image {i}' for i in chosen]
+  for found, index in zip(examples, chosen, strict=True):
+    assert (found.image == index).all()
+    assert (found.label == (255 if index % 2 else 1)).all()
+    assert found.prediction.tolist() == [[index] * 4] * 2
+  assert set(predictor.shapes) == {((2, 4, 8, 3), (2, 4))}

@@ -90,7 +90,7 @@ def test_bars_are_the_iou_best_first_in_the_colours_of_the_classes():
   ]
   assert axes.yaxis_inverted()  # the first is on top
   assert axes.lines[0].get_xdata() == [50, 50]
-  assert {'75.0', '25.0', 'mean 50.0'} <= {text.get_text() for text in axes.texts}
+  assert {'75.0', '25.0', 'mean 50.0'} <= {text.get_text().strip() for text in axes.texts}
 
 
 def test_classes_of_equal_iou_keep_their_order():

@@ -12,7 +12,6 @@ from tiny_network import SHALLOW
 
 from configs import default
 from dense_aspp_jax.commands.main import main
-from dense_aspp_jax.datasets.data import Data
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import load_label_set
 from dense_aspp_jax.models.segmentation import create_model
@@ -94,7 +93,7 @@ def test_training_ends_with_the_report_of_all_images(trained):
   for words in (
     'Images scored 5',
     'Steps 2',
-    'of the layer dense_aspp in 5 images',
+    'of the layer dense_aspp over 5 images',
     'Scored on 5 images',
     'Checkpoint best, step 2.',
     'Started at step 0',
@@ -114,7 +113,7 @@ def test_the_analyses_run_on_the_first_images_and_the_scores_on_all(workdir, tmp
   text = text_of(output)
   for words in (
     'Images scored 5',
-    'of the layer dense_aspp in 3 images',
+    'of the layer dense_aspp over 3 images',
     'Scored on 3 images',
     '2 of 5 images, evenly',
     'Checkpoint latest, step 2.',
@@ -130,44 +129,32 @@ def test_what_the_commands_stored_is_used(workdir):
   stored.write_text(json.dumps({**data, 'images': 77}))  # to be told from an analysis run again
   assert report(workdir, '--images', 1) == 0
   text = text_of(workdir / 'report.html')
-  assert 'of the layer dense_aspp in 77 images' in text
+  assert 'of the layer dense_aspp over 77 images' in text
   assert 'Scored on 4 images' in text
 
 
-def test_another_split_is_neither_used_nor_lost_and_a_missing_log_is_said(workdir):
-  stored = workdir / 'analysis' / 'similarity' / 'similarity.json'
-  stored.parent.mkdir(parents=True)
-  stored.write_text(json.dumps({'checkpoint': 'best', 'step': 2, 'split': 'train', 'images': 77}))
+def test_analyses_of_other_variables_or_data_are_neither_used_nor_lost(workdir):
+  run = {'checkpoint': 'best', 'step': 2, 'weights': 'raw', 'bn': 'running', 'split': 'validation'}
+  dataset = json.loads((workdir / 'config.json').read_text())['data']['dataset']
+  run |= {'dataset': dataset, 'data_dir': None, 'pictures': [], 'images': 77}
+  others = {
+    'similarity': run | {'layer': 'dense_aspp', 'matrix_picture': 'm.png', 'bn': 'recalibrated'},
+    'layer_removal': run | {'curves_picture': 'm.png', 'split': 'train'},
+  }
+  for name, data in others.items():
+    (workdir / 'analysis' / name).mkdir(parents=True)
+    (workdir / 'analysis' / name / f'{name}.json').write_text(json.dumps(data))
+    (workdir / 'analysis' / name / 'm.png').write_bytes(b'')
   (workdir / 'metrics.jsonl').unlink()
   (workdir / 'provenance.json').unlink()
   assert report(workdir, '--images', 2) == 0
   text = text_of(workdir / 'report.html')
-  assert 'of the layer dense_aspp in 2 images' in text
-  assert json.loads(stored.read_text())['split'] == 'train'
+  assert 'of the layer dense_aspp over 2 images' in text
+  assert 'Scored on 2 images' in text
+  for name, data in others.items():
+    assert json.loads((workdir / 'analysis' / name / f'{name}.json').read_text()) == data
   assert 'no metrics.jsonl' in text
   assert 'Started at step' not in text
-
-
-def test_stored_analyses_must_be_of_the_same_variables_and_data(workdir, monkeypatch):
-  asked = []
-
-  def read_analysis(folder, subject):
-    asked.append((folder.name, subject))
-    raise InputError('enough')
-
-  monkeypatch.setattr('dense_aspp_jax.commands.report.read_analysis', read_analysis)
-  assert report(workdir, '--checkpoint', 'latest') == 2
-  subject = {
-    'checkpoint': 'latest',
-    'step': 2,
-    'weights': 'raw',
-    'bn': 'running',
-    'split': 'validation',
-    'dataset': json.loads((workdir / 'config.json').read_text())['data']['dataset'],
-    'data_dir': None,
-    'layer': 'dense_aspp',
-  }
-  assert asked == [('similarity', subject)]
 
 
 def test_a_label_set_with_an_ignored_id_has_one_mean(tmp_path):
@@ -216,23 +203,15 @@ def test_a_directory_that_is_no_run_is_refused(tmp_path, capsys):
   assert 'not the directory of a run' in capsys.readouterr().err
 
 
-def test_data_that_are_not_there_are_named(trained, tmp_path, capsys):
-  config = json.loads((trained[0] / 'config.json').read_text())
-  shutil.copytree(trained[0], tmp_path / 'run')
-  config['data']['dataset'] = f'folder:{tmp_path / "gone"}'
-  (tmp_path / 'run' / 'config.json').write_text(json.dumps(config))
-  assert report(tmp_path / 'run') == 2
-  assert str(tmp_path / 'gone') in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(('options', 'where'), [([], 'data'), (['--data-dir', 'moved'], 'moved')])
-def test_the_data_are_read_where_the_option_or_the_run_says(trained, options, where, monkeypatch, capsys):
-  def open_split(data, split, **_):
-    raise InputError(f'{split} in {pathlib.Path(data.data_dir).name}')
-
-  monkeypatch.setattr(Data, 'open', open_split)
-  assert report(trained[0], *options) == 2
-  assert capsys.readouterr().err == f'dense-aspp report: validation in {where}\n'
+@pytest.mark.parametrize(('options', 'where'), [([], 'gone'), (['--data-dir', 'moved'], 'moved')])
+def test_the_data_are_read_where_the_option_or_the_run_says(workdir, options, where, capsys):
+  config = json.loads((workdir / 'config.json').read_text())
+  config['data'].update(dataset='cityscapes', data_dir='gone')
+  (workdir / 'config.json').write_text(json.dumps(config))
+  assert report(workdir, *options) == 2
+  error = capsys.readouterr().err
+  assert where in error
+  assert 'cityscapes' in error
 
 
 def test_a_stored_analysis_that_is_broken_is_named(workdir, capsys):
@@ -290,7 +269,7 @@ def test_the_report_is_of_the_split_that_the_run_validates_on(finished, monkeypa
     'dense_aspp_jax.commands.report.report_run', lambda *a, **k: made.append((a, k)) or 'page.html'
   )
   assert main([*finished, '--config.data.validation_split=val2']) == 0
-  assert made == [((pathlib.Path('runs/x'),), {'split_name': 'val2'})]
+  assert made == [((pathlib.Path('runs/x'), 'val2'), {})]
   assert capsys.readouterr().out == 'report page.html\n'
 
 
