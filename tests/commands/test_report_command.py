@@ -122,8 +122,8 @@ def test_the_analyses_run_on_the_first_images_and_the_scores_on_all(workdir, tmp
 
 
 def test_what_the_commands_stored_is_used(workdir):
-  for command in ('similarity', 'remove-layers'):
-    assert main([command, '--workdir', str(workdir), '--images', '4']) == 0
+  for command in (['similarity', '--images=1'], ['remove-layers', '--images=4', '--pictures=1']):
+    assert main([*command, f'--workdir={workdir}']) == 0
   stored = workdir / 'analysis' / 'similarity' / 'similarity.json'
   data = json.loads(stored.read_text())
   stored.write_text(json.dumps({**data, 'images': 77}))  # to be told from an analysis run again
