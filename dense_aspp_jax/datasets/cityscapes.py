@@ -1,8 +1,8 @@
 """Cityscapes as tfds has it, prepared from the official zips or from extracted trees.
 
-The directory this writes is the one of the tfds dataset `cityscapes` (config semantic_segmentation):
-same name, config, version, features and record order, so either can read the other's. Unlike the
-stock builder it neither unpacks the zips nor needs TensorFlow, and it checks what it stores.
+The directory is that of the tfds data set `cityscapes` (config semantic_segmentation): same name, config,
+version, features and record order, so either can read the other's. Unlike the stock builder, this one neither
+unpacks the zips nor needs TensorFlow, and it checks what it stores.
 
 Source: Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding", CVPR 2016,
 https://www.cityscapes-dataset.com.
@@ -51,20 +51,11 @@ def open_listings(source: pathlib.Path) -> Iterator[dict[str, Listing]]:
     image_files, label_files = (_open_files(source, kind, stack) for kind in (_IMAGES, _LABELS))
     splits = {}
     for split, folder in _FOLDERS.items():
-      by_image_id, ignored = [], []
-      for files, kind in ((image_files, _IMAGES), (label_files, _LABELS)):
-        by_image_id.append(_by_image_id(files, folder, kind))
-        used = {file.where for file in by_image_id[-1].values()}
-        ignored += [
-          file.where
-          for name, file in files.items()
-          if name.startswith(f'{kind[1]}/{folder}/')
-          and file.where not in used
-          and not _COMPANIONS.fullmatch(name)
-        ]
-      pairs, problems = pair_files(*by_image_id)
+      images, other_images = _by_image_id(image_files, folder, _IMAGES)
+      labels, other_labels = _by_image_id(label_files, folder, _LABELS)
+      pairs, problems = pair_files(images, labels)
       if pairs or problems:
-        splits[split] = Listing(f'{source}, split {split}', pairs, problems, ignored)
+        splits[split] = Listing(f'{source}, split {split}', pairs, problems, other_images + other_labels)
     yield splits
 
 
@@ -107,8 +98,14 @@ def _open_files(
 
 def _by_image_id(
   files: Mapping[str, StoredFile], folder: str, kind: tuple[str, str, str]
-) -> dict[str, StoredFile]:
-  """The files of one kind and split, by image id such as 'aachen_000000_000019'."""
+) -> tuple[dict[str, StoredFile], list[str]]:
+  """The files of one kind and split, by image id such as 'aachen_000000_000019', and the others' paths."""
   _, top, suffix = kind
   pattern = re.compile(rf'{top}/{folder}/([a-z\-]+)/(\1_\d+_\d+)_{suffix}\.png')
-  return {m[2]: file for name, file in files.items() if (m := pattern.fullmatch(name))}
+  found, others = {}, []
+  for name, file in files.items():
+    if match := pattern.fullmatch(name):
+      found[match[2]] = file
+    elif name.startswith(f'{top}/{folder}/') and not _COMPANIONS.fullmatch(name):
+      others.append(file.where)
+  return found, others

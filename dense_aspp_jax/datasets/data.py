@@ -26,11 +26,8 @@ class Data:
     label_set: The name of a label set, or the path of a labels.json.
     train_split: Such as 'train' or 'train+validation'.
     validation_split: Such as 'validation' or 'held_out'.
-    held_out: Beginnings of image ids; see `open_split`.
-    image_size: Height and width that the network is trained at.
-    keep_aspect: See `Preprocessing`.
-    mean: See `Preprocessing`.
-    std: See `Preprocessing`.
+    held_out: Beginnings of the ids of images that are held out of training (`open_split`).
+    image_size, keep_aspect, mean, std: The fields of `Preprocessing`.
     on_device: Whether training keeps its split in the memory of the device.
     num_workers: Reading processes of training; 0: threads.
     skip_bad: How many bad pairs of the training split may be left out.

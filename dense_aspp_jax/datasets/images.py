@@ -55,7 +55,7 @@ def check_image_header(path: pathlib.Path) -> None:
     with path.open('rb') as file:
       plugin = _image_plugin(file.read(len(PNG_SIGNATURE)), str(path))
       file.seek(0)
-      _open(plugin, file, str(path))
+      _open(plugin, file, str(path), decode=False)
   except OSError as error:
     raise InputError(f'{path}: cannot be read ({error.strerror or error})') from error
 
@@ -84,7 +84,7 @@ def decode_image(data: bytes, where: str, upright_only: bool = False, as_stored:
   """
   plugin = _image_plugin(data, where)
   header = check_png(data, where) if plugin is PngImagePlugin.PngImageFile else None
-  image = _load(plugin, data, where)
+  image = _open(plugin, io.BytesIO(data), where)
   if header and header.color_type == PALETTE and (highest := np.asarray(image).max()) >= header.num_colors:
     raise InputError(
       f'{where}: damaged PNG, colour {highest} of a palette of {header.num_colors}; get the file again'
@@ -133,7 +133,7 @@ def decode_label(data: bytes, where: str) -> np.ndarray:
       'single channel (grey or palette). Colours are not ids: convert the picture with the colour table it '
       'was drawn with, or, if it has the colours of the classes, say "label_colors": true in the label set'
     )
-  ids = np.asarray(_load(PngImagePlugin.PngImageFile, data, where))
+  ids = np.asarray(_open(PngImagePlugin.PngImageFile, io.BytesIO(data), where))
   if header.bit_depth == 16:
     if ids.max() > 255:
       raise InputError(
@@ -184,27 +184,20 @@ def _image_plugin(data: bytes, where: str) -> type:
   raise InputError(f'{where}: neither PNG nor JPEG ({beginning(data)}); convert it to one of them')
 
 
-def _load(plugin: type, data: bytes, where: str) -> Image.Image:
-  image = _open(plugin, io.BytesIO(data), where)
-  try:
-    image.load()
-  except Exception as error:  # Pillow's decoders raise whatever the damage leads to
-    raise _damaged(plugin, where, error) from error
-  return image
-
-
-def _open(plugin: type, file: BinaryIO, where: str) -> Image.Image:
+def _open(plugin: type, file: BinaryIO, where: str, decode: bool = True) -> Image.Image:
   """Opens with the plugin itself: no guessing of formats, and the size is checked before decoding."""
   try:
     image = plugin(file)
-  except Exception as error:  # as in `_load`
-    raise _damaged(plugin, where, error) from error
-  check_size(*image.size, where)
+    check_size(*image.size, where)
+    if decode:
+      image.load()
+  except InputError:
+    raise
+  except Exception as error:  # Pillow's decoders raise whatever the damage leads to
+    raise InputError(
+      f'{where}: damaged or truncated {plugin.format} ({error}); get the file again'
+    ) from error
   return image
-
-
-def _damaged(plugin: type, where: str, error: Exception) -> InputError:
-  return InputError(f'{where}: damaged or truncated {plugin.format} ({error}); get the file again')
 
 
 def _orientation(image: Image.Image) -> int:
