@@ -9,7 +9,6 @@ import numpy as np
 
 from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.datasets.threads import map_in_threads
-from dense_aspp_jax.errors import InputError
 
 
 class EvaluationBatch(NamedTuple):
@@ -46,8 +45,6 @@ def padded_batches(examples: Iterable[CachedExample], batch_size: int) -> Iterat
 
   A group that ends early, because the shape changes or the examples end, is filled with black images.
   """
-  if batch_size < 1:
-    raise InputError(f'batch_size: {batch_size}; expected at least 1')
   group: list[CachedExample] = []
   for example in examples:
     if group and (len(group) == batch_size or _shapes(example) != _shapes(group[0])):

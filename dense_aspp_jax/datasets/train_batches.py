@@ -39,33 +39,16 @@ def train_indices(num_examples: int, batch_size: int, seed: int) -> grain.MapDat
   Each epoch is a fresh permutation of all examples. A batch may span two epochs, so that all have the same
   size and no example is left out.
 
-  Args:
-    num_examples: Examples in the split.
-    batch_size: Examples in a global batch.
-    seed: 0 <= seed < 2**32.
-
   Returns:
     Endless random access: `[step]` gives the indices of the step's global batch, int `[batch_size]`.
   """
-  if batch_size < 1:
-    raise InputError(f'batch_size: {batch_size}; expected at least 1')
-  if not 0 <= seed < 2**32:
-    raise InputError(f'seed: {seed}; expected 0 <= seed < 2**32')
   return (
     grain.MapDataset.range(num_examples).seed(seed).shuffle().repeat().batch(batch_size, drop_remainder=True)
   )
 
 
 def process_rows(batch_size: int, process_index: int, process_count: int) -> slice:
-  """The rows of every global batch that a process reads; contiguous, as the mesh places them.
-
-  Raises:
-    InputError: The batch does not divide among the processes.
-  """
-  if batch_size % process_count:
-    raise InputError(
-      f'batch_size: {batch_size} does not divide among {process_count} processes; choose a multiple'
-    )
+  """The rows of every global batch that a process reads; contiguous, as the mesh places them."""
   rows = batch_size // process_count
   return slice(process_index * rows, (process_index + 1) * rows)
 
@@ -124,11 +107,8 @@ def train_batches(
     ends the reading.
 
   Raises:
-    InputError: The batch does not divide among devices and processes, or the split does not fit.
+    InputError: The split does not fit in the memory of a device.
   """
-  devices = sharding.mesh.size
-  if batch_size % devices:
-    raise InputError(f'batch_size: {batch_size} does not divide among {devices} devices; choose a multiple')
   rows = process_rows(batch_size, jax.process_index(), jax.process_count())
   indices = train_indices(len(examples), batch_size, seed)[start_step:]
   if on_device:

@@ -78,8 +78,8 @@ class Objective:
     """With the class weights that `class_weighting` gives for these training examples."""
     if self.class_weighting == 'none':
       return self
-    counts = count_classes(examples, num_classes, self.ignore_label)
-    weights = class_weights(counts, self.class_weighting)
+    pixels = count_classes(examples, num_classes, self.ignore_label)
+    weights = class_weights(pixels, self.class_weighting)
     return dataclasses.replace(self, class_weights=weights, class_weighting='none')
 
   def weights(self, labels: jax.Array, num_classes: int) -> jax.Array:

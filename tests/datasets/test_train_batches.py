@@ -149,17 +149,6 @@ def test_a_batch_on_its_way_survives_the_reading_of_others(cache, sharding):
   np.testing.assert_array_equal(np.asarray(first['image']), before)
 
 
-def test_batches_that_do_not_divide_are_an_error(cache, sharding):
-  with pytest.raises(InputError, match='batch_size: 12 does not divide among 8 devices'):
-    read_train(cache, 1, sharding, batch_size=12)
-  with pytest.raises(InputError, match='batch_size: 8 does not divide among 3 processes'):
-    read_host(cache, 1, process_index=0, process_count=3)
-  with pytest.raises(InputError, match='batch_size: 0; expected'):
-    read_host(cache, 1, batch_size=0)
-  with pytest.raises(InputError, match='seed: -1; expected'):
-    read_host(cache, 1, seed=-1)
-
-
 def test_a_split_larger_than_the_device_is_an_error(cache, sharding):
   stats = {'bytes_limit': 10**6 + NUM_EXAMPLES * 6 * 8 * 4 - 1, 'bytes_in_use': 10**6}
   small = types.SimpleNamespace(memory_stats=lambda: stats)
