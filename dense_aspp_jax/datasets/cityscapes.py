@@ -67,6 +67,7 @@ with registered.skip_registration():  # tfds knows a `cityscapes` already
     name = 'cityscapes'
     pkg_dir_path = epath.Path(stock.__file__).parent  # description and citation
     IMAGE = 'image_left'
+    _info = stock.Builder._info
 
 
 CITYSCAPES = PublishedDataset(

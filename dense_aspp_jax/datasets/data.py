@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Sequence
 
 from dense_aspp_jax import fields
-from dense_aspp_jax.datasets.examples import CachedExample, Split
+from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.datasets.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from dense_aspp_jax.labels import LabelSet, load_label_set
 
@@ -93,24 +93,20 @@ class Data:
     """
     return self._open(self.train_split, label_set, cached, native_labels=False)
 
-  def open_source(self, split: str) -> Split:
-    """Opens a split as it is stored; prepares a generated data set at first use."""
-    from dense_aspp_jax.datasets.open import open_split  # see the module's docstring
-    from dense_aspp_jax.datasets.prepare import DATASETS, prepare
-
-    if self.dataset in DATASETS and DATASETS[self.dataset].generate:
-      prepare(self.dataset, data_dir=self.data_dir)
-    return open_split(self.dataset, split, self.data_dir, self.held_out)
-
   def _open(
     self, split: str, label_set: LabelSet | None, cached: bool, native_labels: bool
   ) -> Sequence[CachedExample]:
     import tensorflow_datasets as tfds
 
     from dense_aspp_jax.datasets.cache import DecodedSplit, open_cache
+    from dense_aspp_jax.datasets.open import open_split
+    from dense_aspp_jax.datasets.prepare import DATASETS, prepare
 
     label_set = label_set or load_label_set(self.label_set)
-    decoded = DecodedSplit(self.open_source(split), label_set, self.preprocessing, native_labels)
+    if self.dataset in DATASETS and DATASETS[self.dataset].generate:
+      prepare(self.dataset, data_dir=self.data_dir)  # at first use
+    source = open_split(self.dataset, split, self.data_dir, self.held_out)
+    decoded = DecodedSplit(source, label_set, self.preprocessing, native_labels)
     if not cached:
       return decoded
     data_dir = pathlib.Path(self.data_dir or tfds.core.constants.DATA_DIR).expanduser()

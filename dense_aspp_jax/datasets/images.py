@@ -21,6 +21,7 @@ from dense_aspp_jax.datasets.png import (
   beginning,
   check_png,
   check_size,
+  damaged_png,
   read_png_header,
 )
 from dense_aspp_jax.errors import InputError
@@ -79,16 +80,13 @@ def decode_image(data: bytes, where: str, upright_only: bool = False, as_stored:
     RGB, uint8 `[h, w, 3]`.
 
   Raises:
-    InputError: Neither PNG nor JPEG, truncated, damaged, more than `MAX_PIXELS`, or not
-      upright.
+    InputError: Neither PNG nor JPEG, truncated, damaged, more than `MAX_PIXELS`, or not upright.
   """
   plugin = _image_plugin(data, where)
   header = check_png(data, where) if plugin is PngImagePlugin.PngImageFile else None
   image = _open(plugin, io.BytesIO(data), where)
   if header and header.color_type == PALETTE and (highest := np.asarray(image).max()) >= header.num_colors:
-    raise InputError(
-      f'{where}: damaged PNG, colour {highest} of a palette of {header.num_colors}; get the file again'
-    )
+    raise damaged_png(f', colour {highest} of a palette of {header.num_colors}', where)
   orientation = 1 if as_stored else _orientation(image)
   if upright_only and orientation in _UPRIGHT:
     raise InputError(

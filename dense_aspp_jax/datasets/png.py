@@ -56,10 +56,10 @@ def read_png_header(data: bytes, where: str) -> PngHeader:
     raise _truncated(data, where)
   chunk, (crc,) = data[12:29], struct.unpack_from('>I', data, 29)
   if not chunk.startswith(b'IHDR') or zlib.crc32(chunk) != crc:
-    raise _damaged(', its header is wrong', where)
+    raise damaged_png(', its header is wrong', where)
   width, height, bit_depth, color_type, *methods, interlaced = struct.unpack_from('>IIBBBBB', chunk, 4)
   if color_type not in _CHANNELS or any(methods) or interlaced > 1:
-    raise _damaged(', its header says what no PNG has', where)
+    raise damaged_png(', its header says what no PNG has', where)
   check_size(width, height, where)
   return PngHeader(height, width, bit_depth, color_type, bool(interlaced))
 
@@ -84,10 +84,10 @@ def check_png(data: bytes, where: str) -> PngHeader:
     if end > len(data):
       raise _truncated(data, where)
     if zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], 'big'):
-      raise _damaged(f', wrong checksum at byte {position}', where)
+      raise damaged_png(f', wrong checksum at byte {position}', where)
     if kind == b'PLTE':
       if length % 3 or header.num_colors or pixels:
-        raise _damaged(f', wrong palette at byte {position}', where)
+        raise damaged_png(f', wrong palette at byte {position}', where)
       header = header._replace(num_colors=length // 3)
     elif kind == b'IDAT':
       pixels.append(view[position + 8 : end - 4])
@@ -117,9 +117,9 @@ def check_rows(parts: Iterable[memoryview], num_bytes: int, where: str) -> None:
         missing -= len(unpacked)
         part = unpacker.unconsumed_tail
   except zlib.error as error:
-    raise _damaged(f' ({error})', where) from error
+    raise damaged_png(f' ({error})', where) from error
   if missing > 0:
-    raise _damaged(f', {num_bytes - missing} of {num_bytes} bytes of pixels', where)
+    raise damaged_png(f', {num_bytes - missing} of {num_bytes} bytes of pixels', where)
 
 
 def check_size(width: int, height: int, where: str) -> None:
@@ -138,7 +138,8 @@ def beginning(data: bytes) -> str:
   return f'it begins with {data[:8]!r}' if data else 'an empty file'
 
 
-def _damaged(finding: str, where: str) -> InputError:
+def damaged_png(finding: str, where: str) -> InputError:
+  """The error for a PNG that should be fetched again."""
   return InputError(f'{where}: damaged PNG{finding}; get the file again')
 
 

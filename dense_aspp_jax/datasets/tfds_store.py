@@ -114,14 +114,32 @@ class PublishedDataset:
 
 
 class ExampleBuilder:
-  """Makes a tfds builder, which comes next in the bases, store the examples that it is given."""
+  """Makes a tfds builder, which comes next in the bases, store the examples that it is given.
 
+  Images and labels are PNGs of any size; a builder has its own `DESCRIPTION`.
+  """
+
+  DESCRIPTION: str
+  HOMEPAGE: str | None = None
   IMAGE = 'image'  # name of the feature
 
   def __init__(self, *, splits: Mapping[str, Iterable[Example]] | None = None, **kwargs):
     """Takes the examples by split, None where they are only read, and what every tfds builder takes."""
     super().__init__(**kwargs)
     self._splits = splits
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    features = {
+      'image_id': tfds.features.Text(),
+      self.IMAGE: tfds.features.Image(shape=(None, None, 3), encoding_format='png'),
+      'segmentation_label': tfds.features.Image(shape=(None, None, 1), encoding_format='png'),
+    }
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description=self.DESCRIPTION,
+      features=tfds.features.FeaturesDict(features),
+      homepage=self.HOMEPAGE,
+    )
 
   def _split_generators(self, dl_manager):
     del dl_manager  # nothing is downloaded or unpacked
@@ -130,17 +148,6 @@ class ExampleBuilder:
   def _generate_examples(self, examples):
     for image_id, image, label in examples:
       yield image_id, {'image_id': image_id, self.IMAGE: image, 'segmentation_label': label}
-
-
-def png_features() -> tfds.features.FeaturesDict:
-  """The features of a data set whose images and labels are PNGs of any size."""
-  return tfds.features.FeaturesDict(
-    {
-      'image_id': tfds.features.Text(),
-      'image': tfds.features.Image(shape=(None, None, 3), encoding_format='png'),
-      'segmentation_label': tfds.features.Image(shape=(None, None, 1), encoding_format='png'),
-    }
-  )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -95,11 +95,11 @@ def train_batches(
 
   Args:
     examples: The training split (`CacheSplit`); all of one size.
-    batch_size: Of the global batch; a multiple of the number of devices and of processes.
+    batch_size: Of the global batch; a multiple of the number of devices.
     seed: Of the order.
     start_step: Step of the first batch.
     sharding: Of the batch: its first axis over the mesh.
-    on_device: Whether the whole split lives on the device.
+    on_device: Whether to keep the whole split in the memory of the device.
     num_workers: Reading processes, 0: threads; not used where `on_device`.
 
   Returns:

@@ -19,7 +19,7 @@ from dense_aspp_jax.datasets.street_scenes.canvas import ID, SUPERSAMPLING, Came
 from dense_aspp_jax.datasets.street_scenes.layout import Layout
 from dense_aspp_jax.datasets.street_scenes.light import PAINTS, make_light, mix, vary
 from dense_aspp_jax.datasets.street_scenes.sky import paint_backdrop, paint_sky, smooth_noise
-from dense_aspp_jax.datasets.tfds_store import ExampleBuilder, PublishedDataset, png_features
+from dense_aspp_jax.datasets.tfds_store import ExampleBuilder, PublishedDataset
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import CITYSCAPES_20
 
@@ -159,13 +159,7 @@ class StreetScenes(ExampleBuilder, tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First version.'}  # noqa: RUF012 (tfds reads a class attribute)
   BUILDER_CONFIGS = [tfds.core.BuilderConfig(name='default', description='256 x 512 pixels')]  # noqa: RUF012
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description='Generated street scenes with the labels of Cityscapes.',
-      features=png_features(),
-    )
+  DESCRIPTION = 'Generated street scenes with the labels of Cityscapes.'
 
 
 STREET_SCENES = PublishedDataset(
