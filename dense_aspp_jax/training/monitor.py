@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections import deque
 from collections.abc import Iterator
 
 import numpy as np
+from clu import metrics
 
 from dense_aspp_jax.errors import RunError
 from dense_aspp_jax.progress import say
@@ -15,7 +17,15 @@ from dense_aspp_jax.training.log import RunLog
 from dense_aspp_jax.training.train_step import StepMetrics
 
 _STEPS_IN_FLIGHT = 2  # steps dispatched before the result of the first is waited for
-_MEANS = ('loss', 'pixel_accuracy', 'gradient_norm')  # over the steps of an interval
+
+
+# What steps measure; those of several steps merge into the figures of an interval.
+IntervalMetrics = metrics.Collection.create(
+  loss=metrics.Average.from_output('loss'),
+  pixel_accuracy=metrics.Average.from_output('pixel_accuracy'),
+  gradient_norm=metrics.Average.from_output('gradient_norm'),
+  learning_rate=metrics.LastValue.from_output('learning_rate'),
+)
 
 
 class StepMonitor:
@@ -43,7 +53,7 @@ class StepMonitor:
     self._skipped_in_a_row: list[int] = []
     self._interval_skipped = 0
     self._in_flight: deque[tuple[int, StepMetrics]] = deque()
-    self._interval: list[dict[str, np.ndarray]] = []
+    self._interval: list[IntervalMetrics] = []
     self._last_step = 0
     self._interval_start = 0.0
     self._interval_wait = 0.0
@@ -110,7 +120,7 @@ class StepMonitor:
       _check_finite(step, values)
       self.latest['loss'] = f'{float(values["loss"]):.3f}'
       self.latest['lr'] = f'{float(values["learning_rate"]):.1e}'
-      self._interval.append(values)
+      self._interval.append(IntervalMetrics.single_from_model_output(**values))
     if step % self._log_every == 0:
       self._log_interval()
 
@@ -138,8 +148,8 @@ class StepMonitor:
     self._total_wait += self._interval_wait
     values = {'images_per_second': rate, 'data_wait': data_wait}
     if self._interval:
-      means = {name: float(sum(v[name] for v in self._interval) / len(self._interval)) for name in _MEANS}
-      values = {**means, 'learning_rate': float(self._interval[-1]['learning_rate']), **values}
+      merged = functools.reduce(lambda x, y: x.merge(y), self._interval)
+      values = {**{name: float(value) for name, value in merged.compute().items()}, **values}
     if self._interval_skipped:
       values['skipped_steps'] = self._interval_skipped
     self._log.scalars(self._last_step, 'train', values)

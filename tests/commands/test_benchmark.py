@@ -23,13 +23,13 @@ TINY = [
 ]
 
 
-def test_training_and_inference_need_neither_tfds_nor_grain(tmp_path):
+def test_training_and_inference_need_neither_tfds_nor_grain_nor_clu(tmp_path):
   """Where these are missing everything is measured but the input, and written twice."""
   output = tmp_path / 'results.json'
   arguments = [*TINY, '--batch=8', '--image-size', '32', '64', f'--output={output}']
   code = f"""
 import sys
-for name in ('tensorflow', 'tensorflow_datasets', 'grain', 'array_record', 'tensorboardX', 'torch'):
+for name in ('tensorflow', 'tensorflow_datasets', 'grain', 'array_record', 'clu', 'tensorboardX', 'torch'):
   sys.modules[name] = None  # importing it fails
 from dense_aspp_jax.benchmark import timing
 from dense_aspp_jax.commands.main import main
