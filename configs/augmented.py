@@ -5,12 +5,10 @@ r"""The slides' best model with random crops, flips and scaling, which the slide
 Cost: 22,312 steps of 8 images at 512x1024; a GPU (not measured yet).
 """
 
-import ml_collections
-
 from configs import default
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config():
   config = default.get_config()
   config.augmentation.scale_range = (0.5, 2.0)
   config.augmentation.crop_size = (512, 1024)

@@ -25,12 +25,10 @@ Overfit eight images on a CPU, in 2 minutes, with the same fields and three more
     --config.loss.region=dice --config.optimizer.learning_rate=5e-3
 """
 
-import ml_collections
-
 from configs import default
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config():
   config = default.get_config()
   config.model.num_classes = 11
   config.model.skip_head = True

@@ -8,12 +8,10 @@ FILE: see configs/efficientnet_lite.py. Without the last option it starts from s
 Cost: 13,762 steps of 8 images; a GPU (not measured yet).
 """
 
-import ml_collections
-
 from configs import camvid
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config():
   config = camvid.get_config()
   config.model.extractor = 'efficientnet_lite0'
   config.data.mean = (0.5, 0.5, 0.5)  # what its weights were trained with

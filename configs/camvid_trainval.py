@@ -7,12 +7,10 @@ Cost: 17,550 steps of 8 images; a GPU (not measured yet). It is scored once, at 
 trained on. Only the test split gives a meaningful score.
 """
 
-import ml_collections
-
 from configs import camvid
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config():
   config = camvid.get_config()
   config.data.train_split = 'train+validation'
   config.evaluation.every_epochs = config.training.num_epochs

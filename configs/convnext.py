@@ -8,12 +8,10 @@ Cost: 11,156 steps of 8 images at 512x1024; a GPU (not measured yet). The slides
 validation and 65.9 % on training images (published, not reproduced yet).
 """
 
-import ml_collections
-
 from configs import default
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config():
   config = default.get_config()
   config.model.extractor = 'convnext_tiny'
   config.training.num_epochs = 30.0

@@ -8,12 +8,10 @@ Cost: 22,312 steps of 8 images at 512x1024; a GPU (not measured yet). The slides
 validation and 73.9 % on training images (published, not reproduced yet).
 """
 
-import ml_collections
-
 from configs import default
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config():
   config = default.get_config()
   config.model.extractor = 'densenet201'
   return config

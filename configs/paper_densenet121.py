@@ -12,13 +12,11 @@ Cityscapes'.
 Cost: 29,750 steps of 8 crops; a GPU (not measured yet).
 """
 
-import ml_collections
-
 from configs import default
 from dense_aspp_jax.models.segmentation import PAPER_MODELS
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config():
   config = default.get_config()
   config.model.update(PAPER_MODELS['denseaspp121'])
   config.data.label_set = 'cityscapes19'

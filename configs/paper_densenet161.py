@@ -11,13 +11,11 @@ reproduced).
 Cost: 29,750 steps of 8 crops of 512x512; a GPU (not measured yet).
 """
 
-import ml_collections
-
 from configs import paper_densenet121
 from dense_aspp_jax.models.segmentation import PAPER_MODELS
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config():
   config = paper_densenet121.get_config()
   config.model.update(PAPER_MODELS['denseaspp161'])
   return config

@@ -1,21 +1,18 @@
 r"""The slides' model #2 on Cityscapes: the extractor cut one transition earlier than #1.
 
-  python train.py --config=configs/slides_model2.py --workdir=runs/slides_model2
+  dense-aspp convert --architecture densenet121 --download --output weights/densenet121
+  python train.py --config=configs/slides_model2.py --workdir=runs/slides_model2 \
+    --config.init.extractor_weights=weights/densenet121
 
 DenseASPP and head have 1,266,580 parameters, as in the slides (structure derived from that count).
-Cost: 22,312 steps of 8 images at 224x224; a GPU (not measured yet). The slides report 29.9 % mean
-IoU on validation and 54.9 % on training images (published, not reproduced yet). Their extractor
-starts from ImageNet weights:
-  dense-aspp convert --architecture densenet121 --download --output weights/densenet121
-then --config.init.extractor_weights=weights/densenet121.
+Cost: 22,312 steps of 8 images at 224x224; a GPU (not measured yet). The slides report 29.9 % mean IoU on
+validation and 54.9 % on training images (published, not reproduced yet).
 """
-
-import ml_collections
 
 from configs import default
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config():
   config = default.get_config()
   config.model.last_layer = 'denseblock3'  # transition 3 is removed too: 1024 channels
   config.model.dilation_rates = (3, 6, 9, 12)

@@ -1,21 +1,18 @@
 r"""The slides' model #3 on Cityscapes: the full extractor, larger dilation rates, larger images.
 
-  python train.py --config=configs/slides_model3.py --workdir=runs/slides_model3
+  dense-aspp convert --architecture densenet121 --download --output weights/densenet121
+  python train.py --config=configs/slides_model3.py --workdir=runs/slides_model3 \
+    --config.init.extractor_weights=weights/densenet121
 
 DenseASPP and head have 1,266,580 parameters, as in the slides (structure derived from that count).
-Cost: 29,750 steps of 8 images at 512x512; a GPU (not measured yet). The slides report 41.4 % mean
-IoU on validation and 63.3 % on training images (published, not reproduced yet). Their extractor
-starts from ImageNet weights:
-  dense-aspp convert --architecture densenet121 --download --output weights/densenet121
-then --config.init.extractor_weights=weights/densenet121.
+Cost: 29,750 steps of 8 images at 512x512; a GPU (not measured yet). The slides report 41.4 % mean IoU on
+validation and 63.3 % on training images (published, not reproduced yet).
 """
-
-import ml_collections
 
 from configs import default
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config():
   config = default.get_config()
   config.model.dilation_rates = (6, 12, 18, 24)
   config.model.growth_rate = 32

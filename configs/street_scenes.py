@@ -6,12 +6,10 @@ A small DenseNet with all four blocks and five atrous layers, like the slides' b
 256x512 pixels, seen by the network at 128x256, scored at 256x512.
 """
 
-import ml_collections
-
 from configs import default
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config():
   config = default.get_config()
   config.model.extractor = 'densenet_small'
   config.model.growth_rate = 16

@@ -1,19 +1,24 @@
-"""Atomic writing of files and directories."""
+"""Files and directories: atomic writing, JSON, downloads."""
 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import pathlib
 import shutil
 import time
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.progress import progress_bar
 
 ABANDONED_AFTER_SECONDS = 3600
+_DOWNLOAD_TIMEOUT = 60  # seconds without an answer
+_DOWNLOAD_BLOCK = 2**20
 
 
 def write_file(path: pathlib.Path, data: bytes) -> None:
@@ -61,6 +66,32 @@ def read_json(path: pathlib.Path, remedy: str, *, default: Any = None) -> Any:
     raise InputError(f'{path}: no such file; {remedy}') from error
   except (OSError, ValueError) as error:
     raise InputError(f'{path}: cannot be read as JSON ({error}); {remedy}') from error
+
+
+def download_file(url: str, path: pathlib.Path, description: str, otherwise: str) -> None:
+  """Downloads `url` into the file `path`.
+
+  Args:
+    url: What to fetch.
+    path: Where to.
+    description: For the progress bar.
+    otherwise: What to do where there is no network, for the message.
+
+  Raises:
+    RunError: No network, or the download broke off.
+  """
+  try:
+    with urllib.request.urlopen(url, timeout=_DOWNLOAD_TIMEOUT) as response, path.open('wb') as file:
+      length = response.headers.get('Content-Length')
+      total = -(-int(length) // _DOWNLOAD_BLOCK) if length else None
+      with progress_bar(total, description, unit='MiB') as bar:
+        while block := response.read(_DOWNLOAD_BLOCK):
+          file.write(block)
+          bar.update()
+      if length and file.tell() != int(length):
+        raise OSError(f'{file.tell()} of {length} bytes came')
+  except (OSError, http.client.HTTPException) as error:
+    raise RunError(f'{url}: download failed ({error}); {otherwise}') from error
 
 
 def check_writable(directory: pathlib.Path, option: str) -> None:

@@ -1,10 +1,20 @@
+import http.server
+import json
 import os
 import pathlib
+import threading
 
 import pytest
 
 from dense_aspp_jax.errors import InputError, RunError
-from dense_aspp_jax.files import new_directory, read_json, replaced_directory, write_file, write_json
+from dense_aspp_jax.files import (
+  download_file,
+  new_directory,
+  read_json,
+  replaced_directory,
+  write_file,
+  write_json,
+)
 
 
 def test_a_file_is_written_into_a_folder_that_is_made(tmp_path):
@@ -134,3 +144,50 @@ def test_json_is_read_as_written_and_a_missing_or_damaged_file_is_named_with_the
   path.write_bytes(b'\xff{')
   with pytest.raises(InputError, match=r'x\.json: cannot be read as JSON .*; restore it'):
     read_json(path, 'restore it', default={})
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+  path = tmp_path / 'new' / 'x.json'
+  write_json(path, {'a': [1, None]})
+  with pytest.raises(ValueError, match='JSON'):
+    write_json(path, {'a': float('nan')})
+  assert json.loads(path.read_text()) == {'a': [1, None]}
+  assert [p.name for p in path.parent.iterdir()] == ['x.json']
+
+
+def test_a_place_that_cannot_be_written_is_a_failed_run(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(RunError, match=r'x\.json: cannot be written'):
+    write_json(tmp_path / 'file' / 'x.json', {})
+
+
+@pytest.fixture
+def server():
+  """Serves ten bytes and, under /short, breaks off after four of them."""
+
+  class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+      self.send_response(200)
+      self.send_header('Content-Length', '10')
+      self.end_headers()
+      self.wfile.write(b'0123456789'[: 4 if self.path == '/short' else 10])
+
+    def log_message(self, *_):
+      pass
+
+  with http.server.HTTPServer(('127.0.0.1', 0), Handler) as httpd:
+    thread = threading.Thread(target=httpd.serve_forever)
+    thread.start()
+    yield f'http://127.0.0.1:{httpd.server_port}'
+    httpd.shutdown()
+    thread.join()
+
+
+def test_a_file_comes_whole(server, tmp_path):
+  download_file(f'{server}/whole', tmp_path / 'a', 'downloading', 'copy it')
+  assert (tmp_path / 'a').read_bytes() == b'0123456789'
+
+
+def test_a_download_that_breaks_off_is_noticed(server, tmp_path):
+  with pytest.raises(RunError, match=r'short: download failed \(4 of 10 bytes came\); copy it'):
+    download_file(f'{server}/short', tmp_path / 'a', 'downloading', 'copy it')

@@ -1,5 +1,4 @@
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -8,8 +7,6 @@ import jax
 import pytest
 
 import dense_aspp_jax
-from dense_aspp_jax.errors import RunError
-from dense_aspp_jax.files import write_json
 from dense_aspp_jax.provenance import provenance
 
 
@@ -47,31 +44,3 @@ def test_the_commit_is_that_of_the_checkout_and_changes_are_marked(tmp_path, mon
   new.unlink()
   module.write_text('changed = True')
   assert provenance()['git_commit'] == f'{commit}+changes'
-
-
-def test_json_that_cannot_replace_the_old_leaves_it(tmp_path, monkeypatch):
-  def fail(source, target):
-    raise OSError(28, 'No space left on device')
-
-  path = tmp_path / 'x.json'
-  write_json(path, {'a': 1})
-  monkeypatch.setattr(os, 'replace', fail)
-  with pytest.raises(RunError, match='No space left'):
-    write_json(path, {'a': 2})
-  assert json.loads(path.read_text()) == {'a': 1}
-  assert [p.name for p in tmp_path.iterdir()] == ['x.json']
-
-
-def test_json_is_written_whole_or_not_at_all(tmp_path):
-  path = tmp_path / 'new' / 'x.json'
-  write_json(path, {'a': [1, None]})
-  with pytest.raises(ValueError, match='JSON'):
-    write_json(path, {'a': float('nan')})
-  assert json.loads(path.read_text()) == {'a': [1, None]}
-  assert [p.name for p in path.parent.iterdir()] == ['x.json']
-
-
-def test_a_place_that_cannot_be_written_is_a_failed_run(tmp_path):
-  (tmp_path / 'file').write_text('')
-  with pytest.raises(RunError, match=r'x\.json: cannot be written'):
-    write_json(tmp_path / 'file' / 'x.json', {})

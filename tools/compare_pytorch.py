@@ -27,6 +27,7 @@ import flax
 import jax
 import numpy as np
 from ml_collections import ConfigDict
+from tabulate import tabulate
 
 from dense_aspp_jax.benchmark.device import peak_bytes_in_use, steps_in_flight
 from dense_aspp_jax.benchmark.modes import device_description, device_mesh
@@ -57,6 +58,15 @@ _CPU_CORES = 2
 _TURN_SECONDS = 0.5
 _REST_SECONDS = 1.0  # before each turn: on a CPU the threads of the one before spin for a while
 _WARM_UP_STEPS = 3
+_PRINTED = (
+  'ms_per_step',
+  'images_per_second',
+  'compile_seconds',
+  'first_step_seconds',
+  'peak_bytes_in_use',
+  'peak_bytes_allocated',
+  'our_speed_over_theirs',
+)
 
 
 class PeerProcess:
@@ -218,29 +228,6 @@ def check_losses(ours: float, theirs: dict[str, float], config: ConfigDict) -> N
       sys.exit(f'the losses of the first step differ: ours {ours}, {name} {loss}')
 
 
-def lines(result: dict[str, Any], peers: list[str]) -> list[str]:
-  """What is printed of a comparison."""
-  height, width = result['image_size']
-  found = [f'{result["mode"]}: {result["batch_size"]} images of {height}x{width}']
-  for name in ('ours', *peers):
-    row = result[name]
-    low, high = row['ms_quartiles']
-    text = (
-      f'  {name:8} {row["ms_per_step"]:9.2f} ms ({low:.2f} to {high:.2f}) '
-      f'{row["images_per_second"]:9.2f} images/s'
-    )
-    if name == 'ours':
-      used = row['peak_bytes_in_use'] or row['memory_per_device']['total']
-      text += f', {used / 2**30:.2f} GiB, compiled in {row["compile_seconds"]:.0f} s'
-    else:
-      if row['peak_bytes_allocated'] is not None:
-        text += f', {row["peak_bytes_allocated"] / 2**30:.2f} GiB'
-      ratio = row['our_speed_over_theirs']
-      text += f', first step {row["first_step_seconds"]:.0f} s; ours is {ratio:.2f} x as fast'
-    found.append(text)
-  return found
-
-
 def main() -> None:
   """Compares; prints the figures, and as the last line all of them as JSON."""
   args = parse_arguments()
@@ -279,7 +266,8 @@ def main() -> None:
   results = []
   for mode in ('inference', 'train') if args.mode == 'all' else (args.mode,):
     results.append(compare(mode, config, peers, args.repeats))
-    print(*lines(results[-1], args.peers), sep='\n')
+    rows = [[name, *map(results[-1][name].get, _PRINTED)] for name in ('ours', *peers)]
+    print(tabulate(rows, [mode, *_PRINTED], tablefmt='plain', floatfmt='.4g'))
   record = {
     'comparison': 'pytorch',
     'config_file': args.config,

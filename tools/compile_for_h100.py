@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import contextlib
 import functools
 import importlib.util
 import os
@@ -37,37 +36,30 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from tabulate import tabulate
 
+from dense_aspp_jax.benchmark.steps import compiled_memory, resized, training_step
+from dense_aspp_jax.commands.config_file import read_config_file
+from dense_aspp_jax.datasets.preprocessing import Preprocessing
+from dense_aspp_jax.evaluation.predictor import predict_images
 from dense_aspp_jax.files import write_json
 from dense_aspp_jax.models.fused import gpu_1x1, gpu_3x3
 from dense_aspp_jax.models.fused.statistics import Affine
+from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.provenance import provenance
 
 # The card, as XLA's GpuTargetConfigProto.
 H100 = """
 gpu_device_info {
-  threads_per_block_limit: 1024
-  threads_per_warp: 32
-  shared_memory_per_block: 49152
-  shared_memory_per_core: 233472
-  threads_per_core_limit: 2048
-  core_count: 132
-  fpus_per_core: 128
-  block_dim_limit_x: 2147483647
-  block_dim_limit_y: 65535
-  block_dim_limit_z: 65535
-  memory_bandwidth: 3352320000000
-  l2_cache_size: 52428800
-  clock_rate_ghz: 1.98
-  device_memory_size: 84942979072
-  shared_memory_per_block_optin: 232448
-  cuda_compute_capability { major: 9 }
-  registers_per_core_limit: 65536
-  registers_per_block_limit: 65536
+  core_count: 132  fpus_per_core: 128  clock_rate_ghz: 1.98  cuda_compute_capability { major: 9 }
+  threads_per_block_limit: 1024  threads_per_warp: 32  threads_per_core_limit: 2048
+  block_dim_limit_x: 2147483647  block_dim_limit_y: 65535  block_dim_limit_z: 65535
+  shared_memory_per_block: 49152  shared_memory_per_core: 233472  shared_memory_per_block_optin: 232448
+  registers_per_core_limit: 65536  registers_per_block_limit: 65536
+  memory_bandwidth: 3352320000000  l2_cache_size: 52428800  device_memory_size: 84942979072
 }
-platform_name: "CUDA"
+platform_name: "CUDA"  device_description_str: "NVIDIA H100 80GB HBM3"
 dnn_version_info { major: 9 minor: 10 }
-device_description_str: "NVIDIA H100 80GB HBM3"
 """
 REGISTERS, SHARED_MEMORY, THREADS = 65536, 233472, 2048  # of a multiprocessor
 RESERVED_SHARED_MEMORY = 1024  # of each program on it
@@ -100,8 +92,8 @@ class Launch(NamedTuple):
   shared_memory: int
 
 
-# The last layers of the blocks of the slides' model #4 for 8 images of 512x1024, and one for 360x480, which
-# the dilation does not divide.
+# The last layers of the blocks of the slides' model #4 for 8 images of 512x1024, and one for 360x480, whose
+# feature maps the dilation does not divide.
 LAYERS = {
   'denseblock1': Layer((8, 128, 256), 256, 224, 128, 32),
   'denseblock2': Layer((8, 64, 128), 512, 480, 128, 32),
@@ -121,12 +113,28 @@ def main() -> None:
   parser.add_argument('--output', type=pathlib.Path, help='JSON file')
   args, args.config_arguments = parser.parse_known_args()
   mesh = device_mesh()
+  with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # tells Pallas which GPU it is lowered for
+    if args.config:
+      result = step_report(lowered_step(args, mesh))
+    else:
+      result = [report for name, layer in LAYERS.items() for report in kernel_reports(name, layer, mesh)]
   if args.config:
-    result = step_report(lowered_step(args, mesh))
-    print(step_table(result))
+    print(*(f'{count:6d}  {name}' for name, count in result['launches'].items()), sep='\n')
+    print(f'{sum(result["launches"].values()):6d}  launches')
+    for name in ('temporaries', 'arguments', 'outputs', 'aliased'):
+      print(f'{result[name] / 2**30:6.2f}  GiB {name}')
   else:
-    result = [report for name, layer in LAYERS.items() for report in kernel_reports(name, layer, mesh)]
-    print(kernel_table(result))
+    columns = [
+      'kernel',
+      'layer',
+      'threads',
+      'registers',
+      'spilled',
+      'shared_memory',
+      'programs',
+      *INSTRUCTIONS,
+    ]
+    print(tabulate([[report[c] for c in columns] for report in result], columns, tablefmt='plain'))
   if args.output:
     target_device = 'NVIDIA H100 80GB HBM3'  # provenance names the machine that compiled
     write_json(args.output, {'target': target_device, 'provenance': provenance(), 'result': result})
@@ -136,11 +144,6 @@ def device_mesh() -> Mesh:
   """A mesh of one H100 that can only be compiled for."""
   topology = topologies.get_topology_desc('1x1x1', platform='cuda', target_config=H100, topology='1x1x1')
   return Mesh(np.array(topology.devices), ('data',))
-
-
-def target(mesh: Mesh) -> contextlib.AbstractContextManager:
-  """Pallas asks the mesh in context which GPU it is lowered for."""
-  return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 def cuda_folder() -> pathlib.Path:
@@ -155,8 +158,7 @@ def lower(function: jax.stages.Wrapped, *arguments: Any, mesh: Mesh) -> jax.stag
   """Lowers a function under jit for abstract arguments, which are put on the device of `mesh`."""
   sharding = NamedSharding(mesh, P())
   arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
-  with target(mesh):
-    return function.lower(*arguments)
+  return function.lower(*arguments)
 
 
 def compile_lowered(lowered: jax.stages.Lowered, dump: str, **options: Any) -> jax.stages.Compiled:
@@ -227,35 +229,14 @@ def assembled(path: pathlib.Path) -> dict[str, int]:
   }
 
 
-def kernel_table(reports: list[dict[str, Any]]) -> str:
-  """One line a kernel and layer."""
-  columns = ['kernel', 'layer', 'threads', 'registers', 'spilled', 'shared_memory', 'programs', *INSTRUCTIONS]
-  rows = [columns, *([str(report[column]) for column in columns] for report in reports)]
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  return '\n'.join(
-    '  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
-  )
-
-
 def lowered_step(args: argparse.Namespace, mesh: Mesh) -> jax.stages.Lowered:
   """The train or inference step of `--config`, lowered."""
-  from dense_aspp_jax.benchmark.steps import resized, training_step
-  from dense_aspp_jax.commands.config_file import read_config_file
-  from dense_aspp_jax.datasets.preprocessing import Preprocessing
-  from dense_aspp_jax.evaluation.predictor import predict_images
-  from dense_aspp_jax.models.segmentation import create_model
-
   config = resized(read_config_file(args), args.batch, None)
   if args.mode == 'train':
-    with target(mesh):
-      return training_step(config, mesh).lowered
+    return training_step(config, mesh).lowered
   model, size = create_model(**config.model), tuple(config.data.image_size)
-  predict = functools.partial(
-    predict_images,
-    model,
-    output_size=size,
-    preprocessing=Preprocessing(size, config.data.mean, config.data.std),
-  )
+  preprocessing = Preprocessing(size, config.data.mean, config.data.std)
+  predict = functools.partial(predict_images, model, output_size=size, preprocessing=preprocessing)
   variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
   images = jax.ShapeDtypeStruct((config.evaluation.batch_size, *size, 3), jnp.uint8)
   return lower(jax.jit(predict), variables, images, mesh=mesh)
@@ -264,25 +245,9 @@ def lowered_step(args: argparse.Namespace, mesh: Mesh) -> jax.stages.Lowered:
 def step_report(lowered: jax.stages.Lowered) -> dict[str, Any]:
   """Launches by name, without their numbers, and bytes of memory."""
   with tempfile.TemporaryDirectory() as dump:
-    memory = compile_lowered(lowered, dump).memory_analysis()
-    names = collections.Counter(
-      f'{launch.kind} {launch.name.rstrip("_.0123456789")}' for launch in launches(dump)
-    )
-  return {
-    'launches': dict(names.most_common()),
-    'temporaries': memory.temp_size_in_bytes,
-    'arguments': memory.argument_size_in_bytes,
-    'outputs': memory.output_size_in_bytes,
-    'aliased': memory.alias_size_in_bytes,
-  }
-
-
-def step_table(report: dict[str, Any]) -> str:
-  """One line a kind of launch, and the memory."""
-  lines = [f'{count:6d}  {name}' for name, count in report['launches'].items()]
-  lines.append(f'{sum(report["launches"].values()):6d}  launches')
-  sizes = ('temporaries', 'arguments', 'outputs', 'aliased')
-  return '\n'.join([*lines, *(f'{report[name] / 2**30:6.2f}  GiB {name}' for name in sizes)])
+    memory = compiled_memory(compile_lowered(lowered, dump))
+    names = collections.Counter(f'{kind} {name.rstrip("_.0123456789")}' for kind, name, _ in launches(dump))
+  return {'launches': dict(names.most_common()), **memory}
 
 
 if __name__ == '__main__':

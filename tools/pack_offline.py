@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import pathlib
 import shutil
 import sys
@@ -21,12 +22,17 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
+from dense_aspp_jax.datasets.images import decode_image
+from dense_aspp_jax.datasets.pairs import check_pair
 from dense_aspp_jax.datasets.prepare import DATASETS, prepare
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.files import new_directory, write_json
+from dense_aspp_jax.progress import progress
 from dense_aspp_jax.provenance import git_commit, provenance
-from tools.offline.data import write_jpeg_copy
-from tools.offline.wheels import ROOT, collect_wheels, read_pins, read_target
+from tools.offline.wheels import ROOT, collect_wheels, read_target
 
 OFFLINE = ROOT / 'tools' / 'offline'
 _MIB = 2**20
@@ -84,7 +90,7 @@ def write_pack(folder: pathlib.Path, args: argparse.Namespace) -> dict[str, Any]
     data_dir = scratch if args.source else args.data_dir
     data = write_jpeg_copy(folder / data_folder, args.data, splits, args.quality, data_dir)
   commit = git_commit()
-  carried = collect_wheels(folder / 'wheels', target, read_pins(ROOT / 'constraints.txt', target), commit)
+  carried = collect_wheels(folder / 'wheels', target, commit)
   shutil.copytree(ROOT / 'configs', folder / 'configs', ignore=shutil.ignore_patterns('__pycache__', '.*'))
   for file in (ROOT / 'train.py', OFFLINE / 'run.sh', OFFLINE / 'run.py', OFFLINE / 'README.txt'):
     shutil.copy(file, folder)
@@ -111,6 +117,59 @@ def write_pack(folder: pathlib.Path, args: argparse.Namespace) -> dict[str, Any]
       'Nothing was written. Choose a lower --quality, or leave out --weights or --test'
     )
   return manifest
+
+
+def write_jpeg_copy(
+  folder: pathlib.Path, name: str, splits: Sequence[str], quality: int, data_dir: str | None
+) -> dict[str, Any]:
+  """Copies a prepared data set into a labelled folder (docs/own_data.md); label maps stay byte for byte.
+
+  Args:
+    folder: Made.
+    name: A name in `DATASETS`.
+    splits: Those to copy.
+    quality: libjpeg's, 1 to 95.
+    data_dir: As `config.data.data_dir`.
+
+  Returns:
+    For the manifest: number of pairs, settings, terms of use, and the error of the copy in grey levels
+    (0..255) over all pixels and channels.
+
+  Raises:
+    InputError: The data set is not prepared, or lacks a split.
+  """
+  dataset = DATASETS[name]
+  opened = {split: dataset.open_split(split, data_dir) for split in splits}
+  write_json(folder / 'labels.json', dataset.label_set.to_json())
+  total, count, largest = 0, 0, 0
+  for split, source in opened.items():
+    images, labels = folder / split / 'images', folder / split / 'labels'
+    images.mkdir(parents=True)
+    labels.mkdir()
+    for stored in progress(source, f'Copying {source.name}', unit='image'):
+      pair = check_pair(stored, dataset.label_set, published=True)
+      image_id = pair.example.image_id
+      encoded = encode_jpeg(pair.image, quality)
+      (images / f'{image_id}.jpg').write_bytes(encoded)
+      (labels / f'{image_id}.png').write_bytes(pair.example.label)
+      error = np.abs(pair.image.astype(np.int16) - decode_image(encoded, image_id))
+      total, count, largest = total + int(error.sum()), count + error.size, max(largest, int(error.max()))
+  return {
+    'dataset': name,
+    'images': {split: len(source) for split, source in opened.items()},
+    'jpeg': {'quality': quality, 'subsampling': '4:4:4', 'progressive': True},
+    'error': {'mean': total / count, 'max': largest},
+    'labels': 'byte for byte',
+    'licence': f'{dataset.terms} Do not publish this copy.',
+  }
+
+
+def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
+  """Encodes uint8 `[h, w, 3]` RGB as JPEG 4:4:4; progressive, which is the same picture in fewer bytes."""
+  buffer = io.BytesIO()
+  options = dict(quality=quality, subsampling='4:4:4', optimize=True, progressive=True)
+  Image.fromarray(image).save(buffer, 'JPEG', **options)
+  return buffer.getvalue()
 
 
 def list_files(folder: pathlib.Path) -> dict[str, dict[str, Any]]:

@@ -1,11 +1,11 @@
-"""What devices exchange in a training step, and what that would cost on several; nothing is measured.
+"""Simulates what devices exchange in a training step and what that costs; nothing is measured.
 
   python -m tools.simulate_scaling --config=configs/default.py --step-ms=37.9
 
-Compiles the train step for 2 and for 4 devices that the CPU stands in for, reads the collectives of the two
+Compiles the train step for 2 and for 4 simulated devices of the CPU, reads the collectives of the two
 programs, and prints the tables of docs/scaling.md. Fails if the gradient of a parameter is not summed over
 the devices, or if the two programs, for images of different sizes, communicate differently. Extractors with
-depthwise convolutions cannot be read: on a CPU XLA sums the gradients of their kernels row by row.
+depthwise convolutions are not supported: on a CPU XLA sums the gradients of their kernels row by row.
 """
 
 from __future__ import annotations

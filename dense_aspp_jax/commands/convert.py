@@ -6,9 +6,8 @@ import argparse
 import pathlib
 import tempfile
 
-from dense_aspp_jax.download import download_file
 from dense_aspp_jax.errors import InputError, RunError
-from dense_aspp_jax.files import check_new_directory
+from dense_aspp_jax.files import check_new_directory, download_file
 from dense_aspp_jax.models.segmentation import PAPER_MODELS
 from dense_aspp_jax.training.imported_run import convert_dense_aspp
 from dense_aspp_jax.weights.convert import read_classifier_weights

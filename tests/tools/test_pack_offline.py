@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import types
 import zipfile
 
 import layouts
@@ -27,7 +28,7 @@ from dense_aspp_jax.labels import CAMVID_11, load_label_set
 from dense_aspp_jax.training.checkpoint_series import steps_in
 from tools import pack_offline
 from tools.offline import wheels
-from tools.offline.wheels import Target, read_pins, read_target, select_packages
+from tools.offline.wheels import Target, read_target, select_packages
 
 COUNTS = {'train': 8, 'validation': 3, 'test': 2}
 
@@ -58,51 +59,46 @@ PINS = {'reader': '1.0', 'shared-part': '2.1', 'codec': '4', 'speed': '1.5', 'ta
 
 
 def select(requirements, present, pins=PINS):
-  asked = []
+  asked = {}
 
-  def requirements_of(name, version):
-    asked.append((name, version))
-    return [Requirement(text) for text in INDEX[name]]
+  def find(name, version):
+    asked[name] = version
+    return types.SimpleNamespace(version=version or pins[name], requires=INDEX.get(name, ()))
 
   target = Target('3.12', present)
-  return select_packages(map(Requirement, requirements), target, pins, requirements_of), asked
+  return select_packages(requirements, target, find), asked
 
 
 def test_what_the_target_lacks_is_carried_with_what_that_requires():
   selected, asked = select(['reader', 'array'], {'array': '2.0'})
-  assert selected == {'codec': '4', 'reader': '1.0', 'shared-part': '2.1', 'speed': '1.5'}
-  assert set(asked) == set(selected.items())
+  assert selected == set(asked) == {'codec', 'reader', 'shared-part', 'speed'}
 
 
 def test_of_what_is_there_only_extras_are_looked_into():
-  assert select(['table'], {'table': None}) == ({}, [])
+  assert select(['table'], {'table': None}) == (set(), {})
   # What it always requires is there with it; 'files' only if somebody asked for the extra.
   assert select(['table[io]'], {'table': None, 'array': None}) == (
-    {'files': '1'},
-    [('table', '7'), ('files', '1')],
+    {'files'},
+    {'table': None, 'files': None},
   )
+  assert select(['table[io]'], {'table': '6', 'array': None})[1]['table'] == '6'
 
 
 def test_all_that_does_not_fit_is_said_at_once():
   with pytest.raises(InputError) as caught:
-    select(['table[io]>=6', 'codec>5', 'nowhere'], {'array': '3.1', 'table': '5.9'})
+    select(['table[io]>=6', 'codec>5'], {'array': '3.1', 'table': '5.9'})
   assert str(caught.value).splitlines() == [
     'dense_aspp_jax requires codec>5; pinned is 4',
-    'dense_aspp_jax requires nowhere; the target lacks it, and no version of it is pinned',
     'dense_aspp_jax requires table[io]>=6; the target has 5.9',
     'files requires array<3; the target has 3.1',
     'correct the list of the target or constraints.txt',
   ]
 
 
-def test_target_and_pins_are_read_for_its_python(tmp_path):
+def test_the_list_of_the_target_is_read(tmp_path):
   (tmp_path / 'target.txt').write_text('# a comment\npython==3.12\nJAX==0.11.2  # one more\nml_dtypes\n')
-  (tmp_path / 'pins.txt').write_text(
-    'jax==1 ; python_version < "3.12"\njax==2 ; python_version >= "3.12"\nPyYAML==6.0.3\n'
-  )
   target = read_target(tmp_path / 'target.txt')
   assert target == Target('3.12', {'jax': '0.11.2', 'ml-dtypes': None})
-  assert read_pins(tmp_path / 'pins.txt', target) == {'jax': '2', 'pyyaml': '6.0.3'}
   for text, message in (
     ('jax', 'a line python==VERSION'),
     ('python>=3.12', 'python>=3.12 gives no version'),
@@ -115,18 +111,17 @@ def test_target_and_pins_are_read_for_its_python(tmp_path):
 
 def test_the_known_target_has_what_our_lower_bounds_ask_for():
   target = read_target(pack_offline.OFFLINE / 'target_packages.txt')
-  pins = read_pins(wheels.ROOT / 'constraints.txt', target)
-  ours = filter(target.applies, map(Requirement, importlib.metadata.requires('dense_aspp_jax')))
-  selected = select_packages(ours, target, pins, lambda name, version: ())
-  assert {'grain', 'ml-collections', 'tensorflow-datasets', 'tensorboardx', 'array-record'} <= selected.keys()
-  assert not {'jax', 'flax', 'numpy', 'ml-dtypes', 'pillow', 'tensorflow', 'torch'} & selected.keys()
+  no_more = types.SimpleNamespace(version=None, requires=())
+  selected = select_packages(importlib.metadata.requires('dense_aspp_jax'), target, lambda *_: no_more)
+  assert {'grain', 'ml-collections', 'tensorflow-datasets', 'tensorboardx', 'array-record'} <= selected
+  assert not {'jax', 'flax', 'numpy', 'ml-dtypes', 'pillow', 'tensorflow', 'torch'} & selected
 
 
 @pytest.fixture
 def without_index(monkeypatch):
   """Stands for pip: two small files as wheels."""
 
-  def collect_wheels(folder, target, pins, commit):
+  def collect_wheels(folder, target, commit):
     folder.mkdir()
     for name in ('dense_aspp_jax-0.1.0-py3-none-any.whl', 'toml-0.10.2-py3-none-any.whl'):
       (folder / name).write_text(f'{name} {commit}')

@@ -182,37 +182,38 @@ def train(command: list[str], site: pathlib.Path, deadline: float, grace: float,
   The training is told to save and stop `grace` seconds before, and killed at the deadline. What is on disk
   then is complete, but what came after the last checkpoint is lost.
   """
-  if time.monotonic() >= deadline - grace:
+  remaining = deadline - grace - time.monotonic()
+  if remaining <= 0:
     print(f'no time is left to train; the same command goes on:\n  {again}')
     return 0
   path = os.pathsep.join(filter(None, [str(site), os.environ.get('PYTHONPATH')]))
   process = subprocess.Popen(command, env={**os.environ, 'PYTHONPATH': path})
-  received = []
-  for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, lambda number, _: (received.append(number), process.terminate()))
-  out_of_time = False
-  try:
-    code = process.wait(max(0, deadline - grace - time.monotonic()))
-  except subprocess.TimeoutExpired:
-    out_of_time = True
-    print('the time is nearly up: telling the training to save and stop', flush=True)
-    process.terminate()
-    try:
-      code = process.wait(max(0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
+  received: list[int] = []
+
+  def stop(number: int, _: object) -> None:
+    if number == signal.SIGALRM in received:
       process.kill()
-      process.wait()
-      fail(
-        'the training did not stop in time and was killed. What came after its last checkpoint is lost. To '
-        f'continue from there, with more minutes if there is none:\n  {again}',
-        code=1,
-      )
-  if code in (128 + signal.SIGTERM, -signal.SIGTERM):
-    if received:
+    elif number == signal.SIGALRM:
+      print('the time is nearly up: telling the training to save and stop', flush=True)
+    received.append(number)
+    process.terminate()
+
+  for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
+    signal.signal(number, stop)
+  signal.setitimer(signal.ITIMER_REAL, remaining, grace)  # first to stop it, then to kill it
+  code = process.wait()
+  signal.setitimer(signal.ITIMER_REAL, 0)
+  if received.count(signal.SIGALRM) > 1:
+    fail(
+      'the training did not stop in time and was killed. What came after its last checkpoint is lost. To '
+      f'continue from there, with more minutes if there is none:\n  {again}',
+      code=1,
+    )
+  if received and code in (128 + signal.SIGTERM, -signal.SIGTERM):
+    if received[0] != signal.SIGALRM:
       return 128 + received[0]
-    if out_of_time:
-      print(f'out of time; resume with the same command:\n  {again}')
-      return 0
+    print(f'out of time; resume with the same command:\n  {again}')
+    return 0
   return code if code >= 0 else 128 - code
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import pathlib
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import Distribution, distributions
 from typing import NamedTuple
 
 from packaging.markers import default_environment
@@ -53,42 +53,28 @@ class Target(NamedTuple):
 
 def read_target(path: pathlib.Path) -> Target:
   """Reads a list such as target_packages.txt. Raises InputError if a line is wrong or no Python is given."""
-  packages = {name: version for name, version, _ in _read_versions(path)}
+  packages = {}
+  try:
+    lines = path.read_text(encoding='utf-8').splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise InputError(f'{path}: cannot be read ({error})') from error
+  for text in filter(None, (line.partition('#')[0].strip() for line in lines)):
+    try:
+      requirement = Requirement(text)
+    except InvalidRequirement as error:
+      raise InputError(f'{path}: {text!r} is not a package; expected name or name==version') from error
+    specifier = str(requirement.specifier)
+    if specifier and (not specifier.startswith('==') or ',' in specifier):
+      raise InputError(f'{path}: {text} gives no version; expected name or name==version')
+    packages[canonicalize_name(requirement.name)] = specifier[2:] or None
   if not (python := packages.pop('python', None)):
     raise InputError(f'{path}: expected a line python==VERSION')
   return Target(python, packages)
 
 
-def read_pins(path: pathlib.Path, target: Target) -> dict[str, str]:
-  """Canonical name -> version of the lines of a constraints file that apply there. Raises InputError."""
-  return {name: version for name, version, line in _read_versions(path) if version and target.applies(line)}
-
-
-def _read_versions(path: pathlib.Path) -> list[tuple[str, str | None, Requirement]]:
-  try:
-    lines = path.read_text(encoding='utf-8').splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise InputError(f'{path}: cannot be read ({error})') from error
-  versions = []
-  for line in lines:
-    if text := line.partition('#')[0].strip():
-      try:
-        requirement = Requirement(text)
-      except InvalidRequirement as error:
-        raise InputError(f'{path}: {text!r} is not a package; expected name or name==version') from error
-      specifier = str(requirement.specifier)
-      if specifier and (not specifier.startswith('==') or ',' in specifier):
-        raise InputError(f'{path}: {requirement} gives no version; expected name or name==version')
-      versions.append((canonicalize_name(requirement.name), specifier[2:] or None, requirement))
-  return versions
-
-
 def select_packages(
-  requirements: Iterable[Requirement],
-  target: Target,
-  pins: Mapping[str, str],
-  requirements_of: Callable[[str, str | None], Iterable[Requirement]],
-) -> dict[str, str]:
+  requirements: Iterable[str], target: Target, find: Callable[[str, str | None], Distribution]
+) -> set[str]:
   """Selects the packages to carry.
 
   What the target has is taken to be complete, except for the extras by which others require it.
@@ -96,51 +82,48 @@ def select_packages(
   Args:
     requirements: Of our package.
     target: The machine.
-    pins: Versions of packages that may be carried, by canonical name.
-    requirements_of: Gives the requirements of a package from its name and version (None: any).
+    find: Gives the metadata of a package from its canonical name and the target's version, if known.
 
   Returns:
-    Canonical name -> version.
+    Canonical names.
 
   Raises:
-    InputError: Versions that do not fit, and packages without a pin; all in one message.
+    InputError: Versions that do not fit; all in one message.
   """
-  selected: dict[str, str | None] = {}
+  selected: set[str] = set()
   seen: set[tuple[str, str]] = set()
   problems: set[str] = set()
 
   def require(by: str, requirement: Requirement) -> None:
     name = canonicalize_name(requirement.name)
     there = name in target.packages
-    version = target.packages[name] if there else selected.setdefault(name, pins.get(name))
-    if not there and version is None:
-      problems.add(f'{by} requires {name}; the target lacks it, and no version of it is pinned')
-      return
-    if version is not None and not requirement.specifier.contains(version, prereleases=True):
+    version = target.packages[name] if there else find(name, None).version
+    if version and not requirement.specifier.contains(version, prereleases=True):
       problems.add(f'{by} requires {requirement}; {"the target has" if there else "pinned is"} {version}')
-    for extra in sorted(requirement.extras if there else {'', *requirement.extras}):
+    if not there:
+      selected.add(name)
+    for extra in requirement.extras if there else {'', *requirement.extras}:
       if (name, extra) not in seen:
         seen.add((name, extra))
-        for further in requirements_of(name, version or pins.get(name)):
-          if target.applies(further, extra):
-            require(name, further)
+        require_all(name, find(name, target.packages.get(name)).requires, extra)
 
-  for requirement in requirements:
-    require('dense_aspp_jax', requirement)
+  def require_all(by: str, requirements: Iterable[str] | None, extra: str = '') -> None:
+    for requirement in map(Requirement, requirements or ()):
+      if target.applies(requirement, extra):
+        require(by, requirement)
+
+  require_all('dense_aspp_jax', requirements)
   if problems:
     raise InputError('\n'.join(sorted(problems)) + '\ncorrect the list of the target or constraints.txt')
-  return dict(sorted(selected.items()))
+  return selected
 
 
-def collect_wheels(
-  folder: pathlib.Path, target: Target, pins: Mapping[str, str], commit: str | None
-) -> dict[str, str]:
-  """Builds our wheel and downloads those that the target lacks.
+def collect_wheels(folder: pathlib.Path, target: Target, commit: str | None) -> dict[str, str]:
+  """Builds our wheel, and downloads those that the target lacks at the versions of constraints.txt.
 
   Args:
     folder: Where they go; it is made.
     target: Where they will be installed.
-    pins: See `select_packages`.
     commit: Git commit that the package remembers.
 
   Returns:
@@ -154,16 +137,15 @@ def collect_wheels(
   with tempfile.TemporaryDirectory() as scratch:
     downloads = pathlib.Path(scratch)
 
-    def requirements_of(name: str, version: str | None) -> list[Requirement]:
+    def find(name: str, version: str | None) -> Distribution:
       if name not in wheels_in(downloads):
-        _download(f'{name}=={version}' if version else name, downloads, target)
-      return _requirements(wheels_in(downloads)[name])
+        _download(name, version, downloads, target)
+      return _metadata(wheels_in(downloads)[name])
 
-    own = _build_own_wheel(folder, commit)
-    needed = filter(target.applies, _requirements(own))
-    for name in select_packages(needed, target, pins, requirements_of):
+    own = _metadata(_build_own_wheel(folder, commit))
+    for name in select_packages(own.requires, target, find):
       shutil.move(wheels_in(downloads)[name], folder)
-  return {name: str(parse_wheel_filename(path.name)[1]) for name, path in wheels_in(folder).items()}
+  return {name: _metadata(wheel).version for name, wheel in wheels_in(folder).items()}
 
 
 def wheels_in(folder: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -171,9 +153,9 @@ def wheels_in(folder: pathlib.Path) -> dict[str, pathlib.Path]:
   return {parse_wheel_filename(path.name)[0]: path for path in sorted(folder.glob('*.whl'))}
 
 
-def _requirements(wheel: pathlib.Path) -> list[Requirement]:
-  (distribution,) = importlib.metadata.distributions(path=[str(wheel)])
-  return [Requirement(text) for text in distribution.requires or ()]
+def _metadata(wheel: pathlib.Path) -> Distribution:
+  (distribution,) = distributions(path=[str(wheel)])
+  return distribution
 
 
 def _build_own_wheel(folder: pathlib.Path, commit: str | None) -> pathlib.Path:
@@ -190,14 +172,14 @@ def _build_own_wheel(folder: pathlib.Path, commit: str | None) -> pathlib.Path:
   return wheel
 
 
-def _download(requirement: str, folder: pathlib.Path, target: Target) -> None:
+def _download(name: str, version: str | None, folder: pathlib.Path, target: Target) -> None:
   """Downloads a wheel for the target; builds one, for any machine, if only the source is published."""
+  wanted = [f'{name}=={version}'] if version else [name, '--constraint', ROOT / 'constraints.txt']
   options = ('--no-deps', '--implementation=cp', f'--python-version={target.python}')
-  _pip('download', *options, *map('--platform={}'.format, _PLATFORMS), '--dest', folder, requirement)
+  _pip('download', *options, *map('--platform={}'.format, _PLATFORMS), '--dest', folder, *wanted)
   for source in (path for path in folder.iterdir() if path.suffix != '.whl'):
     _pip('wheel', '--no-deps', '--wheel-dir', folder, source)
     source.unlink()
-    name = canonicalize_name(Requirement(requirement).name)
     if not (wheel := wheels_in(folder)[name]).name.endswith('-none-any.whl'):
       raise InputError(f'{wheel.name}: there is no wheel for the target, and this one fits only this machine')
 
