@@ -1,4 +1,4 @@
-"""Objects drawn in their own coordinates: solid bodies, bars, and details on their sides and ends."""
+"""Objects drawn in their own coordinates."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def ring(side: float, ahead: float, up: float, radius: float) -> list[Point]:
 
 
 class Body:
-  """One object of one label, drawn in its own coordinates: to its right, up from the ground, ahead.
+  """One object of one label, drawn in its own coordinates: (to its right, up from the ground, ahead).
 
-  The unit is `scale` metres. Thicknesses and radii have the same unit, normals are in the world's frame.
+  Coordinates, thicknesses and radii are in units of `scale` metres. Normals are in world coordinates.
   """
 
   def __init__(self, canvas: Canvas, pose: Pose, label: str, scale: float = 1.0):
@@ -47,7 +47,7 @@ class Body:
     return side * cosine + ahead * sine, up, ahead * cosine - side * sine
 
   def shows_end(self, end: int, ahead: float) -> bool:
-    """Whether the camera sees the rear (`end` -1) or front (1), which is at `ahead`."""
+    """Whether the camera sees the rear (`end` -1) or the front (1), which lies at `ahead`."""
     return self.canvas.camera.faces(self.place(0, 0, ahead), self.turn(0, 0, end))
 
   def part(self, points: Sequence[Point], color: Color | None, normal: Normal = FRONT) -> None:
@@ -76,7 +76,7 @@ class Body:
     self.canvas.cast_shadow([self.place(*corner) for corner in corners], high * self.scale)
 
   def reflection(self, pane: Sequence[Point], glass: Color) -> None:
-    """Paints a streak of sky onto a pane given from its lower (or upper) edge to the opposite one."""
+    """Paints a streak of sky onto a pane, whose first two corners are its lower or its upper edge."""
     a, b, c, d = pane
     streak = [mix(a, b, 0.15), mix(a, b, 0.38), mix(d, c, 0.62), mix(d, c, 0.39)]
     self.detail(streak, mix(glass, self.canvas.light.horizon, 0.2), UP)
@@ -84,7 +84,7 @@ class Body:
   def extrude(
     self, profile: Sequence[Point], paint: Color, glass: Color | None = None, rear: float = 0.0
   ) -> int:
-    """Paints a body with a mirror-symmetric section along its length.
+    """Paints a solid with a mirror-symmetric cross section along its length.
 
     Its `profile` has points (ahead of the rear, up, half width), clockwise from the lower rear as seen from
     the right. With `glass`, steep faces above the belt line are windows. Returns the side that the camera

@@ -67,7 +67,7 @@ class _Facade:
     canvas.facade(x, middle - 0.6, middle + 0.6, 0, 2.3, color)
 
   def draw_balconies(self, y: float, rail: Color) -> None:
-    """Draws balconies at the height `y`, on every other bay, from far to near."""
+    """Draws balconies at height `y` on every other bay, from far to near."""
     canvas, x, wall = self.canvas, self.x, self.wall
     out = x - math.copysign(0.9, x)
     for a, b in list(itertools.pairwise(self.bays))[::2][::-1]:

@@ -1,4 +1,4 @@
-"""The drawing surface of the generated street scenes: a camera, and image and label map drawn together.
+"""The drawing surface of the generated street scenes: camera, image and label map.
 
 World coordinates are metres in the frame of the street: `x` to the right of the camera, `y` up from
 the ground, `z` forward along the street. A curve of the street shifts everything at depth `z` to the
@@ -22,13 +22,12 @@ SUPERSAMPLING = 2  # the image is drawn this many times larger, then averaged; l
 _NEAR = 1.2  # metres; closer points are moved here (always outside the picture)
 SHADOWS_TO = 70.0  # metres; shadows of farther objects are too flat to see
 _STRAIGHT_FROM = 140.0  # metres; from here on the street runs straight
+CIRCLE = tuple((math.cos(k * math.tau / 14), math.sin(k * math.tau / 14)) for k in range(14))
 # Unit normals of surfaces.
 FRONT = (0.0, 0.0, -1.0)  # towards the camera
 UP = (0.0, 1.0, 0.0)
 LEFT = (-1.0, 0.0, 0.0)
 RIGHT = (1.0, 0.0, 0.0)
-
-CIRCLE = tuple((math.cos(k * math.tau / 14), math.sin(k * math.tau / 14)) for k in range(14))
 
 
 def across(z: float, left: float, right: float, low: float, high: float) -> list[Point]:
@@ -98,9 +97,9 @@ class Camera:
 class Canvas:
   """Image, label map and shadow mask of one scene, painted from far to near.
 
-  Every shape is given in world coordinates, and takes the light and haze of its first point. Without a label,
-  it leaves the label map unchanged (details of an object that is already there); without a colour, the image
-  (wheels with transparent gaps).
+  Shapes are given in world coordinates; the first point determines the haze. A shape without a label leaves
+  the label map unchanged (a detail of what is already there), one without a colour the image (a wheel with
+  transparent gaps).
   """
 
   def __init__(self, size: tuple[int, int], camera: Camera, light: Light):
@@ -135,7 +134,7 @@ class Canvas:
   def facade(
     self, x: float, near: float, far: float, low: float, high: float, color: Color | None, label: Label = None
   ) -> None:
-    """Paints an upright rectangle along the street, on the side that faces the street."""
+    """Paints an upright rectangle along the street that faces the street."""
     self.polygon(along(x, near, far, low, high), color, label, LEFT if x > 0 else RIGHT)
 
   def line(self, points: Sequence[Point], width: float, color: Color, label: Label = None) -> None:

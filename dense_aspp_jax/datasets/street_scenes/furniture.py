@@ -39,7 +39,7 @@ def draw_street_lamp(canvas: Canvas, x: float, z: float, high: float, color: Col
 
 
 def _draw_signal(canvas: Canvas, rng: random.Random, x: float, y: float, z: float, towards: bool) -> None:
-  """Draws the housing of a traffic light, with its lower end at `y`, and its lamps if it shows them."""
+  """Draws a traffic light from its lower end at `y`; `towards`: the lamps face the camera."""
   signal = Body(canvas, Pose(x, z), 'traffic light')
   black = vary(rng, rng.choice(((26, 28, 28), (40, 44, 42), (52, 56, 50), (190, 150, 50))), 0.3)
   signal.part(across(0, -0.3, 0.3, y - 0.1, y + 1.1), mix(black, (120, 120, 120), 0.25))

@@ -23,7 +23,7 @@ _STOREYS = {'city': (3, 7), 'suburb': (2, 3), 'outskirts': (1, 4)}
 
 
 class Layout:
-  """Everything that stands, drives or walks in one street, with the depth that orders its drawing."""
+  """Everything that stands, drives or walks in one street, drawn in the order of depth."""
 
   def __init__(self, rng: random.Random):
     self.rng = rng
@@ -147,7 +147,7 @@ class Layout:
   # Furniture.
 
   def _clear_depths(self, z: float, gap: float) -> Iterator[float]:
-    """Depths at regular distances that are not in the junction."""
+    """Depths `gap` metres apart, from `z` on, without those in the junction."""
     while z < _END:
       if self.street.is_clear(z):
         yield z
@@ -211,7 +211,7 @@ class Layout:
       self._add(z - length / 2, draw, self.rng, pose, *args)
 
   def _cross(self, draw: Callable, z: float, length: float, *args) -> None:
-    """Adds a vehicle that crosses at the junction, and keeps the lanes free there."""
+    """Adds a vehicle that crosses at the junction, if all lanes are free there."""
     heading = self.rng.choice((-1, 1)) * math.pi / 2
     if all(self._take(lane, z - 2, z + 2) for lane, _ in self.street.lanes()):
       turn = 0.0 if draw is vehicles.draw_tram else self.rng.uniform(-0.1, 0.1)

@@ -1,4 +1,4 @@
-"""Light, weather and colours of a generated street scene; colours are RGB 0..255 in full light."""
+"""Light, weather and colours of a generated street scene. Colours are RGB, 0..255, in full light."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Light:
   lamps: bool  # whether windows and lamps are lit
 
   def shade(self, color: Color, normal: Normal, z: float) -> tuple[int, int, int]:
-    """Returns the colour of a surface with this normal, or of a lamp, seen from distance `z`."""
+    """Returns the colour of a surface or a lamp seen from distance `z`."""
     clear = math.exp(-z / self.visibility)
     if normal is LAMP:
       return tuple(int(v) for v in mix(self.haze, color, clear))

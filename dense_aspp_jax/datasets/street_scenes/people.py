@@ -19,7 +19,7 @@ def _far_side_first(body: Body) -> list[int]:
 
 
 def draw_person(canvas: Canvas, rng: random.Random, pose: Pose, high: float, walks: bool = True) -> None:
-  """Draws a person of `high` metres who stands or walks in the direction of the pose."""
+  """Draws a person `high` metres tall, who stands or walks in the direction of the pose."""
   person = Body(canvas, pose, 'person', scale=high)
   skin, hair = vary(rng, rng.choice(_SKIN)), rng.choice(HAIR)
   coat, legs = vary(rng, rng.choice(CLOTHES)), vary(rng, rng.choice(CLOTHES), 0.1)
@@ -96,7 +96,7 @@ def _draw_rider(rider: Body, rng: random.Random, spots: Sequence[Spot], lean: fl
 
 
 def draw_bicycle(canvas: Canvas, rng: random.Random, pose: Pose, ridden: bool) -> None:
-  """Draws a bicycle, with its rider if it is `ridden`. The label covers the inside of its wheels."""
+  """Draws a bicycle, with its rider if `ridden`. The label covers the inside of the wheels."""
   bicycle = Body(canvas, pose, 'bicycle')
   color = vary(rng, rng.choice((*FLEET, (30, 30, 34), (30, 30, 34), (200, 200, 200))))
   r = 0.34
@@ -135,7 +135,7 @@ _MOTORCYCLE = 0.32, 0.7, (
 
 
 def draw_motorcycle(canvas: Canvas, rng: random.Random, pose: Pose, ridden: bool) -> None:
-  """Draws a motorcycle or a scooter, with its rider if it is `ridden`."""
+  """Draws a motorcycle or a scooter, with its rider if `ridden`."""
   motorcycle = Body(canvas, pose, 'motorcycle')
   paint = vary(rng, rng.choice((*FLEET, (30, 30, 34), (26, 26, 30))))
   dark = (38, 38, 42)

@@ -18,14 +18,15 @@ CLUMPS = tuple(
   )
   for shape in range(12)
 )  # ragged outlines of leafy twigs
-# Of each kind of tree, relative to its height: radius of the crown, its middle below the top; its stretch.
+# Crown of each kind of tree: its radius and the depth of its middle below the top, as shares of the tree's
+# height, and its height divided by its width.
 _CROWNS = {'round': (0.3, 0.27, 0.9), 'tall': (0.19, 0.36, 1.9), 'conifer': (0.2, 0.5, 2.2)}
 
 
 def draw_tree(
   canvas: Canvas, rng: random.Random, x: float, z: float, high: float, foliage: Color, kind: str
 ) -> None:
-  """Draws a tree of `high` metres: 'round', 'tall' or 'conifer'."""
+  """Draws a tree `high` metres tall: 'round', 'tall' or 'conifer'."""
   bark = vary(rng, (84, 70, 56))
   thick = 0.035 * high
   lean = rng.uniform(-0.3, 0.3)
@@ -70,7 +71,7 @@ def draw_tree(
 
 
 def draw_bush(canvas: Canvas, rng: random.Random, x: float, z: float, high: float, foliage: Color) -> None:
-  """Draws a bush of `high` metres that stands on the ground."""
+  """Draws a bush `high` metres tall."""
   for k in range(10):
     color = mix(foliage, (26, 34, 24), 0.45 - 0.05 * k + rng.uniform(-0.1, 0.1))
     center = (x + rng.uniform(-1, 1) * high * 0.8, (0.3 + 0.045 * k) * high, z)

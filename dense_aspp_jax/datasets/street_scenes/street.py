@@ -49,7 +49,7 @@ class Side:
     return self.kerb - (_PARKING if self.parking else 0.3)
 
   def strip(self, near: float, far: float, label: str, color: Color) -> Strip:
-    """The strip of ground between two distances."""
+    """Strip of ground between two distances."""
     left, right = sorted((self.sign * near, self.sign * far))
     return left, right, label, color
 
@@ -66,13 +66,13 @@ class Street:
     self.paving = vary(rng, (pale + 4, pale, pale - 6), 0, 8)
     self.own_lanes = rng.choice((1, 1, 2))  # the camera is in the leftmost of them, at x = 0
     self.other_lanes = rng.choice((1, 1, 2))  # oncoming, left of them
-    self.tram = rng.random() < 0.24
+    self.tram = rng.random() < 0.24  # along the street, or across the junction
     kind = rng.choice(_KINDS)
     self.sides = tuple(
       self._plan_side(rng, sign, kind if rng.random() < 0.75 else rng.choice(tuple(_VERGE)))
       for sign in (-1, 1)
     )
-    # In metres ahead: near and far limit of a crossing street; where a pedestrian crossing 3 m deep begins.
+    # In metres ahead: near and far limit of a crossing street; near limit of a pedestrian crossing 3 m deep.
     self.junction = (z := rng.uniform(17, 36), z + rng.uniform(8, 11)) if rng.random() < 0.4 else None
     self.tram_crosses = self.tram and self.junction is not None and rng.random() < 0.3
     if self.junction:
@@ -90,7 +90,7 @@ class Street:
     return Side(sign, kerb, verge, walk, walk[1] + rng.choice((0, 0, 0.6)), kind, parking)
 
   def is_clear(self, z: float) -> bool:
-    """Whether depth `z` is outside the junction."""
+    """Whether depth `z` lies outside the junction."""
     return not self.junction or not self.junction[0] - 0.5 < z < self.junction[1] + 0.5
 
   def lanes(self) -> list[tuple[float, float]]:
