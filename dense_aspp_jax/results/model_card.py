@@ -14,7 +14,6 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jinja2
 
@@ -22,12 +21,10 @@ from dense_aspp_jax.checkpoint_io import load_checkpoint, read_digests, read_rec
 from dense_aspp_jax.datasets.prepare import DATASETS
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import new_directory, read_json, write_file, write_json
-from dense_aspp_jax.labels import LABEL_SETS, LabelSet
+from dense_aspp_jax.labels import LABEL_SETS
 from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.segmentation import create_model
-from dense_aspp_jax.results.machine_paths import without_machine_paths
-from dense_aspp_jax.results.protocol import standard_of, training_words
-from dense_aspp_jax.results.runs import EVALUATIONS, METRICS, REMEDY, Row
+from dense_aspp_jax.results.runs import EVALUATIONS, METRICS, REMEDY, Row, without_machine_paths
 from dense_aspp_jax.results.summary import summarize
 from dense_aspp_jax.results.table import card_tables
 from dense_aspp_jax.training import workdir as workdirs
@@ -84,25 +81,29 @@ def weights_digest(checkpoint: pathlib.Path) -> str:
 
 
 def _write_card(workdir: pathlib.Path, rows: Sequence[Row], target: pathlib.Path) -> pathlib.Path:
-  config, label_set = workdirs.read_config(workdir), workdirs.read_label_set(workdir)
+  stored, label_set = workdirs.read_config(workdir), workdirs.read_label_set(workdir)
   scores = read_json(workdir / workdirs.SCORES, REMEDY)
   step = scores['step']
   source = checkpoints_directory(workdir) / LATEST / str(step)
-  variables = dict(abstract_variables(create_model(**config['model'])))
+  variables = dict(abstract_variables(create_model(**stored['model'])))
   if scores['ema'] is not None:
     variables[EMA] = dict(variables)
   variables = load_checkpoint(source, variables)
-  config = _published_config(config, label_set)
+  config = without_machine_paths(stored)
+  config['data']['data_dir'] = None
+  if label_set.name not in LABEL_SETS:
+    config['data']['label_set'] = workdirs.LABELS
   with new_directory(target) as folder:
     write_json(folder / workdirs.CONFIG, config)
     write_json(folder / workdirs.LABELS, label_set.to_json())
-    for name in (workdirs.DATA, workdirs.PROVENANCE):
-      write_json(folder / name, without_machine_paths(read_json(workdir / name, REMEDY)))
-    write_json(folder / workdirs.SCORES, without_machine_paths({**scores, 'config': config}))
-    for path in sorted((workdir / EVALUATIONS).glob('*.json')):
-      evaluation = read_json(path, REMEDY)
-      if evaluation['step'] == step:
-        write_json(folder / EVALUATIONS / path.name, without_machine_paths({**evaluation, 'config': config}))
+    starts = without_machine_paths(read_json(workdir / workdirs.PROVENANCE, REMEDY))
+    write_json(folder / workdirs.PROVENANCE, starts)
+    data = read_json(workdir / workdirs.DATA, REMEDY)
+    write_json(folder / workdirs.DATA, without_machine_paths(data))
+    evaluations = {path: read_json(path, REMEDY) for path in sorted((workdir / EVALUATIONS).glob('*.json'))}
+    for path, record in {workdir / workdirs.SCORES: scores, **evaluations}.items():
+      if record['step'] == step:
+        write_json(folder / path.relative_to(workdir), without_machine_paths({**record, 'config': config}))
     if (workdir / METRICS).exists():
       write_file(folder / METRICS, (workdir / METRICS).read_bytes())
     checkpoint = checkpoints_directory(folder) / BEST / str(step)
@@ -111,26 +112,29 @@ def _write_card(workdir: pathlib.Path, rows: Sequence[Row], target: pathlib.Path
     done = checkpoint / _ORBAX_DONE
     if done.exists():
       write_file(done, without_machine_paths(done.read_text(encoding='utf-8')).encode())
-    shown = [row for row in rows if row.step == step]
-    starts = read_json(folder / workdirs.PROVENANCE, REMEDY)
-    card = _card(target.name, shown, config, label_set, starts, weights_digest(checkpoint))
+    rows = [row for row in rows if row.step == step]
+    row = next((row for row in rows if row.weights == EMA), rows[0])  # of the weights that load_run loads
+    standard = row.protocol.standard  # also for a copy of the data in a folder
+    weak = {c: iou for c, iou in row.scores.iou.items() if iou is not None and iou < _LOW_IOU}
+    card = _template().render(
+      name=target.name,
+      row=row,
+      protocol=row.protocol,
+      classes=label_set.class_names,
+      pretrained=next((s['extractor_weights'] for s in starts if 'extractor_weights' in s), None),
+      has_ema=row.weights == EMA,
+      tables=card_tables(summarize(rows).groups),
+      weak=[f'{c} ({100 * iou:.1f})' for c, iou in weak.items()],
+      low=f'{100 * _LOW_IOU:.0f}',
+      fields=json.dumps({section: config[section] for section in _SECTIONS}, indent=1),
+      terms=_terms_of_use(standard.dataset if standard else row.protocol.dataset),
+      digest=weights_digest(checkpoint),
+    )
     write_file(folder / CARD, card.encode())
-    _write_sums(folder)
+    files = sorted(path for path in folder.rglob('*') if path.is_file())
+    sums = [f'{_sha256(path)}  {path.relative_to(folder).as_posix()}\n' for path in files]
+    write_file(folder / SUMS, ''.join(sums).encode())
   return target
-
-
-def _published_config(config: dict[str, Any], label_set: LabelSet) -> dict[str, Any]:
-  config = without_machine_paths(config)
-  config['data']['data_dir'] = None
-  if label_set.name not in LABEL_SETS:
-    config['data']['label_set'] = workdirs.LABELS
-  return config
-
-
-def _write_sums(folder: pathlib.Path) -> None:
-  files = sorted(path for path in folder.rglob('*') if path.is_file())
-  lines = [f'{_sha256(path)}  {path.relative_to(folder).as_posix()}\n' for path in files]
-  write_file(folder / SUMS, ''.join(lines).encode())
 
 
 def _sha256(path: pathlib.Path) -> str:
@@ -138,36 +142,12 @@ def _sha256(path: pathlib.Path) -> str:
     return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def _card(
-  name: str,
-  rows: Sequence[Row],
-  config: Mapping[str, Any],
-  label_set: LabelSet,
-  starts: Sequence[Mapping[str, Any]],
-  digest: str,
-) -> str:
-  row = next((row for row in rows if row.weights == EMA), rows[0])  # that of what load_run takes
-  standard = standard_of(row.protocol)  # knows a copy of the data in a folder
-  weak = {c: iou for c, iou in row.scores.iou.items() if iou is not None and iou < _LOW_IOU}
-  template = pathlib.Path(__file__).with_name('model_card.md.jinja').read_text(encoding='utf-8')
+def _template() -> jinja2.Template:
   environment = jinja2.Environment(
     trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
   )
-  return environment.from_string(template).render(
-    name=name,
-    row=row,
-    protocol=row.protocol,
-    classes=label_set.class_names,
-    training_words=training_words(row.protocol),
-    pretrained=next((start['extractor_weights'] for start in starts if 'extractor_weights' in start), None),
-    has_ema=row.weights == EMA,
-    tables=card_tables(summarize(rows).groups),
-    weak=[f'{c} ({100 * iou:.1f})' for c, iou in weak.items()],
-    low=f'{100 * _LOW_IOU:.0f}',
-    fields=json.dumps({section: config[section] for section in _SECTIONS}, indent=1),
-    terms=_terms_of_use(standard.dataset if standard else row.protocol.dataset),
-    digest=digest,
-  )
+  path = pathlib.Path(__file__).with_name('model_card.md.jinja')
+  return environment.from_string(path.read_text(encoding='utf-8'))
 
 
 def _terms_of_use(dataset: str) -> str:

@@ -1,14 +1,19 @@
-"""How a score was taken, and what makes it another thing than a score of the standard protocol."""
+"""How a score was taken, and what keeps it from being compared with one of the standard protocol."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 ONE_MATRIX = 'one confusion matrix over the split, at native label size'
 LAST, BEST = 'last', 'best'
-_TRAINED_ON = {'train': 'train', 'train+validation': 'train + validation'}
 _NOT_SEGMENTATION = {'ImageNet'}  # pretraining that is a column of its own, not another protocol
+_PRETRAINED = {
+  'unstated': 'pretrained, on what is not stated',
+  'mixed': 'pretrained on several data sets',
+  'video': 'takes unlabelled video',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Protocol:
     metric: How pixels are counted.
     test_time: {'flip', 'scales', 'window'} of test-time averaging; scales None: several. None: a single
       prediction of each image.
-    bn: 'running', 'recalibrated' or 'batch': the statistics batch normalisation took.
+    bn: The statistics that batch normalization took: 'running', 'recalibrated' or 'batch'.
     bn_batch_size: Images of each batch of 'batch'.
     checkpoint: 'last', 'best', or 'step N'.
     selected_on: The split that 'best' was chosen on.
@@ -54,6 +59,114 @@ class Protocol:
   selected_on: str | None = None
   pretraining: list[str] | None = None
 
+  @property
+  def standard(self) -> Protocol | None:
+    """The standard protocol of the data set, also for a copy of it in a folder; None if there is none."""
+    same = (s for s in STANDARDS.values() if self.label_set == s.label_set)
+    return STANDARDS.get(self.dataset) or next(same, None)
+
+  @property
+  def differences(self) -> list[str] | None:
+    """The "not comparable because" of a table, empty if nothing differs; None if there is no standard.
+
+    What a published source does not say of batch normalization, the checkpoint, averaging and the counting of
+    pixels is taken for standard; a training split, a split or an input size that it does not say is a
+    difference.
+    """
+    standard = self.standard
+    if standard is None:
+      return None
+    return [*self._of_data(standard), *self._of_training(standard), *self._of_scoring(standard)]
+
+  def _of_data(self, standard: Protocol) -> Iterator[str]:
+    if self.dataset != standard.dataset:
+      yield f'data: {self.dataset.replace(":", " ")}, not {standard.dataset}'
+    if self.split != standard.split:
+      yield self.split_words
+    elif self.images not in (None, standard.images):
+      yield f'scored on {self.images} images, not {standard.images}'
+    if self.classes not in (None, standard.classes):
+      yield f'{self.classes} classes'
+    if self.void_ignored is False:
+      yield 'void counted'
+    if self.image_size != standard.image_size:
+      yield self.size_words if self.image_size else 'input size unknown'
+
+  def _of_training(self, standard: Protocol) -> Iterator[str]:
+    if self.train_images is None:
+      yield 'training split unknown'
+    elif self.train_images != standard.train_images or self.train_split != standard.train_split:
+      yield f'trained on {self.training_words}'
+    if self.pretraining is None:
+      yield 'pretraining unknown'
+    elif others := [p for p in self.pretraining if p not in _NOT_SEGMENTATION]:
+      special = (words for name, words in _PRETRAINED.items() if name in others)
+      yield next(special, f'pretrained on {" and ".join(others)}')
+
+  def _of_scoring(self, standard: Protocol) -> Iterator[str]:
+    if self.split in (self.train_split or '').split('+'):
+      yield 'scored on images it was trained on'
+    if self.test_time is not None:
+      yield self.averaging_words
+    if self.bn not in (None, standard.bn):
+      yield self.bn_words
+    if self.checkpoint == BEST:
+      yield f'checkpoint chosen on the {self.selected_on} split'
+    elif self.checkpoint not in (None, standard.checkpoint):
+      yield f'checkpoint of {self.checkpoint}, not the last'
+
+  @property
+  def size_words(self) -> str:
+    """The input size, such as '360x480' (height x width)."""
+    return '?' if self.image_size is None else 'x'.join(map(str, self.image_size))
+
+  @property
+  def split_words(self) -> str:
+    """The split that was scored."""
+    if self.split is None:
+      return 'split unknown'
+    if self.split == 'held_out':
+      return f'training images held out ({", ".join(self.held_out)})'
+    return 'training split' if self.split == 'train' else f'{self.split} split'
+
+  @property
+  def training_words(self) -> str:
+    """What the network was trained on, such as '367 images (train)'."""
+    if self.train_images is None:
+      return '?'
+    without = f' without {", ".join(self.held_out)}' if self.held_out else ''
+    return f'{self.train_images} images ({self.train_split.replace("+", " + ")}{without})'
+
+  @property
+  def averaging_words(self) -> str:
+    """What was averaged at test time, such as 'flip and scales 0.75, 1, 1.25'."""
+    if self.test_time is None:
+      return 'single scale'
+    scales, window = self.test_time['scales'], self.test_time['window']
+    parts = ['flip'] if self.test_time['flip'] else []
+    if scales is None:
+      parts.append('several scales')
+    elif list(scales) != [1]:
+      parts.append(f'scale{"s" if len(scales) > 1 else ""} {", ".join(f"{s:g}" for s in scales)}')
+    if window is not None:
+      parts.append(f'sliding window of {"x".join(map(str, window))}')
+    return ' and '.join(parts)
+
+  @property
+  def bn_words(self) -> str:
+    """The statistics that batch normalization took."""
+    if self.bn == 'batch':
+      return 'test-time batch statistics' + (f' of {self.bn_batch_size}' if self.bn_batch_size else '')
+    known = {'running': 'running statistics', 'recalibrated': 'statistics re-estimated after training'}
+    return known.get(self.bn, '?')
+
+  @property
+  def pretraining_words(self) -> str:
+    """What the network was pretrained on."""
+    if self.pretraining is None:
+      return '?'
+    return ' + '.join('yes' if p == 'unstated' else p for p in self.pretraining) or 'none'
+
 
 # By data set. Its label set tells a copy of it in a folder. Pretraining on ImageNet is no other protocol.
 STANDARDS = {
@@ -73,140 +186,3 @@ STANDARDS = {
     pretraining=[],
   )
 }
-
-
-def standard_of(protocol: Protocol) -> Protocol | None:
-  """The standard protocol of the data set, None if there is none."""
-  same = (s for s in STANDARDS.values() if protocol.label_set == s.label_set)
-  return STANDARDS.get(protocol.dataset) or next(same, None)
-
-
-def differences(protocol: Protocol) -> list[str] | None:
-  """What a score differs in from one of the standard protocol, in words.
-
-  What a published source does not say of batch normalisation, of the checkpoint, of averaging and of how
-  pixels are counted is taken for standard; a training split, a split or an input size that it does not say
-  is a difference.
-
-  Returns:
-    The "not comparable because" of a table, empty if nothing differs; None if the data set has no standard.
-  """
-  standard = standard_of(protocol)
-  if standard is None:
-    return None
-  return [
-    *_of_data(protocol, standard),
-    *_of_training(protocol, standard),
-    *_of_scoring(protocol, standard),
-  ]
-
-
-def _of_data(protocol: Protocol, standard: Protocol) -> list[str]:
-  found = []
-  if protocol.dataset != standard.dataset:
-    found.append(f'data: {protocol.dataset.replace(":", " ")}, not {standard.dataset}')
-  if protocol.split != standard.split:
-    found.append(split_words(protocol))
-  elif protocol.images not in (None, standard.images):
-    found.append(f'scored on {protocol.images} images, not {standard.images}')
-  if protocol.classes not in (None, standard.classes):
-    found.append(f'{protocol.classes} classes')
-  if protocol.void_ignored is False:
-    found.append('void counted')
-  if protocol.image_size is None:
-    found.append('input size unknown')
-  elif protocol.image_size != standard.image_size:
-    found.append(size_words(protocol.image_size))
-  return found
-
-
-def _of_training(protocol: Protocol, standard: Protocol) -> list[str]:
-  found = []
-  if protocol.train_images is None:
-    found.append('training split unknown')
-  elif protocol.train_images != standard.train_images or protocol.train_split != standard.train_split:
-    found.append(f'trained on {training_words(protocol)}')
-  if protocol.pretraining is None:
-    found.append('pretraining unknown')
-    return found
-  others = [p for p in protocol.pretraining if p not in _NOT_SEGMENTATION]
-  if 'unstated' in others:
-    found.append('pretrained, on what is not stated')
-  elif 'mixed' in others:
-    found.append('pretrained on several data sets')
-  elif 'video' in others:
-    found.append('takes unlabelled video')
-  elif others:
-    found.append(f'pretrained on {" and ".join(others)}')
-  return found
-
-
-def _of_scoring(protocol: Protocol, standard: Protocol) -> list[str]:
-  found = []
-  if protocol.split in (protocol.train_split or '').split('+'):
-    found.append('scored on images it was trained on')
-  if protocol.test_time is not None:
-    found.append(averaging_words(protocol.test_time))
-  if protocol.bn not in (None, standard.bn):
-    found.append(bn_words(protocol))
-  if protocol.checkpoint == BEST:
-    found.append(f'checkpoint chosen on the {protocol.selected_on} split')
-  elif protocol.checkpoint not in (None, standard.checkpoint):
-    found.append(f'checkpoint of {protocol.checkpoint}, not the last')
-  return found
-
-
-def size_words(image_size: list[int] | None) -> str:
-  """A height and width."""
-  return '?' if image_size is None else 'x'.join(str(n) for n in image_size)
-
-
-def split_words(protocol: Protocol) -> str:
-  """The split that was scored."""
-  if protocol.split is None:
-    return 'split unknown'
-  if protocol.split == 'held_out':
-    return f'training images held out ({", ".join(protocol.held_out)})'
-  return {'train': 'training split'}.get(protocol.split, f'{protocol.split} split')
-
-
-def training_words(protocol: Protocol) -> str:
-  """What the network was trained on, such as '367 images (train)'."""
-  if protocol.train_images is None:
-    return '?'
-  split = _TRAINED_ON.get(protocol.train_split, protocol.train_split)
-  without = f' without {", ".join(protocol.held_out)}' if protocol.held_out else ''
-  return f'{protocol.train_images} images ({split}{without})'
-
-
-def averaging_words(test_time: dict[str, Any] | None) -> str:
-  """What was averaged at test time, such as 'flip and scales 0.75, 1, 1.25'."""
-  if test_time is None:
-    return 'single scale'
-  scales, window = test_time['scales'], test_time['window']
-  parts = ['flip'] if test_time['flip'] else []
-  if scales is None:
-    parts.append('several scales')
-  elif list(scales) != [1]:
-    parts.append(f'scale{"s" if len(scales) > 1 else ""} {", ".join(f"{s:g}" for s in scales)}')
-  if window is not None:
-    parts.append(f'sliding window of {size_words(window)}')
-  return ' and '.join(parts)
-
-
-def bn_words(protocol: Protocol) -> str:
-  """Which statistics batch normalisation took."""
-  if protocol.bn == 'batch':
-    of = f' of {protocol.bn_batch_size}' if protocol.bn_batch_size else ''
-    return f'test-time batch statistics{of}'
-  return {'running': 'running statistics', 'recalibrated': 'statistics re-estimated after training'}.get(
-    protocol.bn, '?'
-  )
-
-
-def pretraining_words(protocol: Protocol) -> str:
-  """What the network was pretrained on."""
-  if protocol.pretraining is None:
-    return '?'
-  words = ['yes' if p == 'unstated' else p for p in protocol.pretraining]
-  return ' + '.join(words) or 'none'

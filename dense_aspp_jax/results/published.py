@@ -6,18 +6,16 @@ import dataclasses
 import functools
 import json
 import pathlib
-from typing import Any
 
 from dense_aspp_jax.results.protocol import Protocol
 
-# How a number is known; none was reproduced here.
+# How a number is known. None was reproduced here.
 MARKS = {
   'read': 'read in the source named',
   'claimed': 'a published claim, seen as an abstract, a leaderboard or a table of others alone',
   'from memory': 'not confirmed: check before quoting',
 }
 _FILES = {'camvid': 'published_camvid.json'}  # by data set
-_OWN_FIELDS = ('model', 'mean_iou', 'pixel_accuracy', 'iou', 'parameters', 'source', 'mark', 'note')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Published:
     pixel_accuracy: In %, as published.
     iou: In %, by class of our label set, as published; all classes or none.
     parameters: In millions, as published.
-    note: What else must be known.
+    note: What else to know.
   """
 
   model: str
@@ -52,13 +50,13 @@ def read_published(dataset: str) -> tuple[Published, ...]:
   """The published scores of a data set that we have a list of; none for others."""
   if dataset not in _FILES:
     return ()
-  path = pathlib.Path(__file__).with_name(_FILES[dataset])
-  content = json.loads(path.read_text(encoding='utf-8'))
-  common = {name: content[name] for name in ('dataset', 'label_set', 'classes')}
-  return tuple(_published(row, common) for row in content['rows'])
-
-
-def _published(row: dict[str, Any], common: dict[str, Any]) -> Published:
-  own = {name: row[name] for name in _OWN_FIELDS if name in row}
-  protocol = {name: value for name, value in row.items() if name not in own}
-  return Published(**own, protocol=Protocol(**common, **protocol))
+  content = json.loads(pathlib.Path(__file__).with_name(_FILES[dataset]).read_text(encoding='utf-8'))
+  rows = content.pop('rows')  # the rest holds for all of them
+  own = {field.name for field in dataclasses.fields(Published)}
+  return tuple(
+    Published(
+      **{name: value for name, value in row.items() if name in own},
+      protocol=Protocol(**content, **{name: value for name, value in row.items() if name not in own}),
+    )
+    for row in rows
+  )

@@ -9,15 +9,13 @@ import json
 import pathlib
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.results.machine_paths import without_machine_paths
-from dense_aspp_jax.results.protocol import STANDARDS, Protocol, differences, standard_of
+from dense_aspp_jax.results.protocol import STANDARDS, Protocol
 from dense_aspp_jax.results.published import Published, read_published
-from dense_aspp_jax.results.runs import Row
-from dense_aspp_jax.training.config import canonical
+from dense_aspp_jax.results.runs import Row, without_machine_paths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Spread:
   std: float | None = None
 
   @classmethod
-  def of(cls, values: Sequence[float | None]) -> Spread:
+  def of(cls, *values: float | None) -> Spread:
     """Mean and deviation of one value per seed."""
     if None in values:
       return cls()
@@ -78,38 +76,29 @@ class Group:
   @property
   def reasons(self) -> list[str] | None:
     """Why the scores are not comparable with the standard protocol; None if the data set has none."""
-    return differences(self.protocol)
+    return self.protocol.differences
 
   @functools.cached_property
-  def means(self) -> dict[str, Spread]:
-    """Mean IoU by name."""
-    names = self.rows[0].scores.means
-    return {name: Spread.of([row.scores.means[name] for row in self.rows]) for name in names}
-
-  @property
-  def pixel_accuracy(self) -> Spread:
-    """Pixel accuracy."""
-    return Spread.of([row.scores.pixel_accuracy for row in self.rows])
-
-  @functools.cached_property
-  def iou(self) -> dict[str, Spread]:
-    """IoU by class."""
-    names = self.rows[0].scores.iou
-    return {name: Spread.of([row.scores.iou[name] for row in self.rows]) for name in names}
+  def summary(self) -> dict[str, Any]:
+    """A `Spread` for each score: of the mean IoUs by name, 'pixel_accuracy', and 'iou' by class."""
+    return _by_name(Spread.of, *(row.scores.to_json() for row in self.rows))
 
   def to_json(self) -> dict[str, Any]:
     """The group as plain JSON data, with its means and each row."""
     return {
       'name': self.name,
       'seeds': [row.seed for row in self.rows],
-      'summary': {
-        **{name: dataclasses.asdict(spread) for name, spread in self.means.items()},
-        'pixel_accuracy': dataclasses.asdict(self.pixel_accuracy),
-        'iou': {name: dataclasses.asdict(spread) for name, spread in self.iou.items()},
-      },
+      'summary': _by_name(dataclasses.asdict, self.summary),
       'not_comparable_because': self.reasons,
       'rows': [row.to_json() for row in self.rows],
     }
+
+
+def _by_name(function: Callable[..., Any], *trees: Any) -> Any:
+  """Calls `function` with the values that have one name in nested dicts."""
+  if not isinstance(trees[0], dict):
+    return function(*trees)
+  return {name: _by_name(function, *(tree[name] for tree in trees)) for name in trees[0]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +121,7 @@ class Results:
       'standard': {name: dataclasses.asdict(standard) for name, standard in self.standards.items()},
       'ours': [group.to_json() for group in self.groups],
       'published': [
-        {**dataclasses.asdict(row), 'not_comparable_because': differences(row.protocol)}
+        {**dataclasses.asdict(row), 'not_comparable_because': row.protocol.differences}
         for row in self.published
       ],
       'provenance': without_machine_paths(provenance),
@@ -145,22 +134,14 @@ def summarize(rows: Sequence[Row]) -> Results:
   Raises:
     InputError: Two rows have the same seed, configuration and protocol.
   """
-  by_key: dict[str, list[Row]] = {}
+  by_experiment: dict[str, list[Row]] = {}
   for row in sorted(rows, key=lambda row: (row.seed is None, row.seed)):
-    key = canonical([row.config_hash, row.weights, dataclasses.asdict(row.protocol)])
-    by_key.setdefault(key, []).append(row)
-  groups = [Group(tuple(group)) for group in by_key.values()]
-  standards = {
-    name: standard
-    for name, standard in STANDARDS.items()
-    if any(standard_of(group.protocol) is standard for group in groups)
-  }
+    by_experiment.setdefault(row.experiment, []).append(row)
+  groups = sorted((Group(tuple(group)) for group in by_experiment.values()), key=_order)
+  ours = [group.protocol.standard for group in groups]
+  standards = {name: standard for name, standard in STANDARDS.items() if standard in ours}
   published = [row for name in standards for row in read_published(name)]
-  return Results(
-    groups=tuple(sorted(groups, key=_order)),
-    standards=standards,
-    published=tuple(sorted(published, key=lambda row: -(row.mean_iou or 0))),
-  )
+  return Results(tuple(groups), standards, tuple(sorted(published, key=lambda row: -(row.mean_iou or 0))))
 
 
 def read_results(path: pathlib.Path) -> list[Row]:
@@ -182,4 +163,4 @@ def read_results(path: pathlib.Path) -> list[Row]:
 def _order(group: Group) -> tuple[Any, ...]:
   protocol, reasons = group.protocol, group.reasons
   apart = len(reasons) if reasons is not None else int(protocol.test_time is not None)
-  return protocol.dataset, protocol.split, apart, -next(iter(group.means.values())).mean
+  return protocol.dataset, protocol.split, apart, -next(iter(group.summary.values())).mean

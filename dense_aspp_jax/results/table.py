@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tabulate import tabulate
 
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.results.protocol import (
-  LAST,
-  Protocol,
-  averaging_words,
-  bn_words,
-  differences,
-  pretraining_words,
-  size_words,
-  split_words,
-  training_words,
-)
+from dense_aspp_jax.results.protocol import LAST, Protocol
 from dense_aspp_jax.results.published import MARKS, Published
-from dense_aspp_jax.results.runs import Row
+from dense_aspp_jax.results.runs import MEANS, Row
 from dense_aspp_jax.results.summary import Group, Results, Spread
 
 BEGIN, END = '<!-- results: begin -->', '<!-- results: end -->'  # the lines around the table in README.md
-_MEANS = {
-  'mean_iou': 'mean IoU',
-  'mean_iou_19': 'mean IoU, 19 classes',
-  'mean_iou_20': 'mean IoU, 20 classes',
-}
 _NOT_IN_TERMINAL = ('network', 'pretraining', 'per seed')
-_IN_CARD = (*_MEANS.values(), 'scored', 'pixel accuracy', 'not comparable because')
+_IN_CARD = (*MEANS.values(), 'scored', 'pixel accuracy', 'not comparable because')
 _COMMIT_DIGITS = 12
 
 Cells = Mapping[str, str]  # a row of a table: cells by title of the column
@@ -41,7 +27,7 @@ def markdown(results: Results) -> str:
     '# Results',
     'Made by `dense-aspp results`; do not edit. In %, mean ± sample standard deviation over the seeds.',
   ]
-  for dataset, groups in _by_dataset(results).items():
+  for dataset, groups in _by_dataset(results):
     parts += [
       f'## {dataset}',
       *_ours(groups),
@@ -59,7 +45,7 @@ def markdown(results: Results) -> str:
 def readme_block(results: Results) -> str:
   """Our scores and where they come from, in short, to stand between `BEGIN` and `END`."""
   parts = []
-  for dataset, groups in _by_dataset(results).items():
+  for dataset, groups in _by_dataset(results):
     parts += [f'In %, {dataset}, mean ± sample standard deviation over the seeds:', *_ours(groups)]
   parts += [_standard_words(name, standard) for name, standard in results.standards.items()]
   return '\n\n'.join(parts) + '\n'
@@ -77,16 +63,16 @@ def replace_block(text: str, block: str, where: str) -> str:
     InputError: The document does not have each of the two lines once, in this order.
   """
   lines = text.splitlines()
-  if lines.count(BEGIN) != 1 or lines.count(END) != 1 or lines.index(BEGIN) > lines.index(END):
+  if [line for line in lines if line in (BEGIN, END)] != [BEGIN, END]:
     raise InputError(f'{where}: expected one line {BEGIN} and, below, one line {END}; nothing was written')
-  first, last = lines.index(BEGIN), lines.index(END)
-  return '\n'.join([*lines[: first + 1], '', *block.strip().splitlines(), '', *lines[last:]]) + '\n'
+  before, after = lines[: lines.index(BEGIN) + 1], lines[lines.index(END) :]
+  return '\n'.join([*before, '', *block.strip().splitlines(), '', *after]) + '\n'
 
 
 def text(results: Results) -> str:
   """Our scores as plain text."""
   tables = []
-  for dataset, groups in _by_dataset(results).items():
+  for dataset, groups in _by_dataset(results):
     rows = [{t: c for t, c in cells.items() if t not in _NOT_IN_TERMINAL} for cells in _main_cells(groups)]
     table = tabulate(rows, headers='keys', tablefmt='plain', disable_numparse=True)
     tables.append(f'{dataset}, in %\n{table}')
@@ -96,33 +82,32 @@ def text(results: Results) -> str:
 def card_tables(groups: Sequence[Group]) -> str:
   """The scores of a single run as Markdown: a line for each, then a line for each class."""
   scores = [{t: c for t, c in cells.items() if t in _IN_CARD} for cells in _main_cells(groups)]
+  by_score = [(scored_words(group.rows[0]), group.summary['iou']) for group in groups]
   classes = [
-    {'class': name, **{scored_words(g.rows[0]): str(g.iou.get(name, Spread())) for g in groups}}
-    for name in dict.fromkeys(name for group in groups for name in group.iou)
+    {'class': name, **{scored: str(iou.get(name, Spread())) for scored, iou in by_score}}
+    for name in _class_names(groups)
   ]
   return f'{_markdown_table(scores)}\n\n{_markdown_table(classes)}'
 
 
 def scored_words(row: Row) -> str:
-  """What was scored and how it departs from the ordinary: 'test split, EMA weights, flip'."""
+  """What was scored and what is unusual about it: 'test split, EMA weights, flip'."""
   protocol = row.protocol
-  parts = [split_words(protocol)]
+  parts = [protocol.split_words]
   if row.weights == 'ema':
     parts.append('EMA weights')
   if protocol.test_time is not None:
-    parts.append(averaging_words(protocol.test_time))
+    parts.append(protocol.averaging_words)
   if protocol.bn != 'running':
-    parts.append(bn_words(protocol))
+    parts.append(protocol.bn_words)
   if protocol.checkpoint != LAST:
     parts.append(f'{protocol.checkpoint} checkpoint')
   return ', '.join(parts)
 
 
-def _by_dataset(results: Results) -> dict[str, list[Group]]:
-  by_dataset: dict[str, list[Group]] = {}
-  for group in results.groups:
-    by_dataset.setdefault(group.protocol.dataset, []).append(group)
-  return by_dataset
+def _by_dataset(results: Results) -> Iterator[tuple[str, list[Group]]]:
+  for dataset, groups in itertools.groupby(results.groups, lambda group: group.protocol.dataset):
+    yield dataset, list(groups)
 
 
 def _ours(groups: Sequence[Group]) -> list[str]:
@@ -130,45 +115,49 @@ def _ours(groups: Sequence[Group]) -> list[str]:
 
 
 def _main_cells(groups: Sequence[Group]) -> Iterator[Cells]:
-  means = [name for name in _MEANS if any(name in group.means for group in groups)]
+  means = [name for name in MEANS if any(name in group.summary for group in groups)]
   for group in groups:
     row = group.rows[0]
     yield {
       'run': group.name,
       'network': row.network,
       'parameters': f'{row.parameters:,}',
-      'pretraining': pretraining_words(group.protocol),
+      'pretraining': row.protocol.pretraining_words,
       'scored': scored_words(row),
       'seeds': ', '.join(str(row.seed) for row in group.rows),
-      **{_MEANS[name]: str(group.means.get(name, Spread())) for name in means},
+      **{MEANS[name]: str(group.summary.get(name, Spread())) for name in means},
       'per seed': ', '.join(f'{100 * row.scores.mean_iou:.2f}' for row in group.rows),
-      'pixel accuracy': str(group.pixel_accuracy),
-      'not comparable because': _reasons(group.reasons),
+      'pixel accuracy': str(group.summary['pixel_accuracy']),
+      'not comparable because': _reasons(row.protocol),
     }
 
 
+def _class_names(groups: Sequence[Group]) -> list[str]:
+  return list(dict.fromkeys(name for group in groups for name in group.summary['iou']))
+
+
 def _class_cells(groups: Sequence[Group]) -> Iterator[Cells]:
-  names = dict.fromkeys(name for group in groups for name in group.iou)
+  names = _class_names(groups)
   for group in groups:
-    iou = {name: str(group.iou.get(name, Spread())) for name in names}
+    iou = {name: str(group.summary['iou'].get(name, Spread())) for name in names}
     yield {'run': group.name, 'scored': scored_words(group.rows[0]), **iou}
 
 
 def _protocol_cells(group: Group) -> Cells:
   protocol, row = group.protocol, group.rows[0]
-  checkpoint = protocol.checkpoint or '?'
+  selected = f' on the {protocol.selected_on} split' if protocol.selected_on else ''
   return {
     'run': group.name,
-    'scored': f'{split_words(protocol)}, {protocol.images} images',
+    'scored': f'{protocol.split_words}, {protocol.images} images',
     'weights': 'EMA' if row.weights == 'ema' else row.weights,
-    'trained on': training_words(protocol),
-    'input': size_words(protocol.image_size),
+    'trained on': protocol.training_words,
+    'input': protocol.size_words,
     'classes': f'{protocol.classes} ({protocol.label_set})',
     'void': 'ignored' if protocol.void_ignored else 'none',
     'pixels counted in': protocol.metric,
-    'averaging': averaging_words(protocol.test_time),
-    'batch normalisation': bn_words(protocol),
-    'checkpoint': checkpoint + (f' on the {protocol.selected_on} split' if protocol.selected_on else ''),
+    'averaging': protocol.averaging_words,
+    'batch normalisation': protocol.bn_words,
+    'checkpoint': f'{protocol.checkpoint or "?"}{selected}',
     'config hash': f'`{row.config_hash}`',
   }
 
@@ -197,16 +186,16 @@ def _commit(commit: str | None) -> str:
   return f'`{digits[:_COMMIT_DIGITS]}`' + (' with changes' if changes else '')
 
 
-def _reasons(reasons: Sequence[str] | None) -> str:
-  return '-' if reasons is None else '; '.join(reasons)
+def _reasons(protocol: Protocol) -> str:
+  return '-' if protocol.differences is None else '; '.join(protocol.differences)
 
 
 def _standard_words(name: str, standard: Protocol) -> str:
   return (
-    f'Standard protocol of {name}: {split_words(standard)} ({standard.images} images), trained on '
-    f'{training_words(standard)}, {size_words(standard.image_size)}, {standard.classes} classes, void '
-    f'ignored, {standard.metric}, single scale, {bn_words(standard)}, {standard.checkpoint} checkpoint, no '
-    'segmentation data besides.'
+    f'Standard protocol of {name}: {standard.split_words} ({standard.images} images), trained on '
+    f'{standard.training_words}, {standard.size_words}, {standard.classes} classes, void ignored, '
+    f'{standard.metric}, {standard.averaging_words}, {standard.bn_words}, {standard.checkpoint} checkpoint, '
+    'no segmentation data besides.'
   )
 
 
@@ -217,10 +206,8 @@ def _published(rows: Sequence[Published]) -> Iterator[str]:
   )
   yield _markdown_table(_published_cells(row) for row in rows)
   yield '### IoU of each class, as published'
-  with_classes = [row for row in rows if row.iou]
-  names = dict.fromkeys(name for row in with_classes for name in row.iou)
   yield _markdown_table(
-    {'model': row.model, **{name: _as_published(row.iou[name]) for name in names}} for row in with_classes
+    {'model': row.model, **{name: str(iou) for name, iou in row.iou.items()}} for row in rows if row.iou
   )
 
 
@@ -228,27 +215,19 @@ def _published_cells(row: Published) -> Cells:
   protocol = row.protocol
   return {
     'model': row.model,
-    'mean IoU': _as_published(row.mean_iou),
-    'pixel accuracy': _as_published(row.pixel_accuracy),
+    'mean IoU': '-' if row.mean_iou is None else str(row.mean_iou),
+    'pixel accuracy': '-' if row.pixel_accuracy is None else str(row.pixel_accuracy),
     'parameters': '-' if row.parameters is None else f'{row.parameters} M',
-    'pretraining': pretraining_words(protocol),
-    'trained on': training_words(protocol),
-    'input': size_words(protocol.image_size),
-    'scored': split_words(protocol),
-    'not comparable because': _reasons(differences(protocol)),
+    'pretraining': protocol.pretraining_words,
+    'trained on': protocol.training_words,
+    'input': protocol.size_words,
+    'scored': protocol.split_words,
+    'not comparable because': _reasons(protocol),
     'known': row.mark,
     'source': row.source + (f' ({row.note})' if row.note else ''),
   }
 
 
-def _as_published(value: float | None) -> str:
-  return '-' if value is None else str(value)
-
-
 def _markdown_table(rows: Iterable[Cells]) -> str:
-  escaped = [{_escaped(title): _escaped(cell) for title, cell in cells.items()} for cells in rows]
+  escaped = [{t.replace('|', r'\|'): c.replace('|', r'\|') for t, c in cells.items()} for cells in rows]
   return tabulate(escaped, headers='keys', tablefmt='github', disable_numparse=True)
-
-
-def _escaped(cell: str) -> str:
-  return cell.replace('|', r'\|')

@@ -2,21 +2,13 @@ import dataclasses
 
 import pytest
 
-from dense_aspp_jax.results.protocol import (
-  STANDARDS,
-  Protocol,
-  averaging_words,
-  bn_words,
-  differences,
-  pretraining_words,
-  standard_of,
-)
+from dense_aspp_jax.results.protocol import STANDARDS, Protocol
 
 STANDARD = STANDARDS['camvid']
 
 
 def test_the_standard_differs_from_itself_in_nothing():
-  assert differences(STANDARD) == []
+  assert STANDARD.differences == []
 
 
 @pytest.mark.parametrize(
@@ -72,7 +64,7 @@ def test_the_standard_differs_from_itself_in_nothing():
   ],
 )
 def test_each_difference_is_said_in_words(changes, expected):
-  assert differences(dataclasses.replace(STANDARD, **changes)) == expected
+  assert dataclasses.replace(STANDARD, **changes).differences == expected
 
 
 def test_all_differences_of_a_score_are_listed():
@@ -87,7 +79,7 @@ def test_all_differences_of_a_score_are_listed():
     checkpoint='best',
     selected_on='validation',
   )
-  assert differences(protocol) == [
+  assert protocol.differences == [
     'validation split',
     '720x960',
     'trained on 468 images (train + validation)',
@@ -99,8 +91,8 @@ def test_all_differences_of_a_score_are_listed():
 
 
 def test_other_data_have_no_standard():
-  assert differences(Protocol(dataset='cityscapes', label_set='cityscapes20')) is None
-  assert standard_of(Protocol(dataset='folder:x', label_set='camvid11')) is STANDARD
+  assert Protocol(dataset='cityscapes', label_set='cityscapes20').differences is None
+  assert Protocol(dataset='folder:x', label_set='camvid11').standard is STANDARD
 
 
 @pytest.mark.parametrize(
@@ -108,10 +100,10 @@ def test_other_data_have_no_standard():
   [(None, '?'), ([], 'none'), (['unstated'], 'yes'), (['ImageNet', 'Cityscapes'], 'ImageNet + Cityscapes')],
 )
 def test_pretraining_is_a_column_of_its_own(pretraining, words):
-  assert pretraining_words(Protocol(dataset='camvid', pretraining=pretraining)) == words
+  assert Protocol(dataset='camvid', pretraining=pretraining).pretraining_words == words
 
 
 def test_words_for_what_is_ordinary():
-  assert averaging_words(None) == 'single scale'
-  assert bn_words(STANDARD) == 'running statistics'
-  assert bn_words(Protocol(dataset='camvid')) == '?'
+  assert STANDARD.averaging_words == 'single scale'
+  assert STANDARD.bn_words == 'running statistics'
+  assert Protocol(dataset='camvid').bn_words == '?'

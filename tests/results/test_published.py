@@ -3,7 +3,6 @@ import statistics
 import pytest
 
 from dense_aspp_jax.labels import CAMVID_11
-from dense_aspp_jax.results.protocol import differences
 from dense_aspp_jax.results.published import MARKS, read_published
 
 ROWS = read_published('camvid')
@@ -74,4 +73,4 @@ def test_the_mean_of_the_classes_is_the_mean(row):
 )
 def test_what_keeps_well_known_scores_from_being_compared(model, mean_iou, expected):
   (row,) = (row for row in ROWS if (row.model, row.mean_iou) == (model, mean_iou))
-  assert differences(row.protocol) == expected
+  assert row.protocol.differences == expected

@@ -18,7 +18,7 @@ from dense_aspp_jax.labels import CAMVID_11, LabelSet
 from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.results.protocol import ONE_MATRIX, Protocol
-from dense_aspp_jax.results.runs import Row, read_run
+from dense_aspp_jax.results.runs import Row, read_run, without_machine_paths
 from dense_aspp_jax.training.config import config_hash
 
 
@@ -222,7 +222,7 @@ def test_in_the_hash_paths_stand_for_what_they_lead_to():
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
-    ({'step': 3}, r'a: this run is not finished, its scores\.json is of step 3 of 4\. Finish it'),
+    ({'step': 3}, r'a: this run is not finished, its scores\.json is of step 3 of 4; finish'),
     ({'weights': ...}, r"not what this version writes for a run \(KeyError: 'weights'"),
   ],
 )
@@ -239,7 +239,7 @@ def test_a_run_that_is_not_finished_or_of_another_version_is_refused(change, mes
   ('name', 'content', 'message'),
   [
     ('config.json', None, r'no config\.json there, so it is not the directory of a run'),
-    ('scores.json', None, r'this run has no scores\.json yet\. Finish it'),
+    ('scores.json', None, r'scores\.json: no such file; finish the run'),
     ('scores.json', '{', r'scores\.json: cannot be read as JSON'),
     ('scores.json', '{"step": 4}', r"scores\.json: not what this version writes .*'num_steps'"),
     ('provenance.json', None, r'provenance\.json: no such file'),
@@ -256,3 +256,28 @@ def test_a_file_that_is_missing_or_damaged_is_named(name, content, message, tmp_
     (workdir / name).write_text(content)
   with pytest.raises(InputError, match=message):
     read_run(workdir)
+
+
+@pytest.mark.parametrize(
+  ('text', 'expected'),
+  [
+    ('/home/some body/runs/a', 'a'),
+    ('/home/x/runs/a/', 'a'),
+    ('folder:/data/my camvid', 'folder:my camvid'),
+    ('train.py --config=/home/x/c.py --workdir=/tmp/runs/a --config.seed=1', None),
+    ("--config.data.data_dir='/data/tfds' (/opt/b, /opt/c)", "--config.data.data_dir='tfds' (b, c)"),
+    ('file:///home/x/a', 'a'),
+    # What is no absolute path.
+    ('https://github.com/a/b', 'https://github.com/a/b'),
+    ('runs/camvid ~/x ../y ./z a/b', 'runs/camvid ~/x ../y ./z a/b'),
+    ('IoU = TP / (TP + FP + FN), images/s, 1/2', 'IoU = TP / (TP + FP + FN), images/s, 1/2'),
+  ],
+)
+def test_of_an_absolute_path_the_last_part_stays(text, expected):
+  expected = expected or 'train.py --config=c.py --workdir=a --config.seed=1'
+  assert without_machine_paths(text) == expected
+
+
+def test_json_is_walked():
+  data = {'a': ['/x/y', 1, None, {'b': ('/z', 2.5, True)}]}
+  assert without_machine_paths(data) == {'a': ['y', 1, None, {'b': ['z', 2.5, True]}]}

@@ -24,9 +24,9 @@ def test_mean_and_sample_deviation_over_seeds(tmp_path):
   assert (group.name, group.rows) == ('camvid', tuple(rows))
   # Mean 2.19 / 3 = 0.73; squares 0.03^2 + 0.01^2 + 0.04^2 = 0.0026, by n - 1 = 2.
   std = math.sqrt(0.0026 / 2)
-  assert group.means == {'mean_iou': Spread(pytest.approx(0.73), pytest.approx(std))}
-  assert group.iou['bicyclist'] == Spread(pytest.approx(0.63), pytest.approx(std))
-  assert group.pixel_accuracy == Spread(pytest.approx(0.9), pytest.approx(0, abs=1e-12))
+  assert group.summary['mean_iou'] == Spread(pytest.approx(0.73), pytest.approx(std))
+  assert group.summary['iou']['bicyclist'] == Spread(pytest.approx(0.63), pytest.approx(std))
+  assert group.summary['pixel_accuracy'] == Spread(pytest.approx(0.9), pytest.approx(0, abs=1e-12))
 
 
 def test_one_seed_has_no_deviation_and_a_class_that_is_not_there_no_mean(tmp_path):
@@ -35,8 +35,8 @@ def test_one_seed_has_no_deviation_and_a_class_that_is_not_there_no_mean(tmp_pat
   (row,) = read_run(make_run(tmp_path / 'a_s5', config=make_config(5), **scores))
   (group,) = summarize([row]).groups
   assert group.name == 'a_s5'
-  assert group.means['mean_iou'] == Spread(0.5, None)
-  assert group.iou['pole'] == Spread(None, None)
+  assert group.summary['mean_iou'] == Spread(0.5, None)
+  assert group.summary['iou']['pole'] == Spread(None, None)
 
 
 def test_configurations_protocols_and_weights_are_kept_apart(tmp_path):
