@@ -118,7 +118,7 @@ def test_pixels_of_ground_lie_below_those_of_the_sky_in_every_column():
 
 
 def test_color_alone_does_not_solve_it():
-  train, held_out = scenes(0, 24), scenes(1, 24)
+  train, held_out = scenes(0, 60)[:24], scenes(1, 24)
   encode = functools.partial(CITYSCAPES_20.encode, where='scene')
   table = fit_color_classifier([image for image, _ in train], [encode(label) for _, label in train], 20)
   confusion = np.zeros((20, 20), np.int64)
