@@ -1,14 +1,14 @@
 """A split at training resolution on disk: decoded and resized once, then read at memory speed.
 
-A 2048 x 1024 PNG takes 50 ms to decode, a raw record under 1 ms to read. A cache is a folder:
+A 1024x2048 PNG takes 50 ms to decode, a raw record under 1 ms to read. A cache is a folder:
 
     manifest.json           what the records were made from and how, and what was left out; written last
     <digest>.array_record   one record per example that can be used, in the source's order, not compressed
 
 A record is a little-endian header `_HEADER` (image height and width, label height and width, bytes of
 the image id), then the image id in UTF-8, the image as uint8 `[h, w, 3]` RGB and the label as uint8
-`[h, w]`, both row by row. The file's name is a digest of all it was made from, so that two processes
-that build at once write the same file, and a cache that was made from something else is seen.
+`[h, w]`, both row by row. The file's name is a digest of all it was made from: two processes that build at
+once write the same file.
 """
 
 from __future__ import annotations

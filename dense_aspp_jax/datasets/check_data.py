@@ -46,7 +46,7 @@ def open_splits(
   Args:
     dataset: 'folder:PATH' or the name of a data set.
     source: Files of Cityscapes or CamVid, as for `prepare`; None: what was prepared.
-    data_dir: Where prepared data sets are; see `open.open_split`.
+    data_dir: Where prepared data sets are; None: where tfds keeps them.
     split: The only split wanted; None: all there are.
 
   Yields:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -43,24 +44,11 @@ def evaluation_examples(
 def padded_batches(examples: Iterable[CachedExample], batch_size: int) -> Iterator[EvaluationBatch]:
   """Groups consecutive examples of equal image and label shape into batches of exactly `batch_size`.
 
-  A group that ends early, because the shape changes or the examples end, is filled with black images.
+  Where the shape changes or the examples end, the batch is filled up with black images.
   """
-  group: list[CachedExample] = []
-  for example in examples:
-    if group and (len(group) == batch_size or _shapes(example) != _shapes(group[0])):
-      yield _padded(group, batch_size)
-      group = []
-    group.append(example)
-  if group:
-    yield _padded(group, batch_size)
-
-
-def _padded(group: list[CachedExample], batch_size: int) -> EvaluationBatch:
-  image_ids, images, labels = map(list, zip(*group, strict=True))
-  image = np.zeros((batch_size, *images[0].shape), np.uint8)
-  image[: len(group)] = images
-  return EvaluationBatch(image_ids, image, labels, np.arange(batch_size) < len(group))
-
-
-def _shapes(example: CachedExample) -> tuple[tuple[int, ...], tuple[int, ...]]:
-  return example.image.shape, example.label.shape
+  for _, group in itertools.groupby(examples, lambda example: (example.image.shape, example.label.shape)):
+    while part := list(itertools.islice(group, batch_size)):
+      image_ids, images, labels = map(list, zip(*part, strict=True))
+      image = np.zeros((batch_size, *images[0].shape), np.uint8)
+      image[: len(part)] = images
+      yield EvaluationBatch(image_ids, image, labels, np.arange(batch_size) < len(part))

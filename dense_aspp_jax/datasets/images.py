@@ -166,8 +166,6 @@ def decode_label_ids(data: bytes, label_set: LabelSet, where: str) -> np.ndarray
 
 def encode_png(array: np.ndarray) -> bytes:
   """Encodes uint8 `[h, w]` (grey values or label ids) or `[h, w, 3]` (RGB) as PNG."""
-  if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)):
-    raise ValueError(f'array of {array.dtype} {array.shape}; expected uint8 [h, w] or [h, w, 3]')
   buffer = io.BytesIO()
   # Level 6, the default, takes three times as long for 1 % less.
   Image.fromarray(np.ascontiguousarray(array)).save(buffer, 'PNG', compress_level=3)

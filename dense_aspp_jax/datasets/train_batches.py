@@ -9,7 +9,7 @@ the same batches bit for bit.
 from __future__ import annotations
 
 import collections
-import dataclasses
+import functools
 import itertools
 import os
 import signal
@@ -60,15 +60,15 @@ def host_batches(
 
   Args:
     examples: The split; all of one size.
-    indices: Of the global batches to come; see `train_indices`.
-    rows: Those of this process; see `process_rows`.
+    indices: Those of the global batches to come (`train_indices`).
+    rows: The process's rows of a batch (`process_rows`).
     num_workers: Processes that read ahead; 0: threads of this process. Both give the same batches.
 
   Returns:
     An iterator of {'image': uint8 `[rows, h, w, 3]`, 'label': uint8 `[rows, h, w]`}; call its `close()`
     when done, or worker processes stay behind.
   """
-  batches = indices.map(_ReadBatch(examples, rows))
+  batches = indices.map(functools.partial(_read_batch, examples, rows))
   dataset = batches.to_iter_dataset(grain.ReadOptions(_READ_THREADS, prefetch_buffer_size=_READ_THREADS))
   if num_workers:
     # Grain reads its flags, which only an absl app parses (google/grain issue 1355).
@@ -117,19 +117,9 @@ def train_batches(
   return _placed(host_batches(examples, indices, rows, num_workers), batch_size, sharding)
 
 
-@dataclasses.dataclass(frozen=True)
-class _ReadBatch:
-  """Reads the rows of a global batch, given its indices; goes to the worker processes."""
-
-  examples: Sequence[CachedExample]
-  rows: slice
-
-  def __call__(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-    read = [self.examples[int(index)] for index in indices[self.rows]]
-    return {
-      'image': np.stack([example.image for example in read]),
-      'label': np.stack([example.label for example in read]),
-    }
+def _read_batch(examples: Sequence[CachedExample], rows: slice, indices: np.ndarray) -> dict[str, np.ndarray]:
+  _, images, labels = zip(*(examples[int(index)] for index in indices[rows]), strict=True)
+  return {'image': np.stack(images), 'label': np.stack(labels)}
 
 
 def _begin_worker(index: int, count: int) -> None:
