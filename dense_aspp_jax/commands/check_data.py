@@ -10,7 +10,7 @@ import argparse
 import textwrap
 
 from dense_aspp_jax.commands.prepare import add_skip_bad_argument
-from dense_aspp_jax.datasets.check_data import SplitReport, check_split, find_label_set, open_splits
+from dense_aspp_jax.datasets.check_data import SplitReport, check_split, find_label_set, list_splits
 from dense_aspp_jax.datasets.listing import Listing
 from dense_aspp_jax.datasets.prepare import DATASETS
 from dense_aspp_jax.errors import InputError
@@ -48,15 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   """Prints the problems and the summary of each split; raises InputError if there are too many problems."""
   num_bad = num_others = 0
-  with open_splits(args.dataset, args.source, args.data_dir, args.split) as splits:
-    label_set = find_label_set(args.dataset, args.label_set)
-    for split in splits:
-      report = check_split(split, label_set, published=args.source is not None)
-      for message in (*split.problems, *report.bad):
-        print(message)
-      print(_summary(split, report, label_set))
-      num_bad += len(report.bad)
-      num_others += len(split.problems)
+  splits = list_splits(args.dataset, args.source, args.data_dir, args.split)
+  label_set = find_label_set(args.dataset, args.label_set)
+  for split in splits:
+    report = check_split(split, label_set, published=args.source is not None)
+    for message in (*split.problems, *report.bad):
+      print(message)
+    print(_summary(split, report, label_set))
+    num_bad += len(report.bad)
+    num_others += len(split.problems)
   found = f'{num_bad} bad pairs, {num_others} other problems'
   if num_others or num_bad > args.skip_bad:
     raise InputError(f'{args.dataset}: {found}; at most {args.skip_bad} bad pairs (--skip-bad) are permitted')

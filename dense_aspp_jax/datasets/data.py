@@ -73,7 +73,7 @@ class Data:
     """Opens a split for evaluation: images at the network's size, label ids at their native size.
 
     Args:
-      split: See `open_split`.
+      split: As for `open_split`.
       label_set: Already loaded; None: the one that `self.label_set` names.
       cached: Whether to build a cache in `data_dir`/cache, if there is none; without it each access
         decodes, which is enough for one pass.

@@ -7,7 +7,7 @@ import pathlib
 import unicodedata
 
 from dense_aspp_jax.datasets.examples import SPLITS, Split
-from dense_aspp_jax.datasets.listing import Listing, name_some, pair_files
+from dense_aspp_jax.datasets.listing import Listing, pair_files
 from dense_aspp_jax.datasets.stored_files import StoredFile, files_of_folder
 from dense_aspp_jax.errors import InputError
 
@@ -72,7 +72,7 @@ def _missing(folder: pathlib.Path, split: str) -> str:
   if not folder.is_dir():
     return f'{folder}: no such folder; expected a labelled folder (docs/own_data.md)'
   there = [s for s in SPLITS if (folder / s / 'images').is_dir() and (folder / s / 'labels').is_dir()]
-  found = f'it has {name_some(there)}' if there else 'it has no split at all'
+  found = f'it has {", ".join(there)}' if there else 'it has no split at all'
   return (
     f'{folder}: no split {split!r} ({found}); expected {split}/images/ and {split}/labels/ (docs/own_data.md)'
   )

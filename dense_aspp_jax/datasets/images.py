@@ -104,21 +104,17 @@ def decode_image(data: bytes, where: str, upright_only: bool = False, as_stored:
 
 
 def decode_label(data: bytes, where: str) -> np.ndarray:
-  """Decodes a PNG of label ids.
+  """Decodes a PNG of label ids; `where` is its path or name, for messages.
 
   Grey values are ids as stored at any bit depth; a palette image's ids are its indices, whatever
   the colours. An orientation is not applied.
-
-  Args:
-    data: The file's bytes.
-    where: Path or name of the label, for the message.
 
   Returns:
     Label ids, uint8 `[h, w]`.
 
   Raises:
-    InputError: Not a PNG, truncated, damaged, a picture in colours (RGB or alpha), an id
-      above 255, or more than `MAX_PIXELS`.
+    InputError: Not a PNG, truncated, damaged, a picture in colours (RGB or alpha), an id above 255, or more
+      than `MAX_PIXELS`.
   """
   if data.startswith(_JPEG_SIGNATURE):
     raise InputError(

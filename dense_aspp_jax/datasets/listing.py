@@ -9,7 +9,7 @@ from dense_aspp_jax.datasets.examples import Pair
 from dense_aspp_jax.datasets.stored_files import StoredFile
 from dense_aspp_jax.errors import InputError
 
-_NAMES_SHOWN = 5
+_PROBLEMS_SHOWN = 5
 
 
 class Listing(NamedTuple):
@@ -19,7 +19,7 @@ class Listing(NamedTuple):
     where: The split's place, for messages.
     pairs: Image with label, sorted by image id.
     problems: What does not fit together, such as an image without label; a message each.
-    ignored: Paths of files that do not belong to the dataset.
+    ignored: Paths of files that do not belong to the data set.
   """
 
   where: str
@@ -30,8 +30,8 @@ class Listing(NamedTuple):
   def require(self) -> Sequence[Pair]:
     """The pairs. Raises InputError, which lists the first problems, if there is any."""
     if self.problems:
-      shown = ''.join(f'\n  {problem}' for problem in self.problems[:_NAMES_SHOWN])
-      more = len(self.problems) - _NAMES_SHOWN
+      shown = ''.join(f'\n  {problem}' for problem in self.problems[:_PROBLEMS_SHOWN])
+      more = len(self.problems) - _PROBLEMS_SHOWN
       rest = f'\n  and {more} more; `dense-aspp check-data` lists them all' if more > 0 else ''
       raise InputError(f'{self.where}: {len(self.problems)} problems:{shown}{rest}')
     return self.pairs
@@ -40,14 +40,10 @@ class Listing(NamedTuple):
 def pair_files(
   image_files: Mapping[str, StoredFile], label_files: Mapping[str, StoredFile]
 ) -> tuple[list[Pair], list[str]]:
-  """Pairs images with labels by image id, sorted by it.
-
-  Args:
-    image_files: Image id -> file.
-    label_files: Image id -> file.
+  """Pairs images with labels, both given by image id.
 
   Returns:
-    The pairs, and a message for each file without its other half.
+    The pairs, sorted by image id, and a message for each file without its other half.
   """
   problems = [
     f'{file.where}: image without label; expected a label named {image_id}. Add it, or remove the image'
@@ -60,8 +56,3 @@ def pair_files(
   ]
   both = sorted(image_files.keys() & label_files.keys())
   return [Pair(i, image_files[i], label_files[i]) for i in both], problems
-
-
-def name_some(names: Sequence[str]) -> str:
-  """The first few names, for messages."""
-  return ', '.join(names[:_NAMES_SHOWN]) + (', ...' if len(names) > _NAMES_SHOWN else '')

@@ -77,10 +77,7 @@ def check_pair(pair: Pair, label_set: LabelSet, published: bool = False) -> Chec
 
 
 def check_published_headers(pair: Pair) -> tuple[int, int]:
-  """Finds what `check_pair` finds in the headers of a published pair, which alone are read.
-
-  Returns:
-    Height and width.
+  """Reads the headers of a published pair alone; returns height and width.
 
   Raises:
     InputError: An image that is no 8-bit RGB PNG, a label that is no 8-bit grey PNG, or sizes that differ.
@@ -133,12 +130,10 @@ class BadPairs:
 
 
 def map_good(function: Callable[[T], U], items: Iterable[T], bad: BadPairs) -> Iterator[U]:
-  """Yields `function(item)` in order, without those for which it raises `InputError`.
+  """As `map_in_threads`, without the items for which `function` raises InputError: `bad` takes those errors.
 
-  Args:
-    function: Called by several threads; see `map_in_threads`.
-    items: One for each pair.
-    bad: Takes the errors; past its limit it raises InputError.
+  Raises:
+    InputError: More errors than `bad` takes.
   """
 
   def attempt(item: T) -> U | InputError:

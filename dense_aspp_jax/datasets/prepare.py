@@ -88,8 +88,8 @@ def prepare(
       splits = {split: dataset.generate(split, count) for split, count in dataset.counts.items()}
       dataset.store(splits, dataset.counts, str(root))
     else:
-      with _find_files(dataset, source, download, root) as path, dataset.open_listings(path) as listings:
-        checked = check_listings(dataset, listings, str(path), allow_partial, skip_bad)
+      with _find_files(dataset, source, download, root) as path:
+        checked = check_listings(dataset, dataset.list_files(path), str(path), allow_partial, skip_bad)
         splits = {split: read_pairs(pairs, dataset.label_set, bad) for split, (pairs, bad) in checked.items()}
         dataset.store(splits, {split: len(pairs) for split, (pairs, _) in checked.items()}, str(root))
   except OSError as error:
@@ -108,21 +108,16 @@ def check_listings(
   allow_partial: bool = False,
   skip_bad: int = 0,
 ) -> dict[str, tuple[list[Pair], BadPairs]]:
-  """Compares files with the published data set by their numbers and headers, before the long work.
+  """Compares listed files with the published data set by their numbers and headers, before the long work.
 
-  Args:
-    dataset: What was published.
-    listings: The files by split.
-    where: Their place, for messages.
-    allow_partial: See `prepare`.
-    skip_bad: See `prepare`.
+  What is permitted is as in `prepare`; `where` is the place of the files, for messages.
 
   Returns:
     By split: the pairs that are good so far, and the collector of the bad ones.
 
   Raises:
     InputError: No files at all, files that do not fit together, other numbers or sizes of images than the
-      published ones, or too many pairs whose headers do not fit (see `check_published_headers`).
+      published ones, or too many bad pairs (`check_published_headers`).
   """
 
   def permit(finding: str) -> None:

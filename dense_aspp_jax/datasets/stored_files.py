@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import os
@@ -10,7 +9,7 @@ import pathlib
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import BinaryIO
 
 from dense_aspp_jax.errors import InputError
@@ -70,11 +69,10 @@ def files_of_folder(folder: pathlib.Path) -> dict[str, StoredFile]:
   return dict(sorted(files.items()))
 
 
-@contextlib.contextmanager
-def files_of_zip(path: pathlib.Path) -> Iterator[dict[str, StoredFile]]:
-  """Lists a zip archive, which stays open inside the `with` block.
+def files_of_zip(path: pathlib.Path) -> dict[str, StoredFile]:
+  """Lists a zip archive, which stays open as long as one of the files is referred to.
 
-  Yields:
+  Returns:
     Member name -> file; sorted.
 
   Raises:
@@ -85,18 +83,17 @@ def files_of_zip(path: pathlib.Path) -> Iterator[dict[str, StoredFile]]:
     archive = zipfile.ZipFile(path)
   except _READ_ERRORS as error:
     raise InputError(f'{path}: not a readable zip archive ({error}); get the file again') from error
-  with archive:
-    members = [m for m in archive.infolist() if not m.is_dir()]
-    for member in members:
-      if reason := _why_unsafe(member):
-        raise InputError(
-          f'{path}: unsafe member {member.filename!r} ({reason}); nothing was read. Get the archive from its '
-          'source'
-        )
-    yield {
-      m.filename: StoredFile(f'{path}: {m.filename}', functools.partial(archive.open, m))
-      for m in sorted(members, key=lambda m: m.filename)
-    }
+  members = [m for m in archive.infolist() if not m.is_dir()]
+  for member in members:
+    if reason := _why_unsafe(member):
+      raise InputError(
+        f'{path}: unsafe member {member.filename!r} ({reason}); nothing was read. Get the archive from its '
+        'source'
+      )
+  return {
+    m.filename: StoredFile(f'{path}: {m.filename}', functools.partial(archive.open, m))
+    for m in sorted(members, key=lambda m: m.filename)
+  }
 
 
 def _why_unsafe(member: zipfile.ZipInfo) -> str | None:

@@ -37,7 +37,7 @@ class PublishedDataset:
     image_size: Published height and width.
     terms: Terms of use, a sentence about 'the images'.
     files: What `dense-aspp prepare --source` expects; None: the images are generated.
-    open_listings: Lists the files of each split in that place; they are readable inside the `with` block.
+    list_files: Lists the files of each split in that place.
     download: Downloads the files into a folder and returns their path; None: they need registration.
     generate: Draws so many examples of a split, where there are no files.
   """
@@ -50,7 +50,7 @@ class PublishedDataset:
   image_size: tuple[int, int]
   terms: str
   files: str | None = None
-  open_listings: Callable[[pathlib.Path], contextlib.AbstractContextManager[dict[str, Listing]]] | None = None
+  list_files: Callable[[pathlib.Path], dict[str, Listing]] | None = None
   download: Callable[[pathlib.Path], pathlib.Path] | None = None
   generate: Callable[[str, int], Iterable[Example]] | None = None
 

@@ -13,7 +13,6 @@ import unicodedata
 from typing import NamedTuple
 
 from dense_aspp_jax.datasets.images import decode_label, decode_label_ids
-from dense_aspp_jax.datasets.listing import name_some
 from dense_aspp_jax.datasets.stored_files import StoredFile
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix
@@ -23,6 +22,7 @@ from dense_aspp_jax.progress import progress
 
 LABEL_IDS_FOLDER = 'label_ids'  # where `predict` puts the PNGs that can be scored
 PREDICTIONS_FILE = 'predictions.json'  # written by `predict` beside that folder
+_NAMES_SHOWN = 5  # in a message
 _CITYSCAPES_SUFFIX = '_gtFine_labelIds.png'
 _CITYSCAPES_NAME = re.compile(rf'([^_]+_[^_]+_[^_]+){re.escape(_CITYSCAPES_SUFFIX)}')
 
@@ -128,16 +128,20 @@ def _pair(
   for label_path, (pattern, paths) in candidates.items():
     if len(paths) > 1:
       raise InputError(
-        f'{label_path}: {len(paths)} predictions fit {pattern}: {name_some([str(path) for path in paths])}; '
+        f'{label_path}: {len(paths)} predictions fit {pattern}: {_some([str(path) for path in paths])}; '
         f'keep one of them in {predictions}'
       )
   missing = [pattern for pattern, paths in candidates.values() if not paths]
   if missing:
     raise InputError(
       f'{predictions}: no prediction for {len(missing)} of {len(candidates)} ground truths, '
-      f'expected {name_some(missing)}; predict the missing images, or give the labels of those predicted'
+      f'expected {_some(missing)}; predict the missing images, or give the labels of those predicted'
     )
   return [(label_path, paths[0]) for label_path, (_, paths) in candidates.items()]
+
+
+def _some(names: list[str]) -> str:
+  return ', '.join(names[:_NAMES_SHOWN]) + (', ...' if len(names) > _NAMES_SHOWN else '')
 
 
 def _read_label_set(predictions: pathlib.Path) -> LabelSet | None:

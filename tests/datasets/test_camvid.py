@@ -88,11 +88,11 @@ def test_only_the_last_two_parts_of_listed_paths_count(folder: pathlib.Path):
   lines = ['train/{0} trainannot/{0}', '', '/a/b/c/train/{0}   /train/trainannot/{0}  ']
   names = ('0001TP_006690.png', '', '0001TP_006720.png')
   (folder / 'train.txt').write_text('\r\n'.join(x.format(n) for x, n in zip(lines, names, strict=True)))
-  with camvid.open_listings(folder) as splits:
-    pairs = splits['train'].require()
-    assert [p.image_id for p in pairs] == ['0001TP_006690', '0001TP_006720']
-    assert len(splits['train'].ignored) == 2 * (COUNTS['train'] - 2)  # not listed
-    assert pairs[1].label.where == str(folder / 'trainannot' / '0001TP_006720.png')
+  listing = camvid.list_files(folder)['train']
+  pairs = listing.require()
+  assert [p.image_id for p in pairs] == ['0001TP_006690', '0001TP_006720']
+  assert len(listing.ignored) == 2 * (COUNTS['train'] - 2)  # not listed
+  assert pairs[1].label.where == str(folder / 'trainannot' / '0001TP_006720.png')
 
 
 @pytest.mark.parametrize(
@@ -111,8 +111,9 @@ def test_only_the_last_two_parts_of_listed_paths_count(folder: pathlib.Path):
 def test_bad_lists_are_refused(folder: pathlib.Path, line: str, message: str):
   with (folder / 'train.txt').open('a') as file:
     file.write(line + '\n')
-  with camvid.open_listings(folder) as splits, pytest.raises(InputError, match=message):
-    splits['train'].require()
+  listing = camvid.list_files(folder)['train']
+  with pytest.raises(InputError, match=message):
+    listing.require()
 
 
 def test_other_folders_are_refused(tmp_path: pathlib.Path):

@@ -119,12 +119,12 @@ def test_stray_files_are_ignored(tmp_path: pathlib.Path):
     'bochum_000099_000019_leftImg8bit.png',
   ):
     (city / name).write_bytes(b'stray')
-  with cityscapes.open_listings(tmp_path / 'tree') as splits:
-    assert {s: len(x.require()) for s, x in splits.items()} == {'train': 7, 'validation': 3, 'test': 2}
-    assert sorted(pathlib.Path(path).name for path in splits['train'].ignored) == [
-      'Thumbs.db', 'bochum_000099_000019_leftImg8bit.png', 'copy of image.png'
-    ]  # fmt: skip
-    assert splits['validation'].ignored == []
+  splits = cityscapes.list_files(tmp_path / 'tree')
+  assert {s: len(x.require()) for s, x in splits.items()} == {'train': 7, 'validation': 3, 'test': 2}
+  assert sorted(pathlib.Path(path).name for path in splits['train'].ignored) == [
+    'Thumbs.db', 'bochum_000099_000019_leftImg8bit.png', 'copy of image.png'
+  ]  # fmt: skip
+  assert splits['validation'].ignored == []
 
 
 def test_splits_may_be_missing_if_partial_is_allowed(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture):

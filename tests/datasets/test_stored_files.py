@@ -12,13 +12,10 @@ from dense_aspp_jax.errors import InputError
 
 def test_members_are_read_in_order_of_their_names(tmp_path: pathlib.Path):
   layouts.write_zip(tmp_path / 'a.zip', {'b/c.png': b'2', 'a.png': b'1', 'x..y.png': b'3', 'b/': b''})
-  with files_of_zip(tmp_path / 'a.zip') as files:
-    assert {name: file.read() for name, file in files.items()} == {
-      'a.png': b'1',
-      'b/c.png': b'2',
-      'x..y.png': b'3',
-    }
-    assert files['b/c.png'].where == f'{tmp_path}/a.zip: b/c.png'
+  files = files_of_zip(tmp_path / 'a.zip')
+  found = [(name, file.read()) for name, file in files.items()]
+  assert found == [('a.png', b'1'), ('b/c.png', b'2'), ('x..y.png', b'3')]
+  assert files['b/c.png'].where == f'{tmp_path}/a.zip: b/c.png'
 
 
 def test_a_member_that_unpacks_to_too_much_is_refused(
@@ -26,14 +23,10 @@ def test_a_member_that_unpacks_to_too_much_is_refused(
 ):
   layouts.write_zip(tmp_path / 'a.zip', {'a.png': bytes(1024)})
   monkeypatch.setattr(stored_files, 'MAX_MEMBER_BYTES', 1024)
-  with files_of_zip(tmp_path / 'a.zip') as files:
-    assert len(files['a.png'].read()) == 1024
+  assert len(files_of_zip(tmp_path / 'a.zip')['a.png'].read()) == 1024
   monkeypatch.setattr(stored_files, 'MAX_MEMBER_BYTES', 1023)
-  with (
-    pytest.raises(InputError, match=r"unsafe member 'a\.png' \(0\.0 GiB unpacked"),
-    files_of_zip(tmp_path / 'a.zip'),
-  ):
-    pass
+  with pytest.raises(InputError, match=r"unsafe member 'a\.png' .*unpacked"):
+    files_of_zip(tmp_path / 'a.zip')
 
 
 def test_hidden_files_are_left_out_and_a_missing_folder_is_named(tmp_path: pathlib.Path):
