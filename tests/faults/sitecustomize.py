@@ -23,12 +23,19 @@ class _Unguarded:
     def execute_and_replace(module):
       execute(module)
       sys.modules[name] = module
-      owner, attribute, function = self.guard.find()
-      setattr(owner, attribute, self.guard.without(function))
+      _replace(self.guard)
 
     spec.loader.exec_module = execute_and_replace
     return spec
 
 
+def _replace(guard):
+  owner, name, function = guard.find()
+  setattr(owner, name, guard.without(function))
+
+
 (_guard,) = [g for g in guards.GUARDS if g.name == os.environ[guards.VARIABLE]]
-sys.meta_path.insert(0, _Unguarded(_guard))
+if _guard.module in sys.modules:
+  _replace(_guard)
+else:
+  sys.meta_path.insert(0, _Unguarded(_guard))
