@@ -1,10 +1,8 @@
 """Directories of runs as training and evaluate leave them, with scores that can be worked out by hand."""
 
-import copy
 import json
 import re
 
-import numpy as np
 from tiny_network import TINY
 
 from configs import default
@@ -119,21 +117,6 @@ def add_evaluation(workdir, name, mean_iou, **changes):
 
 def make_test_time(mean_iou, flip=True, scales=(0.75, 1.0, 1.25), window=None):
   return {'flip': flip, 'scales': list(scales), 'window': window, 'scores': make_scores(mean_iou)}
-
-
-def make_variables(shapes, seed=0):
-  """Random arrays of these shapes; variances are positive."""
-  rng = np.random.default_rng(seed)
-  return {
-    'params': _filled(shapes['params'], lambda x: rng.normal(size=x.shape)),
-    'batch_stats': _filled(shapes['batch_stats'], lambda x: rng.uniform(0.1, 1, x.shape)),
-  }
-
-
-def _filled(shapes, draw):
-  import jax
-
-  return jax.tree.map(lambda x: draw(x).astype(x.dtype), copy.deepcopy(shapes))
 
 
 def unpadded(document):

@@ -1,11 +1,10 @@
 """The guard against each scenario of docs/reliability.md, by function, and what the function is without it.
 
-tests/conftest.py makes a slow test of each: the guard's test, which must fail without the guard.
+without_guards.py makes a slow test of each: the guard's test, which must fail without the guard.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import importlib
@@ -44,7 +43,8 @@ class Guard(NamedTuple):
 
   Attributes:
     scenario: Its number in docs/reliability.md.
-    function: 'module:name' or 'module:Class.method', public; modules of the package without its name.
+    function: 'module:name', a function or class, or 'module:Class.method'; public. Modules of the package
+      stand without its name.
     without: Makes the unguarded function from the function.
     test: The quickest test that fails then: 'file::name[parameters]', below tests/.
   """
@@ -192,17 +192,6 @@ def lower_case_alone(files):
   return lambda folder: {n: f for n, f in files(folder).items() if n.rpartition('.')[2].islower()}
 
 
-def lists_without_problems(find):
-  """Of a function that yields or returns listings by split."""
-
-  @contextlib.contextmanager
-  def found(*args):
-    with find(*args) as listings:
-      yield {split: listing._replace(problems=[]) for split, listing in listings.items()}
-
-  return found
-
-
 def zero_for_none(score):
   def scored(*args):
     scores = score(*args)
@@ -341,7 +330,7 @@ GUARDS = (
         DATA + '24_unicode_spaces_and_upper_case_names_are_found'),
   Guard(24, 'datasets.stored_files:files_of_folder', lower_case_alone,
         DATA + '24_unicode_spaces_and_upper_case_names_are_found'),
-  Guard(24, 'datasets.camvid:open_listings', lists_without_problems,
+  Guard(24, 'datasets.listing:Listing', called_with(problems=[]),
         DATA + '24_names_that_differ_otherwise_and_an_empty_list_are_reported'),
   Guard(25, 'weights.restricted_pickle:unpickle', accepts({}),
         INPUT + '25_code_in_weights_is_refused_and_named[True-zip]'),

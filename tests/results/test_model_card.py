@@ -15,9 +15,9 @@ from results_example import (
   make_scores,
   make_start,
   make_test_time,
-  make_variables,
   unpadded,
 )
+from tiny_network import draw_variables
 
 from dense_aspp_jax.checkpoint_io import load_checkpoint, save_checkpoint
 from dense_aspp_jax.commands.main import main
@@ -54,7 +54,7 @@ def shapes():
 @pytest.fixture(scope='module')
 def variables(shapes):
   """Of a checkpoint with averages."""
-  return {**make_variables(shapes), 'ema': make_variables(shapes, seed=1)}
+  return {**draw_variables(shapes), 'ema': draw_variables(shapes, seed=1)}
 
 
 @pytest.fixture(scope='module')
@@ -195,7 +195,7 @@ def test_the_licence_is_that_of_weights_and_data(dataset, terms, tmp_path):
   scores = {'mean_iou_19': 0.9, 'mean_iou_20': 0.8, 'iou': {'road': 0.9, 'void': None}}
   workdir = make_run(tmp_path / 'run', config=config, label_set=CITYSCAPES_20, **scores)
   shapes = abstract_variables(create_model(**config['model']))
-  add_checkpoint(workdir, make_variables(shapes), model=config['model'])
+  add_checkpoint(workdir, draw_variables(shapes), model=config['model'])
   text = (card_of(workdir, tmp_path / 'cards') / 'README.md').read_text()
   assert 'license: apache-2.0\nlibrary_name' in text
   assert 'The weights, trained from scratch: Apache-2.0.' in text
@@ -208,7 +208,7 @@ def test_a_card_is_a_run_that_evaluate_takes(scene_folder, tmp_path, monkeypatch
   overrides = {'data.dataset': f'folder:{scene_folder}', 'data.label_set': str(scene_folder / 'labels.json')}
   config = make_config(**overrides, **{'data.image_size': (32, 64), 'model.num_classes': 20})
   workdir = make_run(tmp_path / 'run', config=config, label_set=CITYSCAPES_20)
-  variables = make_variables(abstract_variables(create_model(**config['model'])))
+  variables = draw_variables(abstract_variables(create_model(**config['model'])))
   add_checkpoint(workdir, variables, model=config['model'])
   path = workdir / 'checkpoints' / 'best' / '4'
   path.parent.mkdir()
