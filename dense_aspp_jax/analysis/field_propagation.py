@@ -121,21 +121,10 @@ def _apply(equation: Any, operands: Sequence[_Reach | None]) -> list[_Reach | No
   if name in _CALLS:
     inner = params.get('jaxpr', params.get('call_jaxpr'))
     return _walk(getattr(inner, 'jaxpr', inner), operands)
-  rule = _elementwise if name in _ELEMENTWISE else _RULES.get(name)
+  rule = _merge if name in _ELEMENTWISE else _RULES.get(name)
   if rule is None:
     raise _unknown(equation)
   return [rule(equation, operands)]
-
-
-def _elementwise(equation: Any, operands: Sequence[_Reach | None]) -> _Reach:
-  shape = equation.outvars[0].aval.shape
-  for variable, reach in zip(equation.invars, operands, strict=True):
-    sizes = variable.aval.shape
-    if reach and (
-      len(sizes) != len(shape) or any(n not in (1, m) for n, m in zip(sizes, shape, strict=True))
-    ):
-      raise _unknown(equation)
-  return _merge(equation, operands)
 
 
 def _convolution(equation: Any, operands: Sequence[_Reach | None]) -> _Reach:
@@ -188,10 +177,6 @@ def _product(equation: Any, operands: Sequence[_Reach | None]) -> _Reach:
   return _merge(equation, moved)
 
 
-def _broadcast(equation: Any, operands: Sequence[_Reach | None]) -> _Reach:
-  return _move(operands[0], dict(enumerate(equation.params['broadcast_dimensions'])))
-
-
 def _concatenate(equation: Any, operands: Sequence[_Reach | None]) -> _Reach:
   reach = _merge(equation, operands)
   if equation.params['dimension'] in reach.spans:
@@ -236,6 +221,8 @@ _RULES = {
   'reduce_window_sum': _pooling,
   'reduce_sum': _reduction,
   'dot_general': _product,
-  'broadcast_in_dim': _broadcast,
+  'broadcast_in_dim': lambda e, operands: _move(
+    operands[0], dict(enumerate(e.params['broadcast_dimensions']))
+  ),
   'concatenate': _concatenate,
 }

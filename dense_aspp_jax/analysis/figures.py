@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -26,14 +24,6 @@ def save_figure(path: pathlib.Path, figure: Figure) -> None:
   save_png(path, np.asarray(canvas.buffer_rgba())[..., :3])
 
 
-def svg(figure: Figure) -> bytes:
-  """A figure as an SVG file, the same bytes for the same figure; text is drawn as paths and needs no font."""
-  buffer = io.BytesIO()
-  with matplotlib.rc_context({'svg.fonttype': 'path', 'svg.hashsalt': 'report'}):
-    figure.savefig(buffer, format='svg', metadata={'Date': None})
-  return buffer.getvalue()
-
-
 def literal(names: Iterable[str]) -> list[str]:
   """Escapes dollar signs, between which Matplotlib would read a formula."""
   return [name.replace('$', r'\$') for name in names]
@@ -47,14 +37,14 @@ def picture_name(kind: str, number: int, image_id: str) -> str:
 def draw_matrix(
   axes: Axes, values: np.ndarray, class_names: Sequence[str], text: Callable[[float], str], **colors: Any
 ) -> AxesImage:
-  """Draws a class-by-class matrix, a text in each cell where there are not too many classes.
+  """Draws a class-by-class matrix, `[k, k]`; unless there are too many classes, with texts in its cells.
 
   Args:
     axes: Where to draw.
-    values: `[k, k]`.
+    values: The matrix.
     class_names: Names by class index.
     text: Maps a value to the text in its cell.
-    **colors: 'cmap', 'vmin' and 'vmax' of `imshow`; dark from half of vmax on.
+    **colors: 'cmap', 'vmin' and 'vmax' of `imshow`; text is white from half of vmax on.
   """
   image = axes.imshow(values, interpolation='none', **colors)
   is_small = len(class_names) <= MOST_NUMBERED

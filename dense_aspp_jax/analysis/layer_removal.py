@@ -1,9 +1,9 @@
-"""Layer removal: what a trained network still sees without some layers of DenseASPP.
+"""Layer removal: what a trained network still recognizes without some layers of DenseASPP.
 
-Slides, "Layers removal": the top 1, 2, ... all atrous layers are taken out of the trained network. Removed
-means that no later layer and no head reads a layer's channels: the rows of their kernels that do are set to
-zero. That is exact, for normalisation acts on each channel alone; and the shapes stay, so one compilation
-serves all.
+Slides, "Layers removal": the top 1, 2, ... all atrous layers are taken out of the trained network. No later
+layer and no head reads the channels of a removed layer: the rows of their kernels that do are set to zero.
+This is exact, because normalization acts on each channel separately, and it keeps the shapes, so that one
+compilation serves all settings.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.datasets.resize import resize_image, resize_label
 from dense_aspp_jax.evaluation.evaluate import evaluate, predict_split
 from dense_aspp_jax.evaluation.metrics import Scores, protocol
-from dense_aspp_jax.evaluation.pictures import colorize, gallery, save_png, side_by_side
+from dense_aspp_jax.evaluation.pictures import Rgb, colorize, gallery, save_png, side_by_side
 from dense_aspp_jax.evaluation.predictor import Predictor
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.progress import progress
@@ -49,29 +49,24 @@ _MARKERS = 'os^Dv'
 
 
 def remove_layers(variables: Mapping[str, Any], removed: Collection[int]) -> dict[str, Any]:
-  """Keeps all that comes later from reading some layers of DenseASPP.
-
-  Args:
-    variables: Variables of a `SegmentationModel`.
-    removed: Numbers of the layers, from 1.
+  """Removes layers of DenseASPP, counted from 1, from the variables of a `SegmentationModel`.
 
   Returns:
-    Variables of the same shapes; those given are not changed.
+    Variables of the same shapes, in which nothing reads those layers; those given are not changed.
   """
   params = variables['params']
   cascade = dict(params['dense_aspp'])
   num_layers = sum(name.startswith('layer') for name in cascade)
   if not set(removed) <= set(range(1, num_layers + 1)):
     raise ValueError(f'layers {sorted(removed)} to remove; expected some of 1..{num_layers}')
-  channels = {}  # of each layer: in the concatenation they follow all that the layer reads
+  unread = []  # channels of the removed layers; in the concatenation each follows all that its layer reads
   for number in range(1, num_layers + 1):
     layer = cascade[f'layer{number}']
     reader = 'conv1' if 'conv1' in layer else 'conv2'  # where there is no 1x1 the 3x3 reads
-    start = layer[reader]['kernel'].shape[2]
-    channels[number] = slice(start, start + layer['conv2']['kernel'].shape[3])
-    unread = [channels[i] for i in removed if i < number]
     cascade[f'layer{number}'] = {**layer, reader: _without_rows(layer[reader], unread)}
-  unread = [channels[i] for i in removed]
+    if number in removed:
+      start = layer[reader]['kernel'].shape[2]
+      unread.append(slice(start, start + layer['conv2']['kernel'].shape[3]))
   changed = {'dense_aspp': cascade}
   if decoder := params.get('skip_decoder'):
     changed['skip_decoder'] = {**decoder, 'project_conv': _without_rows(decoder['project_conv'], unread)}
@@ -90,8 +85,9 @@ def _without_rows(convolution: Mapping[str, Any], channels: Sequence[slice]) -> 
 
 def removal_settings(num_layers: int) -> list[tuple[str, tuple[int, ...]]]:
   """What is removed: nothing ('none'), the top 1 to all layers ('top'), each alone ('single')."""
-  top = [tuple(range(num_layers - count + 1, num_layers + 1)) for count in range(1, num_layers + 1)]
-  return [('none', ()), *(('top', t) for t in top), *(('single', (i,)) for i in range(1, num_layers + 1))]
+  numbers = range(1, num_layers + 1)
+  top = [('top', tuple(range(first, num_layers + 1))) for first in reversed(numbers)]
+  return [('none', ()), *top, *(('single', (number,)) for number in numbers)]
 
 
 def analyse_layer_removal(
@@ -118,28 +114,30 @@ def analyse_layer_removal(
     protocol, and the names of the pictures in `output`.
   """
   whole, dilation_rates = predictor.variables, predictor.model.dense_aspp.dilation_rates
-  drawn = [split[index] for index in range(min(num_pictures, len(split)))]
-  predictions: list[list[np.ndarray]] = []  # by number of removed top layers, then by image
-  scored: dict[tuple[int, ...], Scores] = {}
   settings = removal_settings(len(dilation_rates))
+  drawn = [split[index] for index in range(min(num_pictures, len(split)))]
+  scored: dict[tuple[int, ...], Scores] = {}
+  predictions = {}
   try:
-    for kind, removed in progress(settings, 'removing layers', unit='setting'):
-      if removed in scored:
-        continue  # the last layer alone is the top layer
+    # Each once: the last layer alone is the top layer.
+    for removed in progress(
+      dict.fromkeys(removed for _, removed in settings), 'removing layers', unit='setting'
+    ):
       predictor.update(remove_layers(whole, removed))
       counts = evaluate(predictor, split, label_set, batch_size=batch_size, show_progress=False)
       scored[removed] = counts.scores()
-      if kind != 'single':
-        predictions.append([prediction for _, prediction in predict_split(predictor, drawn, batch_size)])
+      predictions[removed] = [prediction for _, prediction in predict_split(predictor, drawn, batch_size)]
   finally:
     predictor.update(whole)
-  top = [scored[removed] for kind, removed in settings if kind != 'single']
-  large, small = large_and_small(mean_shares(split, label_set))
-  save_figure(output / 'curves.png', curves_figure(top, {'large': large, 'small': small}))
+  top = [removed for kind, removed in settings if kind != 'single']
+  large, small = large_and_small(split, label_set)
+  figure = curves_figure([scored[removed] for removed in top], {'large': large, 'small': small})
+  save_figure(output / 'curves.png', figure)
   pictures = []
-  for number, (example, *of_image) in enumerate(zip(drawn, *predictions, strict=True), start=1):
-    pictures.append(f'{picture_name("removal", number, example.image_id)}.png')
+  for index, example in enumerate(drawn):
+    pictures.append(f'{picture_name("removal", index + 1, example.image_id)}.png')
     labels = label_set.encode(example.label, example.image_id)
+    of_image = [predictions[removed][index] for removed in top]
     save_png(output / pictures[-1], draw_predictions(example.image, labels, of_image, label_set))
   return {
     'layers': [{'name': f'layer{i}', 'dilation': rate} for i, rate in enumerate(dilation_rates, start=1)],
@@ -147,7 +145,7 @@ def analyse_layer_removal(
       {'removed': list(removed), 'kind': kind, 'scores': scored[removed].to_json()}
       for kind, removed in settings
     ],
-    'lost_first': lost_first([scores.iou for scores in top]),
+    'lost_first': lost_first([scored[removed].iou for removed in top]),
     'lost_first_rule': LOST_FIRST_RULE,
     'large': large,
     'small': small,
@@ -159,44 +157,24 @@ def analyse_layer_removal(
   }
 
 
-def mean_shares(split: Sequence[CachedExample], label_set: LabelSet) -> dict[str, float]:
-  """Share of an image's pixels that a class covers, mean over the images in which it occurs.
-
-  Args:
-    split: Images with native label ids.
-    label_set: What the ids mean.
-
-  Returns:
-    Share, 0..1, by name, of the classes that occur.
-  """
-  total, occurs = np.zeros(label_set.num_classes), np.zeros(label_set.num_classes, np.int64)
+def large_and_small(split: Sequence[CachedExample], label_set: LabelSet) -> tuple[list[str], list[str]]:
+  """Groups the classes that occur in a split by `SIZE_RULE`: names of the large and of the small ones."""
+  shares = []
   for example in evaluation_examples(split):
     labels = label_set.encode(example.label, example.image_id)
-    share = np.bincount(labels.ravel(), minlength=256)[: label_set.num_classes] / labels.size
-    total += share
-    occurs += share > 0
-  return {label_set.class_names[i]: float(total[i] / occurs[i]) for i in np.flatnonzero(occurs)}
-
-
-def large_and_small(shares: Mapping[str, float]) -> tuple[list[str], list[str]]:
-  """Groups classes by `SIZE_RULE`.
-
-  Args:
-    shares: From `mean_shares`.
-
-  Returns:
-    Names of the large and of the small ones, each in the order of `shares`.
-  """
-  median = np.median(list(shares.values()))
-  large = [name for name, share in shares.items() if share > median]
-  return large, [name for name in shares if name not in large]
+    shares.append(np.bincount(labels.ravel(), minlength=256)[: label_set.num_classes] / labels.size)
+  occurs = np.count_nonzero(shares, axis=0)
+  mean = sum(shares) / np.maximum(occurs, 1)
+  median = np.median(mean[occurs > 0])
+  names = np.array(label_set.class_names)
+  return names[mean > median].tolist(), names[(occurs > 0) & (mean <= median)].tolist()
 
 
 def lost_first(top_iou: Sequence[Mapping[str, float | None]]) -> list[dict[str, Any]]:
   """Finds the classes that lose half of their IoU, in the order of `LOST_FIRST_RULE`.
 
   Args:
-    top_iou: IoU by class with 0, 1, ... all top layers removed.
+    top_iou: IoU by class with 0, 1, ... all layers removed from the top.
 
   Returns:
     `[{'class': name, 'layers_removed': count, 'kept': share}, ...]`: the share, 0..0.5, of the full IoU that
@@ -214,11 +192,7 @@ def lost_first(top_iou: Sequence[Mapping[str, float | None]]) -> list[dict[str, 
 
 
 def format_removal_table(settings: Sequence[Mapping[str, Any]]) -> str:
-  """Scores in % as plain text, a column per setting: full, top layers removed, single ones removed.
-
-  Args:
-    settings: Each with 'kind', 'removed' and 'scores', see `analyse_layer_removal`.
-  """
+  """The scores in % of the settings of `analyse_layer_removal` as plain text, a column per setting."""
   heads = {'none': 'full', 'top': 'top {0}', 'single': 'no {1}'}
   columns = [heads[s['kind']].format(len(s['removed']), *s['removed']) for s in settings]
   summaries = [{k: v for k, v in s['scores'].items() if k != 'iou'} for s in settings]
@@ -235,55 +209,39 @@ def format_removal_table(settings: Sequence[Mapping[str, Any]]) -> str:
 
 
 def draw_predictions(
-  image: np.ndarray, labels: np.ndarray, predictions: Sequence[np.ndarray], label_set: LabelSet
-) -> np.ndarray:
-  """Draws image, ground truth, and the prediction for each number of removed top layers, as the slides do.
+  image: Rgb, labels: np.ndarray, predictions: Sequence[np.ndarray], label_set: LabelSet
+) -> Rgb:
+  """Draws image, ground truth, and the predictions with 0, 1, ... all layers removed, as the slides do.
 
-  Args:
-    image: RGB, uint8 `[h, w, 3]`.
-    labels: Class indices, uint8, any size.
-    predictions: Class indices, uint8, any size, with 0, 1, ... all layers removed.
-    label_set: Has the colours and names.
-
-  Returns:
-    RGB, uint8 `[height, width, 3]`.
+  Labels and predictions are class indices, uint8, of any size.
   """
   size = round(_PANEL_WIDTH * image.shape[0] / image.shape[1]), _PANEL_WIDTH
   num_layers = len(predictions) - 1
-  maps = {'ground truth': labels}
-  for count, prediction in enumerate(predictions):
-    caption = (
-      f'top {count} of {num_layers} layers removed' if count else f'prediction, all {num_layers} layers'
-    )
-    maps['all layers removed' if count == num_layers else caption] = prediction
-  panels = {'image': resize_image(image, size)}
-  panels |= {caption: colorize(resize_label(m, size), label_set) for caption, m in maps.items()}
-  items = list(panels.items())
-  rows = [items[start : start + _COLUMNS] for start in range(0, len(items), _COLUMNS)]
-  return gallery([side_by_side([p for _, p in row], [c for c, _ in row]) for row in rows], label_set)
+  captions = ['image', 'ground truth', f'prediction, all {num_layers} layers']
+  captions += [f'top {count} of {num_layers} layers removed' for count in range(1, num_layers)]
+  captions.append('all layers removed')
+  maps = (colorize(resize_label(m, size), label_set) for m in (labels, *predictions))
+  panels = [resize_image(image, size), *maps]
+  starts = range(0, len(panels), _COLUMNS)
+  rows = [side_by_side(panels[i : i + _COLUMNS], captions[i : i + _COLUMNS]) for i in starts]
+  return gallery(rows, label_set)
 
 
 def curves_figure(top: Sequence[Scores], groups: Mapping[str, Sequence[str]]) -> Figure:
-  """Draws the IoU of each class against the number of removed top layers, a panel per group.
-
-  Args:
-    top: Scores with 0, 1, ... all layers removed.
-    groups: Names of classes by name of the group.
-  """
+  """Draws the IoU of each class by the number of removed top layers, a panel per group of classes."""
   colors = matplotlib.color_sequences['tab10']
   figure = Figure((13.5, 6.2), layout='constrained')
   figure.suptitle('IoU with the top layers of DenseASPP removed', fontsize=13)
   for axes, (group, names) in zip(figure.subplots(1, len(groups), sharey=True), groups.items(), strict=True):
-    for index, (name, label) in enumerate(zip(names, literal(names), strict=True)):
+    for index, name in enumerate(names):
       axes.plot(
         [100 * (scores.iou[name] or 0) for scores in top],
         color=colors[index % len(colors)],
         linestyle=('-', '--', ':')[index // len(colors) % 3],
         marker=_MARKERS[index % len(_MARKERS)],
         markersize=5,
-        label=label,
       )
-    axes.plot([100 * scores.mean_iou for scores in top], color='black', linewidth=2.5, label='mean IoU')
+    axes.plot([100 * scores.mean_iou for scores in top], color='black', linewidth=2.5)
     axes.set_title(f'{group} objects')
     axes.set_xlabel('top layers removed')
     axes.set_ylabel('IoU in %')
@@ -291,14 +249,7 @@ def curves_figure(top: Sequence[Scores], groups: Mapping[str, Sequence[str]]) ->
     axes.set_xticks(range(len(top)), ['none', *range(1, len(top) - 1), 'all'])
     axes.grid(alpha=0.3)
     axes.spines[['top', 'right']].set_visible(False)
-    # Given explicitly: by itself a legend leaves out names that begin with '_'.
-    axes.legend(
-      axes.lines,
-      [*literal(names), 'mean IoU'],
-      fontsize=9,
-      frameon=False,
-      loc='upper center',
-      bbox_to_anchor=(0.5, -0.12),
-      ncols=4,
-    )
+    place = dict(loc='upper center', bbox_to_anchor=(0.5, -0.12), ncols=4)
+    # Given here: labels of lines that begin with '_' would be left out.
+    axes.legend(axes.lines, [*literal(names), 'mean IoU'], fontsize=9, frameon=False, **place)
   return figure

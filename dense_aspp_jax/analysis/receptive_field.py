@@ -1,8 +1,8 @@
-"""Receptive fields: of every path through the cascade by the slides' formulas, and the measured one.
+"""Receptive fields: in theory, of every path through the cascade, and in effect, as measured.
 
-The formulas are the slides' (slide on the receptive field; DenseASPP paper, section 3.2). The effective
-field is measured as in Luo et al., "Understanding the Effective Receptive Field in Deep Convolutional
-Neural Networks", NeurIPS 2016.
+The formulas are those of the slides (slide on the receptive field; DenseASPP paper, section 3.2). The
+effective field is measured as by Luo et al., "Understanding the Effective Receptive Field in Deep
+Convolutional Neural Networks", NeurIPS 2016.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _KERNEL_SIZE = 3  # of the atrous convolutions
 def atrous_field(dilation_rates: Iterable[int]) -> int:
   """Side of the field of stacked atrous convolutions, in pixels of their input.
 
-  R = (d - 1)(K - 1) + K for one of dilation d, and R = R1 + R2 - 1 for two, one behind another.
+  R = (d - 1)(K - 1) + K for one of dilation d, and R = R1 + R2 - 1 for two stacked.
   """
   fields = ((dilation - 1) * (_KERNEL_SIZE - 1) + _KERNEL_SIZE for dilation in dilation_rates)
   return 1 + sum(field - 1 for field in fields)
@@ -81,14 +81,9 @@ class CascadePath:
 
 
 def cascade_paths(dilation_rates: Sequence[int], extractor: Field) -> list[CascadePath]:
-  """All paths: each layer reads all before it, so each of the 2^n - 1 sets of layers is one.
+  """All paths, by the number of layers, then in the order of the layers.
 
-  Args:
-    dilation_rates: Of the cascade.
-    extractor: Receptive field of its features.
-
-  Returns:
-    By the number of layers, then in the order of the layers.
+  Each layer reads all before it, so each of the 2^n - 1 sets of layers is a path.
   """
   numbers = range(1, len(dilation_rates) + 1)
   paths = []
@@ -114,7 +109,7 @@ def format_table(paths: Sequence[CascadePath], extractor: Field) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class EffectiveField:
-  """Where in the image the network looks for one pixel of its feature map.
+  """How much each image pixel affects one pixel of the feature map.
 
   Attributes:
     gradient: Share of each pixel in the gradient's magnitude, float64 `[h, w]`, sum 1.
@@ -155,7 +150,7 @@ def measure_field(
     extractor: Receptive field of its features.
     image_size: Height and width, multiples of the stride.
     num_images: Images to average over.
-    seed: Of the images.
+    seed: Of these random images.
   """
   spans = (extractor.rows, extractor.columns)
   grid = tuple(n // span.stride for n, span in zip(image_size, spans, strict=True))
@@ -183,12 +178,7 @@ def measure_field(
 
 
 def scales_figure(paths: Sequence[CascadePath], extractor: Field) -> Figure:
-  """Draws each path of the cascade as a mark: its field against the share of it that it reads.
-
-  Args:
-    paths: All paths, see `cascade_paths`.
-    extractor: Receptive field of the features.
-  """
+  """Draws all `cascade_paths` as marks: the field of each against the share of it that is read."""
   num_layers = len(paths[-1].layers)
   stride, offset = extractor.rows.stride, extractor.size
   colors = matplotlib.colormaps['viridis'](np.linspace(0, 0.9, num_layers))
@@ -225,13 +215,13 @@ def scales_figure(paths: Sequence[CascadePath], extractor: Field) -> Figure:
 
 
 def effective_figure(measured: EffectiveField, extractor: Field, cascade: CascadePath, title: str) -> Figure:
-  """Draws the measured field over the image, and beside it all fields to scale.
+  """Draws the measured field within the image, and beside it all fields to scale.
 
   Args:
     measured: The measured field.
     extractor: Theoretical field of the features.
     cascade: The path through all layers.
-    title: The network's name.
+    title: Names the network.
   """
   height, width = measured.gradient.shape
   figure = Figure((13.5, 5.4), layout='constrained')
@@ -262,7 +252,7 @@ def effective_figure(measured: EffectiveField, extractor: Field, cascade: Cascad
   left.set_ylim(height - 0.5, -0.5)
   left.set_title('measured, within the image')
 
-  label = f'image: {width} x {height} px'
+  label = f'image: {height}x{width} px'
   right.add_patch(Rectangle((-0.5, -0.5), width, height, color='lightgray', label=label))
   square(right, cascade.image_field, 'with the cascade, theoretical', 'green', '-.')
   square(right, extractor.size, 'extractor, theoretical', 'black', '-.')

@@ -30,7 +30,7 @@ from dense_aspp_jax.analysis.report_plots import (
   sorted_iou,
   training_figures,
 )
-from dense_aspp_jax.evaluation.metrics import ConfusionMatrix, Scores, is_cityscapes
+from dense_aspp_jax.evaluation.metrics import ConfusionMatrix, Scores, class_counts, is_cityscapes
 from dense_aspp_jax.files import read_json
 from dense_aspp_jax.labels import CITYSCAPES_19, IGNORE_LABEL, LabelSet
 
@@ -52,15 +52,15 @@ class Analysis(NamedTuple):
 
 
 def read_analysis(folder: pathlib.Path, subject: Mapping[str, Any]) -> Analysis | None:
-  """Reads what a command stored of an analysis.
+  """Reads what a command stored of an analysis, NAME.json and pictures in the folder NAME.
 
   Args:
-    folder: Holds NAME.json, NAME being its own name, and the pictures.
+    folder: The folder.
     subject: What it must be an analysis of, by key of the JSON data: 'checkpoint', 'step', 'split', ...; a
-      key that the data lack counts as None.
+      missing key counts as None.
 
   Returns:
-    None if there is no such analysis, or not all of it.
+    None if there is no such analysis, or it is incomplete.
 
   Raises:
     InputError: The JSON file cannot be read.
@@ -73,7 +73,7 @@ def read_analysis(folder: pathlib.Path, subject: Mapping[str, Any]) -> Analysis 
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The entries of a metrics.jsonl, none if there is no such file; a line cut off by a kill is left out."""
+  """The entries of a metrics.jsonl, none without the file; skips a line that a killed run left incomplete."""
   entries = []
   for line in path.read_text(encoding='utf-8').splitlines() if path.exists() else ():
     with contextlib.suppress(ValueError):
@@ -113,7 +113,7 @@ def render_report(
   """
   label_set = confusion.label_set
   scores = confusion.scores()
-  counts = class_counts(confusion)
+  counts = class_counts(confusion.counts, label_set)
   names = CITYSCAPES_19.class_names if is_cityscapes(label_set) else label_set.class_names
   # The classes that sentences compare have ground truth and are not void.
   ranked = sorted_iou({name: scores.iou[name] for name, n in zip(names, counts, strict=False) if n.any()})
@@ -157,14 +157,6 @@ def render_report(
     similarity=_similarity(similarity, [name for name, _ in ranked]),
     removal=_removal(layer_removal),
   )
-
-
-def class_counts(confusion: ConfusionMatrix) -> np.ndarray:
-  """The counts by class index, int64 `[C, C]`, row = ground truth; ignored ids are left out."""
-  label_set, indices = confusion.label_set, np.arange(len(confusion.counts), dtype=np.uint8)
-  classes = label_set.encode(indices, 'label ids') if is_cityscapes(label_set) else indices
-  is_class = (classes[:, None] == np.arange(label_set.num_classes)).astype(np.int64)
-  return is_class.T @ confusion.counts @ is_class
 
 
 def _class_rows(scores: Scores, counts: np.ndarray, label_set: LabelSet) -> list[dict[str, Any]]:
@@ -241,7 +233,7 @@ def _removal(analysis: Analysis) -> dict[str, Any]:
 
 
 def _photos(analysis: Analysis, alt: str) -> list[tuple[str, Picture]]:
-  """The pictures of an analysis, each with its image id as its file's name has it (KIND_NUMBER_ID.png)."""
+  """The pictures of an analysis, each with its image id, taken from its name (KIND_NUMBER_ID.png)."""
   return [
     (re.sub(r'^[a-z]+_\d+_|\.png$', '', name), analysis_photo(analysis.pictures[name], f'{alt}: {name}'))
     for name in analysis.data['pictures']
@@ -249,7 +241,7 @@ def _photos(analysis: Analysis, alt: str) -> list[tuple[str, Picture]]:
 
 
 def _fields(tree: dict[str, Any]) -> list[tuple[str, str]]:
-  """The values of nested data as text by their full names, as `--config.NAME=VALUE` has them."""
+  """The values of nested data as text by their full names, as in `--config.NAME=VALUE`."""
   return [
     (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     for name, value in flatten_dict(tree, sep='.').items()

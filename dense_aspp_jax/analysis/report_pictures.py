@@ -7,17 +7,17 @@ import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dense_aspp_jax.analysis.figures import svg
 from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.datasets.images import decode_image
 from dense_aspp_jax.datasets.resize import resize_image, resize_label
 from dense_aspp_jax.evaluation.evaluate import BatchPredictor, predict_split
 from dense_aspp_jax.evaluation.metrics import is_cityscapes
-from dense_aspp_jax.evaluation.pictures import overlay
+from dense_aspp_jax.evaluation.pictures import Classes, Rgb, overlay
 from dense_aspp_jax.labels import CITYSCAPES_19, IGNORE_LABEL, LabelSet
 
 WRONG_COLOR = (226, 52, 30)
@@ -41,9 +41,9 @@ class Example(NamedTuple):
   """One image of the gallery."""
 
   image_id: str
-  image: np.ndarray  # RGB, uint8 [h, w, 3]
-  label: np.ndarray  # ground truth, class indices and IGNORE_LABEL, uint8 [H, W]
-  prediction: np.ndarray  # class indices, uint8 [H, W]
+  image: Rgb
+  label: Classes  # ground truth, at its own size
+  prediction: Classes  # of equal size
 
   def pixel_accuracy(self, label_set: LabelSet) -> float | None:
     """Pixel accuracy of this image as in `Scores`, 0..1; None without a pixel that is scored."""
@@ -69,7 +69,7 @@ class Example(NamedTuple):
     alt = f'{self.image_id}: the prediction overlaid on the image'
     return photo(overlay(image, prediction, label_set, alpha=0.6), alt)
 
-  def _at_one_size(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  def _at_one_size(self) -> tuple[Rgb, Classes, Classes]:
     """Image, ground truth and prediction at the size of the ground truth, made smaller if it is wide."""
     size = _at_most(self.label.shape, _MAX_WIDTH)
     return resize_image(self.image, size), resize_label(self.label, size), resize_label(self.prediction, size)
@@ -78,14 +78,9 @@ class Example(NamedTuple):
 def predict_examples(
   predictor: BatchPredictor, split: Sequence[CachedExample], label_set: LabelSet, count: int, batch_size: int
 ) -> list[Example]:
-  """Predicts some images, evenly spread over a split.
+  """Predicts up to `count` images, evenly spread over a split.
 
-  Args:
-    predictor: The network.
-    split: Images at the network's input size with native label ids.
-    label_set: What the class indices mean.
-    count: How many; fewer where the split has fewer.
-    batch_size: Images per call; that of the evaluation needs no new compilation.
+  With the `batch_size` of the evaluation no new compilation is needed.
   """
   count = min(count, len(split))
   chosen = [split[(2 * i + 1) * len(split) // (2 * count)] for i in range(count)]
@@ -95,17 +90,8 @@ def predict_examples(
   ]
 
 
-def error_picture(image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-  """Colours the wrong pixels over the greyed image, and the ignored ones in another colour.
-
-  Args:
-    image: RGB, uint8 `[h, w, 3]`.
-    label: Ground truth, uint8 `[h, w]`; `IGNORE_LABEL` is ignored.
-    prediction: Class indices, uint8 `[h, w]`.
-
-  Returns:
-    RGB, uint8 `[h, w, 3]`.
-  """
+def error_picture(image: Rgb, label: Classes, prediction: Classes) -> Rgb:
+  """Colours the wrong and the ignored pixels over the image turned grey."""
   ignored = label == IGNORE_LABEL
   wrong = (label != prediction) & ~ignored
   picture = np.repeat(0.6 * image.mean(axis=-1, keepdims=True) + 80, 3, axis=-1)
@@ -114,22 +100,25 @@ def error_picture(image: np.ndarray, label: np.ndarray, prediction: np.ndarray) 
   return np.rint(picture).astype(np.uint8)
 
 
-def photo(image: np.ndarray, alt: str) -> Picture:
-  """A picture (RGB, uint8 `[h, w, 3]`) as a JPEG with colours at full resolution."""
+def photo(image: Rgb, alt: str) -> Picture:
+  """A picture as a JPEG with colours at full resolution."""
   return _encoded(Image.fromarray(image), alt, 'jpeg', quality=_JPEG_QUALITY, subsampling=0)
 
 
-def label_map(labels: np.ndarray, label_set: LabelSet, alt: str) -> Picture:
-  """Class indices (uint8 `[h, w]`) in the colours of their classes, as a PNG with a palette."""
+def label_map(labels: Classes, label_set: LabelSet, alt: str) -> Picture:
+  """Class indices in the colours of their classes, as a PNG with a palette."""
   picture = Image.fromarray(labels)
   picture.putpalette(label_set.colors.tobytes())
   return _encoded(picture, alt, 'png')
 
 
 def plot(figure: Figure, alt: str) -> Picture:
-  """A figure as an SVG."""
+  """A figure as an SVG, the same for the same figure; text is drawn as paths and needs no font."""
+  buffer = io.BytesIO()
+  with matplotlib.rc_context({'svg.fonttype': 'path', 'svg.hashsalt': 'report'}):
+    figure.savefig(buffer, format='svg', metadata={'Date': None})
   width, height = (round(_SVG_PIXELS_PER_INCH * inches) for inches in figure.get_size_inches())
-  return Picture(_data_uri('svg+xml', svg(figure)), alt, width, height)
+  return Picture(_data_uri('svg+xml', buffer.getvalue()), alt, width, height)
 
 
 def analysis_plot(png: bytes, alt: str) -> Picture:
@@ -139,7 +128,7 @@ def analysis_plot(png: bytes, alt: str) -> Picture:
 
 
 def analysis_photo(png: bytes, alt: str) -> Picture:
-  """A picture with photographs that an analysis wrote: no wider than needed, as the smaller file."""
+  """A picture with photographs that an analysis wrote: as it is or as a JPEG, whichever is smaller."""
   image = decode_image(png, alt)
   smaller = photo(resize_image(image, _at_most(image.shape[:2], _MAX_ANALYSIS_WIDTH)), alt)
   return min(smaller, analysis_plot(png, alt), key=lambda picture: len(picture.uri))

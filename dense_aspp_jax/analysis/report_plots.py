@@ -15,8 +15,8 @@ from matplotlib.ticker import PercentFormatter
 from dense_aspp_jax.analysis.figures import MOST_NUMBERED, draw_matrix, literal
 from dense_aspp_jax.labels import LabelSet
 
-_INK, _LINE, _GRID, _TRAIN, _VALIDATION = '#1f2933', '#9aa5b1', '#e3e8ee', '#0f766e', '#c2410c'
-_MEAN_COLORS = (_VALIDATION, '#6d5bd0')  # the mean that ranks checkpoints, and with void
+_INK, _LINE, _GRID = '#1f2933', '#9aa5b1', '#e3e8ee'
+_TRAIN, _VALIDATION, _SECOND = '#0f766e', '#c2410c', '#6d5bd0'
 _SHADES = LinearSegmentedColormap.from_list('shades', ['#ffffff', '#9fd3cb', '#0f766e', '#083d3a'])
 _PANEL = (4.0, 2.4)  # inches; small, so that text stays readable on a phone
 _POINTS_OF_MEAN = 60
@@ -38,13 +38,12 @@ def training_figures(lines: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
     Figure by title: loss, mean IoU, pixel accuracy, learning rate; those of which nothing was logged are left
     out.
   """
-  means = list(dict.fromkeys(name for line in lines for name in line if name.startswith('mean_iou')))
-  labels = [MEAN_NAMES.get(name, name) for name in means]
+  means = dict.fromkeys(name for line in lines for name in line if name.startswith('mean_iou'))
   iou = [
-    (n, 'validation', *label_color) for n, *label_color in zip(means, labels, _MEAN_COLORS, strict=False)
+    (name, 'validation', MEAN_NAMES.get(name, name), color)
+    for name, color in zip(means, (_VALIDATION, _SECOND), strict=False)
   ]
-  for name, label in list(zip(means, labels, strict=True))[:1]:  # the one that ranks checkpoints
-    iou.append((name, 'validation_ema', f'{label}, averaged weights', _TRAIN))
+  iou += [(name, 'validation_ema', f'{label}, averaged weights', _TRAIN) for name, _, label, _ in iou[:1]]
   panels = {
     'Loss': [('loss', 'train', 'training', _TRAIN)],
     'Mean IoU on the validation split': iou,
@@ -90,13 +89,7 @@ def _draw_series(axes: Axes, points: np.ndarray, label: str, color: str, noisy: 
 
 
 def iou_figure(iou: Mapping[str, float | None], mean_iou: float, label_set: LabelSet) -> Figure:
-  """Draws a bar per class in the class's colour, best first, and a line at the mean.
-
-  Args:
-    iou: IoU, 0..1, by class name; classes without one (None) get no bar.
-    mean_iou: 0..1.
-    label_set: Has the colours.
-  """
+  """Draws a bar for each class with an IoU (0..1), in its colour, best first, and a line at the mean."""
   colors = {c.name: np.array(c.color) / 255 for c in label_set.classes}
   names, values = zip(*sorted_iou(iou), strict=True)
   percent = [100 * value for value in values]
@@ -125,14 +118,9 @@ def sorted_iou(iou: Mapping[str, float | None]) -> list[tuple[str, float]]:
 
 
 def confusion_figure(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
-  """Draws where the pixels of each class went.
+  """Draws a confusion matrix: pixels, int64 `[C, C]`, row = ground truth, column = prediction.
 
-  Args:
-    counts: Pixels, int64 `[C, C]`, row = ground truth, column = prediction.
-    class_names: By class index.
-
-  Returns:
-    A matrix whose rows add up to 100 %; the row of a class without pixels is empty.
+  Rows add up to 100 %; that of a class without pixels is empty.
   """
   shares, num_classes = 100 * row_shares(counts), len(class_names)
   size = 1.9 + max(num_classes, 6) * (0.34 if num_classes <= MOST_NUMBERED else 0.15)  # inches

@@ -1,11 +1,11 @@
-"""Feature similarity: which pixels, and which classes, a network sees alike.
+"""Feature similarity: which pixels, and which classes, a network represents alike.
 
 Slides, "Feature similarity": for each label present in the ground truth, the mean feature vector over its
 pixels, and the cosine similarity of every pixel's feature vector with that mean, as a heat map.
 
-A pixel of the label has the feature vector that bilinear upsampling gives it, on the grid of the logits (see
-`SegmentationModel`). Upsampling is linear, so a class's mean is taken on the small feature map: the sum over
-the pixels of a mask M of the upsampled features U f equals the sum of (U^T M) f.
+A label pixel's feature vector is that of the bilinearly upsampled feature map, on the grid of the logits (see
+`SegmentationModel`). Upsampling is linear, so the mean of a class is taken on the small feature map: the sum
+over the pixels of a mask M of the upsampled features U f equals the sum of (U^T M) f.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float, Float32, Float64, Int, Int32, UInt8
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
@@ -71,10 +72,7 @@ def layer_features(
     mutable=['intermediates'],
     capture_intermediates=lambda module, method: module.path == path and method == '__call__',
   )
-  found = captured['intermediates']
-  for name in path:
-    found = found[name]
-  (output,) = found['__call__']
+  (output,) = flatten_dict(captured['intermediates'])[*path, '__call__']
   features = output.last if layer == 'extractor' else output
   return features[0].astype(jnp.float32)
 
@@ -87,14 +85,8 @@ def class_feature_sums(
 ) -> tuple[Float32[Array, 'k c'], Int32[Array, ' k']]:
   """Sums the upsampled features over the pixels of each class, without upsampling them.
 
-  Args:
-    features: Feature map.
-    labels: Class indices; values of `num_classes` and above belong to no class.
-    scale: Label pixels per feature pixel, vertically and horizontally.
-    num_classes: Number of classes k.
-
-  Returns:
-    The sums, and the number of pixels of each class.
+  The scale is label pixels per feature pixel, vertically and horizontally. Label values of `num_classes` and
+  above belong to no class. Returns the sums, and the number of pixels of each class.
   """
   rows, columns = map(bilinear_matrix, features.shape, labels.shape, scale)
 
@@ -114,14 +106,8 @@ def similarity_maps(
 ) -> Float32[Array, 'k h w']:
   """Cosine similarity of every pixel's upsampled feature vector with each of k vectors.
 
-  Args:
-    features: Feature map.
-    vectors: What the pixels are compared with.
-    size: Height and width of the maps.
-    scale: Map pixels per feature pixel, vertically and horizontally.
-
-  Returns:
-    Values in -1..1; 0 where either vector is zero.
+  The scale is map pixels per feature pixel, vertically and horizontally. Values are in -1..1, and 0 where
+  either vector is zero.
   """
   rows, columns = map(bilinear_matrix, features.shape, size, scale)
   # The product with a vector commutes with upsampling; the norm does not.
@@ -160,11 +146,7 @@ def _interpolate(rows, maps, columns):
 
 
 def cosine_matrix(sums: Float64[np.ndarray, 'k c'], counts: Int[np.ndarray, ' k']) -> np.ndarray:
-  """Cosine similarity of the mean feature vectors of each two classes.
-
-  Args:
-    sums: Sum of the feature vectors of each class.
-    counts: Its pixels.
+  """Cosine similarity of the mean feature vectors of each two classes, from their sums and pixel counts.
 
   Returns:
     float64 `[k, k]`; NaN for a class without pixels, 0 where a mean is the zero vector.
@@ -177,12 +159,7 @@ def cosine_matrix(sums: Float64[np.ndarray, 'k c'], counts: Int[np.ndarray, ' k'
 
 
 def most_confused(matrix: np.ndarray, class_names: Sequence[str], count: int) -> list[dict[str, Any]]:
-  """Up to `count` pairs of different classes with the highest cosine, highest first.
-
-  Args:
-    matrix: From `cosine_matrix`; pairs that are NaN are left out.
-    class_names: Names by class index.
-    count: How many.
+  """Up to `count` pairs of different classes with the highest cosine (not NaN), highest first.
 
   Returns:
     `[{'classes': [a, b], 'cosine': x}, ...]`.
@@ -279,17 +256,13 @@ def analyse_similarity(
 
 
 def similarity_figure(
-  image: np.ndarray, labels: np.ndarray, maps: np.ndarray, label_set: LabelSet, title: str
+  image: UInt8[np.ndarray, 'h w 3'],
+  labels: UInt8[np.ndarray, 'lh lw'],
+  maps: Float32[np.ndarray, 'k lh lw'],
+  label_set: LabelSet,
+  title: str,
 ) -> Figure:
-  """Draws image, ground truth, and the heat map of each class that is present, its pixels outlined.
-
-  Args:
-    image: RGB, uint8 `[h, w, 3]`.
-    labels: Class indices, uint8 `[H, W]`.
-    maps: Cosine similarities by class index, `[k, H, W]`.
-    label_set: Has the names and colours.
-    title: Stands above everything.
-  """
+  """Draws image, ground truth, and the heat map of each class that is present, its pixels outlined."""
   present = np.unique(labels[labels < label_set.num_classes]).tolist()
   num_rows = -(-(2 + len(present)) // _COLUMNS)
   panel_height = _PANEL_WIDTH * labels.shape[0] / labels.shape[1]
@@ -298,8 +271,10 @@ def similarity_figure(
   axes = figure.subplots(num_rows, _COLUMNS, squeeze=False).ravel()
   for axis in axes:
     axis.set_axis_off()
-  panels = {'image': resize_image(image, labels.shape), 'ground truth': label_set.colors[labels]}
-  for axis, (caption, picture) in zip(axes, panels.items(), strict=False):
+  names, colors = label_set.class_names, label_set.colors
+  for axis, picture, caption in zip(
+    axes, (resize_image(image, labels.shape), colors[labels]), ('image', 'ground truth'), strict=False
+  ):
     axis.imshow(picture)
     axis.set_title(caption, fontsize=10)
   for axis, index in zip(axes[2:], present, strict=False):
@@ -307,35 +282,23 @@ def similarity_figure(
     heat = axis.imshow(maps[index], **_COLORS)
     if not mask.all():
       axis.contour(mask, levels=[0.5], colors='black', linewidths=0.6)
-    caption = f'{label_set.class_names[index]} ({100 * mask.mean():.1f} % of pixels)'
+    caption = f'{names[index]} ({100 * mask.mean():.1f} % of pixels)'
     axis.set_title(caption, fontsize=10, parse_math=False)
   if present:
     figure.colorbar(heat, ax=axes, shrink=0.8, aspect=30, pad=0.01, label='cosine similarity')
-  colors = {label_set.class_names[i]: label_set.colors[i] for i in present}
+  shown = {names[i]: colors[i] for i in present}
   if (labels == IGNORE_LABEL).any():
-    colors['ignored'] = label_set.colors[IGNORE_LABEL]
-  figure.legend(
-    handles=[Patch(color=color / 255) for color in colors.values()],
-    labels=literal(colors),
-    loc='outside lower center',
-    ncols=min(10, len(colors)),
-    fontsize=9,
-    frameon=False,
-  )
+    shown['ignored'] = colors[IGNORE_LABEL]
+  patches = [Patch(color=color / 255) for color in shown.values()]
+  style = dict(loc='outside lower center', ncols=min(10, len(shown)), fontsize=9, frameon=False)
+  figure.legend(patches, literal(shown), **style)
   return figure
 
 
 def matrix_figure(
   matrix: np.ndarray, class_names: Sequence[str], confused: Sequence[Sequence[str]], layer: str
 ) -> Figure:
-  """Draws the class-by-class matrix with its values; the most confused pairs are framed.
-
-  Args:
-    matrix: Cosines, `[k, k]`; NaN for absent classes.
-    class_names: Names by class index.
-    confused: Pairs of class names.
-    layer: Name of the layer, for the title.
-  """
+  """Draws a `cosine_matrix` of a layer with its values; the most confused pairs of classes are framed."""
 
   def text(value: float) -> str:
     return f'{value:z.2f}'.replace('0.', '.') if np.isfinite(value) else ''

@@ -156,13 +156,19 @@ def score_confusion(counts: Int64[np.ndarray, 'n n'], label_set: LabelSet) -> Sc
   official = class_scores(counts, [c.ids[0] for c in CITYSCAPES_19.classes], CITYSCAPES_19.class_names)
   means, iou = {'mean_iou_19': official.mean_iou, 'mean_iou_20': None}, dict(official.iou)
   if label_set == CITYSCAPES_20:
-    classes = CITYSCAPES_20.encode(np.arange(NUM_CITYSCAPES_IDS, dtype=np.uint8), 'label ids')
-    is_class = (classes[:, None] == np.arange(CITYSCAPES_20.num_classes)).astype(np.int64)
-    of_20 = class_scores(is_class.T @ counts @ is_class, range(20), CITYSCAPES_20.class_names)
+    of_20 = class_scores(class_counts(counts, label_set), range(20), CITYSCAPES_20.class_names)
     means['mean_iou_20'] = of_20.mean_iou
     void = CITYSCAPES_20.class_names[-1]
     iou[void] = of_20.iou[void]
   return Scores(means, official.pixel_accuracy, iou)
+
+
+def class_counts(counts: Int64[np.ndarray, 'n n'], label_set: LabelSet) -> Int64[np.ndarray, 'c c']:
+  """The `counts` of a `ConfusionMatrix` by class index; ignored ids are left out."""
+  indices = np.arange(len(counts), dtype=np.uint8)
+  classes = label_set.encode(indices, 'label ids') if is_cityscapes(label_set) else indices
+  is_class = (classes[:, None] == np.arange(label_set.num_classes)).astype(np.int64)
+  return is_class.T @ counts @ is_class
 
 
 def class_scores(counts: Int64[np.ndarray, 'n n'], scored: Sequence[int], names: Sequence[str]) -> Scores:

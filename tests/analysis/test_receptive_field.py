@@ -207,7 +207,7 @@ def test_squares_stand_where_the_fields_are():
     'extractor, theoretical: 21 px': (20, 10, 21, 21),  # the cascade's is larger than the image
   }
   assert squares(right) == {
-    'image: 60 x 40 px': (-0.5, -0.5, 60, 40),
+    'image: 40x60 px': (-0.5, -0.5, 60, 40),
     'with the cascade, theoretical': (-4, -14, 69, 69),
     'extractor, theoretical': (20, 10, 21, 21),
     '99% of the gradient': (24.5, 14.5, 12, 12),
