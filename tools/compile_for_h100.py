@@ -187,17 +187,14 @@ def kernel_calls(layer: Layer) -> Iterator[tuple[str, jax.stages.Wrapped, tuple[
   conv_kernel = bfloat16((3, 3, layer.bottleneck, layer.growth))
   mask = jax.ShapeDtypeStruct(layer.maps, bool) if layer.masked else None
 
-  if gpu_1x1.supports_bn_relu_dot(features, kernel):
+  if gpu_1x1.supports(features, kernel):
     yield 'bn_relu_dot', jax.jit(gpu_1x1.bn_relu_dot), (features, first, kernel, mask)
     yield 'bn_relu_dot_relu', jax.jit(gpu_1x1.bn_relu_dot_relu), (features, first, kernel, second)
-    backward = jax.jit(gpu_1x1.bn_relu_dot_backward, donate_argnums=1)
-    yield 'bn_relu_dot_backward', backward, (features, features, first, kernel, z)
-
-  def conv_backward(z: Any, affine: Affine, kernel: Any, *rest: Any) -> Any:
-    return gpu_3x3.bn_relu_conv_backward(z, affine, kernel, layer.dilation, *rest)
-
-  if gpu_3x3.supports_bn_relu_conv_backward(z, conv_kernel):
-    yield 'bn_relu_conv_backward', jax.jit(conv_backward), (z, second, conv_kernel, mask, y)
+    backward = jax.jit(gpu_1x1.bn_relu_dot_backward, donate_argnums=4)
+    yield 'bn_relu_dot_backward', backward, (features, first, kernel, z, features)
+  if gpu_3x3.supports(z, conv_kernel):
+    backward = jax.jit(functools.partial(gpu_3x3.bn_relu_conv_backward, dilation=layer.dilation))
+    yield 'bn_relu_conv_backward', backward, (z, second, conv_kernel, mask, y)
 
 
 def kernel_reports(layer_name: str, layer: Layer, mesh: Mesh) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.models.fused.depthwise import depthwise_convolution
-from dense_aspp_jax.models.fused.statistics import Affine, Moments, normalization
+from dense_aspp_jax.models.fused.statistics import EPSILON, Affine, Moments, normalization
 
 # 'fused' is the default. 'reference' computes layer by layer, as the network is defined, with the same
 # variables: tests compare the two, and analyses that look inside a network use it.
@@ -97,7 +97,7 @@ class BatchNorm(nn.BatchNorm):
   """
 
   momentum: float = MOMENTUM
-  epsilon: float = 1e-5
+  epsilon: float = EPSILON
   use_fast_variance: bool = False  # E[x^2] - E[x]^2 cancels: at mean 1e4 it gives variance 0 in float32
 
   def __call__(

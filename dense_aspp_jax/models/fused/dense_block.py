@@ -25,9 +25,11 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from dense_aspp_jax.models.fused.ops import CHOSEN, Mask, Primitives, convolution_3x3
+from dense_aspp_jax.models.fused import ops
+from dense_aspp_jax.models.fused.gpu_tiles import Mask
 from dense_aspp_jax.models.fused.space_to_batch import batch_to_space, padding_mask, space_to_batch
 from dense_aspp_jax.models.fused.statistics import (
+  EPSILON,
   Affine,
   Moments,
   accumulation_dtype,
@@ -63,14 +65,10 @@ class DenseBlockPlan(NamedTuple):
   Attributes:
     dilations: Of each layer's 3x3 convolution, in the layout that it runs in.
     phases: The block runs on phases x phases images, see `space_to_batch`; 1: on the images as they are.
-    epsilon: Of every BN.
-    primitives: The operations that it is made of.
   """
 
   dilations: tuple[int, ...]
   phases: int = 1
-  epsilon: float = 1e-5
-  primitives: Primitives = CHOSEN
 
 
 class _Saved(NamedTuple):
@@ -134,15 +132,15 @@ def dense_block_inference(
 
 
 def _inference_local(plan, x, layers):
-  size, channels, dtype, run = x.shape[1:3], x.shape[3], x.dtype, plan.primitives
+  size, channels, dtype = x.shape[1:3], x.shape[3], x.dtype
   features, mask, growth = _buffer(plan, x, layers)
   for layer, dilation in zip(layers, plan.dilations, strict=True):
     kernel2 = layer.kernel2.astype(dtype)
     if layer.kernel1 is None:
-      y = run.bn_relu_conv(features[..., :channels], layer.affine, kernel2, dilation, mask)
+      y = ops.bn_relu_conv(features[..., :channels], layer.affine, kernel2, mask, dilation=dilation)
     else:
-      z = run.bn_relu_dot_relu(features, layer.affine, layer.kernel1.astype(dtype), layer.second)
-      y = convolution_3x3(_masked(z, mask), kernel2, dilation)
+      z = ops.bn_relu_dot_relu(features, layer.affine, layer.kernel1.astype(dtype), layer.second)
+      y = ops.convolution_3x3(_masked(z, mask), kernel2, dilation=dilation)
     if layer.bias2 is not None:
       y = y + layer.bias2.astype(dtype)
     features = lax.dynamic_update_slice(features, y, (0, 0, 0, channels))
@@ -210,23 +208,26 @@ def _buffer(plan: DenseBlockPlan, x: Array, layers: Sequence[Any]) -> tuple[Arra
 
 def _forward_local(plan, axes, x, x_moments, layers):
   """The forward pass over one device's images."""
-  size, channels, dtype, run = x.shape[1:3], x.shape[3], x.dtype, plan.primitives
+  size, channels, dtype = x.shape[1:3], x.shape[3], x.dtype
   features, mask, growth = _buffer(plan, x, layers)
   saved = _Saved(features, x_moments, [], [])
   for layer, dilation in zip(layers, plan.dilations, strict=True):
-    affine = normalization(layer.norm1, channels, x_moments, plan.epsilon)
+    affine = normalization(layer.norm1, channels, x_moments, EPSILON)
     z, z_moments = features[..., :channels], None
     if layer.kernel1 is not None:
-      z, z_moments = run.bn_relu_dot(features, affine, layer.kernel1.astype(dtype), mask)
+      z, z_moments = ops.bn_relu_dot(features, affine, layer.kernel1.astype(dtype), mask)
       z_moments = merged_moments(z_moments, axes)
-      affine = normalization(layer.norm2, z.shape[-1], z_moments, plan.epsilon)
+      affine = normalization(layer.norm2, z.shape[-1], z_moments, EPSILON)
     saved.bottlenecks.append(None if layer.kernel1 is None else z)
     saved.bottleneck_moments.append(z_moments)
-    y = run.bn_relu_conv(z, affine, layer.kernel2.astype(dtype), dilation, mask)
-    y = _add_bias_and_drop(y, layer, plan.phases)
+    y = ops.bn_relu_conv(z, affine, layer.kernel2.astype(dtype), mask, dilation=dilation)
+    if layer.bias2 is not None:
+      y = y + layer.bias2.astype(dtype)
+    if layer.kept is not None:
+      y = y * _kept_by_phase(layer, plan.phases).astype(dtype)
     features = lax.dynamic_update_slice(features, y, (0, 0, 0, channels))
     y_moments = merged_moments(moments(y, mask), axes)
-    x_moments = Moments(*(jnp.concatenate(pair) for pair in zip(x_moments, y_moments, strict=True)))
+    x_moments = jax.tree.map(lambda *pair: jnp.concatenate(pair), x_moments, y_moments)
     channels += growth
   saved = saved._replace(features=features, feature_moments=x_moments)
   return (batch_to_space(features, plan.phases, size), x_moments, saved.bottleneck_moments), saved
@@ -244,7 +245,7 @@ def _backward_local(plan, axes, saved, layers, gradient, moments_gradient):
     moments_gradient: Gradients of their moments.
   """
   batch, size, channels = gradient.shape[0], gradient.shape[1:3], gradient.shape[3]
-  dtype, run = gradient.dtype, plan.primitives
+  dtype = gradient.dtype
   mask = padding_mask(batch, size, plan.phases)
   growth = layers[0].kernel2.shape[3]
   count = math.prod(gradient.shape[:3]) * (jax.lax.axis_size(axes) if axes else 1)
@@ -254,47 +255,43 @@ def _backward_local(plan, axes, saved, layers, gradient, moments_gradient):
     layer, dilation, z = layers[index], plan.dilations[index], saved.bottlenecks[index]
     end, channels = channels, channels - growth
     # All readers of this layer's output are done: what came through the moments is due now.
-    y = features[..., channels:end]
     through_moments = _through_moments(
-      y,
-      Moments(*(m[channels:] for m in _prefix(saved.feature_moments, end))),
-      Moments(*(m[channels:] for m in moments_gradient)),
+      features[..., channels:end],
+      _channels(saved.feature_moments, channels, end),
+      _channels(moments_gradient, channels, end),
       count,
     )
     gy = buffer[..., channels:end].astype(through_moments.dtype) + through_moments
     gy = _masked(gy, mask).astype(dtype)
-    bias2 = None
+    bias2, kernel1, norm1, norm2 = None, None, None, None
     if layer.kept is not None:
       gy = gy * _kept_by_phase(layer, plan.phases).astype(dtype)
     if layer.bias2 is not None:
       bias2 = jnp.sum(gy, (0, 1, 2), dtype=accumulation_dtype(dtype))
-    x_moments = _prefix(saved.feature_moments, channels)
-    affine = normalization(layer.norm1, channels, x_moments, plan.epsilon)
-    kernel2, kernel1, norm1, norm2 = layer.kernel2.astype(dtype), None, None, None
+    x_moments = _channels(saved.feature_moments, 0, channels)
+    affine = normalization(layer.norm1, channels, x_moments, EPSILON)
+    kernel2 = layer.kernel2.astype(dtype)
     if layer.kernel1 is None:
       x = features[..., :channels]
-      g, kernel2_gradient, sums = run.bn_relu_conv_backward(x, affine, kernel2, dilation, mask, gy)
+      g, kernel2_gradient, sums = ops.bn_relu_conv_backward(x, affine, kernel2, mask, gy, dilation=dilation)
       added = buffer[..., :channels].astype(affine.scale.dtype) + g.astype(affine.scale.dtype) * affine.scale
       buffer = lax.dynamic_update_slice(buffer, added.astype(dtype), (0, 0, 0, 0))
     else:
       z_moments = saved.bottleneck_moments[index]
-      affine2 = normalization(layer.norm2, z.shape[-1], z_moments, plan.epsilon)
-      g, kernel2_gradient, sums = run.bn_relu_conv_backward(z, affine2, kernel2, dilation, mask, gy)
-      norm2, z_moments_gradient = _norm_gradients(sums, affine2, z_moments, axes, plan.epsilon)
-      gz = g.astype(affine2.scale.dtype) * affine2.scale + _through_moments(
-        z, z_moments, z_moments_gradient, count
-      )
+      affine2 = normalization(layer.norm2, z.shape[-1], z_moments, EPSILON)
+      g, kernel2_gradient, sums = ops.bn_relu_conv_backward(z, affine2, kernel2, mask, gy, dilation=dilation)
+      norm2, z_moments_gradient = _norm_gradients(sums, affine2, z_moments, axes)
+      gz = g.astype(affine2.scale.dtype) * affine2.scale
+      gz = gz + _through_moments(z, z_moments, z_moments_gradient, count)
       gz = _masked(gz, mask).astype(dtype)
-      buffer, kernel1, sums = run.bn_relu_dot_backward(
-        features, buffer, affine, layer.kernel1.astype(dtype), gz
-      )
-    moments_gradient = _prefix(moments_gradient, channels)
+      kernel1 = layer.kernel1.astype(dtype)
+      buffer, kernel1, sums = ops.bn_relu_dot_backward(features, affine, kernel1, gz, buffer)
+    moments_gradient = _channels(moments_gradient, 0, channels)
     if layer.norm1 is not None:
-      norm1, x_moments_gradient = _norm_gradients(sums, affine, x_moments, axes, plan.epsilon)
-      moments_gradient = Moments(*(a + b for a, b in zip(moments_gradient, x_moments_gradient, strict=True)))
-    kept = None if layer.kept is None else jnp.zeros_like(layer.kept)
+      norm1, x_moments_gradient = _norm_gradients(sums, affine, x_moments, axes)
+      moments_gradient = jax.tree.map(jnp.add, moments_gradient, x_moments_gradient)
     local[index] = (kernel1, kernel2_gradient, bias2)
-    whole[index] = (norm1, norm2, kept)
+    whole[index] = (norm1, norm2, None if layer.kept is None else jnp.zeros_like(layer.kept))
   if axes:
     local = lax.psum(local, axes)
   gradients = [
@@ -306,11 +303,11 @@ def _backward_local(plan, axes, saved, layers, gradient, moments_gradient):
 
 
 def _norm_gradients(
-  sums: tuple[Array, Array], affine: Affine, x_moments: Moments, axes: tuple[str, ...], epsilon: float
+  sums: tuple[Array, Array], affine: Affine, x_moments: Moments, axes: tuple[str, ...]
 ) -> tuple[tuple[Array, Array], Moments]:
   """Gradients of a BN's scale and bias and of the moments it used, from sums over its output's gradient."""
   gradient, centred = lax.psum(sums, axes) if axes else sums
-  inverse_deviation = lax.rsqrt(x_moments.variance + epsilon)
+  inverse_deviation = lax.rsqrt(x_moments.variance + EPSILON)
   moments_gradient = Moments(-affine.scale * gradient, -0.5 * affine.scale * inverse_deviation**2 * centred)
   return (centred * inverse_deviation, gradient), moments_gradient
 
@@ -321,8 +318,8 @@ def _through_moments(x: Array, x_moments: Moments, gradient: Moments, count: int
   return gradient.mean / count + centred * (gradient.variance * (2 / count))
 
 
-def _prefix(values: Moments, channels: int) -> Moments:
-  return Moments(*(value[:channels] for value in values))
+def _channels(values: Moments, start: int, stop: int) -> Moments:
+  return jax.tree.map(lambda value: value[start:stop], values)
 
 
 def _masked(x: Array, mask: Mask) -> Array:
@@ -331,11 +328,3 @@ def _masked(x: Array, mask: Mask) -> Array:
 
 def _kept_by_phase(layer: DenseLayerArrays, phases: int) -> Array:
   return jnp.tile(layer.kept, (phases**2, 1, 1, 1))
-
-
-def _add_bias_and_drop(y: Array, layer: DenseLayerArrays, phases: int) -> Array:
-  if layer.bias2 is not None:
-    y = y + layer.bias2.astype(y.dtype)
-  if layer.kept is not None:
-    y = y * _kept_by_phase(layer, phases).astype(y.dtype)
-  return y

@@ -1,4 +1,4 @@
-"""The kernel for NVIDIA GPUs of the backward pass of a dense block's 3x3 convolution; see `gpu_1x1`."""
+"""The kernel for NVIDIA GPUs of the backward pass of a dense block's 3x3 convolution."""
 
 from __future__ import annotations
 
@@ -11,19 +11,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Bool, Float, Int
 
-from dense_aspp_jax.models.fused.gpu_1x1 import (
-  PROGRAMS,
-  Maps,
-  Mask,
-  Sums,
-  Tile,
-  largest_tile,
-  load,
-  span,
-  store,
-  sum_of_parts,
-  triton,
-)
+from dense_aspp_jax.models.fused import gpu_tiles as tl
+from dense_aspp_jax.models.fused.gpu_tiles import Maps, Mask, Sums, Tile, triton
 from dense_aspp_jax.models.fused.statistics import Affine
 
 # For 128 -> 32 channels in bfloat16. Not timed: two programs fit a multiprocessor's registers and shared
@@ -41,7 +30,7 @@ class Taps(NamedTuple):
   inside: Bool[Array, ' size']
 
 
-def supports_bn_relu_conv_backward(z: Maps, kernel: Float[Array, '3 3 ci k']) -> bool:
+def supports(z: Maps, kernel: Float[Array, '3 3 ci k']) -> bool:
   """Whether a GPU is to run `bn_relu_conv_backward`, not its XLA form, for these shapes and types."""
   channels, growth = kernel.shape[2:]
   fits = growth <= 32 and channels <= 128 and channels % BACKWARD_TILE.columns == 0
@@ -52,41 +41,40 @@ def bn_relu_conv_backward(
   z: Maps,
   affine: Affine,
   kernel: Float[Array, '3 3 ci k'],
-  dilation: int,
   mask: Mask,
   output_gradient: Maps,
   *,
+  dilation: int,
   interpret: bool = False,
 ) -> tuple[Maps, Float[Array, '3 3 ci k'], Sums]:
   """See `ops.bn_relu_conv_backward`."""
   (channels, growth), positions, tile = kernel.shape[2:], math.prod(z.shape[:3]), BACKWARD_TILE
-  size = min(largest_tile(channels), tile.columns)
+  size = min(tl.largest_tile(channels), tile.columns)
   width = _power_of_two(growth)
-  blocks, tiles = channels // size, pl.cdiv(positions, tile.rows)
-  per_program = pl.cdiv(tiles, max(1, PROGRAMS // blocks))
-  programs = pl.cdiv(tiles, per_program)
-  masks = () if mask is None else (mask.reshape(positions),)
+  blocks = channels // size
+  tiles, per_program, programs = tl.split(positions, tile.rows, blocks)
+  masks = [] if mask is None else [mask.reshape(positions)]
 
   def body(z_ref, gy_ref, kernel_ref, mean_ref, scale_ref, bias_ref, *refs):
     *mask_refs, g_ref, parts_ref = refs
     block, program = pl.program_id(0), pl.program_id(1)
-    columns = span(block, size, channels)
+    columns = tl.span(block, size, channels)
     groups = [_taps(first, count, growth) for first, count in _TAP_GROUPS]
-    mean, scale, bias = (load(ref, columns)[:, None] for ref in (mean_ref, scale_ref, bias_ref))
+    mean, scale, bias = (tl.load(ref, columns)[:, None] for ref in (mean_ref, scale_ref, bias_ref))
     weights = [_load_weights(kernel_ref, columns.index, taps, channels) for taps in groups]
 
     def step(index, carry):
       kernel_gradient, s1, s2 = carry
-      rows = span(index, tile.rows, positions)
+      rows = tl.span(index, tile.rows, positions)
       gy = [_load_around(gy_ref, rows.index, taps, dilation, z.shape) for taps in groups]
-      x = load(z_ref, rows, columns).T.astype(jnp.float32) - mean
+      x = tl.load(z_ref, rows, columns).T.astype(jnp.float32) - mean
       pre = x * scale + bias
       if mask_refs:
-        pre = jnp.where(load(mask_refs[0], rows)[None, :], pre, 0.0)
+        pre = jnp.where(tl.load(mask_refs[0], rows)[None, :], pre, 0.0)
       a = jnp.maximum(pre, 0.0).astype(z.dtype)
       g = sum(triton.dot(w, y, trans_b=True) for w, y in zip(weights, gy, strict=True))
       g = jnp.where(pre > 0, g, 0.0)
-      store(g_ref, g.astype(z.dtype), rows, columns, transposed=True)
+      tl.store(g_ref, g.astype(z.dtype), rows, columns, transposed=True)
       kernel_gradient = [total + triton.dot(a, y) for total, y in zip(kernel_gradient, gy, strict=True)]
       return kernel_gradient, s1 + jnp.sum(g, 1), s2 + jnp.sum(g * x, 1)
 
@@ -103,24 +91,16 @@ def bn_relu_conv_backward(
     for number, part in enumerate((s1, s2)):
       triton.store(parts_ref.at[program, channels * (9 * width + number) + columns.index], part)
 
-  g, parts = pl.pallas_call(
+  g, parts = tl.call(
     body,
-    out_shape=(
-      jax.ShapeDtypeStruct((positions, channels), z.dtype),
-      jax.ShapeDtypeStruct((programs, channels * (9 * width + 2)), jnp.float32),
-    ),
+    tile,
+    (tl.flat(z), tl.flat(output_gradient), kernel.reshape(9 * channels, growth), *affine, *masks),
+    (((positions, channels), z.dtype), ((programs, channels * (9 * width + 2)), jnp.float32)),
     grid=(blocks, programs),
-    compiler_params=triton.CompilerParams(num_warps=tile.warps, num_stages=tile.stages),
     interpret=interpret,
     name='bn_relu_conv_backward',
-  )(
-    z.reshape(positions, channels),
-    output_gradient.reshape(positions, growth),
-    kernel.reshape(9 * channels, growth),
-    *affine,
-    *masks,
   )
-  kernel_gradient, sums = sum_of_parts(parts, (3, 3, channels, width), channels)
+  kernel_gradient, sums = tl.sum_of_parts(parts, (3, 3, channels, width), channels)
   return g.reshape(z.shape), kernel_gradient[..., :growth], sums
 
 

@@ -1,7 +1,7 @@
-"""The four operations that a dense block is made of, forward and backward, in the form a device runs best.
+"""The operations that a dense block is made of, forward and backward, in the form a device runs best.
 
-Each has a form of XLA operations, for every device, and most have a kernel for NVIDIA GPUs (`gpu_1x1`,
-`gpu_3x3`); which one is compiled depends on the platform that is compiled for, and on shape and type.
+Each is written here in XLA operations, for every device. Some have a kernel for NVIDIA GPUs too (`gpu_1x1`,
+`gpu_3x3`), which is compiled where the platform compiled for, the shapes and the types are right.
 
 `features` and `gradient` are the block's whole buffers: an operation on a layer of `cin` input channels works
 on the first `cin` of them. `mask` leaves padded positions out (see `space_to_batch`); a position left out
@@ -10,8 +10,8 @@ holds unspecified values in what is returned, except in gradients, where it is 0
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.models.fused import gpu_1x1, gpu_3x3
-from dense_aspp_jax.models.fused.gpu_1x1 import Maps, Mask, Sums
+from dense_aspp_jax.models.fused.gpu_tiles import Maps, Mask, Sums
 from dense_aspp_jax.models.fused.statistics import Affine, Moments, accumulation_dtype, moments
 
 Kernel = Float[Array, '...']
@@ -29,20 +29,54 @@ _POSITIONS = (0, 1, 2)
 _TAPS = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
 
 
+def _or_on_gpu(
+  kernel_form: Callable, supports: Callable[[Maps, Kernel], bool], *, differentiable: bool = False
+) -> Callable[[Callable], Callable]:
+  """Decorates the XLA form of an operation: an NVIDIA GPU runs a kernel instead where that is supported.
+
+  A kernel has no derivative of its own; that of a `differentiable` operation is the XLA form's.
+  """
+
+  def decorate(xla_form: Callable) -> Callable:
+    @functools.wraps(xla_form)
+    def operation(x, affine, kernel, *others, **static):
+      operands = x, affine, kernel, *others
+      if not supports(x, kernel):
+        return xla_form(*operands, **static)
+      forms = {'cuda': kernel_form, 'default': xla_form}
+      return lax.platform_dependent(
+        *operands, **{platform: functools.partial(form, **static) for platform, form in forms.items()}
+      )
+
+    if not differentiable:
+      return operation
+    operation = jax.custom_vjp(operation)
+    operation.defvjp(
+      lambda *operands: (operation(*operands), operands),
+      lambda operands, gradient: jax.vjp(xla_form, *operands)[1](gradient),
+    )
+    return operation
+
+  return decorate
+
+
+@_or_on_gpu(gpu_1x1.bn_relu_dot, gpu_1x1.supports)
 def bn_relu_dot(features: Maps, affine: Affine, kernel: Kernel, mask: Mask) -> tuple[Maps, Moments]:
   """A 1x1 convolution of relu(affine(features)), and the moments of its outcome."""
   z = _dot(_activation(features[..., : len(kernel)], affine), kernel, features.dtype)
   return z, moments(z, mask)
 
 
+@_or_on_gpu(gpu_1x1.bn_relu_dot_relu, gpu_1x1.supports, differentiable=True)
 def bn_relu_dot_relu(features: Maps, affine: Affine, kernel: Kernel, second: Affine) -> Maps:
   """relu(second(z)) of a 1x1 convolution z of relu(affine(features)): both BNs of a layer at once."""
   z = _dot(_activation(features[..., : len(kernel)], affine), kernel, features.dtype)
   return _activation(z, second)
 
 
+@_or_on_gpu(gpu_1x1.bn_relu_dot_backward, gpu_1x1.supports)
 def bn_relu_dot_backward(
-  features: Maps, gradient: Maps, affine: Affine, kernel: Kernel, output_gradient: Maps
+  features: Maps, affine: Affine, kernel: Kernel, output_gradient: Maps, gradient: Maps
 ) -> tuple[Maps, Kernel, Sums]:
   """The backward pass of `bn_relu_dot`, without what flows through its moments and those of its input.
 
@@ -58,18 +92,25 @@ def bn_relu_dot_backward(
   return gradient, _sum_of_products(a, output_gradient), _sums(g, x, affine)
 
 
-def bn_relu_conv(z: Maps, affine: Affine, kernel: Kernel, dilation: int, mask: Mask) -> Maps:
-  """A 3x3 convolution of relu(affine(z)), padded with zeros to keep the size."""
-  return convolution_3x3(_activation(z, affine, mask), kernel, dilation)
+def bn_relu_conv(z: Maps, affine: Affine, kernel: Kernel, mask: Mask, *, dilation: int) -> Maps:
+  """A 3x3 convolution of relu(affine(z)), padded with zeros to keep the size.
+
+  Without a kernel: on an H100 cuDNN took 56 us where a kernel took 67 (128 -> 32 channels, bfloat16).
+  """
+  return convolution_3x3(_activation(z, affine, mask), kernel, dilation=dilation)
 
 
-def convolution_3x3(a: Maps, kernel: Kernel, dilation: int) -> Maps:
+def convolution_3x3(a: Maps, kernel: Kernel, *, dilation: int) -> Maps:
   """A 3x3 convolution, padded with zeros to keep the size."""
-  return lax.platform_dependent(a, kernel, cpu=_conv_as_dots(dilation), default=_conv(dilation))
+  forms = {'cpu': _convolution_as_dots, 'default': _convolution}
+  return lax.platform_dependent(
+    *(a, kernel), **{platform: functools.partial(f, dilation=dilation) for platform, f in forms.items()}
+  )
 
 
+@_or_on_gpu(gpu_3x3.bn_relu_conv_backward, gpu_3x3.supports)
 def bn_relu_conv_backward(
-  z: Maps, affine: Affine, kernel: Kernel, dilation: int, mask: Mask, output_gradient: Maps
+  z: Maps, affine: Affine, kernel: Kernel, mask: Mask, output_gradient: Maps, *, dilation: int
 ) -> tuple[Maps, Kernel, Sums]:
   """The backward pass of `bn_relu_conv`; `output_gradient` is 0 where the mask does not hold.
 
@@ -120,92 +161,18 @@ def _shift(x: Maps, rows: int, columns: int) -> Maps:
   return jnp.pad(x, ((0, 0), *pads, (0, 0)))
 
 
-def _conv(dilation: int) -> Callable[[Maps, Kernel], Maps]:
-  def conv(a: Maps, kernel: Kernel) -> Maps:
-    return lax.conv_general_dilated(
-      a,
-      kernel,
-      (1, 1),
-      ((dilation, dilation), (dilation, dilation)),
-      rhs_dilation=(dilation, dilation),
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    )
-
-  return conv
-
-
-def _conv_as_dots(dilation: int) -> Callable[[Maps, Kernel], Maps]:
-  """A matrix product for each tap, summed as rows and then as columns are shifted: the fastest on a CPU."""
-
-  def conv(a: Maps, kernel: Kernel) -> Maps:
-    def column(j: int) -> Maps:
-      return sum(_shift(_dot(a, kernel[i + 1, j + 1], a.dtype), i * dilation, 0) for i in (-1, 0, 1))
-
-    return sum(_shift(lax.optimization_barrier(column(j)), 0, j * dilation) for j in (-1, 0, 1))
-
-  return conv
-
-
-class Primitives(NamedTuple):
-  """The operations, each in one form or in that of the platform compiled for."""
-
-  bn_relu_dot: Callable
-  bn_relu_dot_relu: Callable
-  bn_relu_dot_backward: Callable
-  bn_relu_conv: Callable
-  bn_relu_conv_backward: Callable
-
-
-def _chosen_bn_relu_dot(features, affine, kernel, mask):
-  if not gpu_1x1.supports_bn_relu_dot(features, kernel):
-    return bn_relu_dot(features, affine, kernel, mask)
-  operands = features, affine, kernel, mask
-  return lax.platform_dependent(*operands, cuda=gpu_1x1.bn_relu_dot, default=bn_relu_dot)
-
-
-@jax.custom_vjp
-def _chosen_bn_relu_dot_relu(features, affine, kernel, second):
-  if not gpu_1x1.supports_bn_relu_dot(features, kernel):
-    return bn_relu_dot_relu(features, affine, kernel, second)
-  operands = features, affine, kernel, second
-  return lax.platform_dependent(*operands, cuda=gpu_1x1.bn_relu_dot_relu, default=bn_relu_dot_relu)
-
-
-# A kernel has no derivative of its own; one through fixed statistics is that of the XLA form.
-_chosen_bn_relu_dot_relu.defvjp(
-  lambda *operands: (_chosen_bn_relu_dot_relu(*operands), operands),
-  lambda operands, gradient: jax.vjp(bn_relu_dot_relu, *operands)[1](gradient),
-)
-
-
-def _chosen_bn_relu_dot_backward(features, gradient, affine, kernel, output_gradient):
-  operands = features, gradient, affine, kernel, output_gradient
-  if not gpu_1x1.supports_bn_relu_dot(features, kernel):
-    return bn_relu_dot_backward(*operands)
-  return lax.platform_dependent(*operands, cuda=gpu_1x1.bn_relu_dot_backward, default=bn_relu_dot_backward)
-
-
-def _chosen_bn_relu_conv_backward(z, affine, kernel, dilation, mask, output_gradient):
-  if not gpu_3x3.supports_bn_relu_conv_backward(z, kernel):
-    return bn_relu_conv_backward(z, affine, kernel, dilation, mask, output_gradient)
-
-  def form(function):
-    return lambda z, affine, kernel, mask, gradient: function(z, affine, kernel, dilation, mask, gradient)
-
-  return lax.platform_dependent(
-    *(z, affine, kernel, mask, output_gradient),
-    cuda=form(gpu_3x3.bn_relu_conv_backward),
-    default=form(bn_relu_conv_backward),
+def _convolution(a: Maps, kernel: Kernel, dilation: int) -> Maps:
+  return lax.conv_general_dilated(
+    *(a, kernel, (1, 1), [(dilation, dilation)] * 2),
+    rhs_dilation=(dilation, dilation),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
   )
 
 
-XLA = Primitives(bn_relu_dot, bn_relu_dot_relu, bn_relu_dot_backward, bn_relu_conv, bn_relu_conv_backward)
-# The 3x3 convolution forward is XLA's everywhere: on an H100 cuDNN took 56 us where a kernel took 67
-# (128 -> 32 channels, bfloat16).
-CHOSEN = Primitives(
-  _chosen_bn_relu_dot,
-  _chosen_bn_relu_dot_relu,
-  _chosen_bn_relu_dot_backward,
-  bn_relu_conv,
-  _chosen_bn_relu_conv_backward,
-)
+def _convolution_as_dots(a: Maps, kernel: Kernel, dilation: int) -> Maps:
+  """A matrix product for each tap, summed as rows and then as columns are shifted: the fastest on a CPU."""
+
+  def column(j: int) -> Maps:
+    return sum(_shift(_dot(a, kernel[i + 1, j + 1], a.dtype), i * dilation, 0) for i in (-1, 0, 1))
+
+  return sum(_shift(lax.optimization_barrier(column(j)), 0, j * dilation) for j in (-1, 0, 1))

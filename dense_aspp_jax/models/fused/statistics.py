@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+EPSILON = 1e-5  # of BN, by default; torch's
+
 
 def accumulation_dtype(dtype: DTypeLike) -> DTypeLike:
   """Type of statistics and of sums over many values: float32, float64 for float64."""

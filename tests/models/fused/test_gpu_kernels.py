@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from dense_aspp_jax.models.fused import gpu_1x1, gpu_3x3
+from dense_aspp_jax.models.fused import gpu_1x1, gpu_3x3, gpu_tiles
 from dense_aspp_jax.models.fused.statistics import Affine
 
 
@@ -108,8 +108,7 @@ def assert_close(actual, expected):
 @pytest.fixture(autouse=True)
 def few_programs(monkeypatch):
   """So that a program has several tiles also of these small maps, and the last one fewer."""
-  for module in (gpu_1x1, gpu_3x3):
-    monkeypatch.setattr(module, 'PROGRAMS', 4)
+  monkeypatch.setattr(gpu_tiles, 'PROGRAMS', 4)
 
 
 layers = pytest.mark.parametrize('name', LAYERS)
@@ -141,7 +140,7 @@ def test_forward_product_of_inference(name):
 def test_backward_product(name):
   arrays, layer = draw(name), LAYERS[name]
   gradient, kernel_gradient, sums = gpu_1x1.bn_relu_dot_backward(
-    arrays.features, arrays.gradient, arrays.affine, arrays.kernel, arrays.gz, interpret=True
+    arrays.features, arrays.affine, arrays.kernel, arrays.gz, arrays.gradient, interpret=True
   )
   x = arrays.features[..., : layer.cin]
   _, pullback = jax.vjp(plain_dot, normalised(x, arrays.affine), arrays.kernel)
@@ -158,7 +157,7 @@ def test_backward_convolution(name):
   arrays, layer = draw(name), LAYERS[name]
   affine, kernel = arrays.bottleneck_affine, arrays.conv_kernel
   actual, kernel_gradient, sums = gpu_3x3.bn_relu_conv_backward(
-    arrays.z, affine, kernel, layer.dilation, arrays.mask, arrays.gy, interpret=True
+    arrays.z, affine, kernel, arrays.mask, arrays.gy, dilation=layer.dilation, interpret=True
   )
   conv = functools.partial(plain_conv, dilation=layer.dilation, mask=arrays.mask)
   _, pullback = jax.vjp(conv, normalised(arrays.z, affine), kernel)
@@ -202,7 +201,7 @@ def test_bfloat16_moments_are_those_of_the_rounded_product():
 )
 def test_which_1x1_convolutions_are_kernels(width, dtype, expected):
   features, kernel = jnp.zeros((1, 1, 1, 640), dtype), jnp.zeros((320, width), dtype)
-  assert gpu_1x1.supports_bn_relu_dot(features, kernel) == expected
+  assert gpu_1x1.supports(features, kernel) == expected
 
 
 @pytest.mark.parametrize(
@@ -217,4 +216,4 @@ def test_which_1x1_convolutions_are_kernels(width, dtype, expected):
 )
 def test_which_3x3_backward_passes_are_kernels(channels, growth, dtype, expected):
   z, kernel = jnp.zeros((1, 1, 1, channels), dtype), jnp.zeros((3, 3, channels, growth), dtype)
-  assert gpu_3x3.supports_bn_relu_conv_backward(z, kernel) == expected
+  assert gpu_3x3.supports(z, kernel) == expected
