@@ -25,54 +25,52 @@ _IDS_SHOWN = 10  # in a message
 
 
 class CityscapesLabel(NamedTuple):
-  """One row of the Cityscapes label table."""
+  """One row of the Cityscapes label table; the official evaluation ignores exactly what is not trained."""
 
   name: str
   id: int  # value in *_labelIds.png; -1 is never drawn
   train_id: int  # 0..18, 255 (not trained) or -1 (license plate)
-  category: str
-  ignore_in_evaluation: bool
   color: tuple[int, int, int]
 
 
 CITYSCAPES = tuple(
   CityscapesLabel(*row)
   for row in (
-    ('unlabeled', 0, 255, 'void', True, (0, 0, 0)),
-    ('ego vehicle', 1, 255, 'void', True, (0, 0, 0)),
-    ('rectification border', 2, 255, 'void', True, (0, 0, 0)),
-    ('out of roi', 3, 255, 'void', True, (0, 0, 0)),
-    ('static', 4, 255, 'void', True, (0, 0, 0)),
-    ('dynamic', 5, 255, 'void', True, (111, 74, 0)),
-    ('ground', 6, 255, 'void', True, (81, 0, 81)),
-    ('road', 7, 0, 'flat', False, (128, 64, 128)),
-    ('sidewalk', 8, 1, 'flat', False, (244, 35, 232)),
-    ('parking', 9, 255, 'flat', True, (250, 170, 160)),
-    ('rail track', 10, 255, 'flat', True, (230, 150, 140)),
-    ('building', 11, 2, 'construction', False, (70, 70, 70)),
-    ('wall', 12, 3, 'construction', False, (102, 102, 156)),
-    ('fence', 13, 4, 'construction', False, (190, 153, 153)),
-    ('guard rail', 14, 255, 'construction', True, (180, 165, 180)),
-    ('bridge', 15, 255, 'construction', True, (150, 100, 100)),
-    ('tunnel', 16, 255, 'construction', True, (150, 120, 90)),
-    ('pole', 17, 5, 'object', False, (153, 153, 153)),
-    ('polegroup', 18, 255, 'object', True, (153, 153, 153)),
-    ('traffic light', 19, 6, 'object', False, (250, 170, 30)),
-    ('traffic sign', 20, 7, 'object', False, (220, 220, 0)),
-    ('vegetation', 21, 8, 'nature', False, (107, 142, 35)),
-    ('terrain', 22, 9, 'nature', False, (152, 251, 152)),
-    ('sky', 23, 10, 'sky', False, (70, 130, 180)),
-    ('person', 24, 11, 'human', False, (220, 20, 60)),
-    ('rider', 25, 12, 'human', False, (255, 0, 0)),
-    ('car', 26, 13, 'vehicle', False, (0, 0, 142)),
-    ('truck', 27, 14, 'vehicle', False, (0, 0, 70)),
-    ('bus', 28, 15, 'vehicle', False, (0, 60, 100)),
-    ('caravan', 29, 255, 'vehicle', True, (0, 0, 90)),
-    ('trailer', 30, 255, 'vehicle', True, (0, 0, 110)),
-    ('train', 31, 16, 'vehicle', False, (0, 80, 100)),
-    ('motorcycle', 32, 17, 'vehicle', False, (0, 0, 230)),
-    ('bicycle', 33, 18, 'vehicle', False, (119, 11, 32)),
-    ('license plate', -1, -1, 'vehicle', True, (0, 0, 142)),
+    ('unlabeled', 0, 255, (0, 0, 0)),
+    ('ego vehicle', 1, 255, (0, 0, 0)),
+    ('rectification border', 2, 255, (0, 0, 0)),
+    ('out of roi', 3, 255, (0, 0, 0)),
+    ('static', 4, 255, (0, 0, 0)),
+    ('dynamic', 5, 255, (111, 74, 0)),
+    ('ground', 6, 255, (81, 0, 81)),
+    ('road', 7, 0, (128, 64, 128)),
+    ('sidewalk', 8, 1, (244, 35, 232)),
+    ('parking', 9, 255, (250, 170, 160)),
+    ('rail track', 10, 255, (230, 150, 140)),
+    ('building', 11, 2, (70, 70, 70)),
+    ('wall', 12, 3, (102, 102, 156)),
+    ('fence', 13, 4, (190, 153, 153)),
+    ('guard rail', 14, 255, (180, 165, 180)),
+    ('bridge', 15, 255, (150, 100, 100)),
+    ('tunnel', 16, 255, (150, 120, 90)),
+    ('pole', 17, 5, (153, 153, 153)),
+    ('polegroup', 18, 255, (153, 153, 153)),
+    ('traffic light', 19, 6, (250, 170, 30)),
+    ('traffic sign', 20, 7, (220, 220, 0)),
+    ('vegetation', 21, 8, (107, 142, 35)),
+    ('terrain', 22, 9, (152, 251, 152)),
+    ('sky', 23, 10, (70, 130, 180)),
+    ('person', 24, 11, (220, 20, 60)),
+    ('rider', 25, 12, (255, 0, 0)),
+    ('car', 26, 13, (0, 0, 142)),
+    ('truck', 27, 14, (0, 0, 70)),
+    ('bus', 28, 15, (0, 60, 100)),
+    ('caravan', 29, 255, (0, 0, 90)),
+    ('trailer', 30, 255, (0, 0, 110)),
+    ('train', 31, 16, (0, 80, 100)),
+    ('motorcycle', 32, 17, (0, 0, 230)),
+    ('bicycle', 33, 18, (119, 11, 32)),
+    ('license plate', -1, -1, (0, 0, 142)),
   )
 )
 NUM_CITYSCAPES_IDS = 34  # ids 0..33 occur in label PNGs
@@ -111,24 +109,24 @@ class LabelSet:
   label_colors: bool = False
 
   def __post_init__(self):
+    if problem := self._problem():
+      raise InputError(f'label set {self.name!r}: {problem}')
+
+  def _problem(self) -> str | None:
     ids = [i for c in self.classes for i in c.ids] + list(self.ignore_ids)
-    names = [c.name for c in self.classes]
     if not self.classes or any(not c.ids for c in self.classes):
-      raise InputError(f'label set {self.name!r}: expected at least one class, each with at least one id')
-    for what, values in (('id', ids), ('class name', names)):
-      repeated = sorted({v for v in values if values.count(v) > 1})
-      if repeated:
-        raise InputError(f'label set {self.name!r}: {what} {repeated} used more than once; use each once')
-    bad = [i for i in ids if not 0 <= i <= 255]
-    if bad:
-      raise InputError(f'label set {self.name!r}: ids {bad} are outside 0..255, the range of an 8-bit PNG')
+      return 'expected at least one class, each with at least one id'
+    for what, values in (('id', ids), ('class name', self.class_names)):
+      if repeated := sorted({v for v in values if values.count(v) > 1}):
+        return f'{what} {repeated} used more than once; use each once'
+    if bad := [i for i in ids if not 0 <= i <= 255]:
+      return f'ids {bad} are outside 0..255, the range of an 8-bit PNG'
     if self.num_classes > IGNORE_LABEL:
-      raise InputError(f'label set {self.name!r}: {self.num_classes} classes; at most {IGNORE_LABEL} fit')
+      return f'{self.num_classes} classes; at most {IGNORE_LABEL} fit'
     if self.label_colors and len(self.id_of_color) != self.num_classes + bool(self.ignore_ids):
-      raise InputError(
-        f'label set {self.name!r}: label_colors needs a colour of its own for each class'
-        f'{", and black for what is ignored" if self.ignore_ids else ""}'
-      )
+      ignored = ', and black for what is ignored' if self.ignore_ids else ''
+      return f'label_colors needs a colour of its own for each class{ignored}'
+    return None
 
   @property
   def num_classes(self) -> int:
@@ -168,17 +166,10 @@ class LabelSet:
     return table
 
   def encode(self, label_ids: np.ndarray, where: str) -> np.ndarray:
-    """Maps label ids to class indices.
-
-    Args:
-      label_ids: Stored ids, uint8 `[...]`.
-      where: Path or name of the label map, for the message.
-
-    Returns:
-      Class indices 0..C-1 and `IGNORE_LABEL`, uint8, same shape.
+    """Maps label ids, uint8 `[...]`, to class indices 0..C-1 and `IGNORE_LABEL`, uint8 `[...]`.
 
     Raises:
-      InputError: An id that is not in the set; the message has the path, the ids and their pixel counts.
+      InputError: Ids that are not in the set; the message has `where`, the ids and their pixel counts.
     """
     if label_ids.dtype != np.uint8:
       raise InputError(f'{where}: label ids of type {label_ids.dtype}; expected uint8')
@@ -267,23 +258,18 @@ CITYSCAPES_20 = LabelSet(
 CITYSCAPES_19 = LabelSet('cityscapes19', _cityscapes_classes(), _CITYSCAPES_VOID)
 CAMVID_11 = LabelSet(
   'camvid11',
-  tuple(
-    LabelClass(name, (index,), color)
-    for index, (name, color) in enumerate(
-      (
-        ('sky', (128, 128, 128)),
-        ('building', (128, 0, 0)),
-        ('pole', (192, 192, 128)),
-        ('road', (128, 64, 128)),
-        ('pavement', (60, 40, 222)),
-        ('tree', (128, 128, 0)),
-        ('sign symbol', (192, 128, 128)),
-        ('fence', (64, 64, 128)),
-        ('car', (64, 0, 128)),
-        ('pedestrian', (64, 64, 0)),
-        ('bicyclist', (0, 128, 192)),
-      )
-    )
+  (
+    LabelClass('sky', (0,), (128, 128, 128)),
+    LabelClass('building', (1,), (128, 0, 0)),
+    LabelClass('pole', (2,), (192, 192, 128)),
+    LabelClass('road', (3,), (128, 64, 128)),
+    LabelClass('pavement', (4,), (60, 40, 222)),
+    LabelClass('tree', (5,), (128, 128, 0)),
+    LabelClass('sign symbol', (6,), (192, 128, 128)),
+    LabelClass('fence', (7,), (64, 64, 128)),
+    LabelClass('car', (8,), (64, 0, 128)),
+    LabelClass('pedestrian', (9,), (64, 64, 0)),
+    LabelClass('bicyclist', (10,), (0, 128, 192)),
   ),
   ignore_ids=(11,),
 )
@@ -291,7 +277,7 @@ LABEL_SETS = {s.name: s for s in (CITYSCAPES_20, CITYSCAPES_19, CAMVID_11)}
 
 
 def load_label_set(name: str) -> LabelSet:
-  """Finds a label set by name (`LABEL_SETS`) or reads it from a labels.json file.
+  """Finds a label set by name (`LABEL_SETS`), or reads a labels.json.
 
   Raises:
     InputError: Neither a known name nor a readable file in the expected format.
