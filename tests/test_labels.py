@@ -67,7 +67,7 @@ def test_unknown_ids_are_named_with_path_and_counts():
 
 
 def test_label_ids_of_another_type_are_refused():
-  with pytest.raises(InputError, match=r'x: label ids of type int64; expected uint8'):
+  with pytest.raises(InputError, match=r'x: .*int64'):
     CITYSCAPES_20.encode(np.array([[7]]), 'x')
 
 
@@ -133,9 +133,7 @@ def test_bad_label_files_are_refused_by_name(tmp_path, text, message):
 
 
 def test_unknown_name_lists_the_known_ones():
-  with pytest.raises(
-    InputError, match=r"'nothing': neither one of cityscapes20, cityscapes19, camvid11 nor a file"
-  ):
+  with pytest.raises(InputError, match=r"'nothing'.*cityscapes20, cityscapes19, camvid11"):
     load_label_set('nothing')
 
 

@@ -342,16 +342,14 @@ def test_two_builds_at_once_end_well(source, tmp_path):
 
 def test_sizes_that_differ_are_an_error(source, tmp_path):
   source.labels[2] = source.labels[2][:, :47]
-  with pytest.raises(
-    InputError, match=r'straße_2 \(label\): label of 47x32 pixels .* for an image of 48x32 \(.*\); expected'
-  ):
+  with pytest.raises(InputError, match=r'straße_2 \(label\): .*47x32 .*48x32 '):
     open_fake(source, tmp_path)
 
 
 def test_a_full_disk_is_said_before_building(source, tmp_path, monkeypatch):
   usage = types.SimpleNamespace(free=5 * 16 * 24 * 4)  # without room for headers
   monkeypatch.setattr(cache_lib.shutil, 'disk_usage', lambda path: usage)
-  with pytest.raises(InputError, match=r'needs about 0\.00 GiB, 0\.00 GiB are free; free some space'):
+  with pytest.raises(InputError, match='GiB are free'):
     open_fake(source, tmp_path)
   assert list(tmp_path.glob('*/*')) == []
 
@@ -364,7 +362,7 @@ def test_a_write_that_fails_is_an_error_and_leaves_nothing(source, tmp_path, mon
     return types.SimpleNamespace(write=write, close=lambda: None)
 
   monkeypatch.setattr(cache_lib, 'ArrayRecordWriter', full)
-  with pytest.raises(RunError, match=r'cityscapes19: the cache could not be written \(No space left'):
+  with pytest.raises(RunError, match=r'cityscapes19: .*No space left'):
     open_fake(source, tmp_path)
   assert list(tmp_path.glob('*/*')) == []
 
@@ -381,5 +379,5 @@ def test_damage_inside_a_record_is_an_error(source, tmp_path):
   image = cache[2].image.tobytes()
   data[data.index(image) + 5] ^= 255
   cache.path.write_bytes(data)
-  with pytest.raises(RunError, match=r'record 2 cannot be read .* remove .* built again'):
+  with pytest.raises(RunError, match=r'record: record 2 .* remove '):
     list(open_fake(source, tmp_path))

@@ -95,12 +95,12 @@ def test_halves_are_listed(tmp_path: pathlib.Path):
 def test_missing_folder_split_and_files(tmp_path: pathlib.Path):
   with pytest.raises(InputError, match='no such folder'):
     open_folder(tmp_path / 'none', 'train')
-  with pytest.raises(InputError, match=r"no split 'train' \(it has no split at all\)"):
+  with pytest.raises(InputError, match=r"no split 'train' .*no split at all"):
     open_folder(tmp_path, 'train')
   layouts.write_labelled_folder(tmp_path, {'train': 1, 'test': 1})
-  with pytest.raises(InputError, match=r"no split 'validation' \(it has train, test\)"):
+  with pytest.raises(InputError, match=r"no split 'validation' .*train, test"):
     open_folder(tmp_path, 'validation')
-  with pytest.raises(InputError, match=r'train: no images; expected files \.png, \.jpg, \.jpeg'):
+  with pytest.raises(InputError, match=r'train: no images.*\.png, \.jpg, \.jpeg'):
     write(tmp_path / 'empty')
 
 

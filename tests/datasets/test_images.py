@@ -178,12 +178,12 @@ class TestDecodeLabel:
   def test_16_bits_up_to_255(self):
     data = encode(Image.fromarray(GREY.astype(np.uint16)))
     np.testing.assert_array_equal(images.decode_label(data, 'a.png'), GREY)
-    with pytest.raises(InputError, match=r'label ids 256 \(35 pixels\) in a 16-bit PNG'):
+    with pytest.raises(InputError, match=r'256 \(35 pixels\)'):
       images.decode_label(encode(Image.fromarray(GREY.astype(np.uint16) * 0 + 256)), 'a.png')
 
   @pytest.mark.parametrize('mode', ['RGB', 'RGBA', 'LA'])
   def test_pictures_in_colour_are_refused(self, mode: str):
-    with pytest.raises(InputError, match=r'a\.png: 8-bit (RGB|grey).* PNG of 7x5 pixels; expected label ids'):
+    with pytest.raises(InputError, match=r'a\.png: 8-bit (RGB|grey).* PNG of 7x5'):
       images.decode_label(encode(Image.fromarray(RGB).convert(mode)), 'a.png')
 
   def test_jpeg_truncated_and_damaged_are_refused(self):

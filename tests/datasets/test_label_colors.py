@@ -35,7 +35,7 @@ def test_every_colour_there_is_is_either_known_or_refused():
     if color in known:
       assert (decode_label_ids(data, COLORED, 'a') == known[color]).all()
     else:
-      with pytest.raises(InputError, match=r'colours of no class'):
+      with pytest.raises(InputError, match='colours of no class'):
         decode_label_ids(data, COLORED, 'a')
 
 
@@ -57,15 +57,13 @@ def test_anything_but_rgb_is_refused_where_colours_are_declared():
   for mode, found in (('L', '8-bit grey'), ('P', '8-bit palette'), ('RGBA', '8-bit RGB with alpha')):
     data = saved(image.convert(mode))
     found = found if mode != 'P' else r'\d-bit palette'
-    with pytest.raises(InputError, match=rf'a\.png: {found} PNG of 2x2 pixels; expected 8-bit RGB'):
+    with pytest.raises(InputError, match=rf'a\.png: {found} PNG of 2x2'):
       decode_label_ids(data, COLORED, 'a.png')
 
 
 def test_colours_are_refused_where_they_are_not_declared():
   colors = np.array([c.color for c in CAMVID_11.classes], np.uint8)
-  with pytest.raises(
-    InputError, match=r'8-bit RGB PNG of 11x1 pixels; expected label ids .* "label_colors": true'
-  ):
+  with pytest.raises(InputError, match=r'8-bit RGB PNG of 11x1 .*label_colors'):
     decode_label_ids(encode_png(colors[None]), CAMVID_11, 'a.png')
   ids = np.arange(12, dtype=np.uint8)[None]
   np.testing.assert_array_equal(decode_label_ids(encode_png(ids), CAMVID_11, 'a.png'), ids)

@@ -130,20 +130,16 @@ def test_can_be_sent_to_a_worker(opened):
 
 
 def test_held_out_needs_prefixes(opened):
-  with pytest.raises(
-    InputError, match=r"'held_out': no images are held out .*; set config\.data\.held_out to"
-  ):
+  with pytest.raises(InputError, match=r"'held_out'.*config\.data\.held_out"):
     opened('held_out')
 
 
 @pytest.mark.parametrize('split', ['train', 'held_out', 'train+validation'])
 def test_prefixes_that_do_not_fit(opened, split):
-  with pytest.raises(
-    InputError, match=r"train: no image id begins with '0005VD', '6R0'; .* '0001TP_1' to '0016"
-  ):
+  with pytest.raises(InputError, match=r"train: .* '0005VD', '6R0'.* '0001TP_1' to '0016E5"):
     opened(split, '0006R0', '0005VD', '6R0')
   for prefixes in (('0',), ('',), ('0001TP', '0006R0', '0016E5')):
-    with pytest.raises(InputError, match=r'train: all 5 image ids begin with .* to train on'):
+    with pytest.raises(InputError, match='train: all 5 image ids'):
       opened(split, *prefixes)
 
 
@@ -156,7 +152,7 @@ def test_equal_ids_in_train_and_validation(tmp_path):
     error.value
   )
   assert 'scene_005' not in str(error.value)
-  with pytest.raises(InputError, match="1 image ids are in both, such as 'scene_000'"):
+  with pytest.raises(InputError, match=r"1 image ids.*'scene_000'"):
     open_split(dataset, 'train+validation', None, [f'scene_00{i}' for i in range(1, 9)])
   held_out = [f'scene_00{i}' for i in range(7)]  # those of validation: then none is in both
   assert ids(open_split(dataset, 'train+validation', None, held_out)) == [
@@ -165,9 +161,7 @@ def test_equal_ids_in_train_and_validation(tmp_path):
 
 
 def test_an_unknown_split_is_told_what_there_is(datasets):
-  with pytest.raises(
-    InputError, match=r"no split 'trainval'; .* train, validation \('held_out' and 'train\+val"
-  ):
+  with pytest.raises(InputError, match=r"'trainval'.* train, validation .*'held_out'.*'train\+val"):
     open_split('camvid', 'trainval', datasets['tfds'][1])
 
 

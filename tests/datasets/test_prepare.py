@@ -96,9 +96,7 @@ def test_bad_pairs_are_left_out_up_to_the_limit(capsys: pytest.CaptureFixture):
   assert err.startswith('warning: x/train: 2 of 4 pairs left out')
   assert 'labels/b: unknown label ids 12 (24 pixels)' in err
   assert 'labels/d: unknown label ids 13 (24 pixels)' in err
-  with pytest.raises(
-    InputError, match=r'x/train: 2 bad pairs so far, but at most 1 (?s:.*)labels/b(?s:.*)labels/d'
-  ):
+  with pytest.raises(InputError, match=r'x/train: 2 bad pairs.* at most 1 (?s:.*)labels/b(?s:.*)labels/d'):
     list(read_pairs(pairs, CAMVID_11, BadPairs('x/train', 1)))
   with pytest.raises(InputError, match=r'x/train: none of 2 pairs can be used'):
     list(read_pairs(pairs[1::2], CAMVID_11, BadPairs('x/train', 2)))

@@ -62,22 +62,18 @@ def test_fingerprint_tells_splits_and_contents_apart_but_not_places(data_dir: st
 
 
 def test_unknown_dataset():
-  with pytest.raises(InputError, match="unknown dataset 'kitti'; expected one of cityscapes, camvid, street"):
+  with pytest.raises(InputError, match=r"'kitti'.*cityscapes, camvid, street_scenes"):
     open_split('kitti', 'train')
 
 
 @pytest.mark.parametrize('dataset', DATASETS)
 def test_not_prepared(dataset: str, tmp_path: pathlib.Path):
-  with pytest.raises(
-    InputError, match=f'not prepared in .*: dense-aspp prepare {dataset} --data-dir {tmp_path}'
-  ):
+  with pytest.raises(InputError, match=f'dense-aspp prepare {dataset} --data-dir {tmp_path}'):
     open_split(dataset, 'train', str(tmp_path))
 
 
 def test_unknown_split(data_dir: str):
-  with pytest.raises(
-    InputError, match="no split 'test'; dataset 'camvid' was prepared with train, validation"
-  ):
+  with pytest.raises(InputError, match=r"no split 'test'.*train, validation"):
     open_split('camvid', 'test', data_dir)
 
 
@@ -85,7 +81,7 @@ def test_prepared_as_tfrecord(data_dir: str, tmp_path: pathlib.Path):
   shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
   info = tmp_path / FOLDER / 'dataset_info.json'
   info.write_text(info.read_text().replace('array_record', 'tfrecord'))
-  with pytest.raises(InputError, match=r'prepared in the format tfrecord.*another data directory'):
+  with pytest.raises(InputError, match=r'1\.0\.0: .*tfrecord.*--data-dir'):
     open_split('camvid', 'train', str(tmp_path))
   with pytest.raises(InputError, match='tfrecord'):  # nor is it prepared over
     prepare('camvid', None, str(tmp_path), download=True)
@@ -94,7 +90,7 @@ def test_prepared_as_tfrecord(data_dir: str, tmp_path: pathlib.Path):
 def test_missing_records(data_dir: str, tmp_path: pathlib.Path):
   shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
   (tmp_path / FOLDER / 'camvid-train.array_record-00000-of-00001').unlink()
-  with pytest.raises(InputError, match=r'00000-of-00001: missing; remove .* and prepare the dataset again'):
+  with pytest.raises(InputError, match=r'00000-of-00001: missing; remove .*1\.0\.0'):
     open_split('camvid', 'train', str(tmp_path))
 
 
