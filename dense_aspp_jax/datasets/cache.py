@@ -50,7 +50,7 @@ _GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class DecodedSplit:
-  """A split without a cache: every access decodes and resizes. The same examples as `CacheSplit`.
+  """A split without a cache: every access decodes and resizes. Gives the same examples as `CacheSplit`.
 
   Attributes:
     source: The stored pairs.
@@ -70,11 +70,7 @@ class DecodedSplit:
     return len(self.source)
 
   def __getitem__(self, index: int) -> CachedExample:
-    """Decodes one example.
-
-    Raises:
-      InputError: The pair cannot be used; see `check_pair`.
-    """
+    """Decodes one example. Raises InputError if the pair cannot be used (`check_pair`)."""
     example, image, label_ids, labels = check_pair(self.source[index], self.label_set)
     if self.native_labels:
       size, label = self.preprocessing.input_size(label_ids.shape), label_ids
@@ -102,11 +98,7 @@ class CacheSplit:
     return self._count
 
   def __getitem__(self, index: int) -> CachedExample:
-    """Reads one example; its arrays cannot be written to.
-
-    Raises:
-      RunError: The record cannot be read.
-    """
+    """Reads one example, as read-only arrays. Raises RunError if the record cannot be read."""
     if not 0 <= index < self._count:
       raise IndexError(f'{self.name}: example {index} of {self._count}')
     try:
@@ -131,8 +123,8 @@ def open_cache(split: DecodedSplit, cache_dir: pathlib.Path, skip_bad: int = 0) 
   Args:
     split: What to cache.
     cache_dir: Folder of all caches; this one gets a folder of its own inside.
-    skip_bad: How many pairs that cannot be used may be left out; a warning on stderr names them, each
-      time the cache is opened.
+    skip_bad: How many bad pairs may be left out; a warning on stderr names them each time the cache is
+      opened.
 
   Raises:
     InputError: More pairs that cannot be used, a folder that cannot be written, too little disk space.
@@ -162,7 +154,7 @@ class _UnusableError(Exception):
 
 
 def _made_from(split: DecodedSplit) -> dict[str, Any]:
-  """All that decides what the records hold; names of classes do not, nor, as a rule, their colours."""
+  """All that the records depend on. Names of classes are not in it, nor their colours without `label_colors`."""
   ids: list[Any] = [[list(c.ids) for c in split.label_set.classes], list(split.label_set.ignore_ids)]
   if split.label_set.label_colors:
     ids.append([list(c.color) for c in split.label_set.classes])
@@ -241,7 +233,7 @@ def _write_records(split: DecodedSplit, path: pathlib.Path, bad: BadPairs) -> No
     with contextlib.closing(ArrayRecordWriter(str(path), _WRITER_OPTIONS)) as writer:
       for record in itertools.chain([first], records):
         writer.write(record)
-    # The writer does not report every failure, so ask the file itself.
+    # The writer does not report every failure, so count the records.
     with contextlib.closing(ArrayRecordReader(str(path), _READER_OPTIONS)) as reader:
       written = reader.num_records()
   except (OSError, RuntimeError) as error:

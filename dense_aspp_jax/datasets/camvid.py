@@ -85,7 +85,7 @@ CAMVID = PublishedDataset(
 
 
 def _read_list(files: Mapping[str, StoredFile], folder: str, where: str) -> Listing:
-  """Reads train.txt and the like; of each path in it the last two parts count."""
+  """Reads train.txt and the like, of whose paths the last two parts count."""
   list_file = files.get(f'{folder}.txt')
   if list_file is None:
     raise InputError(

@@ -24,11 +24,11 @@ from dense_aspp_jax.datasets.tfds_store import ExampleBuilder, PublishedDataset
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import CITYSCAPES_20
 
-# What there is of each kind of file: (zip, its top folder, file name after the image id).
+# For images and for labels: the zip, the folder in it, and how file names go on after the image id.
 _IMAGES = ('leftImg8bit_trainvaltest.zip', 'leftImg8bit', 'leftImg8bit')
 _LABELS = ('gtFine_trainvaltest.zip', 'gtFine', 'gtFine_labelIds')
 _FOLDERS = {'train': 'train', 'validation': 'val', 'test': 'test'}
-# What lies beside the label ids in gtFine/ and is not read.
+# Other files in gtFine/, which are not read.
 _COMPANIONS = re.compile(r'.*_gtFine_(color\.png|instanceIds\.png|labelTrainIds\.png|polygons\.json)')
 
 
@@ -36,8 +36,8 @@ def list_files(source: pathlib.Path) -> dict[str, Listing]:
   """Lists the files of every split that has any.
 
   Args:
-    source: A folder with the two official zips, the trees leftImg8bit/ and gtFine/, or one of each.
-      A zip goes before a tree.
+    source: A folder with the two official zips, the trees leftImg8bit/ and gtFine/, or one of each. Where
+      both are there, the zip is read.
 
   Raises:
     InputError: All images or all labels are missing, or an archive cannot be read.

@@ -21,8 +21,8 @@ _PREFIXES_SHOWN = 40  # characters; caches are kept in folders of the split's na
 def open_split(dataset: str, split: str, data_dir: str | None = None, held_out: Sequence[str] = ()) -> Split:
   """Opens a split; nothing is decoded yet.
 
-  Images of the training split can be held out of training, by the beginnings of their ids (a drive of CamVid,
-  a city of Cityscapes), for choosing settings by them: neither 'train' nor 'train+validation' has them then.
+  Images can be held out of training by the beginnings of their ids (a drive of CamVid, a city of Cityscapes),
+  to choose settings on them; neither 'train' nor 'train+validation' then has them.
 
   Args:
     dataset: A name in `prepare.DATASETS`, or 'folder:PATH' (layout: docs/own_data.md).

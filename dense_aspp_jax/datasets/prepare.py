@@ -52,8 +52,8 @@ def prepare(
 ) -> bool:
   """Prepares a data set, unless that is done already.
 
-  It appears whole or not at all: tfds writes to a temporary folder that is renamed at the end. What a killed
-  process left of such folders is removed.
+  It appears whole or not at all: tfds writes to a temporary folder that is renamed at the end. Such folders
+  are removed where a killed process left them behind.
 
   Args:
     name: A name in `DATASETS`.
@@ -66,7 +66,7 @@ def prepare(
       warning on stderr that names them. Scores are taken on the other splits, so these stay whole.
 
   Returns:
-    Whether there was something to do: False if the data set was prepared before.
+    False if the data set was prepared before.
 
   Raises:
     InputError: Unknown data set, or the files are missing, damaged or not as published (see `check_pair`).

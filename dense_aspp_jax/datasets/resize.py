@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """Resizes an image: per axis, area averaging where it shrinks, bilinear where it grows.
+  """Resizes an image: along each axis, by area averaging where it shrinks, bilinearly where it grows.
 
   Args:
     image: uint8 `[h, w, 3]` or `[h, w]`.
@@ -29,17 +29,10 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """Resizes a label map by nearest neighbour, which invents no ids.
+  """Resizes a label map `[h, w]` of any type to `[*size]` by nearest neighbour.
 
   Pixel i of an axis takes source pixel `floor((i + 0.5) * n_in / n_out)`, the one under its centre
   (as `jax.image.resize(..., 'nearest')` does).
-
-  Args:
-    label: `[h, w]`, any type.
-    size: New (height, width).
-
-  Returns:
-    `[*size]`, same type.
   """
   rows, columns = (
     (2 * np.arange(n_out) + 1) * n_in // (2 * n_out) for n_in, n_out in zip(label.shape, size, strict=True)
@@ -48,12 +41,12 @@ def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _area_average(image: np.ndarray, n_out: int, axis: int) -> np.ndarray:
-  """Averages over intervals of `n_in / n_out` pixels, a pixel cut by an edge counting by its share."""
+  """Averages over intervals of `n_in / n_out` pixels; a pixel on an edge counts by its share in each."""
   n_in = image.shape[axis]
   edges = np.arange(n_out + 1) * (n_in / n_out)
   first = edges[:-1].astype(np.int64)
   mean = np.float32(0)
-  for offset in range(-(-n_in // n_out) + 1):  # an interval meets at most so many pixels
+  for offset in range(-(-n_in // n_out) + 1):  # pixels that an interval can touch
     index = first + offset
     share = np.clip(np.minimum(edges[1:], index + 1) - np.maximum(edges[:-1], index), 0, None)
     share = (share * (n_out / n_in)).astype(np.float32).reshape(-1, *[1] * (image.ndim - 1 - axis))

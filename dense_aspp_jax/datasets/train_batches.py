@@ -123,7 +123,7 @@ def _read_batch(examples: Sequence[CachedExample], rows: slice, indices: np.ndar
 
 
 def _begin_worker(index: int, count: int) -> None:
-  """Leaves signals that reach a whole group of processes to the parent, and ends when the parent is gone."""
+  """Leaves signals to the process group to the parent, and ends when the parent is gone."""
   del index, count
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_IGN)
@@ -156,7 +156,7 @@ def _placed(
 
 
 def _explained(batches: grain.DatasetIterator) -> Iterator[dict[str, np.ndarray]]:
-  """Says what to do where a reading process was killed."""
+  """Adds what to do to the error for a killed reading process."""
   try:
     yield from batches
   except RuntimeError as error:
