@@ -154,7 +154,7 @@ class _UnusableError(Exception):
 
 
 def _made_from(split: DecodedSplit) -> dict[str, Any]:
-  """All that the records depend on. Names of classes are not in it, nor their colours without `label_colors`."""
+  """All that the records depend on. Colours are left out without `label_colors`, names of classes always."""
   ids: list[Any] = [[list(c.ids) for c in split.label_set.classes], list(split.label_set.ignore_ids)]
   if split.label_set.label_colors:
     ids.append([list(c.color) for c in split.label_set.classes])
