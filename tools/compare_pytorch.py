@@ -29,8 +29,12 @@ import numpy as np
 from ml_collections import ConfigDict
 from tabulate import tabulate
 
-from dense_aspp_jax.benchmark.device import peak_bytes_in_use, steps_in_flight
-from dense_aspp_jax.benchmark.modes import device_description, device_mesh
+from dense_aspp_jax.benchmark.device import (
+  device_description,
+  device_mesh,
+  peak_bytes_in_use,
+  steps_in_flight,
+)
 from dense_aspp_jax.benchmark.output import append_result, read_results
 from dense_aspp_jax.benchmark.steps import (
   compile_cold,

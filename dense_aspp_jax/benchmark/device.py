@@ -1,8 +1,12 @@
-"""What a device can do at most, and what memory was in use."""
+"""The devices: their number and kind, peak FLOPs and memory in use."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
+import numpy as np
+from jax.sharding import Mesh
 
 # Dense matrix products a second x 2, by `device_kind` and compute type, for 'float32' as tensor-float-32,
 # which XLA's convolutions use there. NVIDIA's data sheets of H100, H200, A100 and L4 (where they give
@@ -25,8 +29,18 @@ PEAK_FLOPS: dict[str, dict[str, float]] = {
 }
 
 
+def device_mesh() -> Mesh:
+  """All devices along one axis, 'data'."""
+  return Mesh(np.array(jax.devices()), ('data',))
+
+
+def device_description() -> dict[str, Any]:
+  """Kind and number of the devices."""
+  return {'device': jax.devices()[0].device_kind, 'num_devices': jax.device_count()}
+
+
 def peak_flops(compute_dtype: str, num_devices: int) -> float | None:
-  """Floating-point operations a second that so many of this process's devices can do; None if unknown."""
+  """Floating-point operations a second that so many devices can do at most; None if unknown."""
   peak = PEAK_FLOPS.get(jax.devices()[0].device_kind, {}).get(compute_dtype)
   return peak and peak * num_devices
 

@@ -1,64 +1,69 @@
-"""How many training records a second the input pipeline gives, by placement and number of workers."""
+"""How many training records a second the input pipeline delivers, by placement and number of workers."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
 
+from dense_aspp_jax.benchmark.device import device_description, device_mesh
 from dense_aspp_jax.benchmark.timing import measure
-from dense_aspp_jax.datasets.examples import CachedExample
+from dense_aspp_jax.datasets.data import Data
+from dense_aspp_jax.datasets.open import open_split
 from dense_aspp_jax.datasets.train_batches import train_batches
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.progress import say
 
 
-def input_speeds(
-  examples: Sequence[CachedExample],
-  *,
-  batch_size: int,
-  seed: int,
-  sharding: NamedSharding,
-  repeats: int,
-  worker_counts: Sequence[int] | None = None,
-) -> list[dict[str, Any]]:
-  """Measures `train_batches` alone: nothing is computed with the batches.
+def benchmark_input(config: ConfigDict, *, repeats: int, generate: bool = True) -> dict[str, Any]:
+  """Times `train_batches` alone: nothing is computed with the batches.
+
+  On the host it measures threads (0 workers) and powers of 2 up to the number of CPUs; then the device, if
+  the split fits there.
 
   Args:
-    examples: The training split at the network's size.
-    batch_size: Of the global batch.
-    seed: Of the order.
-    sharding: Of the batches.
-    repeats: Of each measurement.
-    worker_counts: Reading processes, 0: threads; None: 0 and the powers of 2 up to the number of CPUs.
+    config: Checked.
+    repeats: See `measure`.
+    generate: Whether to prepare a generated data set first, if it is not prepared.
 
-  Returns:
-    One row a setting: 'on_device' and 'num_workers' as the fields of `config.data`, and the figures of
-    `Timing.to_json`. Without a row for the device where the split does not fit.
+  Raises:
+    InputError: The data set is not prepared.
   """
-  if worker_counts is None:
-    worker_counts = [0, *(2**i for i in range((os.cpu_count() or 1).bit_length()))]
-
-  def row(on_device: bool, num_workers: int) -> dict[str, Any]:
-    batches = train_batches(
-      examples,
-      batch_size=batch_size,
-      seed=seed,
-      start_step=0,
-      sharding=sharding,
-      on_device=on_device,
-      num_workers=num_workers,
-    )
+  data, batch_size = Data(**config.data), config.training.batch_size
+  if not generate:
+    open_split(data.dataset, data.train_split, data.data_dir, data.held_out)
+  split = data.open_train()
+  powers = [2**i for i in range((os.cpu_count() or 1).bit_length())]
+  rows = []
+  for on_device, num_workers in [*((False, n) for n in (0, *powers)), (True, 0)]:
+    try:
+      batches = train_batches(
+        split,
+        batch_size=batch_size,
+        seed=config.seed,
+        start_step=0,
+        sharding=NamedSharding(device_mesh(), P('data')),
+        on_device=on_device,
+        num_workers=num_workers,
+      )
+    except InputError as error:
+      if not on_device:
+        raise
+      say(f'not measured: {error}')
+      break
     with contextlib.closing(batches):  # ends reading threads and processes
-      timing = measure(lambda: next(batches), repeats=repeats, in_flight=0)
-    return {'on_device': on_device, 'num_workers': num_workers, **timing.to_json(batch_size)}
-
-  rows = [row(False, count) for count in worker_counts]
-  try:
-    rows.append(row(True, 0))
-  except InputError as error:
-    say(f'not measured: {error}')
-  return rows
+      timing = measure(batches.__next__, repeats=repeats, in_flight=0)
+    rows.append({'on_device': on_device, 'num_workers': num_workers, **timing.to_json(batch_size)})
+  return {
+    'mode': 'input',
+    'batch_size': batch_size,
+    'image_size': list(data.image_size),
+    'dataset': data.dataset,
+    'records': len(split),
+    **device_description(),
+    'settings': rows,
+  }

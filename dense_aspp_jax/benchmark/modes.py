@@ -7,16 +7,12 @@ import pathlib
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from dense_aspp_jax.benchmark.device import peak_bytes_in_use, peak_flops, steps_in_flight
+from dense_aspp_jax.benchmark import device
 from dense_aspp_jax.benchmark.steps import compile_cold, compiled_memory, inference_step, training_step
 from dense_aspp_jax.benchmark.timing import measure
 from dense_aspp_jax.benchmark.trace import trace
-from dense_aspp_jax.datasets.data import Data
 
 _KERNELS_SHOWN = 20
 # What a training step can trade memory for.
@@ -41,24 +37,19 @@ def benchmark_step(
   Returns:
     Figures; 'peak_bytes_in_use' and 'share_of_peak_flops' are None where they are not known.
   """
-  step = training_step(config, device_mesh()) if mode == 'train' else inference_step(config)
-  images = config.training.batch_size if mode == 'train' else config.evaluation.batch_size
+  step = training_step(config, device.device_mesh()) if mode == 'train' else inference_step(config)
+  result = _description(mode, config)
   compiled, compile_seconds = compile_cold(step)
   run = step.start(compiled)
-  timing = measure(run, repeats=repeats, in_flight=steps_in_flight())
+  timing = measure(run, repeats=repeats, in_flight=device.steps_in_flight())
   flops_per_second = step.flops / (timing.median / 1e3)
-  peak = peak_flops(config.model.compute_dtype, jax.device_count())
-  result = {
-    'mode': mode,
-    'batch_size': images,
-    'image_size': list(config.data.image_size),
-    'compute_dtype': config.model.compute_dtype,
-    **device_description(),
+  peak = device.peak_flops(config.model.compute_dtype, jax.device_count())
+  result |= {
     'lower_seconds': step.lower_seconds,
     'compile_seconds': compile_seconds,
-    **timing.to_json(images),
+    **timing.to_json(result['batch_size']),
     'memory_per_device': compiled_memory(compiled),
-    'peak_bytes_in_use': peak_bytes_in_use(),
+    'peak_bytes_in_use': device.peak_bytes_in_use(),
     'flops_per_step': step.flops,
     'flops_per_second': flops_per_second,
     'share_of_peak_flops': peak and flops_per_second / peak,
@@ -78,52 +69,19 @@ def benchmark_memory(config: ConfigDict) -> dict[str, Any]:
   for fields in FORMS.values():
     form = config.copy_and_resolve_references()
     form.model.update(fields)
-    steps.append(training_step(form, device_mesh()))
+    steps.append(training_step(form, device.device_mesh()))
   with concurrent.futures.ThreadPoolExecutor(len(steps)) as executor:
-    compiled = list(executor.map(lambda step: step.lowered.compile(), steps))
+    compiled = executor.map(lambda step: step.lowered.compile(), steps)
+    forms = {name: compiled_memory(c) for name, c in zip(FORMS, compiled, strict=True)}
+  return {**_description('memory', config), 'forms': forms}
+
+
+def _description(mode: str, config: ConfigDict) -> dict[str, Any]:
+  section = config.evaluation if mode == 'inference' else config.training
   return {
-    'mode': 'memory',
-    'batch_size': config.training.batch_size,
+    'mode': mode,
+    'batch_size': section.batch_size,
     'image_size': list(config.data.image_size),
     'compute_dtype': config.model.compute_dtype,
-    **device_description(),
-    'forms': {name: compiled_memory(c) for name, c in zip(FORMS, compiled, strict=True)},
+    **device.device_description(),
   }
-
-
-def benchmark_input(config: ConfigDict, *, repeats: int) -> dict[str, Any]:
-  """Times the input pipeline alone, with the configured data set.
-
-  Raises:
-    InputError: It is not prepared.
-  """
-  from dense_aspp_jax.benchmark.input_speed import input_speeds  # not at the top: needs tfds and Grain
-
-  data = Data(**config.data)
-  split = data.open_train()
-  rows = input_speeds(
-    split,
-    batch_size=config.training.batch_size,
-    seed=config.seed,
-    sharding=NamedSharding(device_mesh(), P('data')),
-    repeats=repeats,
-  )
-  return {
-    'mode': 'input',
-    'batch_size': config.training.batch_size,
-    'image_size': list(data.image_size),
-    'dataset': data.dataset,
-    'records': len(split),
-    **device_description(),
-    'settings': rows,
-  }
-
-
-def device_mesh() -> Mesh:
-  """All devices along one axis, 'data'."""
-  return Mesh(np.array(jax.devices()), ('data',))
-
-
-def device_description() -> dict[str, Any]:
-  """Kind and number of the devices."""
-  return {'device': jax.devices()[0].device_kind, 'num_devices': jax.device_count()}

@@ -26,12 +26,7 @@ def read_results(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def append_result(path: pathlib.Path, result: dict[str, Any]) -> None:
-  """Appends one result; the file is replaced whole.
-
-  Raises:
-    InputError: See `read_results`.
-    RunError: It cannot be written.
-  """
+  """Appends one result; the file is replaced whole. Raises as `read_results` and `write_json` do."""
   write_json(path, [*read_results(path), result])
 
 
@@ -50,34 +45,28 @@ def _step_lines(result: dict[str, Any]) -> Iterator[str]:
   memory = {name: _size(num_bytes) for name, num_bytes in result['memory_per_device'].items()}
   (low, high), (lowest, highest) = result['ms_quartiles'], result['ms_range']
   rate_low, rate_high = result['images_per_second_quartiles']
-  share = result['share_of_peak_flops']
-  of_peak = '' if share is None else f', {100 * share:.1f} % of what the device can do'
-  flops, rate = result['flops_per_step'] / 1e12, result['flops_per_second'] / 1e12
-  rows = [
-    ('compilation', f'{result["compile_seconds"]:.1f} s, after {result["lower_seconds"]:.1f} s of tracing'),
-    (
-      'step',
-      f'{result["ms_per_step"]:.2f} ms (half of {result["repeats"]} repeats of {result["steps_per_repeat"]} '
-      f'steps within {low:.2f} to {high:.2f}, all {lowest:.2f} to {highest:.2f})',
-    ),
-    ('images/s', f'{result["images_per_second"]:.1f} ({rate_low:.1f} to {rate_high:.1f})'),
-    (
-      'memory',
-      f'{memory["total"]} a device: arguments {memory["arguments"]}, temporaries {memory["temporaries"]}, '
-      f'outputs {memory["outputs"]}, in place of arguments {memory["aliased"]}',
-    ),
-  ]
-  if result['peak_bytes_in_use'] is not None:
-    rows.append(('in use', f'{_size(result["peak_bytes_in_use"])} at most since the start'))
-  rows.append(('FLOPs', f'{flops:.3f} T a step, {rate:.2f} T/s{of_peak}'))
-  if result['bytes_accessed'] is not None:
-    rows.append(('bytes', f'{_size(result["bytes_accessed"])} read and written a step, as XLA counts'))
-  if 'kernels' in result:
-    rows.append(('kernels', f'{result["kernel_ms"]:.2f} ms in {result["launches"]:.0f} launches a step'))
-  yield from _table(rows)
-  if 'kernels' in result:
-    kernels = [(f'{k["milliseconds"]:.3f}', f'{k["launches"]:.0f}', k['name']) for k in result['kernels']]
-    yield from _table(kernels, ('ms', 'launches', 'kernel'), ('right', 'right', 'left'))
+  share, in_use, accessed = (
+    result[k] for k in ('share_of_peak_flops', 'peak_bytes_in_use', 'bytes_accessed')
+  )
+  rows = {
+    'compilation': f'{result["compile_seconds"]:.1f} s, after {result["lower_seconds"]:.1f} s of tracing',
+    'step': f'{result["ms_per_step"]:.2f} ms (half of {result["repeats"]} repeats of '
+    f'{result["steps_per_repeat"]} steps within {low:.2f} to {high:.2f}, all {lowest:.2f} to {highest:.2f})',
+    'images/s': f'{result["images_per_second"]:.1f} ({rate_low:.1f} to {rate_high:.1f})',
+    'memory': f'{memory["total"]} a device: arguments {memory["arguments"]}, temporaries '
+    f'{memory["temporaries"]}, outputs {memory["outputs"]}, in place of arguments {memory["aliased"]}',
+    'in use': in_use is not None and f'{_size(in_use)} at most since the start',
+    'FLOPs': f'{result["flops_per_step"] / 1e12:.3f} T a step, {result["flops_per_second"] / 1e12:.2f} T/s'
+    + ('' if share is None else f', {100 * share:.1f} % of what the device can do'),
+    'bytes': accessed is not None and f'{_size(accessed)} read and written a step, as XLA counts',
+  }
+  kernels = result.get('kernels')
+  if kernels:
+    rows['kernels'] = f'{result["kernel_ms"]:.2f} ms in {result["launches"]:.0f} launches a step'
+  yield from _table([(name, text) for name, text in rows.items() if text])
+  if kernels:
+    rows = [(f'{k["milliseconds"]:.3f}', f'{k["launches"]:.0f}', k['name']) for k in kernels]
+    yield from _table(rows, ('ms', 'launches', 'kernel'), ('right', 'right', 'left'))
 
 
 def _memory_lines(result: dict[str, Any]) -> Iterator[str]:

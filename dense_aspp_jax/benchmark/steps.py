@@ -22,25 +22,20 @@ from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.training.config import parse_config
 from dense_aspp_jax.training.train_step import create_state, make_train_step
 
-# A backward pass has two products for each of the forward pass: gradients of the kernel and of the input.
-_PASSES = {'train': 3, 'inference': 1}
-
 
 @dataclasses.dataclass
 class Lowered:
   """A step ready to be compiled.
 
   Attributes:
-    mode: 'train' or 'inference'.
     lowered: What XLA compiles.
-    lower_seconds: What tracing and lowering took.
+    lower_seconds: The time for tracing and lowering.
     start: Takes the compiled step and returns a function that dispatches one step and returns arrays that
       are ready when it is done.
-    flops: Floating-point operations of the convolutions of a step, two a multiply-add; a training step
-      counts three times the forward pass, whatever is computed twice.
+    flops: Floating-point operations of the convolutions of a step, two per multiply-add. Training counts as
+      three passes (backward there are the gradients of kernel and input), whatever is computed twice.
   """
 
-  mode: str
   lowered: jax.stages.Lowered
   lower_seconds: float
   start: Callable[[jax.stages.Compiled], Callable[[], Any]]
@@ -53,7 +48,7 @@ def resized(config: ConfigDict, batch_size: int | None, image_size: tuple[int, i
   Args:
     config: As configs/default.py.
     batch_size: None: as configured.
-    image_size: Height and width, of the crop too where there is one; None: as configured.
+    image_size: Height and width, also of the crop if there is one; None: as configured.
   """
   config = config.copy_and_resolve_references()
   if batch_size is not None:
@@ -86,11 +81,11 @@ def training_step(config: ConfigDict, mesh: Mesh) -> Lowered:
   model = checked.model
   num_steps = 10_000 + checked.optimizer.warmup_steps  # only the schedule depends on it
   optimizer, train_step = make_train_step(checked, num_steps, mesh)
-  batch_size, (height, width) = config.training.batch_size, config.data.image_size
+  batch_size, size = checked.training.batch_size, checked.data.image_size
   replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P('data'))
   shapes = {
-    'image': jax.ShapeDtypeStruct((batch_size, height, width, 3), jnp.uint8, sharding=sharded),
-    'label': jax.ShapeDtypeStruct((batch_size, height, width), jnp.uint8, sharding=sharded),
+    'image': jax.ShapeDtypeStruct((batch_size, *size, 3), jnp.uint8, sharding=sharded),
+    'label': jax.ShapeDtypeStruct((batch_size, *size), jnp.uint8, sharding=sharded),
   }
   begin = time.perf_counter()
   lowered = train_step.lower(jax.eval_shape(lambda: create_state(model, optimizer, config.seed)), shapes)
@@ -107,13 +102,12 @@ def training_step(config: ConfigDict, mesh: Mesh) -> Lowered:
 
     return run
 
-  size = tuple(checked.augmentation.crop_size or (height, width))
-  flops = 2 * _PASSES['train'] * batch_size * multiply_adds(model, size)
-  return Lowered('train', lowered, lower_seconds, start, flops)
+  flops = 3 * 2 * batch_size * multiply_adds(model, tuple(checked.augmentation.crop_size or size))
+  return Lowered(lowered, lower_seconds, start, flops)
 
 
 def inference_step(config: ConfigDict) -> Lowered:
-  """The step of `evaluation.inference` on all devices of this process: images to class indices of their size.
+  """The step of `Predictor` on all devices of this process: images to class indices of their size.
 
   Args:
     config: Checked; gives model, `evaluation.batch_size`, image size and seed.
@@ -130,8 +124,7 @@ def inference_step(config: ConfigDict) -> Lowered:
   def start(compiled: jax.stages.Compiled) -> Callable[[], Any]:
     return lambda: compiled(predictor.variables, images)
 
-  flops = 2 * _PASSES['inference'] * batch_size * multiply_adds(model, size)
-  return Lowered('inference', lowered, lower_seconds, start, flops)
+  return Lowered(lowered, lower_seconds, start, 2 * batch_size * multiply_adds(model, size))
 
 
 def compile_cold(step: Lowered) -> tuple[jax.stages.Compiled, float]:
@@ -145,9 +138,7 @@ def compile_cold(step: Lowered) -> tuple[jax.stages.Compiled, float]:
 def compiled_memory(compiled: jax.stages.Compiled) -> dict[str, int]:
   """Bytes of a compiled step on each device.
 
-  Returns:
-    'arguments', 'temporaries', 'outputs', 'aliased' (outputs that take the place of arguments) and 'total',
-    the first three less the fourth.
+  'aliased' are outputs that take the place of arguments; 'total' counts these once.
   """
   stats = compiled.memory_analysis()
   sizes = {

@@ -12,18 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 
-REPEAT_SECONDS = 1.0  # a repeat takes at least about this long, so that its ends do not count
+REPEAT_SECONDS = 1.0  # a repeat takes about this long, so that its ends do not matter
 _WARM_UP_STEPS = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-  """The repeats of a measurement.
-
-  Attributes:
-    steps: Steps of each repeat.
-    milliseconds: Of a step, one entry a repeat.
-  """
+  """The repeats of a measurement: `steps` in each, and the milliseconds of a step, one entry per repeat."""
 
   steps: int
   milliseconds: tuple[float, ...]
@@ -34,11 +29,7 @@ class Timing:
     return float(np.median(self.milliseconds))
 
   def to_json(self, images: int) -> dict[str, Any]:
-    """Median and spread as plain JSON data.
-
-    Args:
-      images: Of a step.
-    """
+    """Median and spread as plain JSON data, given the images of a step."""
     lowest, low, high, highest = np.percentile(self.milliseconds, (0, 25, 75, 100)).tolist()
     return {
       'repeats': len(self.milliseconds),
@@ -56,7 +47,7 @@ def measure(run: Callable[[], Any], *, repeats: int, in_flight: int) -> Timing:
 
   Args:
     run: Dispatches one step; returns arrays that are ready when the step is done.
-    repeats: How often. Each has as many steps as the warm-up says a second takes, at least one.
+    repeats: How often. Each has as many steps as fit in a second, by the warm-up, at least one.
     in_flight: Steps that are dispatched before the first of them is waited for, as in training, so that
       the device never waits for the host; 0: each is waited for.
   """

@@ -14,28 +14,22 @@ _STEPS = 3
 
 
 class Kernel(NamedTuple):
-  """All launches of kernels of one name, or on a CPU all runs of XLA operations of one name.
+  """All launches of kernels of one name, or on a CPU all runs of XLA operations of one name."""
 
-  Attributes:
-    name: Without the numbers that tell copies apart.
-    milliseconds: A step, over all devices.
-    launches: A step.
-  """
-
-  name: str
-  milliseconds: float
-  launches: float
+  name: str  # without the numbers that tell copies apart
+  milliseconds: float  # per step, over all devices
+  launches: float  # per step
 
 
 def trace(run: Callable[[], Any], directory: pathlib.Path) -> list[Kernel]:
   """Profiles a few steps.
 
   Args:
-    run: Dispatches one step; returns arrays that are ready when it is done. Was run before.
+    run: As in `measure`; was run before.
     directory: Gets the profile, for TensorBoard or Perfetto.
 
   Returns:
-    Kernels, the longest first. On a CPU an operation that calls others counts their time too.
+    Kernels, the longest first. On a CPU an operation that calls others includes their time.
   """
   before = set(directory.rglob('*.xplane.pb'))
   with jax.profiler.trace(directory):
@@ -59,7 +53,7 @@ def _kernels(profile: jax.profiler.ProfileData) -> Iterator[tuple[str, float]]:
   for plane in devices or planes:
     for line in plane.lines:
       if devices and not line.name.startswith(('Stream', 'XLA Ops')):
-        continue  # what sums up other lines
+        continue  # a summary of other lines
       for event in line.events:
         if devices or (not event.name.startswith('end: ') and any(key == 'hlo_op' for key, _ in event.stats)):
           yield _without_numbers(event.name), event.duration_ns

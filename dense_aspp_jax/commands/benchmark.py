@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import pathlib
 from typing import Any
 
-from dense_aspp_jax.commands.config_file import add_config_argument, read_config_file
+import jax
 
-MODES = ('train', 'inference', 'input', 'memory')
+from dense_aspp_jax.benchmark.modes import benchmark_memory, benchmark_step
+from dense_aspp_jax.benchmark.output import append_result, lines, read_results
+from dense_aspp_jax.benchmark.steps import resized
+from dense_aspp_jax.commands.config_file import add_config_argument, read_config_file
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.progress import say
+from dense_aspp_jax.provenance import provenance
+from dense_aspp_jax.training.config import parse_config
+
+ALL = (
+  'inference',
+  'train',
+  'input',
+)  # inference first: the most memory in use counts from the process's start
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--mode',
     default='all',
-    choices=('all', *MODES),
+    choices=('all', 'train', 'inference', 'input', 'memory'),
     help="'memory' compiles the training step in each form; 'all' (default): inference, train, and input "
     'where the data set is prepared',
   )
@@ -35,15 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   """Measures; prints figures, and as the last line all of them as JSON."""
   config = read_config_file(args)
-  import jax
-
-  from dense_aspp_jax.benchmark import modes
-  from dense_aspp_jax.benchmark.output import append_result, lines, read_results
-  from dense_aspp_jax.benchmark.steps import resized
-  from dense_aspp_jax.errors import InputError
-  from dense_aspp_jax.provenance import provenance
-  from dense_aspp_jax.training.config import parse_config
-
   if args.repeats < 1:
     raise InputError(f'--repeats {args.repeats}: expected at least 1')
   config = resized(config, args.batch, args.image_size and tuple(args.image_size))
@@ -51,13 +54,14 @@ def run(args: argparse.Namespace) -> int:
   if args.output:
     read_results(args.output)  # says now, not after minutes, that the file cannot be appended to
   results = []
-  for mode in _modes(args.mode, config):
-    if mode == 'memory':
-      result = modes.benchmark_memory(config)
-    elif mode == 'input':
-      result = modes.benchmark_input(config, repeats=args.repeats)
-    else:
-      result = modes.benchmark_step(mode, config, repeats=args.repeats, trace_directory=args.trace)
+  for mode in ALL if args.mode == 'all' else (args.mode,):
+    try:
+      result = _measure(mode, config, args)
+    except (InputError, ImportError) as error:
+      if (mode, args.mode) != ('input', 'all'):
+        raise
+      say(f'input is not measured: {error}')
+      continue
     print('\n'.join(lines(result)), flush=True)
     results.append(result)
   record = {
@@ -73,21 +77,11 @@ def run(args: argparse.Namespace) -> int:
   return 0
 
 
-def _modes(mode: str, config: Any) -> list[str]:
-  """What to measure: inference first, since the most memory in use counts from the start of the process."""
-  if mode != 'all':
-    return [mode]
-  from dense_aspp_jax.errors import InputError
-  from dense_aspp_jax.progress import say
+def _measure(mode: str, config: Any, args: argparse.Namespace) -> dict[str, Any]:
+  if mode == 'memory':
+    return benchmark_memory(config)
+  if mode == 'input':
+    from dense_aspp_jax.benchmark.input_speed import benchmark_input  # needs tfds and Grain
 
-  try:
-    from dense_aspp_jax.datasets.open import open_split
-
-    importlib.import_module('dense_aspp_jax.benchmark.input_speed')  # needs Grain
-
-    data = config.data
-    open_split(data.dataset, data.train_split, data.data_dir, data.held_out)
-  except (InputError, ImportError) as error:
-    say(f'input is not measured: {error}')
-    return ['inference', 'train']
-  return ['inference', 'train', 'input']
+    return benchmark_input(config, repeats=args.repeats, generate=args.mode == 'input')
+  return benchmark_step(mode, config, repeats=args.repeats, trace_directory=args.trace)

@@ -5,7 +5,7 @@ import pytest
 from step_config import step_config
 from tiny_config import make_config
 
-from dense_aspp_jax.benchmark.modes import device_mesh
+from dense_aspp_jax.benchmark.device import device_mesh
 from dense_aspp_jax.benchmark.steps import (
   Lowered,
   compile_cold,
@@ -29,6 +29,7 @@ RECIPE = {
   'data.mean': (0.1, 0.2, 0.3),
   'data.std': (0.4, 0.5, 0.6),
   'augmentation.brightness': 0.25,
+  'augmentation.crop_size': (16, 32),
   'loss.ignore_label': 19,
   'loss.region': 'dice',
   'loss.region_weight': 0.5,
@@ -60,7 +61,7 @@ def test_the_training_step_is_the_one_of_training(compiled_training):
     seed=7,
     mean=(0.1, 0.2, 0.3),
     std=(0.4, 0.5, 0.6),
-    augmentation=Augmentation(brightness=0.25),
+    augmentation=Augmentation(brightness=0.25, crop_size=(16, 32)),
     loss=Objective(ignore_label=19, region='dice', region_weight=0.5),
     max_skipped_steps=1,
   )
@@ -77,7 +78,7 @@ def test_the_training_step_is_the_one_of_training(compiled_training):
 
 def test_a_cold_compilation_neither_reads_nor_writes_the_cache(tmp_path):
   lowered = jax.jit(lambda x: jnp.sin(x) + 1).lower(jnp.ones(3))
-  step = Lowered('inference', lowered, lower_seconds=0.0, start=lambda compiled: compiled, flops=1)
+  step = Lowered(lowered, lower_seconds=0.0, start=lambda compiled: compiled, flops=1)
   names = ('jax_compilation_cache_dir', 'jax_persistent_cache_min_compile_time_secs')
   before = [getattr(jax.config, name) for name in names]
   try:
@@ -102,10 +103,14 @@ def test_the_state_is_donated_and_the_memory_adds_up(compiled_training):
   )
 
 
-def test_inference_is_that_of_the_predictor():
-  config = make_config(**{'evaluation.batch_size': 8})
-  step = inference_step(config)
-  predictions = step.start(step.lowered.compile())()
+@pytest.fixture(scope='module')
+def inference():
+  return inference_step(make_config())
+
+
+def test_inference_is_that_of_the_predictor(inference):
+  config = make_config()
+  predictions = inference.start(inference.lowered.compile())()
   model = create_model(**config.model)
   predictor = Predictor(
     model,
@@ -117,17 +122,12 @@ def test_inference_is_that_of_the_predictor():
   assert len(np.unique(expected)) > 1
 
 
-def test_flops_are_two_a_multiply_add_and_three_passes_in_training(compiled_training):
-  step, _ = compiled_training
+def test_flops_are_two_a_multiply_add_and_in_training_three_passes_over_the_crop(
+  compiled_training, inference
+):
   model = create_model(**make_config().model)
-  assert step.flops == 8 * 2 * 3 * multiply_adds(model, (32, 64))
-  assert inference_step(make_config()).flops == 8 * 2 * multiply_adds(model, (32, 64))
-
-
-def test_flops_of_training_are_those_of_the_crop():
-  model = create_model(**make_config().model)
-  step = training_step(make_config(**{'augmentation.crop_size': (32, 32)}), device_mesh())
-  assert step.flops == 8 * 2 * 3 * multiply_adds(model, (32, 32))
+  assert compiled_training[0].flops == 8 * 2 * 3 * multiply_adds(model, (16, 32))
+  assert inference.flops == 8 * 2 * multiply_adds(model, (32, 64))
 
 
 def test_other_sizes_leave_the_configuration_as_it_was():

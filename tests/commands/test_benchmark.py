@@ -46,6 +46,8 @@ sys.exit(main(['benchmark', *{arguments!r}]))
   record = json.loads(last)
   assert json.loads(output.read_text()) == [record]
   assert [result['mode'] for result in record['results']] == ['inference', 'train']
+  inference, train = record['results']
+  assert train['flops_per_step'] == 3 * inference['flops_per_step']
   for result in record['results']:
     assert (result['batch_size'], result['image_size']) == (8, [32, 64])
     assert (result['device'], result['num_devices'], result['compute_dtype']) == ('cpu', 1, 'float32')
