@@ -7,11 +7,10 @@ Convolutional Neural Networks", NeurIPS 2016.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import matplotlib
@@ -61,23 +60,14 @@ def coverage(dilation_rates: Sequence[int]) -> float:
   return (len(offsets) / atrous_field(dilation_rates)) ** 2
 
 
-@dataclasses.dataclass(frozen=True)
-class CascadePath:
-  """A path through the cascade, from the features through some of its layers.
+class CascadePath(NamedTuple):
+  """A path through the cascade, from the features through some of its layers."""
 
-  Attributes:
-    layers: The layers it goes through, counted from 1.
-    dilation_rates: Their dilation rates.
-    field: Side of its receptive field in feature-map pixels.
-    image_field: The same in image pixels, including the extractor's field.
-    coverage: See `coverage`.
-  """
-
-  layers: tuple[int, ...]
-  dilation_rates: tuple[int, ...]
-  field: int
-  image_field: int
-  coverage: float
+  layers: tuple[int, ...]  # those it goes through, counted from 1
+  dilation_rates: tuple[int, ...]  # of these layers
+  field: int  # side of its receptive field in feature-map pixels
+  image_field: int  # the same in image pixels, including the extractor's field
+  coverage: float  # see `coverage`
 
 
 def cascade_paths(dilation_rates: Sequence[int], extractor: Field) -> list[CascadePath]:
@@ -107,19 +97,12 @@ def format_table(paths: Sequence[CascadePath], extractor: Field) -> str:
   return f'{table}\n{note}' if extractor.is_global else table
 
 
-@dataclasses.dataclass(frozen=True)
-class EffectiveField:
-  """How much each image pixel affects one pixel of the feature map.
+class EffectiveField(NamedTuple):
+  """How much each image pixel affects one pixel of the feature map."""
 
-  Attributes:
-    gradient: Share of each pixel in the gradient's magnitude, float64 `[h, w]`, sum 1.
-    cell: Row and column of the feature-map pixel.
-    center: Middle of its theoretical field: y and x in pixels, counted from 0; may lie between pixels.
-  """
-
-  gradient: np.ndarray
-  cell: tuple[int, int]
-  center: tuple[float, float]
+  gradient: np.ndarray  # share of each pixel in the gradient's magnitude, float64 [h, w], sum 1
+  cell: tuple[int, int]  # row and column of the feature-map pixel
+  center: tuple[float, float]  # middle of its theoretical field, y and x from 0; may lie between pixels
 
   def side(self, share: float) -> float:
     """Side in pixels of the smallest square around `center` that holds a share (0..1) of the gradient."""

@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     output / 'receptive_field.json',
     {
       'extractor': {**dataclasses.asdict(extractor), 'size': extractor.size},
-      'paths': [dataclasses.asdict(path) for path in paths],
+      'paths': [path._asdict() for path in paths],
       'measured': {
         'sides': sides,
         'images': args.images,
