@@ -198,7 +198,7 @@ def test_configuration_and_provenance_are_written_out(page):
 def test_the_gallery_shows_four_panels_an_image_and_the_legend(page):
   for number in (1, 2):
     assert f'street/{number} , 53.3 % of pixels correct Image Ground truth Prediction Errors' in page.text
-  assert '“Errors” shows wrong pixels and ignored pixels over the grey image. road car sky' in page.text
+  assert 'Errors: wrong pixels and ignored pixels over the grey image. road car sky' in page.text
   colors = [a['style'] for tag, a in page.tags if tag == 'span' and a.get('class') == 'swatch']
   road, car, sky = '--color: 128 64 128', '--color: 0 0 142', '--color: 70 130 180'
   assert colors[2:] == [road, car, sky, sky, road, car]  # the legend, and the table by IoU
@@ -208,7 +208,7 @@ def test_ignored_pixels_are_mentioned_only_where_there_are_some():
   example = report_example.example()
   example.label[:, -1] = 0
   page = Page(report(examples=[example]))
-  assert '“Errors” shows wrong pixels over the grey image.' in page.text
+  assert 'Errors: wrong pixels over the grey image.' in page.text
   assert 'ignored' not in page.text
 
 
