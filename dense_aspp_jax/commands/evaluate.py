@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
 from typing import Any
 
@@ -13,11 +12,14 @@ from dense_aspp_jax.commands.run_arguments import (
   averaging_asked_for,
   averaging_predictor,
   check_at_least,
+  check_output_file,
+  write_result,
 )
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.batch_norm import BatchStatisticsPredictor
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.evaluation.metrics import format_table, protocol
+from dense_aspp_jax.evaluation.tta import AveragingPredictor
 from dense_aspp_jax.files import check_writable, write_json
 from dense_aspp_jax.progress import say
 from dense_aspp_jax.results.runs import EVALUATIONS
@@ -27,27 +29,23 @@ from dense_aspp_jax.training.run import load_run
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's options."""
   add_run_arguments(parser, bn_modes=('running', 'recalibrated', 'batch'))
-  parser.add_argument(
-    '--batch-size', type=int, help='images per call; no result depends on it, but those of --bn batch'
-  )
+  text = 'images per call; only results of --bn batch depend on it'
+  parser.add_argument('--batch-size', type=int, help=text)
   add_averaging_arguments(parser)
   parser.add_argument('--output', type=pathlib.Path, help='JSON file for the scores')
-  parser.add_argument(
-    '--record', action='store_true', help='also keep the scores in WORKDIR/evaluations, for `results`'
-  )
+  text = 'also keep the scores in WORKDIR/evaluations, for `results`'
+  parser.add_argument('--record', action='store_true', help=text)
 
 
 def run(args: argparse.Namespace) -> int:
   """Evaluates; prints the table, and the scores as JSON to --output or as the last line."""
-  if args.output and args.output.is_dir():
-    raise InputError(f'{args.output}: a folder; --output expects the name of a JSON file')
+  check_output_file(args.output)
   check_at_least('--batch-size', args.batch_size)
   averages = averaging_asked_for(args)
   by_batch = args.bn == 'batch'
   if by_batch and averages:
     raise InputError(
-      '--bn batch with --flip, --scales or --window: averaging takes one image at a time, not a batch; leave '
-      'either out'
+      '--bn batch with --flip, --scales or --window: averaging takes one image at a time; leave either out'
     )
   if args.record:
     check_writable(args.workdir / EVALUATIONS, '--workdir')
@@ -57,8 +55,7 @@ def run(args: argparse.Namespace) -> int:
   predictor = run.predictor
   if by_batch:
     predictor = BatchStatisticsPredictor(run.model, run.variables, predictor.preprocessing)
-  confusion = evaluate(predictor, split, run.label_set, batch_size=batch_size)
-  scores = confusion.scores()
+  scores = evaluate(predictor, split, run.label_set, batch_size=batch_size).scores()
   result = {
     **scores.to_json(),
     'images': len(split),
@@ -72,8 +69,7 @@ def run(args: argparse.Namespace) -> int:
   }
   if averages:
     averaging = averaging_predictor(args, run)
-    confusion = evaluate(averaging, split, run.label_set, batch_size=batch_size)
-    averaged = confusion.scores()
+    averaged = evaluate(averaging, split, run.label_set, batch_size=batch_size).scores()
     result['test_time'] = {**averaging.to_json(), 'scores': averaged.to_json()}
     print(f'plain, at one scale:\n{format_table(scores)}\n')
     print(f'averaged, {_words(averaging)}:\n{format_table(averaged)}')
@@ -83,15 +79,11 @@ def run(args: argparse.Namespace) -> int:
     path = args.workdir / EVALUATIONS / f'{_record_name(result)}.json'
     write_json(path, result)
     say(f'recorded in {path}')
-  if args.output:
-    write_json(args.output, result)
-    print(f'{len(split)} images; report in {args.output}')
-  else:
-    print(json.dumps(result))
+  write_result(result, args.output)
   return 0
 
 
-def _words(averaging: Any) -> str:
+def _words(averaging: AveragingPredictor) -> str:
   parts = [f'scales {", ".join(f"{scale:g}" for scale in averaging.scales)}']
   if averaging.flip:
     parts.append('mirrored images')

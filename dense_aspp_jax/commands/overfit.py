@@ -6,24 +6,26 @@ import argparse
 import pathlib
 
 from dense_aspp_jax.commands.config_file import add_config_argument, read_config_file
+from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.evaluation.metrics import format_table
+from dense_aspp_jax.evaluation.pictures import save_png
+from dense_aspp_jax.files import check_writable, write_json
+from dense_aspp_jax.provenance import provenance
+from dense_aspp_jax.training.overfit import Overfitted, overfit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's options."""
   add_config_argument(parser)
   parser.add_argument('--images', type=int, default=8, help='how many (default 8)')
-  parser.add_argument(
-    '--target', type=float, default=95.0, help='mean IoU on them, in %%, that is enough (default 95)'
-  )
-  parser.add_argument('--max-steps', type=int, default=600, help='where to give up (default 600)')
+  text = 'mean IoU on these images to exceed, in %% (default 95)'
+  parser.add_argument('--target', type=float, default=95.0, help=text)
+  parser.add_argument('--max-steps', type=int, default=600, help='when to give up (default 600)')
   parser.add_argument('--output', type=pathlib.Path, help='folder for overfit.json and overfit.png')
 
 
 def run(args: argparse.Namespace) -> int:
   """Trains on the images alone; prints the table. The run has failed if the target is not reached."""
-  from dense_aspp_jax.errors import InputError, RunError
-  from dense_aspp_jax.files import check_writable, write_json
-
   if args.images < 1 or args.max_steps < 1 or not 0 < args.target < 100:
     raise InputError(
       f'--images {args.images} --target {args.target} --max-steps {args.max_steps}: expected at least 1 '
@@ -32,11 +34,6 @@ def run(args: argparse.Namespace) -> int:
   if args.output:
     check_writable(args.output, '--output')
   config = read_config_file(args)
-  from dense_aspp_jax.evaluation.metrics import format_table
-  from dense_aspp_jax.evaluation.pictures import save_png
-  from dense_aspp_jax.provenance import provenance
-  from dense_aspp_jax.training.overfit import overfit
-
   result = overfit(config, num_images=args.images, target=args.target / 100, max_steps=args.max_steps)
   scores = result.scores
   print(format_table(scores))
@@ -62,8 +59,8 @@ def run(args: argparse.Namespace) -> int:
   return 0
 
 
-def _advice(result) -> str:
-  """What the figures say of the reason."""
+def _advice(result: Overfitted) -> str:
+  """The likely reason, from the figures."""
   scores = result.scores
   if result.pixel_accuracy - scores.pixel_accuracy > 0.05:
     return (

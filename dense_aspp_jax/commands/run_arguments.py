@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.tta import AveragingPredictor
+from dense_aspp_jax.files import write_json
 from dense_aspp_jax.training.run import Run
 
 _BN_HELP = {
@@ -49,17 +52,10 @@ def add_averaging_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds --flip, --scales and --window; see `evaluation.tta`."""
   group = parser.add_argument_group('test-time averaging')
   group.add_argument('--flip', action='store_true', help='average with the mirrored image')
-  group.add_argument(
-    '--scales', nargs='+', type=float, metavar='S', help='average over these factors of the image size'
-  )
-  group.add_argument(
-    '--window',
-    nargs='*',
-    type=int,
-    metavar='N',
-    help='predict larger images in overlapping windows of height x width; without the two numbers: the size '
-    'of the training crop',
-  )
+  text = 'average over these factors of the image size'
+  group.add_argument('--scales', nargs='+', type=float, metavar='S', help=text)
+  text = 'predict larger images in overlapping windows of HxW; without the two numbers: of the training crop'
+  group.add_argument('--window', nargs='*', type=int, metavar='N', help=text)
 
 
 def averaging_asked_for(args: argparse.Namespace) -> bool:
@@ -85,6 +81,21 @@ def averaging_predictor(args: argparse.Namespace, run: Run) -> AveragingPredicto
   return AveragingPredictor(
     run.predictor, flip=args.flip, scales=tuple(args.scales or (1.0,)), window=window and tuple(window)
   )
+
+
+def check_output_file(path: pathlib.Path | None) -> None:
+  """Raises InputError if --output is a folder instead of a JSON file."""
+  if path and path.is_dir():
+    raise InputError(f'{path}: a folder; --output expects the name of a JSON file')
+
+
+def write_result(result: dict[str, Any], output: pathlib.Path | None) -> None:
+  """Writes the result of 'images' to --output, or prints it as the last line."""
+  if output:
+    write_json(output, result)
+    print(f'{result["images"]} images; report in {output}')
+  else:
+    print(json.dumps(result))
 
 
 def check_output_folder(path: pathlib.Path) -> None:

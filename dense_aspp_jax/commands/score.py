@@ -1,21 +1,18 @@
 """Score a folder of prediction PNGs against label PNGs.
 
-Both folders hold PNGs of label ids. With ground truth in the Cityscapes layout the scores are those of
-the official cityscapesScripts. Prints a table; the JSON report goes to --output, or is the last line
-printed.
+Both folders hold PNGs of label ids. With ground truth in the Cityscapes layout the scores are those of the
+official cityscapesScripts.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
 
 import dense_aspp_jax
 from dense_aspp_jax import labels
-from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.commands.run_arguments import check_output_file, write_result
 from dense_aspp_jax.evaluation import metrics, score
-from dense_aspp_jax.files import write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,12 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     required=True,
     metavar='DIR',
     help='label-id PNGs: for Cityscapes one <city>_<seq>_<frame>*.png per ground truth, else equal names; '
-    'what `dense-aspp predict --output DIR` wrote will do',
+    'what `dense-aspp predict --output DIR` wrote also works',
   )
   parser.add_argument(
     '--label-set',
     metavar='NAME|FILE',
-    help=f'{", ".join(labels.LABEL_SETS)} or a labels.json; default: as `dense-aspp predict` noted it, '
+    help=f'{", ".join(labels.LABEL_SETS)} or a labels.json; default: that of `dense-aspp predict`, '
     'else cityscapes20',
   )
   parser.add_argument('--output', type=pathlib.Path, metavar='FILE', help='write the JSON report here')
@@ -46,8 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Scores the folders; prints the table, and the report as JSON to --output or as the last line."""
-  if args.output and args.output.is_dir():
-    raise InputError(f'{args.output}: a folder; --output expects the name of a JSON file')
+  check_output_file(args.output)
   label_set = labels.load_label_set(args.label_set) if args.label_set else None
   score_input = score.find_score_input(args.labels, args.predictions, label_set)
   scores = score.score_files(score_input).scores()
@@ -62,9 +58,5 @@ def run(args: argparse.Namespace) -> int:
     'version': dense_aspp_jax.__version__,
   }
   print(metrics.format_table(scores))
-  if args.output:
-    write_json(args.output, report)
-    print(f'{len(score_input.pairs)} images; report in {args.output}')
-  else:
-    print(json.dumps(report))
+  write_result(report, args.output)
   return 0

@@ -6,39 +6,29 @@ import argparse
 import pathlib
 import shlex
 
+import jax
+
 from dense_aspp_jax.commands.config_file import add_config_argument, read_config_file
+from dense_aspp_jax.distributed import initialize
+from dense_aspp_jax.progress import say
+from dense_aspp_jax.training.train import train_and_evaluate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's options."""
   add_config_argument(parser)
-  parser.add_argument(
-    '--workdir',
-    required=True,
-    type=pathlib.Path,
-    help='directory of the run; one that holds this run already is resumed',
-  )
-  parser.add_argument(
-    '--strict-resume',
-    action='store_true',
-    help='refuse to resume where the newest checkpoint is damaged, instead of falling back to an older one',
-  )
+  text = 'directory of the run; one that holds this run already is resumed'
+  parser.add_argument('--workdir', required=True, type=pathlib.Path, help=text)
+  text = 'fail where the newest checkpoint is damaged, instead of falling back to an older one'
+  parser.add_argument('--strict-resume', action='store_true', help=text)
   group = parser.add_argument_group('several processes (docs/scaling.md)')
-  group.add_argument(
-    '--distributed',
-    action='store_true',
-    help='join the processes that SLURM, Kubernetes or a TPU pod started',
-  )
+  text = 'join the processes that SLURM, Kubernetes or a TPU pod started'
+  group.add_argument('--distributed', action='store_true', help=text)
   group.add_argument('--coordinator', metavar='HOST:PORT', help='or by hand: address of process 0')
   group.add_argument('--processes', type=int, help='how many processes')
   group.add_argument('--process-id', type=int, help='which one this is, from 0')
-  group.add_argument(
-    '--heartbeat-timeout',
-    type=int,
-    default=100,
-    metavar='SECONDS',
-    help='after which a lost process ends the others (default 100)',
-  )
+  text = 'after which a lost process ends the others (default 100)'
+  group.add_argument('--heartbeat-timeout', type=int, default=100, metavar='SECONDS', help=text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,11 +36,7 @@ def run(args: argparse.Namespace) -> int:
   config = read_config_file(args)
   by_hand = (args.coordinator, args.processes, args.process_id)
   if args.distributed or any(x is not None for x in by_hand):
-    from dense_aspp_jax.distributed import initialize
-
     initialize(*by_hand, heartbeat_timeout=args.heartbeat_timeout)
-  from dense_aspp_jax.training.train import train_and_evaluate
-
   scores = train_and_evaluate(config, args.workdir, args.strict_resume)
   path = args.workdir / 'report.html'
   if scores is None and path.exists():
@@ -62,10 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _report(workdir: pathlib.Path, split: str) -> None:
   """Writes the report of a run that has reached its end; whatever happens here, the run is complete."""
-  import jax
-
-  from dense_aspp_jax.commands.report import report_run
-  from dense_aspp_jax.progress import say
+  from dense_aspp_jax.commands.report import report_run  # late: it needs matplotlib, training does not
 
   command = shlex.join(['dense-aspp', 'report', '--workdir', str(workdir), '--split', split])
   if jax.process_count() > 1:
@@ -75,6 +58,6 @@ def _report(workdir: pathlib.Path, split: str) -> None:
   say('making the report of the run ...')
   try:
     print(f'report {report_run(workdir, split)}')
-  except Exception as error:  # a finished training does not fail for what only shows it
+  except Exception as error:  # a finished training does not fail for lack of a report
     reason = f'{type(error).__name__}: {error}'.splitlines()[0]
     say(f'no report was written ({reason}); the run is complete, and {command} writes it')

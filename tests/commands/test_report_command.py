@@ -226,7 +226,7 @@ def test_a_stored_analysis_that_is_broken_is_named(workdir, capsys):
 def finished(monkeypatch):
   """`train` without the training: it has reached its end."""
   monkeypatch.setattr(
-    'dense_aspp_jax.training.train.train_and_evaluate', lambda config, workdir, strict_resume: 'scores'
+    'dense_aspp_jax.commands.train.train_and_evaluate', lambda config, workdir, strict_resume: 'scores'
   )
   return ['train', f'--config={ROOT / "configs" / "default.py"}', '--workdir=runs/x']
 
@@ -279,7 +279,7 @@ def test_there_is_no_new_report_where_the_training_did_nothing(finished, monkeyp
     if end == 'failed':
       raise InputError('bad')
 
-  monkeypatch.setattr('dense_aspp_jax.training.train.train_and_evaluate', training)
+  monkeypatch.setattr('dense_aspp_jax.commands.train.train_and_evaluate', training)
   monkeypatch.setattr('dense_aspp_jax.commands.report.report_run', lambda *_, **__: pytest.fail('called'))
   (tmp_path / 'report.html').touch()
   assert main([*finished, f'--workdir={tmp_path}']) == (2 if end == 'failed' else 0)
@@ -289,7 +289,7 @@ def test_a_finished_run_without_its_report_gets_it(finished, monkeypatch, tmp_pa
   folder = tmp_path / 'my run'
   folder.mkdir()
   monkeypatch.setattr(
-    'dense_aspp_jax.training.train.train_and_evaluate', lambda config, workdir, strict_resume: None
+    'dense_aspp_jax.commands.train.train_and_evaluate', lambda config, workdir, strict_resume: None
   )
 
   def fail(*_, **__):
