@@ -23,22 +23,14 @@ _SET_ASIDE = 'set_aside'
 
 
 class CheckpointSeries:
-  """Checkpoints `DIRECTORY/STEP`. Every process must call every method.
+  """Checkpoints `DIRECTORY/STEP`, of which the newest `keep` stay. Every process must call every method.
 
   Orbax's own Checkpointer is not used: it takes any directory with a number for a checkpoint, does not
   save below the number of a damaged one, and reports a failed save at the next one, which it drops.
-
-  Attributes:
-    directory: Where they are.
   """
 
   def __init__(self, directory: pathlib.Path, keep: int):
-    """Removes what interrupted saves left in a directory, which may be missing.
-
-    Args:
-      directory: Of this series alone.
-      keep: How many of the newest checkpoints stay.
-    """
+    """Removes what interrupted saves left in a directory, which may be missing."""
     self.directory, self._keep = directory.absolute(), keep
     self._saving: tuple[int, ocp.AsyncResponse[None]] | None = None
     if _is_first_process():

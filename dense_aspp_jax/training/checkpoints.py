@@ -17,21 +17,14 @@ from dense_aspp_jax.training.checkpoint_series import CheckpointSeries, steps_in
 from dense_aspp_jax.training.config import model_record
 from dense_aspp_jax.training.train_step import TrainState
 
-LATEST = 'latest'
-BEST = 'best'
-RAW = 'raw'
-EMA = 'ema'
-_SCORE = 'mean_iou'
-_MODEL = 'model'
+LATEST, BEST = 'latest', 'best'
+RAW, EMA = 'raw', 'ema'
+_SCORE, _MODEL = 'mean_iou', 'model'  # in the record of a checkpoint
 
 
 def _variables_items(state: TrainState) -> dict[str, Any]:
-  items = _not_empty(state.variables)
-  return items if state.ema is None else {**items, EMA: _not_empty(state.ema)}
-
-
-def _not_empty(trees: Mapping[str, Any]) -> dict[str, Any]:
-  return {name: tree for name, tree in trees.items() if tree}  # Orbax takes no empty one
+  items = {**state.variables, EMA: state.ema and {name: tree for name, tree in state.ema.items() if tree}}
+  return {name: tree for name, tree in items.items() if tree}  # Orbax takes no empty one
 
 
 def _state_items(state: TrainState) -> dict[str, Any]:
@@ -63,7 +56,11 @@ class Checkpoints:
     self._record = {_MODEL: model_record(model_fields or {})}
     self.best_score: float | None = None
     self.best_step: int | None = None
-    self._find_best(root / BEST)
+    for step in self._best.steps:
+      try:
+        self.best_score, self.best_step = read_record(root / BEST / str(step)).get(_SCORE), step
+      except InputError as error:
+        say(f'warning: {error}')
 
   def __enter__(self) -> Checkpoints:
     return self
@@ -72,11 +69,7 @@ class Checkpoints:
     self.close()
 
   def close(self) -> None:
-    """Waits for saves under way.
-
-    Raises:
-      RunError: A save failed.
-    """
+    """Waits for saves under way. Raises RunError if one failed."""
     try:
       self._latest.wait()
     finally:
@@ -97,9 +90,7 @@ class Checkpoints:
       self._save(self._latest, state, _state_items(state), self._record)
 
   def save_best(self, state: TrainState, mean_iou: float) -> None:
-    """Saves the variables and their averages as the best, if `mean_iou` is above the best one's so far.
-
-    Returns when they are on disk.
+    """Saves variables and averages if `mean_iou` is above that of the best so far; waits for the disk.
 
     Raises:
       RunError: As `save_latest`.
@@ -114,7 +105,7 @@ class Checkpoints:
 
     Args:
       state: Of the same shapes.
-      strict: Refuses to fall back to an older one than the newest.
+      strict: Fails instead of falling back to an older one than the newest.
 
     Returns:
       The state, of NumPy arrays; None if there is no checkpoint.
@@ -146,20 +137,12 @@ class Checkpoints:
     self._latest.set_aside_after(agreed)
     if not steps:
       return None
-    ema = {**state.variables, **restored[EMA]} if EMA in restored else None
-    return TrainState(
-      params=restored['params'],
-      batch_stats=restored.get('batch_stats', {}),
-      ema=ema,
-      **restored['optimizer'],
-    )
+    if EMA in restored:
+      restored[EMA] = {**state.variables, **restored[EMA]}  # with the trees that are empty
+    return state.replace(**restored.pop('optimizer'), **restored)
 
   def verify_best(self, state: TrainState) -> None:
-    """Sets the best checkpoint aside if it is damaged: the next one scored is then the best.
-
-    Args:
-      state: Of the same shapes.
-    """
+    """Sets the best checkpoint aside if it is damaged: the next one scored is then the best."""
     damaged = self.best_step is None and bool(self._best.steps)  # not even its record can be read
     if self.best_step is not None:
       try:
@@ -182,13 +165,6 @@ class Checkpoints:
           'this step is written. Try a lower optimizer.learning_rate, or optimizer.warmup_steps'
         )
     series.save(step, items, record)
-
-  def _find_best(self, directory: pathlib.Path) -> None:
-    for step in self._best.steps:
-      try:
-        self.best_score, self.best_step = read_record(directory / str(step)).get(_SCORE), step
-      except InputError as error:
-        say(f'warning: {error}')
 
 
 def checkpoints_directory(workdir: pathlib.Path) -> pathlib.Path:
@@ -223,15 +199,14 @@ def restore_variables(
     workdir: The run's directory.
     checkpoint: 'best', 'latest' (the newest one that is whole), or a step, looked for under latest and best.
     abstract_variables: Shapes and types, from jax.eval_shape of the model's init.
-    model_fields: What the network was made from; compared with what the checkpoint says of itself.
+    model_fields: What the network was made from.
     weights: 'raw', or 'ema' for the moving averages of a checkpoint that has them.
 
   Returns:
     The checkpoint's step and the variables.
 
   Raises:
-    InputError: There is no such checkpoint, and the message lists those that exist; it is damaged, or of
-      another network.
+    InputError: There is no such checkpoint, or it is damaged or of another network.
   """
   root = checkpoints_directory(workdir)
   steps = {kind: steps_in(root / kind) for kind in (LATEST, BEST)}
@@ -249,19 +224,18 @@ def restore_variables(
     path = root / kind / str(step)
     try:
       _check_network(path, model_fields or {})
-      if weights == EMA:
-        variables = load_checkpoint(path, {EMA: dict(abstract_variables)})[EMA]
-      else:
-        variables = load_checkpoint(path, abstract_variables)
+      wanted = {EMA: dict(abstract_variables)} if weights == EMA else abstract_variables
+      variables = load_checkpoint(path, wanted)
       break
     except InputError as error:
       if not candidates:
         raise
       say(f'warning: {error}; step {candidates[-1]} is taken')
-  return step, jax.device_put(variables, jax.local_devices()[0])
+  return step, jax.device_put(variables.get(EMA, variables), jax.local_devices()[0])
 
 
 def _check_network(path: pathlib.Path, model_fields: Mapping[str, Any]) -> None:
+  """Compares what a network is made from with what the checkpoint says of itself."""
   stored, given = read_record(path).get(_MODEL) or {}, model_record(model_fields)
   different = [
     f'model.{name}: {given[name]!r} in the configuration, {stored[name]!r} in the checkpoint'

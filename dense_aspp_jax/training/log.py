@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import pathlib
 
 import jax
-import numpy as np
 import tensorboardX
 
 from dense_aspp_jax.errors import RunError
 from dense_aspp_jax.evaluation.metrics import Scores
-from dense_aspp_jax.evaluation.pictures import save_png
+from dense_aspp_jax.evaluation.pictures import Rgb, save_png
+from dense_aspp_jax.files import write_file
 
 
 class RunLog:
   """Writes `WORKDIR/metrics.jsonl`, `WORKDIR/tensorboard/` and `WORKDIR/pictures/`; process 0 only."""
 
   def __init__(self, workdir: pathlib.Path, first_step: int, evaluated: bool = True):
-    """Opens the files.
+    """Opens the files of a run that starts or resumes after `first_step` updates.
 
-    Args:
-      workdir: Directory of the run.
-      first_step: Updates made when the run starts or resumes. What an interrupted run wrote of later
-        steps is taken out: they will be made, and written, again.
-      evaluated: Whether the evaluation of that step, if one is due, is complete; or else it is taken out too.
+    Removes what an interrupted run wrote of later steps, which will be repeated; unless `evaluated`, also the
+    evaluation of `first_step`.
     """
     self._enabled = jax.process_index() == 0
     if self._enabled:
@@ -38,12 +34,7 @@ class RunLog:
       self._events = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=first_step + 1)
 
   def scalars(self, step: int, kind: str, values: dict[str, float | None]) -> None:
-    """Writes one JSON line and one event per value; None is null there and absent here.
-
-    Args:
-      step: Updates made.
-      kind: 'train' or 'validation', prefix of the event names.
-      values: By name.
+    """Writes one JSON line and one event 'KIND/NAME' per value; None is null there and absent here.
 
     Raises:
       RunError: They cannot be written.
@@ -59,18 +50,13 @@ class RunLog:
       if value is not None:
         self._events.add_scalar(f'{kind}/{name}', value, step)
 
-  def scores(self, step: int, kind: str, scores: Scores, picture: np.ndarray | None) -> None:
-    """Writes the scores of an evaluation, and an RGB picture, uint8 `[h, w, 3]`, where there is one."""
+  def scores(self, step: int, kind: str, scores: Scores, picture: Rgb | None) -> None:
+    """Writes the scores of an evaluation; and a picture, as a PNG file and as an event, if there is one."""
     values = {name: value for name, value in scores.to_json().items() if name != 'iou'}
     self.scalars(step, kind, {**values, **{f'iou/{name}': value for name, value in scores.iou.items()}})
-    if picture is not None:
-      self.picture(step, kind, picture)
-
-  def picture(self, step: int, name: str, image: np.ndarray) -> None:
-    """Writes an RGB picture, uint8 `[h, w, 3]`, as a PNG file and as an event."""
-    if self._enabled:
-      save_png(self._pictures / f'{name}_step_{step:07d}.png', image)
-      self._events.add_image(name, image, step, dataformats='HWC')
+    if self._enabled and picture is not None:
+      save_png(self._pictures / f'{kind}_step_{step:07d}.png', picture)
+      self._events.add_image(kind, picture, step, dataformats='HWC')
 
   def close(self) -> None:
     """Flushes and closes the files."""
@@ -88,6 +74,4 @@ def _keep_lines_until(path: pathlib.Path, last_step: int, evaluated: bool) -> No
       last = last_step if evaluated or found['kind'] == 'train' else last_step - 1
       if found['step'] <= last:
         kept.append(line + '\n')
-  temporary = path.with_name(f'.{path.name}.tmp')
-  temporary.write_text(''.join(kept), encoding='utf-8')
-  os.replace(temporary, path)
+  write_file(path, ''.join(kept).encode())

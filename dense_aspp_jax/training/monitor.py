@@ -31,32 +31,25 @@ IntervalMetrics = metrics.Collection.create(
 class StepMonitor:
   """Checks and logs the metrics of each step a little later, so that the device never waits.
 
-  It also logs `data_wait`: the share of the time that the loop is held up until the pipeline hands over
-  the next batch. The device has up to two steps to compute meanwhile, so it idles for want of a batch for
-  this share at most. What is not in it: the copy to the device, which is under way two batches ahead.
+  It also logs `data_wait`: the share of the time that the loop waits for the next batch. The device has up to
+  two steps to compute meanwhile, so it idles for lack of data for at most this share. The copy to the device,
+  which starts two batches ahead, is not included.
 
   Attributes:
-    latest: Loss and learning rate of the last step known, images/s and `data_wait`, as text for the
-      progress bar.
+    latest: Loss, learning rate, images/s and `data_wait` of the last step known, for the progress bar.
   """
 
   def __init__(self, log: RunLog, log_every: int, batch_size: int, max_skipped: int = 0):
-    """Makes a monitor.
+    """Logs the means over every `log_every` steps of `batch_size` images.
 
-    Args:
-      log: Gets the means over every `log_every` steps.
-      log_every: Steps.
-      batch_size: Images per step.
-      max_skipped: How many updates in a row the step may have left out because they were not finite.
+    At most `max_skipped` updates in a row may be skipped.
     """
     self._log, self._log_every, self._batch_size, self._max_skipped = log, log_every, batch_size, max_skipped
     self._skipped_in_a_row: list[int] = []
     self._interval_skipped = 0
     self._in_flight: deque[tuple[int, StepMetrics]] = deque()
     self._interval: list[IntervalMetrics] = []
-    self._last_step = 0
-    self._interval_start = 0.0
-    self._interval_wait = 0.0
+    self._last_step, self._interval_start, self._interval_wait = 0, 0.0, 0.0
     self._total_images, self._total_seconds, self._total_wait = 0, 0.0, 0.0
     self.latest: dict[str, str] = {}
 
@@ -68,8 +61,7 @@ class StepMonitor:
     """Takes the metrics of the update that made `step`.
 
     Raises:
-      RunError: The loss or the gradient of this or an earlier step is not finite, and the update was not
-        left out, or too many in a row were.
+      RunError: An update up to this one was not finite and not skipped, or too many in a row were skipped.
     """
     self._in_flight.append((step, step_metrics))
     while len(self._in_flight) > _STEPS_IN_FLIGHT:
@@ -94,11 +86,7 @@ class StepMonitor:
       self._interval_start += time.perf_counter() - start
 
   def finish(self) -> str:
-    """Logs the steps since the last full interval; call it after the last step's `paused`.
-
-    Returns:
-      Seconds, images/s and `data_wait` of all steps, as text.
-    """
+    """Logs the steps since the last full interval, after the last step's `paused`; a summary of all steps."""
     if self._interval or self._interval_skipped:
       self._log_interval()
     if not self._total_images:
@@ -125,7 +113,7 @@ class StepMonitor:
       self._log_interval()
 
   def _skip(self, step: int, values: dict[str, np.ndarray]) -> None:
-    """Counts an update that was left out; it is in no mean."""
+    """Counts a skipped update, which is in no mean."""
     self._interval_skipped += 1
     self._skipped_in_a_row.append(step)
     count = len(self._skipped_in_a_row)

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.metrics import Scores, class_scores, confusion_matrix
-from dense_aspp_jax.evaluation.pictures import comparison, gallery
+from dense_aspp_jax.evaluation.pictures import Rgb, comparison, gallery
 from dense_aspp_jax.evaluation.predictor import Predictor
 from dense_aspp_jax.progress import progress_bar, say
 from dense_aspp_jax.training.augmentation import Augmentation
@@ -27,17 +27,17 @@ _STEPS_BETWEEN_SCORES = 20
 
 
 class Overfitted(NamedTuple):
-  """What came of it.
+  """The result.
 
   Attributes:
     scores: Of the last step, on the training images at the size the network sees.
     steps: Updates made.
-    seconds: What they took, without compiling.
-    pixel_accuracy: Of the last update, with the statistics of its batch. Where it is far above
+    seconds: For all updates, without compiling.
+    pixel_accuracy: Of the last update, with the statistics of its batch. If it is far above
       `scores.pixel_accuracy`, the running statistics are at fault.
     history: (step, loss, mean IoU) of each time the images were scored.
     stride: Input pixels per logit.
-    picture: Images, ground truth and predictions, uint8 `[h, w, 3]`.
+    picture: Images, ground truth and predictions.
   """
 
   scores: Scores
@@ -46,7 +46,7 @@ class Overfitted(NamedTuple):
   pixel_accuracy: float
   history: list[tuple[int, float, float]]
   stride: int
-  picture: np.ndarray
+  picture: Rgb
 
 
 def overfit(config: ConfigDict, *, num_images: int, target: float, max_steps: int) -> Overfitted:
@@ -65,7 +65,20 @@ def overfit(config: ConfigDict, *, num_images: int, target: float, max_steps: in
   Raises:
     InputError: Bad configuration or data.
   """
-  checked = parse_config(_without_obstacles(config, num_images, max_steps))
+  config = config.copy_and_resolve_references()
+  config.update_from_flattened_dict(
+    {
+      'model.dropout_rate': 0.0,
+      'optimizer.weight_decay': 0.0,
+      'optimizer.schedule': 'cosine',
+      'optimizer.warmup_steps': min(config.optimizer.warmup_steps, max_steps // 10),
+      'training.batch_size': num_images,
+      'training.gradient_accumulation': 1,
+      'training.ema_decay': 0.0,
+      'training.max_skipped_steps': 0,
+    }
+  )
+  checked = parse_config(config)
   model, label_set, data = checked.model, checked.label_set, checked.data
   split = data.open_train(label_set=label_set, cached=False)
   if len(split) < num_images:
@@ -108,23 +121,6 @@ def overfit(config: ConfigDict, *, num_images: int, target: float, max_steps: in
   ]
   accuracy = float(metrics['pixel_accuracy'])
   return Overfitted(scores, step, seconds, accuracy, history, model.stride, gallery(rows, label_set))
-
-
-def _without_obstacles(config: ConfigDict, num_images: int, max_steps: int) -> ConfigDict:
-  config = config.copy_and_resolve_references()
-  config.update_from_flattened_dict(
-    {
-      'model.dropout_rate': 0.0,
-      'optimizer.weight_decay': 0.0,
-      'optimizer.schedule': 'cosine',
-      'optimizer.warmup_steps': min(config.optimizer.warmup_steps, max_steps // 10),
-      'training.batch_size': num_images,
-      'training.gradient_accumulation': 1,
-      'training.ema_decay': 0.0,
-      'training.max_skipped_steps': 0,
-    }
-  )
-  return config
 
 
 def _cropped(example: CachedExample, size: Sequence[int] | None) -> CachedExample:
