@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int32, UInt8
 
-from dense_aspp_jax.labels import IGNORE_LABEL
 from dense_aspp_jax.models.upsampling import (
   column_phases,
   column_phases_transpose,
@@ -22,63 +21,23 @@ from dense_aspp_jax.models.upsampling import (
 _BITS = 31  # of a non-negative int32
 
 
-def pixel_weights(
-  labels: UInt8[Array, 'b h w'],
-  num_classes: int,
-  class_weights: tuple[float, ...] = (),
-  ignore_label: int = IGNORE_LABEL,
-) -> Float[Array, 'b h w']:
-  """Weight of every pixel in the loss: its class's weight, 0 where it is ignored.
-
-  Args:
-    labels: Class indices and `IGNORE_LABEL`.
-    num_classes: Number of classes.
-    class_weights: One weight a class; () for all 1.
-    ignore_label: A further index to leave out.
-  """
-  counted = (labels < num_classes) & (labels != ignore_label)
-  if not class_weights:
-    return counted.astype(jnp.float32)
-  table = jnp.asarray(class_weights, jnp.float32)
-  return jnp.where(counted, table[jnp.minimum(labels, num_classes - 1)], 0.0)
-
-
-def cross_entropy(
-  logits: Float[Array, 'b h w classes'], labels: UInt8[Array, 'b h w'], weights: Float[Array, 'b h w']
-) -> Float[Array, '']:
-  """Weighted sum of the pixels' cross entropy, in nats.
-
-  Divided by the sum of `weights` it is torch.nn.functional.cross_entropy(weight=..., ignore_index=...).
-
-  Args:
-    logits: float32.
-    labels: Class indices; any value where the weight is 0.
-    weights: From `pixel_weights`.
-  """
-  # Ignored labels are replaced before they are used: an index out of range yields NaN, and NaN x 0 is NaN.
-  classes = jnp.where(weights > 0, labels, 0).astype(jnp.int32)
-  log_normalizer = jax.nn.logsumexp(logits, axis=-1)
-  # A one-hot product, not a gather: the gradient of a gather is a scatter.
-  picked = jnp.sum(jnp.where(classes[..., None] == jnp.arange(logits.shape[-1]), logits, 0.0), axis=-1)
-  return jnp.sum((log_normalizer - picked) * weights)
-
-
 def upsampled_cross_entropy(
   logits: Float[Array, 'b h w classes'],
   labels: UInt8[Array, 'b oh ow'],
   weights: Float[Array, 'b oh ow'],
   factor: int,
 ) -> tuple[Float[Array, ''], Int32[Array, '']]:
-  """`cross_entropy` of logits upsampled by an integer factor, without a full-size array with a class axis.
+  """Weighted sum of the pixels' cross entropy, of logits upsampled by an integer factor.
 
-  The backward pass computes the upsampled logits again, from their log-normaliser. Only the logits have a
-  gradient.
+  Divided by the sum of `weights` it is torch.nn.functional.cross_entropy(weight=..., ignore_index=...). No
+  full-size array has a class axis: the backward pass computes the upsampled logits again, from their
+  log-normaliser. Only the logits have a gradient.
 
   Args:
     logits: float32, one vector per feature-map pixel; at most 256 classes.
     labels: Class indices; any value where the weight is 0. At most `factor` x the size of `logits`; what
       is beyond them is cropped.
-    weights: From `pixel_weights`.
+    weights: From `Objective.weights`.
     factor: Label pixels per pixel of `logits`.
 
   Returns:
@@ -122,7 +81,7 @@ def ohem_weights(
   Args:
     losses: float32. Cross entropy in nats, without class weight; see `upsampled_pixel_losses`. It gets no
       gradient. NaN counts as 0.
-    weights: From `pixel_weights`; pixels of weight 0 are not counted.
+    weights: From `Objective.weights`; pixels of weight 0 are not counted.
     threshold: Probability, 0..1.
     min_kept: Share of the counted pixels, 0..1.
   """

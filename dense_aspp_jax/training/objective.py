@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
 
 from dense_aspp_jax import fields
 from dense_aspp_jax.datasets.class_frequencies import CLASS_WEIGHTINGS, class_weights, count_classes
@@ -17,7 +18,6 @@ from dense_aspp_jax.models.segmentation import Logits, SegmentationModel
 from dense_aspp_jax.models.upsampling import upsample_bilinear, upsampled_argmax
 from dense_aspp_jax.training.losses import (
   ohem_weights,
-  pixel_weights,
   upsampled_cross_entropy,
   upsampled_pixel_losses,
 )
@@ -82,31 +82,32 @@ class Objective:
     weights = class_weights(pixels, self.class_weighting)
     return dataclasses.replace(self, class_weights=weights, class_weighting='none')
 
-  def weights(self, labels: jax.Array, num_classes: int) -> jax.Array:
-    """The pixels' weights, see `pixel_weights`; it counts where they are above 0."""
-    return pixel_weights(labels, num_classes, self.class_weights, self.ignore_label)
+  def weights(self, labels: UInt8[Array, 'b h w'], num_classes: int) -> Float[Array, 'b h w']:
+    """Weight of every pixel in the loss: its class's weight, 0 where it is ignored."""
+    counted = (labels < num_classes) & (labels != self.ignore_label)
+    if not self.class_weights:
+      return counted.astype(jnp.float32)
+    table = jnp.asarray(self.class_weights, jnp.float32)
+    return jnp.where(counted, table[jnp.minimum(labels, num_classes - 1)], 0.0)
 
   def loss(
     self,
     model: SegmentationModel,
     outputs: Logits,
-    labels: jax.Array,
-    weights: jax.Array,
+    labels: UInt8[Array, 'b h w'],
+    weights: Float[Array, 'b h w'],
     total_weight: jax.Array,
     num_parts: int,
   ) -> tuple[jax.Array, jax.Array]:
-    """A part's share of the loss; the shares of all parts add up.
+    """A part's share of the loss, which add up over the parts of a batch; and its correct counted pixels.
 
     Args:
-      model: Whose outputs they are.
-      outputs: In training.
-      labels: uint8 `[b, h, w]`, class indices.
+      model: The network.
+      outputs: Its logits of the part, in training.
+      labels: Class indices.
       weights: From `weights`.
       total_weight: Their sum over the whole batch, above 0.
       num_parts: Parts of the batch.
-
-    Returns:
-      The share, and how many counted pixels the logits have right.
     """
     logits, auxiliary = outputs
     if self.ohem_threshold:

@@ -12,12 +12,12 @@ import pytest
 from jax.sharding import Mesh
 from jaxprs import described_gpu
 from ml_collections import ConfigDict
+from reference_losses import cross_entropy
 
 from configs import default
 from dense_aspp_jax.models.layers import IMPLEMENTATIONS
 from dense_aspp_jax.models.upsampling import upsample_bilinear
 from dense_aspp_jax.training.config import parse_config
-from dense_aspp_jax.training.losses import cross_entropy
 from dense_aspp_jax.training.train_step import create_state, make_train_step
 
 SIZE, BATCH = (64, 128), 1

@@ -10,10 +10,10 @@ from jax.sharding import PartitionSpec as P
 from dense_aspp_jax.labels import IGNORE_LABEL
 from dense_aspp_jax.training.losses import (
   ohem_weights,
-  pixel_weights,
   upsampled_cross_entropy,
   upsampled_pixel_losses,
 )
+from dense_aspp_jax.training.objective import Objective
 
 mined = jax.jit(ohem_weights, static_argnames=('threshold', 'min_kept'))
 
@@ -88,7 +88,7 @@ def test_mined_loss_and_gradient_are_those_of_the_hard_pixels_alone():
   rng = np.random.default_rng(2)
   logits = jnp.asarray(rng.normal(0, 2, (2, 2, 3, 4)), jnp.float32)
   labels = jnp.asarray(rng.choice(np.array([0, 1, 2, 3, IGNORE_LABEL], np.uint8), (2, 15, 24)))
-  weights = pixel_weights(labels, 4, (1.0, 2.0, 0.5, 1.0))
+  weights = Objective((1.0, 2.0, 0.5, 1.0)).weights(labels, 4)
 
   def loss_and_gradient(weights_of):
     def loss(logits):

@@ -7,15 +7,21 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from reference_losses import cross_entropy
 
 from dense_aspp_jax.labels import IGNORE_LABEL
 from dense_aspp_jax.models.upsampling import upsample_bilinear
-from dense_aspp_jax.training.losses import (
-  cross_entropy,
-  pixel_weights,
-  upsampled_cross_entropy,
-  upsampled_pixel_losses,
-)
+from dense_aspp_jax.training.losses import upsampled_cross_entropy, upsampled_pixel_losses
+from dense_aspp_jax.training.objective import Objective
+
+
+def pixel_weights(labels, num_classes, *fields):
+  return Objective(*fields).weights(labels, num_classes)
+
+
+def loss_of(logits, labels, weights):
+  """At the labels' size."""
+  return upsampled_cross_entropy(logits, labels, weights, 1)[0]
 
 
 def reference(logits, labels, weights, ignore):
@@ -43,7 +49,7 @@ def sample():
 def test_cross_entropy_against_numpy(sample, class_weights, ignore_label):
   logits, labels = sample
   weights = pixel_weights(labels, 4, class_weights, ignore_label)
-  loss = cross_entropy(logits, labels, weights) / weights.sum()
+  loss = loss_of(logits, labels, weights) / weights.sum()
   expected = reference(
     np.asarray(logits), np.asarray(labels), class_weights or [1] * 4, {IGNORE_LABEL, ignore_label}
   )
@@ -53,7 +59,7 @@ def test_cross_entropy_against_numpy(sample, class_weights, ignore_label):
 def test_gradient_is_softmax_minus_one_hot_and_zero_where_ignored(sample):
   logits, labels = sample
   weights = pixel_weights(labels, 4)
-  gradient = np.asarray(jax.grad(cross_entropy)(logits, labels, weights))
+  gradient = np.asarray(jax.grad(loss_of)(logits, labels, weights))
   one_hot = np.eye(4)[np.minimum(labels, 3)]
   expected = (jax.nn.softmax(logits) - one_hot) * np.asarray(weights)[..., None]
   np.testing.assert_allclose(gradient, expected, atol=1e-6)
@@ -62,7 +68,7 @@ def test_gradient_is_softmax_minus_one_hot_and_zero_where_ignored(sample):
 def test_all_ignored_gives_zero_loss_and_gradient_not_nan():
   logits, labels = jnp.full((1, 2, 2, 3), 100.0), jnp.full((1, 2, 2), IGNORE_LABEL, jnp.uint8)
   weights = pixel_weights(labels, 3)
-  loss, gradient = jax.value_and_grad(cross_entropy)(logits, labels, weights)
+  loss, gradient = jax.value_and_grad(loss_of)(logits, labels, weights)
   assert loss == 0
   assert not np.asarray(gradient).any()
 
@@ -70,7 +76,7 @@ def test_all_ignored_gives_zero_loss_and_gradient_not_nan():
 def test_large_logits_do_not_overflow():
   logits = jnp.array([[[[1e4, -1e4, 0.0]]]])
   labels = jnp.array([[[1]]], jnp.uint8)
-  np.testing.assert_allclose(cross_entropy(logits, labels, pixel_weights(labels, 3)), 2e4)
+  np.testing.assert_allclose(loss_of(logits, labels, pixel_weights(labels, 3)), 2e4)
 
 
 def plain(logits, labels, weights, factor):
