@@ -24,7 +24,7 @@ _GREY = (0.2989, 0.587, 0.114)  # torchvision's rgb_to_grayscale
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-  """What may happen to a training image; each entry is off at its default.
+  """The section `config.augmentation`: what may happen to a training image; all is off by default.
 
   Attributes:
     scale_range: Lowest and highest factor of the size. Drawn uniformly, not log-uniformly: so do mmseg
@@ -84,14 +84,9 @@ class Draw(NamedTuple):
 
 
 def draw(key: Key[Array, ''], augmentation: Augmentation, image_size: tuple[int, int]) -> Draw:
-  """Draws the parameters of one image.
+  """Draws the parameters of one image of a size (height, width) by its own key.
 
-  Every parameter has a random number of its own, so that switching one on leaves the others as they were.
-
-  Args:
-    key: The image's key.
-    augmentation: The ranges.
-    image_size: Height and width of the image.
+  Every parameter has a random number of its own, so that enabling one leaves the others as they were.
   """
   scale, row, column, flip, brightness, contrast, saturation, hue = jax.random.uniform(key, (8,))
   size = jnp.array(image_size, jnp.int32)

@@ -10,10 +10,11 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from dense_aspp_jax import fields
@@ -203,39 +204,27 @@ def parse_config(config: ConfigDict | Mapping[str, Any], num_devices: int = 1) -
   return checked
 
 
-def _check_names(config: ConfigDict | Mapping[str, Any]) -> None:
-  """Checks that a configuration has exactly the sections and fields that it should."""
-  names = {name: {field.name for field in dataclasses.fields(cls)} for name, cls in _SECTIONS.items()}
-  _compare('config', config.keys(), {*names, 'seed'})
-  for section, expected in names.items():
-    if not isinstance(config[section], ConfigDict | Mapping):
-      fields.reject(section, config[section], 'a section with fields')
-    _compare(f'config.{section}', config[section].keys(), expected)
-    for name, value in config[section].items():
-      if isinstance(value, ConfigDict | Mapping):
-        raise InputError(f'config.{section}.{name} is a section with fields; expected a value')
-
-
-def _compare(where: str, found: Iterable[str], expected: set[str]) -> None:
-  problems = [f'unknown field {where}.{name}' for name in sorted(set(found) - expected)]
-  problems += [f'missing field {where}.{name}' for name in sorted(expected - set(found))]
+def _check_names(config: Mapping[str, Any]) -> None:
+  expected = {f'{name}.{field.name}' for name, cls in _SECTIONS.items() for field in dataclasses.fields(cls)}
+  expected.add('seed')
+  found = set(flatten_dict(plain(config), sep='.'))
+  problems = [f'unknown field config.{name}' for name in sorted(found - expected)]
+  problems += [f'missing field config.{name}' for name in sorted(expected - found)]
   if problems:
     raise InputError(f'{"; ".join(problems)}. configs/default.py has every field')
 
 
 def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
   """A stored configuration in today's fields: what an older version wrote, with what it meant."""
-  config = dict(config)
-  if 'formulation' in config.get('model', {}):
-    model = dict(config['model'])
-    former = model.pop('formulation')
-    config['model'] = {**model, 'implementation': _FORMULATIONS.get(former, former)}
+  config = plain(config)
+  if former := config.get('model', {}).pop('formulation', None):
+    config['model']['implementation'] = _FORMULATIONS.get(former, former)
   return config
 
 
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
   """In which fields a run cannot be resumed because it was begun with others: the name and both values."""
-  stored, given = dict(_flat(stored)), dict(_flat(given))
+  stored, given = (flatten_dict(plain(config), sep='.') for config in (stored, given))
   free = tuple(name for name, field in _FREE.items() if field.on_resume)
   if given.get('optimizer.schedule') == 'constant':  # the rate does not depend on the number of steps
     free += ('training.num_epochs',)
@@ -252,11 +241,10 @@ def model_record(model_fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config_hash(config: Mapping[str, Any], label_set: LabelSet, starts: Sequence[Mapping[str, Any]]) -> str:
-  """A short name of a configuration: equal for the seeds of one experiment, wherever they ran.
+  """A short name of a configuration: equal for all seeds of an experiment, on every machine and version.
 
-  The first 12 hexadecimal digits of the SHA-256 of its canonical JSON, without the fields that do not change
-  the network that training ends with. Paths stand for what they lead to: a folder's own name, the content of
-  a label set, the digest of pretrained weights. Equal for what an older version wrote of the same experiment.
+  The first 12 hexadecimal digits of the SHA-256 of its canonical JSON, without the fields that do not matter.
+  Paths are replaced by a folder's own name, the content of a label set, the digest of pretrained weights.
 
   Args:
     config: Of the run, as plain data.
@@ -299,14 +287,6 @@ def tuples(value: Any) -> Any:
   if isinstance(value, dict):
     return {name: tuples(v) for name, v in value.items()}
   return tuple(tuples(v) for v in value) if isinstance(value, list) else value
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = '') -> list[tuple[str, Any]]:
-  pairs = []
-  for name, value in tree.items():
-    nested = isinstance(value, Mapping)
-    pairs += _flat(value, f'{prefix}{name}.') if nested else [(f'{prefix}{name}', plain(value))]
-  return pairs
 
 
 def _last_part(path: str) -> str:

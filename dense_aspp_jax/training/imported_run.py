@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 
+from dense_aspp_jax.datasets.data import Data
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import check_new_directory, new_directory, write_json
 from dense_aspp_jax.labels import CITYSCAPES_19
@@ -35,20 +36,17 @@ def convert_dense_aspp(architecture: str, path: pathlib.Path, output: pathlib.Pa
   network = Network(**PAPER_MODELS[architecture])
   fields = dataclasses.asdict(network)
   weights = read_dense_aspp_weights(architecture, path, network.create())
+  data = Data(
+    dataset='cityscapes',
+    label_set=CITYSCAPES_19.name,
+    image_size=(1024, 2048),
+    mean=weights.mean,
+    std=weights.std,
+  )
   config = {
     'seed': None,  # trained elsewhere
     'model': fields,
-    'data': {
-      'dataset': 'cityscapes',
-      'data_dir': None,
-      'label_set': CITYSCAPES_19.name,
-      'train_split': 'train',
-      'validation_split': 'validation',
-      'image_size': (1024, 2048),
-      'keep_aspect': True,
-      'mean': weights.mean,
-      'std': weights.std,
-    },
+    'data': dataclasses.asdict(data),
     'evaluation': {'batch_size': 1},
   }
   with new_directory(output) as folder:

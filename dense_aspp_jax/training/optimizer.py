@@ -58,20 +58,13 @@ class Optimizer:
     fields.check_integer('optimizer.warmup_steps', self.warmup_steps, 0)
 
   def rate(self, num_steps: int) -> optax.Schedule:
-    """The learning rate as a function of the step.
-
-    Args:
-      num_steps: Steps of the whole run.
+    """The learning rate as a function of the step, in a run of `num_steps`.
 
     Raises:
       InputError: The warm-up is as long as the run.
     """
-    fields.check(
-      'optimizer.warmup_steps',
-      self.warmup_steps,
-      self.warmup_steps < max(num_steps, 1),
-      f'0 to {num_steps - 1}, less than the steps of the run',
-    )
+    expected = f'0 to {num_steps - 1}, less than the steps of the run'
+    fields.check('optimizer.warmup_steps', self.warmup_steps, self.warmup_steps < max(num_steps, 1), expected)
     decay_steps = max(num_steps - self.warmup_steps, 1)
     after_warmup = {
       'constant': optax.constant_schedule(self.learning_rate),

@@ -1,4 +1,8 @@
-"""Losses of whole classes instead of single pixels: soft Dice and Lovasz-softmax."""
+"""Losses of whole classes instead of single pixels: soft Dice and Lovasz-softmax.
+
+Logits are float32, at the labels' size. A label may have any value where it is not counted. The losses are in
+0..1. A class without a counted pixel of that label is not in the mean, which is 0 if there is no class.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +23,6 @@ def soft_dice_loss(
   whole batch. Milletari et al., V-Net, 3DV 2016, section 3.
 
   Differs from the paper: p and y are not squared in the denominator, and there is more than one class.
-
-  Args:
-    logits: float32, at the labels' size.
-    labels: Class indices; any value where not counted.
-    counted: False where a pixel is left out.
-
-  Returns:
-    A loss in 0..1; classes without a counted pixel of that label are not in the mean, 0 where there is none.
   """
   probabilities, is_label = _probabilities_and_labels(logits, labels, counted)
   pixels = (0, 1, 2)
@@ -44,14 +40,6 @@ def lovasz_softmax_loss(
 
   For predictions of probability 0 or 1 it is the mean of 1 - IoU. The errors of a class are sorted over the
   counted pixels of the whole batch, which gathers a batch that is spread over devices.
-
-  Args:
-    logits: float32, at the labels' size.
-    labels: Class indices; any value where not counted.
-    counted: False where a pixel is left out.
-
-  Returns:
-    A loss in 0..1; classes without a counted pixel of that label are not in the mean, 0 where there is none.
   """
   probabilities, is_label = _probabilities_and_labels(logits, labels, counted)
   num_classes = logits.shape[-1]

@@ -40,12 +40,12 @@ class Run:
     checkpoint: Which one was asked for: 'best', 'latest', or a step.
     config: The run's configuration as plain data.
     label_set: What its class indices mean.
-    model: The segmentation model.
+    model: The network.
     variables: Its 'params' and 'batch_stats'.
     step: Updates made before the checkpoint was written.
     predictor: Predicts RGB images of any size.
-    weights: Which variables they are: 'raw', or 'ema', their moving averages.
-    bn: Which statistics BN takes: 'running', those of training, or 'recalibrated'.
+    weights: 'raw', or 'ema' for their moving averages.
+    bn: The statistics that BN takes: 'running', those of training, or 'recalibrated'.
   """
 
   workdir: pathlib.Path
@@ -100,9 +100,7 @@ class Run:
     return dataclasses.replace(self.data, data_dir=data_dir) if data_dir else self.data
 
   def save_statistics(self, batch_stats: Mapping[str, Any], record: Mapping[str, Any]) -> pathlib.Path:
-    """Keeps BN statistics that were estimated again for this step and these weights.
-
-    They are written whole or not at all, and replace earlier ones.
+    """Stores BN statistics that were estimated again for this step and these weights; replaces earlier ones.
 
     Args:
       batch_stats: The statistics.
@@ -112,7 +110,6 @@ class Run:
       The folder written.
 
     Raises:
-      InputError: The folder holds something else.
       RunError: It cannot be written.
     """
     directory = _statistics_directory(self.workdir, self.step, self.weights)

@@ -63,11 +63,11 @@ def create_state(
   """Draws the initial parameters from `seed`; they do not depend on the image size.
 
   Args:
-    model: The segmentation model.
+    model: The network.
     optimizer: The update rule.
     seed: Of the parameters.
-    extractor_weights: What the extractor starts from, instead.
-    ema: Whether the state carries moving averages; they start as the initial variables.
+    extractor_weights: Initial parameters of the extractor, instead.
+    ema: Whether the state has moving averages; they start as the initial variables.
 
   Raises:
     InputError: The weights do not fit the model's extractor.
@@ -109,7 +109,7 @@ def create_train_step(
     config: The configuration.
     optimizer: The update rule.
     rate: The learning rate, for the log.
-    mesh: Devices that the batch is spread over, along its only axis; None: one device.
+    mesh: Devices that the batch is spread over; None: one device.
   """
   model, objective, preprocessing = config.model, config.loss, config.data.preprocessing
   num_parts = config.training.gradient_accumulation
@@ -182,15 +182,9 @@ def create_train_step(
 def make_train_step(
   config: Config, num_steps: int, mesh: Mesh
 ) -> tuple[optax.GradientTransformation, jax.stages.Wrapped]:
-  """Makes the optimizer and the train step of a configuration, under jit.
+  """Makes the optimizer of a run of `num_steps` and its train step, under jit; a step donates the state.
 
-  Args:
-    config: The configuration.
-    num_steps: Of the whole run, for the schedule.
-    mesh: One axis, 'data', over all devices; the batch is spread over it, the state is on every device.
-
-  Returns:
-    The optimizer, and `train_step(state, batch) -> (state, metrics)`, which takes the state's memory.
+  The batch is spread over the mesh's one axis, 'data'; the state is on every device.
   """
   rate = config.optimizer.rate(num_steps)
   optimizer = config.optimizer.create(rate)

@@ -36,7 +36,7 @@ def test_the_default_configuration_is_parsed_section_by_section():
     (lambda c: c.update(speed=4), 'unknown field config.speed'),
     (lambda c: c.__delattr__('loss'), 'missing field config.loss'),
     (lambda c: c.data.__delattr__('mean'), 'missing field config.data.mean'),
-    (lambda c: c.__setattr__('loss', 3), 'config.loss = 3'),
+    (lambda c: c.__setattr__('loss', 3), 'unknown field config.loss; missing field config.loss.'),
     (lambda c: c.loss.update(region={'a': 1}), 'config.loss.region'),
     (lambda c: c.model.update(num_classes=19), 'config.model.num_classes = 19'),
     (
