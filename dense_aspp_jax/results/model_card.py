@@ -39,14 +39,11 @@ _OTHER_TERMS = "The images are a folder of somebody's own: its owner says what m
 
 
 def write_cards(rows_of: Mapping[pathlib.Path, Sequence[Row]], directory: pathlib.Path) -> list[pathlib.Path]:
-  """Writes DIRECTORY/NAME for each run, NAME being that of its directory; each whole or not at all.
+  """Writes a folder for each run, with the name of its directory, atomically; returns the folders.
 
   Args:
-    rows_of: What `read_run` gave, by the runs' directories.
+    rows_of: What `read_run` returned, by the runs' directories.
     directory: May be missing.
-
-  Returns:
-    The folders written.
 
   Raises:
     InputError: A folder of that name exists or two runs have one name, found before anything is written;
@@ -116,7 +113,12 @@ def _write_card(workdir: pathlib.Path, rows: Sequence[Row], target: pathlib.Path
     row = next((row for row in rows if row.weights == EMA), rows[0])  # of the weights that load_run loads
     standard = row.protocol.standard  # also for a copy of the data in a folder
     weak = {c: iou for c, iou in row.scores.iou.items() if iou is not None and iou < _LOW_IOU}
-    card = _template().render(
+    card = jinja2.Template(
+      pathlib.Path(__file__).with_name('model_card.md.jinja').read_text(encoding='utf-8'),
+      trim_blocks=True,
+      keep_trailing_newline=True,
+      undefined=jinja2.StrictUndefined,
+    ).render(
       name=target.name,
       row=row,
       protocol=row.protocol,
@@ -140,14 +142,6 @@ def _write_card(workdir: pathlib.Path, rows: Sequence[Row], target: pathlib.Path
 def _sha256(path: pathlib.Path) -> str:
   with path.open('rb') as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
-def _template() -> jinja2.Template:
-  environment = jinja2.Environment(
-    trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
-  )
-  path = pathlib.Path(__file__).with_name('model_card.md.jinja')
-  return environment.from_string(path.read_text(encoding='utf-8'))
 
 
 def _terms_of_use(dataset: str) -> str:

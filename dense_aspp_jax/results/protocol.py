@@ -28,8 +28,6 @@ class Protocol:
     held_out: Prefixes of the images that were left out of training.
     train_images: Images it was trained on.
     image_size: Height and width the network sees when it is scored.
-    label_set: Name of the label set.
-    classes: Classes of the network.
     void_ignored: Whether there are pixels that count nowhere.
     metric: How pixels are counted.
     test_time: {'flip', 'scales', 'window'} of test-time averaging; scales None: several. None: a single

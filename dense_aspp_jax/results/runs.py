@@ -40,14 +40,10 @@ class Row:
 
   Attributes:
     run: Name of the run's directory.
-    seed: The run's seed.
     step: Updates made before the checkpoint was written.
     network: What the network is, in words.
     parameters: How many it has, without the auxiliary head, which only training uses.
     weights: 'raw' or 'ema'.
-    config_hash: See `config_hash`.
-    scores: What was measured.
-    protocol: How it was measured.
     commands: What trained the run; several, if it was resumed by another one.
     git_commits: Of the code that trained it; None for a start without a checkout.
     devices: What it was trained on, such as '1 x gpu: NVIDIA H200'.

@@ -73,11 +73,6 @@ class Group:
     """How all the scores were taken."""
     return self.rows[0].protocol
 
-  @property
-  def reasons(self) -> list[str] | None:
-    """Why the scores are not comparable with the standard protocol; None if the data set has none."""
-    return self.protocol.differences
-
   @functools.cached_property
   def summary(self) -> dict[str, Any]:
     """A `Spread` for each score: of the mean IoUs by name, 'pixel_accuracy', and 'iou' by class."""
@@ -89,7 +84,7 @@ class Group:
       'name': self.name,
       'seeds': [row.seed for row in self.rows],
       'summary': _by_name(dataclasses.asdict, self.summary),
-      'not_comparable_because': self.reasons,
+      'not_comparable_because': self.protocol.differences,
       'rows': [row.to_json() for row in self.rows],
     }
 
@@ -161,6 +156,6 @@ def read_results(path: pathlib.Path) -> list[Row]:
 
 
 def _order(group: Group) -> tuple[Any, ...]:
-  protocol, reasons = group.protocol, group.reasons
+  protocol, reasons = group.protocol, group.protocol.differences
   apart = len(reasons) if reasons is not None else int(protocol.test_time is not None)
   return protocol.dataset, protocol.split, apart, -next(iter(group.summary.values())).mean

@@ -32,7 +32,7 @@ def markdown(results: Results) -> str:
       f'## {dataset}',
       *_ours(groups),
       '### IoU of each class',
-      _markdown_table(_class_cells(groups)),
+      _markdown_table(_class_cells(group) for group in groups),
       '### Protocol',
       _markdown_table(_protocol_cells(group) for group in groups),
     ]
@@ -74,20 +74,18 @@ def text(results: Results) -> str:
   tables = []
   for dataset, groups in _by_dataset(results):
     rows = [{t: c for t, c in cells.items() if t not in _NOT_IN_TERMINAL} for cells in _main_cells(groups)]
-    table = tabulate(rows, headers='keys', tablefmt='plain', disable_numparse=True)
-    tables.append(f'{dataset}, in %\n{table}')
+    tables.append(f'{dataset}, in %\n{tabulate(rows, "keys", "plain", disable_numparse=True)}')
   return '\n\n'.join(tables)
 
 
 def card_tables(groups: Sequence[Group]) -> str:
   """The scores of a single run as Markdown: a line for each, then a line for each class."""
   scores = [{t: c for t, c in cells.items() if t in _IN_CARD} for cells in _main_cells(groups)]
-  by_score = [(scored_words(group.rows[0]), group.summary['iou']) for group in groups]
-  classes = [
-    {'class': name, **{scored: str(iou.get(name, Spread())) for scored, iou in by_score}}
-    for name in _class_names(groups)
-  ]
-  return f'{_markdown_table(scores)}\n\n{_markdown_table(classes)}'
+  classes: dict[str, dict[str, str]] = {}
+  for group in groups:
+    for name, iou in group.summary['iou'].items():
+      classes.setdefault(name, {'class': name})[scored_words(group.rows[0])] = str(iou)
+  return f'{_markdown_table(scores)}\n\n{_markdown_table(classes.values())}'
 
 
 def scored_words(row: Row) -> str:
@@ -132,15 +130,9 @@ def _main_cells(groups: Sequence[Group]) -> Iterator[Cells]:
     }
 
 
-def _class_names(groups: Sequence[Group]) -> list[str]:
-  return list(dict.fromkeys(name for group in groups for name in group.summary['iou']))
-
-
-def _class_cells(groups: Sequence[Group]) -> Iterator[Cells]:
-  names = _class_names(groups)
-  for group in groups:
-    iou = {name: str(group.summary['iou'].get(name, Spread())) for name in names}
-    yield {'run': group.name, 'scored': scored_words(group.rows[0]), **iou}
+def _class_cells(group: Group) -> Cells:
+  iou = {name: str(spread) for name, spread in group.summary['iou'].items()}
+  return {'run': group.name, 'scored': scored_words(group.rows[0]), **iou}
 
 
 def _protocol_cells(group: Group) -> Cells:
@@ -229,5 +221,6 @@ def _published_cells(row: Published) -> Cells:
 
 
 def _markdown_table(rows: Iterable[Cells]) -> str:
+  """A table with the columns of all rows; '-' where a row lacks one."""
   escaped = [{t.replace('|', r'\|'): c.replace('|', r'\|') for t, c in cells.items()} for cells in rows]
-  return tabulate(escaped, headers='keys', tablefmt='github', disable_numparse=True)
+  return tabulate(escaped, headers='keys', tablefmt='github', disable_numparse=True, missingval='-')

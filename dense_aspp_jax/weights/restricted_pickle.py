@@ -27,11 +27,6 @@ class Global:
 
 
 _MOST_COPIED_ITEMS = 100_000  # by all calls together: repeating one list many times would fill the memory
-_CONSTANTS = {'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False}
-# Their argument in the stream is the value.
-_NUMBERS = frozenset({'BININT', 'BININT1', 'BININT2', 'LONG1', 'BINFLOAT'})
-_STRINGS = frozenset({'BINUNICODE', 'SHORT_BINUNICODE', 'BINSTRING', 'SHORT_BINSTRING'})
-_TUPLES = {'EMPTY_TUPLE': 0, 'TUPLE1': 1, 'TUPLE2': 2, 'TUPLE3': 3}
 
 
 def unpickle(
@@ -86,17 +81,6 @@ class _Machine:
     return value
 
   def execute(self, name: str, argument: Any) -> None:
-    if name in _NUMBERS or name in _STRINGS:
-      self._stack.append(argument)
-    elif name in _CONSTANTS:
-      self._stack.append(_CONSTANTS[name])
-    elif name in _TUPLES:
-      items = self._pop(_TUPLES[name])
-      self._stack.append(tuple(items))
-    else:
-      self._execute_structure(name, argument)
-
-  def _execute_structure(self, name: str, argument: Any) -> None:
     match name:
       case 'PROTO':
         if argument > pickle.HIGHEST_PROTOCOL:
@@ -105,6 +89,14 @@ class _Machine:
           )
       case 'FRAME':
         pass
+      case 'BININT' | 'BININT1' | 'BININT2' | 'LONG1' | 'BINFLOAT':
+        self._stack.append(argument)
+      case 'BINUNICODE' | 'SHORT_BINUNICODE' | 'BINSTRING' | 'SHORT_BINSTRING':
+        self._stack.append(argument)
+      case 'NONE':
+        self._stack.append(None)
+      case 'NEWTRUE' | 'NEWFALSE':
+        self._stack.append(name == 'NEWTRUE')
       case 'MARK':
         self._below_marks.append(self._stack)
         self._stack = []
@@ -114,25 +106,21 @@ class _Machine:
         self._memo[len(self._memo)] = self._stack[-1]
       case 'BINGET' | 'LONG_BINGET':
         self._stack.append(self._memo[argument])
+      case 'EMPTY_TUPLE' | 'EMPTY_LIST' | 'EMPTY_DICT':
+        self._stack.append({'EMPTY_TUPLE': (), 'EMPTY_LIST': [], 'EMPTY_DICT': {}}[name])
+      case 'TUPLE1' | 'TUPLE2' | 'TUPLE3':
+        items = self._pop(int(name[-1]))
+        self._stack.append(tuple(items))
       case 'TUPLE':
         items = self._pop_to_mark()
         self._stack.append(tuple(items))
-      case 'EMPTY_LIST':
-        self._stack.append([])
-      case 'APPEND':
-        items = self._pop(1)
+      case 'APPEND' | 'APPENDS':
+        items = self._pop(1) if name == 'APPEND' else self._pop_to_mark()
         _as(list, self._stack[-1]).extend(items)
-      case 'APPENDS':
-        items = self._pop_to_mark()
-        _as(list, self._stack[-1]).extend(items)
-      case 'EMPTY_DICT':
-        self._stack.append({})
-      case 'SETITEM':
-        pair = self._pop(2)
-        _set_items(self._stack[-1], pair)
-      case 'SETITEMS':
-        items = self._pop_to_mark()
-        _set_items(self._stack[-1], items)
+      case 'SETITEM' | 'SETITEMS':
+        items = self._pop(2) if name == 'SETITEM' else self._pop_to_mark()
+        target = _as(dict, self._stack[-1])
+        target.update(ordered_dict(zip(items[::2], items[1::2], strict=True)))
       case 'GLOBAL':
         self._stack.append(self._global(*argument.split(' ', 1)))
       case 'STACK_GLOBAL':
@@ -189,8 +177,3 @@ def _key(value: Any) -> str | int:
   if not isinstance(value, str | int):  # hashing nested tuples can take exponential time
     raise TypeError(f'a {type(value).__name__} is the key of a dict; expected a str or an int')
   return value
-
-
-def _set_items(target: Any, items: list[Any]) -> None:
-  for key, value in zip(items[::2], items[1::2], strict=True):
-    _as(dict, target)[_key(key)] = value

@@ -46,7 +46,10 @@ def test_configurations_protocols_and_weights_are_kept_apart(tmp_path):
   add_evaluation(workdir, 'test', 0.64, test_time=make_test_time(0.66))
   rows += read_run(workdir)
   groups = summarize(rows).groups
-  assert [(g.protocol.split, g.rows[0].weights, [row.seed for row in g.rows], g.reasons) for g in groups] == [
+  assert [
+    (g.protocol.split, g.rows[0].weights, [row.seed for row in g.rows], g.protocol.differences)
+    for g in groups
+  ] == [
     ('test', 'raw', [2], []),
     ('test', 'raw', [2], ['flip and scales 0.75, 1, 1.25']),
     ('validation', 'ema', [2], ['validation split']),
@@ -82,7 +85,7 @@ def test_published_scores_stand_beside_those_of_the_same_data_alone(tmp_path):
   protocol = dataclasses.replace(row.protocol, dataset='street_scenes', label_set='cityscapes20')
   other = summarize([dataclasses.replace(row, protocol=protocol)])
   assert (other.published, other.standards) == ((), {})
-  assert other.groups[0].reasons is None
+  assert other.groups[0].protocol.differences is None
 
 
 def test_what_was_written_is_read_back(tmp_path):
