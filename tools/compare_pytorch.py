@@ -29,6 +29,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tabulate import tabulate
 
+from dense_aspp_jax.benchmark import steps as benchmark_steps
 from dense_aspp_jax.benchmark.device import (
   device_description,
   device_mesh,
@@ -36,14 +37,6 @@ from dense_aspp_jax.benchmark.device import (
   steps_in_flight,
 )
 from dense_aspp_jax.benchmark.output import append_result, read_results
-from dense_aspp_jax.benchmark.steps import (
-  compile_cold,
-  compiled_memory,
-  inference_step,
-  random_batch,
-  resized,
-  training_step,
-)
 from dense_aspp_jax.benchmark.timing import Timing, seconds
 from dense_aspp_jax.commands.config_file import add_config_argument, read_config_file
 from dense_aspp_jax.compilation_cache import use_compilation_cache
@@ -123,7 +116,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def read_config(args: argparse.Namespace) -> ConfigDict:
   """The configuration as it is compared: the sizes and the type asked for, no augmentation."""
-  config = resized(read_config_file(args), args.batch, args.image_size and tuple(args.image_size))
+  config = benchmark_steps.resized(
+    read_config_file(args), args.batch, args.image_size and tuple(args.image_size)
+  )
   config.model.compute_dtype = args.dtype
   config.training.gradient_accumulation = 1
   config.augmentation.update(dataclasses.asdict(Augmentation()))
@@ -183,8 +178,12 @@ def logits_difference(config: ConfigDict, initial: Any, peer: PeerProcess) -> fl
 def compare(mode: str, config: ConfigDict, peers: dict[str, PeerProcess], repeats: int) -> dict[str, Any]:
   """Compiles all at the same time, then times them interleaved."""
   prepared = {name: peer.submit('prepare', mode) for name, peer in peers.items()}
-  step = training_step(config, device_mesh()) if mode == 'train' else inference_step(config)
-  compiled, compile_seconds = compile_cold(step)
+  step = (
+    benchmark_steps.training_step(config, device_mesh())
+    if mode == 'train'
+    else benchmark_steps.inference_step(config)
+  )
+  compiled, compile_seconds = benchmark_steps.compile_cold(step)
   run = step.start(compiled)
   first = jax.block_until_ready(run())
   prepared = {name: future.result() for name, future in prepared.items()}
@@ -210,7 +209,7 @@ def compare(mode: str, config: ConfigDict, peers: dict[str, PeerProcess], repeat
     result[name] = Timing(steps[name], tuple(milliseconds[name])).to_json(images)
   result['ours'] |= {
     'compile_seconds': step.lower_seconds + compile_seconds,
-    'memory_per_device': compiled_memory(compiled),
+    'memory_per_device': benchmark_steps.compiled_memory(compiled),
     'peak_bytes_in_use': peak_bytes_in_use(),
   }
   for name, peer in peers.items():
@@ -250,7 +249,7 @@ def main() -> None:
     'network': {'densenet': densenet_arguments(config.model), 'model': config.model.to_dict()},
     'device': args.device,
     'dtype': args.dtype,
-    'batch': random_batch(config, config.training.batch_size),
+    'batch': benchmark_steps.random_batch(config, config.training.batch_size),
     'optimizer': config.optimizer.to_dict(),
     'loss': config.loss.to_dict(),
     'mean': config.data.mean,

@@ -198,32 +198,32 @@ def kernel_calls(layer: Layer) -> Iterator[tuple[str, jax.stages.Wrapped, tuple[
 
 
 def kernel_reports(layer_name: str, layer: Layer, mesh: Mesh) -> Iterator[dict[str, Any]]:
-  """What the compiler made of each kernel of a layer."""
+  """What XLA and CUDA's assembler say of each kernel of a layer, and how often `INSTRUCTIONS` occur in it."""
   for name, function, arguments in kernel_calls(layer):
     with tempfile.TemporaryDirectory() as dump:
       compile_lowered(lower(function, *arguments, mesh=mesh), dump, xla_dump_emitter_re='.*')
       (launch,) = (launch for launch in launches(dump) if launch.name.startswith('bn_relu'))
       (path,) = (p for p in pathlib.Path(dump).glob('*.ptx') if f'.entry {launch.name}(' in p.read_text())
-      report = assembled(path) | {'shared_memory': launch.shared_memory}
-    report['programs'] = min(
-      REGISTERS // (-(-report['registers'] // 8) * 8 * report['threads']),
-      SHARED_MEMORY // (report['shared_memory'] + RESERVED_SHARED_MEMORY),
-      THREADS // report['threads'],
-    )
-    yield {'kernel': name, 'layer': layer_name, **layer._asdict(), **report}
-
-
-def assembled(path: pathlib.Path) -> dict[str, int]:
-  """What CUDA's assembler says of a file in PTX, and how often the `INSTRUCTIONS` occur in it."""
-  command = [cuda_folder() / 'bin' / 'ptxas', '-arch=sm_90a', '-v', path, '-o', os.devnull]
-  log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-  text = path.read_text()
-  return {
-    'threads': int(re.search(r'\.(?:maxntid|reqntid) (\d+)', text)[1]),
-    'registers': int(re.search(r'Used (\d+) registers', log)[1]),
-    'spilled': int(re.search(r'(\d+) bytes spill stores', log)[1]),
-    **{name: text.count(instruction) for name, instruction in INSTRUCTIONS.items()},
-  }
+      ptx = path.read_text()
+      command = [cuda_folder() / 'bin' / 'ptxas', '-arch=sm_90a', '-v', path, '-o', os.devnull]
+      log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    threads = int(re.search(r'\.(?:maxntid|reqntid) (\d+)', ptx)[1])
+    registers = int(re.search(r'Used (\d+) registers', log)[1])
+    yield {
+      'kernel': name,
+      'layer': layer_name,
+      **layer._asdict(),
+      'threads': threads,
+      'registers': registers,
+      'spilled': int(re.search(r'(\d+) bytes spill stores', log)[1]),
+      'shared_memory': launch.shared_memory,
+      'programs': min(
+        REGISTERS // (-(-registers // 8) * 8 * threads),
+        SHARED_MEMORY // (launch.shared_memory + RESERVED_SHARED_MEMORY),
+        THREADS // threads,
+      ),
+      **{instruction: ptx.count(text) for instruction, text in INSTRUCTIONS.items()},
+    }
 
 
 def lowered_step(args: argparse.Namespace, mesh: Mesh) -> jax.stages.Lowered:

@@ -10,7 +10,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import types
 import zipfile
 
 import layouts
@@ -19,6 +18,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image, JpegImagePlugin
+from test_run_offline import write_wheel
 
 from dense_aspp_jax.datasets.camvid import CAMVID
 from dense_aspp_jax.datasets.open import open_split
@@ -28,7 +28,7 @@ from dense_aspp_jax.labels import CAMVID_11, load_label_set
 from dense_aspp_jax.training.checkpoint_series import steps_in
 from tools import pack_offline
 from tools.offline import wheels
-from tools.offline.wheels import Target, read_target, select_packages
+from tools.offline.wheels import Target, read_target
 
 COUNTS = {'train': 8, 'validation': 3, 'test': 2}
 
@@ -58,38 +58,57 @@ INDEX = {
 PINS = {'reader': '1.0', 'shared-part': '2.1', 'codec': '4', 'speed': '1.5', 'table': '7', 'files': '1'}
 
 
-def select(requirements, present, pins=PINS):
-  asked = {}
+@pytest.fixture
+def collect(tmp_path, monkeypatch):
+  """Collects wheels for requirements and what the target has; pip downloads from `INDEX`.
 
-  def find(name, version):
-    asked[name] = version
-    return types.SimpleNamespace(version=version or pins[name], requires=INDEX.get(name, ()))
+  Returns the packages carried, without ours, and what pip was asked for.
+  """
 
-  target = Target('3.12', present)
-  return select_packages(requirements, target, find), asked
+  def collect(requirements, present):
+    asked = []
+
+    def pip(command, **_):
+      _, _, _, _, action, *options = command
+      folder = pathlib.Path(options[options.index('--wheel-dir' if action == 'wheel' else '--dest') + 1])
+      if action == 'wheel':
+        write_wheel(folder, 'dense_aspp_jax', '0.1', requirements)
+      else:
+        asked.append(options[options.index('--dest') + 2])
+        name, _, version = asked[-1].partition('==')
+        write_wheel(folder, name.replace('-', '_'), version or PINS[name], INDEX[name])
+      return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(wheels.subprocess, 'run', pip)
+    carried = wheels.collect_wheels(tmp_path / 'wheels', Target('3.12', present), 'abc')
+    assert carried.pop('dense-aspp-jax') == '0.1'
+    assert wheels.wheels_in(tmp_path / 'wheels').keys() == {'dense-aspp-jax', *carried}
+    return carried, asked
+
+  return collect
 
 
-def test_what_the_target_lacks_is_carried_with_what_that_requires():
-  selected, asked = select(['reader', 'array'], {'array': '2.0'})
-  assert selected == set(asked) == {'codec', 'reader', 'shared-part', 'speed'}
+def test_what_the_target_lacks_is_carried_with_what_that_requires(collect):
+  carried, asked = collect(['reader', 'array'], {'array': '2.0'})
+  assert carried == {name: PINS[name] for name in ('reader', 'shared-part', 'codec', 'speed')}
+  assert sorted(asked) == sorted(carried)
 
 
-def test_of_what_is_there_only_extras_are_looked_into():
-  assert select(['table'], {'table': None}) == (set(), {})
-  # What it always requires is there with it; 'files' only if somebody asked for the extra.
-  assert select(['table[io]'], {'table': None, 'array': None}) == (
-    {'files'},
-    {'table': None, 'files': None},
-  )
-  assert select(['table[io]'], {'table': '6', 'array': None})[1]['table'] == '6'
+def test_what_is_there_is_complete(collect):
+  assert collect(['table'], {'table': None}) == ({}, [])
 
 
-def test_all_that_does_not_fit_is_said_at_once():
+@pytest.mark.parametrize(('version', 'asked'), [(None, 'table'), ('6', 'table==6')])
+def test_extras_of_what_is_there_are_carried(collect, version, asked):
+  assert collect(['table[io]'], {'table': version, 'array': None}) == ({'files': '1'}, [asked, 'files'])
+
+
+def test_all_that_does_not_fit_is_said_at_once(collect):
   with pytest.raises(InputError) as caught:
-    select(['table[io]>=6', 'codec>5'], {'array': '3.1', 'table': '5.9'})
+    collect(['table[io]>=5', 'codec>5'], {'array': '3.1', 'table': '4.9', 'speed': None})
   assert str(caught.value).splitlines() == [
     'dense_aspp_jax requires codec>5; pinned is 4',
-    'dense_aspp_jax requires table[io]>=6; the target has 5.9',
+    'dense_aspp_jax requires table[io]>=5; the target has 4.9',
     'files requires array<3; the target has 3.1',
     'correct the list of the target or constraints.txt',
   ]
@@ -111,10 +130,13 @@ def test_the_list_of_the_target_is_read(tmp_path):
 
 def test_the_known_target_has_what_our_lower_bounds_ask_for():
   target = read_target(pack_offline.OFFLINE / 'target_packages.txt')
-  no_more = types.SimpleNamespace(version=None, requires=())
-  selected = select_packages(importlib.metadata.requires('dense_aspp_jax'), target, lambda *_: no_more)
-  assert {'grain', 'ml-collections', 'tensorflow-datasets', 'tensorboardx', 'array-record'} <= selected
-  assert not {'jax', 'flax', 'numpy', 'ml-dtypes', 'pillow', 'tensorflow', 'torch'} & selected
+  ours = [r for r in map(Requirement, importlib.metadata.requires('dense_aspp_jax')) if target.applies(r)]
+  lacking = {canonicalize_name(r.name) for r in ours} - target.packages.keys()
+  assert {'grain', 'ml-collections', 'tensorflow-datasets', 'tensorboardx', 'array-record'} <= lacking
+  assert not {'jax', 'flax', 'numpy', 'ml-dtypes', 'pillow', 'tensorflow', 'torch'} & lacking
+  for requirement in ours:
+    version = target.packages.get(canonicalize_name(requirement.name))
+    assert version is None or version in requirement.specifier, requirement
 
 
 @pytest.fixture

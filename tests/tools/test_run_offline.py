@@ -37,14 +37,14 @@ while behaviour != 'ends':
 PYTHON_VERSION = '.'.join(map(str, sys.version_info[:2]))
 
 
-def write_wheel(path, name, requires=()):
+def write_wheel(path, name, version, requires=()):
   """A wheel of one module `name` with `VALUE`."""
-  info = f'{name}-1.0.dist-info'
-  metadata = f'Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n' + ''.join(
+  info = f'{name}-{version}.dist-info'
+  metadata = f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n' + ''.join(
     f'Requires-Dist: {text}\n' for text in requires
   )
   path.mkdir(parents=True, exist_ok=True)
-  with zipfile.ZipFile(path / f'{name}-1.0-py3-none-any.whl', 'w') as archive:
+  with zipfile.ZipFile(path / f'{name}-{version}-py3-none-any.whl', 'w') as archive:
     archive.writestr(f'{name}.py', 'VALUE = 42\n')
     archive.writestr(f'{info}/METADATA', metadata)
     archive.writestr(f'{info}/WHEEL', 'Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n')
@@ -62,7 +62,7 @@ def write_manifest(folder, python=PYTHON_VERSION):
 
 
 def write_pack(folder, requires=('numpy>=2', 'nowhere; python_version < "3"')):
-  write_wheel(folder / 'wheels', 'carried', requires)
+  write_wheel(folder / 'wheels', 'carried', '1.0', requires)
   (folder / 'configs').mkdir()
   for behaviour in ('ends', 'fails', 'stops', 'ignores'):
     (folder / 'configs' / f'{behaviour}.py').write_text(behaviour)

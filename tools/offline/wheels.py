@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import Distribution, distributions
 from typing import NamedTuple
 
@@ -72,54 +72,10 @@ def read_target(path: pathlib.Path) -> Target:
   return Target(python, packages)
 
 
-def select_packages(
-  requirements: Iterable[str], target: Target, find: Callable[[str, str | None], Distribution]
-) -> set[str]:
-  """Selects the packages to carry.
+def collect_wheels(folder: pathlib.Path, target: Target, commit: str | None) -> dict[str, str]:
+  """Builds our wheel, and downloads what the target lacks for it, at the versions of constraints.txt.
 
   What the target has is taken to be complete, except for the extras by which others require it.
-
-  Args:
-    requirements: Of our package.
-    target: The machine.
-    find: Gives the metadata of a package from its canonical name and the target's version, if known.
-
-  Returns:
-    Canonical names.
-
-  Raises:
-    InputError: Versions that do not fit; all in one message.
-  """
-  selected: set[str] = set()
-  seen: set[tuple[str, str]] = set()
-  problems: set[str] = set()
-
-  def require(by: str, requirement: Requirement) -> None:
-    name = canonicalize_name(requirement.name)
-    there = name in target.packages
-    version = target.packages[name] if there else find(name, None).version
-    if version and not requirement.specifier.contains(version, prereleases=True):
-      problems.add(f'{by} requires {requirement}; {"the target has" if there else "pinned is"} {version}')
-    if not there:
-      selected.add(name)
-    for extra in requirement.extras if there else {'', *requirement.extras}:
-      if (name, extra) not in seen:
-        seen.add((name, extra))
-        require_all(name, find(name, target.packages.get(name)).requires, extra)
-
-  def require_all(by: str, requirements: Iterable[str] | None, extra: str = '') -> None:
-    for requirement in map(Requirement, requirements or ()):
-      if target.applies(requirement, extra):
-        require(by, requirement)
-
-  require_all('dense_aspp_jax', requirements)
-  if problems:
-    raise InputError('\n'.join(sorted(problems)) + '\ncorrect the list of the target or constraints.txt')
-  return selected
-
-
-def collect_wheels(folder: pathlib.Path, target: Target, commit: str | None) -> dict[str, str]:
-  """Builds our wheel, and downloads those that the target lacks at the versions of constraints.txt.
 
   Args:
     folder: Where they go; it is made.
@@ -130,20 +86,41 @@ def collect_wheels(folder: pathlib.Path, target: Target, commit: str | None) -> 
     Canonical name -> version of all of them.
 
   Raises:
-    InputError: Versions that do not fit, or a package that has to be compiled.
+    InputError: Versions that do not fit, all in one message; or a package that has to be compiled.
     RunError: pip failed, for example because there is no network.
   """
   folder.mkdir()
+  carried: set[str] = set()
+  seen: set[tuple[str, str]] = set()
+  problems: set[str] = set()
   with tempfile.TemporaryDirectory() as scratch:
     downloads = pathlib.Path(scratch)
 
-    def find(name: str, version: str | None) -> Distribution:
+    def find(name: str) -> Distribution:
       if name not in wheels_in(downloads):
-        _download(name, version, downloads, target)
+        _download(name, downloads, target)
       return _metadata(wheels_in(downloads)[name])
 
-    own = _metadata(_build_own_wheel(folder, commit))
-    for name in select_packages(own.requires, target, find):
+    def require(by: str, requirements: Iterable[str] | None, extra: str = '') -> None:
+      for requirement in map(Requirement, requirements or ()):
+        if not target.applies(requirement, extra):
+          continue
+        name = canonicalize_name(requirement.name)
+        there = name in target.packages
+        version = target.packages[name] if there else find(name).version
+        if version and not requirement.specifier.contains(version, prereleases=True):
+          problems.add(f'{by} requires {requirement}; {"the target has" if there else "pinned is"} {version}')
+        if not there:
+          carried.add(name)
+        for part in requirement.extras if there else {'', *requirement.extras}:
+          if (name, part) not in seen:
+            seen.add((name, part))
+            require(name, find(name).requires, part)
+
+    require('dense_aspp_jax', _metadata(_build_own_wheel(folder, commit)).requires)
+    if problems:
+      raise InputError('\n'.join(sorted(problems)) + '\ncorrect the list of the target or constraints.txt')
+    for name in carried:
       shutil.move(wheels_in(downloads)[name], folder)
   return {name: _metadata(wheel).version for name, wheel in wheels_in(folder).items()}
 
@@ -172,8 +149,9 @@ def _build_own_wheel(folder: pathlib.Path, commit: str | None) -> pathlib.Path:
   return wheel
 
 
-def _download(name: str, version: str | None, folder: pathlib.Path, target: Target) -> None:
+def _download(name: str, folder: pathlib.Path, target: Target) -> None:
   """Downloads a wheel for the target; builds one, for any machine, if only the source is published."""
+  version = target.packages.get(name)
   wanted = [f'{name}=={version}'] if version else [name, '--constraint', ROOT / 'constraints.txt']
   options = ('--no-deps', '--implementation=cp', f'--python-version={target.python}')
   _pip('download', *options, *map('--platform={}'.format, _PLATFORMS), '--dest', folder, *wanted)
