@@ -3,7 +3,6 @@
 import functools
 import io
 import math
-import os
 import time
 
 import numpy as np
@@ -104,14 +103,6 @@ def test_good_results_come_in_order_and_bad_ones_are_noted_in_order():
   bad = BadPairs('x', math.inf)
   assert list(map_good(checked, range(20), bad)) == [-n for n in range(20) if n % 5 != 2]
   assert bad.messages == ['2: bad', '7: bad', '12: bad', '17: bad']
-
-
-def test_items_are_taken_a_few_ahead_only():
-  taken = []
-  results = map_good(checked, (taken.append(n) or n for n in range(1000)), BadPairs('x', 0))
-  next(results)
-  assert len(taken) == 2 * os.cpu_count() + 1
-  results.close()
 
 
 @pytest.mark.parametrize('limit', [0, 1, 3])

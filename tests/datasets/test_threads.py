@@ -1,0 +1,34 @@
+"""Results come in order, a few items ahead, and errors in their turn."""
+
+import os
+import time
+
+import pytest
+
+from dense_aspp_jax.datasets.threads import map_in_threads
+
+
+def negative(number: int) -> int:
+  time.sleep(0.002 * (number % 3))  # they finish in another order than they begin
+  return -number
+
+
+def test_results_come_in_order():
+  assert list(map_in_threads(negative, range(20))) == [-n for n in range(20)]
+  assert list(map_in_threads(negative, [])) == []
+
+
+def test_items_are_taken_a_few_ahead_only():
+  taken = []
+  results = map_in_threads(negative, (taken.append(n) or n for n in range(1000)))
+  assert next(results) == 0
+  assert len(taken) == 2 * os.cpu_count() + 1
+  results.close()
+  assert len(taken) == 2 * os.cpu_count() + 1
+
+
+def test_an_error_comes_in_its_turn():
+  results = map_in_threads(lambda number: 6 // (2 - number), range(9))
+  assert [next(results), next(results)] == [3, 6]
+  with pytest.raises(ZeroDivisionError):
+    next(results)
