@@ -52,18 +52,15 @@ def scene_folder(tmp_path_factory):
 @pytest.fixture(scope='session')
 def tiny_run(tmp_path_factory):
   """The directory of a run: a small network with random weights, 20 classes, 32x64. Not to be changed."""
-  from tiny_network import TINY, draw_variables
+  from tiny_network import draw_variables, tiny_config
 
-  from configs import default
   from dense_aspp_jax.files import write_json
   from dense_aspp_jax.labels import CITYSCAPES_20
   from dense_aspp_jax.models.counts import abstract_variables
   from dense_aspp_jax.models.segmentation import create_model
   from dense_aspp_jax.training.checkpoints import save_variables
 
-  config = default.get_config()
-  config.data.image_size = (32, 64)
-  config.model.update(TINY)
+  config = tiny_config()
   variables = draw_variables(abstract_variables(create_model(**config.model)))
   workdir = tmp_path_factory.mktemp('tiny_run')
   save_variables(workdir, variables, config.model.to_dict())

@@ -3,9 +3,8 @@
 import json
 import re
 
-from tiny_network import TINY
+from tiny_network import tiny_config
 
-from configs import default
 from dense_aspp_jax.labels import CAMVID_11
 
 COMMIT = '0123456789abcdef0123456789abcdef01234567'
@@ -14,13 +13,9 @@ DATA_DIR = '/home/somebody/tfds'
 
 def make_config(seed=0, **overrides):
   """Of the tiny network on CamVid, as a run stores it."""
-  config = default.get_config()
-  with config.unlocked():
-    config.model.update(TINY, num_classes=11)
-    config.data.update(dataset='camvid', label_set='camvid11', image_size=(360, 480), data_dir=DATA_DIR)
-    config.seed = seed
-    config.update_from_flattened_dict(overrides)
-  return config.to_dict()
+  camvid = {'data.dataset': 'camvid', 'data.label_set': 'camvid11', 'data.data_dir': DATA_DIR}
+  camvid |= {'data.image_size': (360, 480), 'model.num_classes': 11, 'seed': seed}
+  return tiny_config(**camvid | overrides).to_dict()
 
 
 def make_scores(mean_iou, pixel_accuracy=0.9):

@@ -1,5 +1,5 @@
 import pytest
-from tiny_config import make_config
+from tiny_network import tiny_config
 
 from dense_aspp_jax.benchmark import input_speed, timing
 from dense_aspp_jax.benchmark.input_speed import benchmark_input
@@ -11,7 +11,7 @@ def config(monkeypatch, scene_folder, tmp_path):
   monkeypatch.setattr(timing, 'REPEAT_SECONDS', 0.01)
   monkeypatch.setattr('os.cpu_count', lambda: 1)
   data = {'dataset': f'folder:{scene_folder}', 'data_dir': str(tmp_path), 'image_size': (16, 32)}
-  return make_config(**{f'data.{name}': value for name, value in data.items()})
+  return tiny_config(**{f'data.{name}': value for name, value in data.items()})
 
 
 def test_every_placement_and_number_of_workers_is_measured(config):

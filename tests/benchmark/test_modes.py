@@ -1,12 +1,16 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
-from tiny_config import make_config
+from tiny_network import SHALLOW, tiny_config
 
 from dense_aspp_jax.benchmark import device, modes, timing
 from dense_aspp_jax.benchmark.device import peak_flops
 from dense_aspp_jax.benchmark.output import lines
 from dense_aspp_jax.benchmark.trace import trace
+
+make_config = functools.partial(tiny_config, model=SHALLOW)
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from drawn_weights import draw_classifier, draw_weights, source_shapes
-from tiny_network import TINY
+from tiny_network import tiny_config
 from torch_files import write_pth
 
-from configs import default
 from dense_aspp_jax.commands import convert
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.errors import InputError
@@ -124,22 +123,8 @@ def test_download_without_a_network_says_what_to_do(tmp_path, monkeypatch, capsy
   assert 'no official file' in capsys.readouterr().err
 
 
-def tiny_config(scene_folder, tmp_path):
-  config = default.get_config()
-  config.model.update(TINY)
-  config.data.update(
-    dataset=f'folder:{scene_folder}',
-    data_dir=str(tmp_path / 'data'),
-    label_set=str(scene_folder / 'labels.json'),
-    image_size=(32, 64),
-  )
-  config.training.update(batch_size=8, num_epochs=1.0)
-  config.evaluation.num_pictures = 0
-  return config
-
-
 def test_training_starts_from_converted_weights(converted, tensors, scene_folder, tmp_path, capsys):
-  config = tiny_config(scene_folder, tmp_path)
+  config = tiny_config(scene_folder)
   config.init.extractor_weights = str(converted)
   config.optimizer.learning_rate = 1e-12  # so that the checkpoint still shows what it started from
   train_and_evaluate(config, tmp_path / 'run')
@@ -172,7 +157,7 @@ def test_training_starts_from_converted_weights(converted, tensors, scene_folder
 def test_weights_that_do_not_go_with_the_configuration_are_refused(
   converted, scene_folder, tmp_path, change, message
 ):
-  config = tiny_config(scene_folder, tmp_path)
+  config = tiny_config(scene_folder)
   config.init.extractor_weights = str(converted)
   change(config)
   with pytest.raises(InputError, match=message):
