@@ -37,7 +37,7 @@ def workdir(tmp_path_factory):
   path = tmp_path_factory.mktemp('run')
   config = default.get_config()
   config.model.update(TINY)
-  config.data.image_size = (64, 128)
+  config.data.image_size = (32, 64)
   state = create_state(create_model(**config.model), optax.sgd(0.1), seed=7)
   with (
     workdirs.begin(path, {'directory': str(CONFIG.parent), **config.to_dict()}, CITYSCAPES_20, {}),
@@ -121,7 +121,7 @@ def test_a_run_brings_its_configuration(workdir):
   stored = json.loads((workdir / 'config.json').read_text())
   assert stored.pop('directory') == str(CONFIG.parent)
   assert result['config'] == stored
-  assert result['measured']['image_size'] == [64, 128]
+  assert result['measured']['image_size'] == [32, 64]
 
 
 def test_the_seed_is_of_the_parameters_and_of_the_images(tmp_path):
