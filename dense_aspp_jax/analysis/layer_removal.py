@@ -30,18 +30,18 @@ from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.progress import progress
 
 PROTOCOL = (
-  'One trained network, not trained again. A removed layer of DenseASPP is read by no later layer and not by '
-  'the head: the rows of their kernels that read its channels are zero.'
+  'One trained network, not retrained. No later layer and no head reads a removed layer of DenseASPP: the '
+  'rows of their kernels that read its channels are zero.'
 )
-_LOWEST_FULL_IOU = 0.05  # half of less says little
+_LOWEST_FULL_IOU = 0.05  # half of less would say little
 LOST_FIRST_RULE = (
-  'classes whose IoU falls below half of that of the full network, by the smallest number of removed top '
-  'layers at which it does, then by the share of the full IoU that is kept there, least first; only classes '
-  f'with a full IoU of at least {_LOWEST_FULL_IOU}'
+  'classes whose IoU falls below half of that of the full network, ordered by the smallest number of removed '
+  'top layers at which it does, then by the share of the full IoU that remains there, lowest first; only '
+  f'classes with a full IoU of at least {_LOWEST_FULL_IOU}'
 )
 SIZE_RULE = (
-  'by the share of the pixels of an image that a class covers, mean over the images in which it occurs; '
-  'large: above the median of all classes that occur, small: the others'
+  'by the share of an image that a class covers, averaged over the images in which it occurs; large: above '
+  'the median of all classes that occur, small: the others'
 )
 _PANEL_WIDTH = 480  # pixels
 _COLUMNS = 3
@@ -119,7 +119,7 @@ def analyse_layer_removal(
   scored: dict[tuple[int, ...], Scores] = {}
   predictions = {}
   try:
-    # Each once: the last layer alone is the top layer.
+    # Each once: the last layer alone is also the top layer.
     for removed in progress(
       dict.fromkeys(removed for _, removed in settings), 'removing layers', unit='setting'
     ):

@@ -167,7 +167,7 @@ def _class_rows(scores: Scores, counts: np.ndarray, label_set: LabelSet) -> list
   """
   names, shares = label_set.class_names, row_shares(counts)
   rows = []
-  for name in [name for name, _ in sorted_iou(scores.iou)] + [n for n, v in scores.iou.items() if v is None]:
+  for name, iou in sorted(scores.iou.items(), key=lambda item: (item[1] is None, -(item[1] or 0))):
     index = names.index(name)
     wrong = np.where(np.arange(len(names)) == index, 0, shares[index])
     other = int(wrong.argmax())
@@ -175,7 +175,7 @@ def _class_rows(scores: Scores, counts: np.ndarray, label_set: LabelSet) -> list
       {
         'name': name,
         'color': label_set.classes[index].color,
-        'iou': scores.iou[name],
+        'iou': iou,
         'share': counts[index].sum() / counts.sum(),
         'recall': shares[index, index] if counts[index].any() else None,
         'confused': (names[other], wrong[other]) if wrong[other] else None,

@@ -90,7 +90,7 @@ def class_feature_sums(
   """
   rows, columns = map(bilinear_matrix, features.shape, labels.shape, scale)
 
-  def sums(index):  # one class after the other: one mask in memory
+  def sums(index):  # one class at a time, to hold one mask
     mask = labels == index
     weights = jnp.einsum('oh,op,pw->hw', rows, mask.astype(jnp.float32), columns, precision=_HIGHEST)
     return jnp.einsum('hw,hwc->c', weights, features, precision=_HIGHEST), mask.sum(dtype=jnp.int32)
@@ -110,10 +110,11 @@ def similarity_maps(
   either vector is zero.
   """
   rows, columns = map(bilinear_matrix, features.shape, size, scale)
-  # The product with a vector commutes with upsampling; the norm does not.
+  # The product with a vector commutes with upsampling; the norm does not, and rounding may make its square
+  # negative.
   products = jnp.einsum('hwc,kc->khw', features, vectors, precision=_HIGHEST)
   products = _interpolate(rows, products, columns)
-  norms = jnp.sqrt(jnp.maximum(_upsampled_squared_norms(features, rows, columns), 0))  # rounding
+  norms = jnp.sqrt(jnp.maximum(_upsampled_squared_norms(features, rows, columns), 0))
   norms = norms * jnp.linalg.norm(vectors, axis=-1)[:, None, None]
   return jnp.clip(jnp.where(norms > 0, products / jnp.where(norms > 0, norms, 1), 0), -1, 1)
 

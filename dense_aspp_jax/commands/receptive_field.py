@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
   for option in ('checkpoint', 'weights', 'bn'):
     value = getattr(args, option)
     if value not in (None, 'running') and not args.workdir:
-      raise InputError(f'--{option} {value}: it needs the --workdir of a run')
+      raise InputError(f'--{option} {value}: expected the --workdir of a run with it')
   config = read_config_file(args) if args.config else None
   loaded = load_run(args.workdir, args.checkpoint or 'best', args.weights, args.bn) if args.workdir else None
   if config is None:
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
       if there[name] != value and name != 'compute_dtype'
     )
     if different:
-      raise InputError(f'{args.workdir}: a run of another network ({different}); leave --config out')
+      raise InputError(f'{args.workdir}: a run of another network ({different}); omit --config')
     variables, source = loaded.variables, f'checkpoint of step {loaded.step:,}'
   else:
     variables = jax.jit(model.init)(jax.random.key(config.seed), jnp.zeros((1, 64, 64, 3)))

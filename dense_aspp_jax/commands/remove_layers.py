@@ -16,7 +16,7 @@ from dense_aspp_jax.training.run import load_run
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's options."""
   add_run_arguments(parser)
-  parser.add_argument('--images', type=int, help='score the first so many images alone (default all)')
+  parser.add_argument('--images', type=int, metavar='N', help='score only the first N images (default all)')
   parser.add_argument('--pictures', type=int, default=3, help='images drawn as pictures (default 3)')
   parser.add_argument(
     '--output', type=pathlib.Path, help='folder for the results (default WORKDIR/analysis/layer_removal)'
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
   check_at_least('--images', args.images)
   check_at_least('--pictures', args.pictures, 0)
   run = load_run(args.workdir, args.checkpoint, args.weights, args.bn)
-  # Every setting reads all images.
+  # Every setting reads the whole split.
   split = run.load_split(args.split, args.data_dir, cached=args.images is None)
   with replaced_directory(output, 'layer_removal.json') as folder:
     result = analyse_layer_removal(

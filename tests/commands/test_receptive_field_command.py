@@ -142,9 +142,9 @@ def test_a_run_of_another_network_is_refused(workdir, tmp_path, capsys):
   ('options', 'message'),
   [
     (['--images=0'], '--images 0: expected at least 1'),
-    (['--checkpoint=best'], '--checkpoint best: it needs the --workdir of a run'),
-    (['--weights=raw'], '--weights raw: it needs the --workdir of a run'),
-    (['--bn=recalibrated'], '--bn recalibrated: it needs the --workdir of a run'),
+    (['--checkpoint=best'], '--checkpoint best: expected the --workdir of a run'),
+    (['--weights=raw'], '--weights raw: expected the --workdir of a run'),
+    (['--bn=recalibrated'], '--bn recalibrated: expected the --workdir of a run'),
     (['--output', CONFIG], 'default.py: a file; --output expects a folder'),
     (['--config.training.batch_size=0'], 'config.training.batch_size = 0: expected'),
   ],
