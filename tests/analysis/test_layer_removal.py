@@ -139,7 +139,7 @@ def test_the_variables_given_stay_as_they_are():
 
 
 def test_layers_that_do_not_exist_are_refused():
-  with pytest.raises(ValueError, match=r'layers \[0, 5\] to remove; expected some of 1\.\.4'):
+  with pytest.raises(ValueError, match=r'\[0, 5\]'):
     remove_layers(build('1x1')[1], (5, 0))
 
 
