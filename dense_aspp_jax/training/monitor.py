@@ -105,7 +105,12 @@ class StepMonitor:
       self._skip(step, values)
     else:
       self._skipped_in_a_row = []
-      _check_finite(step, values)
+      for name in ('loss', 'gradient_norm'):
+        if not np.isfinite(values[name]):
+          raise RunError(
+            f'step {step}: {name} is {float(values[name])}. The run is stopped and no checkpoint of this '
+            'or a later step is written. Try a lower optimizer.learning_rate, or optimizer.warmup_steps'
+          )
       self.latest['loss'] = f'{float(values["loss"]):.3f}'
       self.latest['lr'] = f'{float(values["learning_rate"]):.1e}'
       self._interval.append(IntervalMetrics.single_from_model_output(**values))
@@ -145,12 +150,3 @@ class StepMonitor:
     self.latest['data_wait'] = f'{100 * data_wait:.1f}%'
     self._interval, self._interval_start, self._interval_wait = [], now, 0.0
     self._interval_skipped = 0
-
-
-def _check_finite(step: int, values: dict[str, np.ndarray]) -> None:
-  for name in ('loss', 'gradient_norm'):
-    if not np.isfinite(values[name]):
-      raise RunError(
-        f'step {step}: {name} is {float(values[name])}. The run is stopped and no checkpoint of this '
-        'or a later step is written. Try a lower optimizer.learning_rate, or optimizer.warmup_steps'
-      )

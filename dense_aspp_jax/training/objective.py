@@ -26,13 +26,13 @@ from dense_aspp_jax.training.region_losses import REGION_LOSSES
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-  """The loss of a batch: cross entropy + region_weight x region loss + auxiliary_weight x auxiliary one.
+  """The section `config.loss`: cross entropy + region_weight x region + auxiliary_weight x auxiliary loss.
 
-  Cross entropy is the mean over the counted pixels, weighted by class. With `ohem_threshold` it is that over
-  the hard pixels alone, see `ohem_weights`. The auxiliary head's is always over all counted pixels.
+  Cross entropy is the mean over the counted pixels, weighted by class; with `ohem_threshold`, over the hard
+  pixels alone, see `ohem_weights`. The auxiliary head's is always over all counted pixels.
 
-  Where a batch is computed in parts, cross entropy is that of the whole batch all the same; OHEM and the
-  region losses are those of each part, averaged.
+  If a batch is computed in parts, cross entropy is still that of the whole batch; OHEM and the region losses
+  are those of each part, averaged.
 
   Attributes:
     class_weights: One weight per class; () for all 1.
@@ -124,18 +124,16 @@ class Objective:
       share, _ = upsampled_cross_entropy(auxiliary, labels, weights, model.auxiliary_stride)
       loss += self.auxiliary_weight * share / total_weight
     if self.region != 'none':
-      loss += self.region_weight / num_parts * self._region_loss(model.stride, logits, labels, weights)
+
+      @jax.checkpoint  # all classes at full size: not kept for the backward pass
+      def region_loss(logits: jax.Array) -> jax.Array:
+        full = upsample_bilinear(logits, labels.shape[1:], (float(model.stride),) * 2)
+        return REGION_LOSSES[self.region](full, labels, weights > 0)
+
+      loss += self.region_weight / num_parts * region_loss(logits)
     return loss, correct
-
-  def _region_loss(self, stride: int, logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
-    @jax.checkpoint  # all classes at full size: not kept for the backward pass
-    def region_loss(logits: jax.Array) -> jax.Array:
-      full = upsample_bilinear(logits, labels.shape[1:], (float(stride),) * 2)
-      return REGION_LOSSES[self.region](full, labels, weights > 0)
-
-    return region_loss(logits)
 
 
 def above_zero(total: jax.Array) -> jax.Array:
-  """For a batch without any counted pixel: loss and gradient are 0 then, not 0 / 0."""
+  """The total, or the smallest float32: loss and gradient are 0 without counted pixels, not 0 / 0."""
   return jnp.maximum(total, jnp.finfo(jnp.float32).tiny)

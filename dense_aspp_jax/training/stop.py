@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT during a training: obeyed after the step, by all processes after the same one."""
+"""SIGTERM and SIGINT in training: the run stops after the step, in all processes after the same one."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopSignals:
-  """Takes SIGTERM and SIGINT inside its `with` block; a signal after the first changes nothing.
+  """Handles SIGTERM and SIGINT inside its `with` block; a signal after the first changes nothing.
 
-  One that came when there was nothing left to stop ends the program where the block ends.
-
-  Several processes agree through JAX's preemption service, whose own handler of SIGTERM stays in place;
-  a SIGINT is handed on to it.
+  A signal that arrives when there is nothing left to stop ends the program where the block ends. Several
+  processes agree through JAX's preemption service, whose own handler of SIGTERM stays in place; a SIGINT is
+  handed on to it.
 
   Attributes:
     received: The first signal, None if none came.
@@ -45,13 +44,13 @@ class StopSignals:
       raise Stopped(self.received, f'stopped by {self.received.name}; the run was at its end and is complete')
 
   def due(self, step: int) -> bool:
-    """Whether the run is to stop after this step; every process must ask after every step."""
+    """Whether the run stops after this step; every process must ask after every step."""
     if jax.process_count() > 1:
       return multihost_utils.reached_preemption_sync_point(step)
     return self.received is not None
 
   def check(self) -> None:
-    """Raises `Stopped` if a signal came; several processes finish what they are at, and then agree."""
+    """Raises `Stopped` if a signal came; several processes first finish the evaluation, and then agree."""
     if self.received is not None and jax.process_count() == 1:
       raise self.stopped()
 

@@ -34,8 +34,6 @@ from dense_aspp_jax.training.monitor import StepMonitor
 from dense_aspp_jax.training.stop import StopSignals
 from dense_aspp_jax.training.train_step import TrainState, create_state, make_train_step
 
-_WEIGHTS = {RAW: '', EMA: 'EMA: '}  # in the order they are scored -> how they are named in messages
-
 
 def train_and_evaluate(
   config: ConfigDict, workdir: pathlib.Path, strict_resume: bool = False
@@ -101,7 +99,10 @@ def train_and_evaluate(
   ):
     # ---------------------------------------- Restore
     state = create_state(model, optimizer, checked.seed, weights, ema=training.ema_decay > 0)
-    state = _placed(checkpoints.restore_latest(state, strict_resume) or state, replicated)
+    state = checkpoints.restore_latest(state, strict_resume) or state
+    state = jax.tree.map(  # the same on every process, on all devices
+      lambda x: jax.make_array_from_callback(x.shape, replicated, np.asarray(x).__getitem__), state
+    )
     checkpoints.verify_best(state)
     first_step = int(state.step)
     evaluated = workdirs.scored_step(workdir) == first_step
@@ -124,26 +125,20 @@ def train_and_evaluate(
     files.callback(log.close)
 
     def evaluate_state(state: TrainState) -> dict[str, Scores]:
-      """Scores raw weights and, where there are any, moving averages; keeps the best, writes the scores.
-
-      The best checkpoint is that of the moving averages where there are any: the ones used by default.
-      """
-      step, scores = int(state.step), {}
+      """Scores raw weights and, if there are any, moving averages; keeps the best, writes the scores."""
+      step, scores, num_pictures = int(state.step), {}, checked.evaluation.num_pictures
       for name, variables in ((RAW, state.variables), (EMA, state.ema)):
         if variables is None:
           continue
         predictor.update(variables)
-        batch_size, num_pictures = checked.evaluation.batch_size, checked.evaluation.num_pictures
-        confusion = evaluate(
-          predictor, validation_split, label_set, batch_size=batch_size, before_batch=stop.check
-        )
-        scores[name], picture = confusion.scores(), None
+        options = dict(batch_size=checked.evaluation.batch_size, before_batch=stop.check)
+        scores[name], picture = evaluate(predictor, validation_split, label_set, **options).scores(), None
         if num_pictures and name == RAW and jax.process_index() == 0:
-          predictions = predict_split(predictor, validation_split, batch_size, stop.check)
+          predictions = predict_split(predictor, validation_split, **options)
           picture = predictions_gallery(itertools.islice(predictions, num_pictures), label_set)
         log.scores(step, 'validation' if name == RAW else f'validation_{name}', scores[name], picture)
         say(
-          f'step {step}: {_WEIGHTS[name]}mean IoU {100 * scores[name].mean_iou:.1f} %, '
+          f'step {step}: {"EMA: " if name == EMA else ""}mean IoU {100 * scores[name].mean_iou:.1f} %, '
           f'pixel accuracy {100 * scores[name].pixel_accuracy:.1f} %'
         )
       checkpoints.save_best(state, _ranking(scores).mean_iou)
@@ -237,13 +232,6 @@ def train_and_evaluate(
 def _ranking(scores: dict[str, Scores]) -> Scores:
   """The scores that rank checkpoints: those of the moving averages, where there are any."""
   return scores.get(EMA, scores[RAW])
-
-
-def _placed(state: TrainState, sharding: NamedSharding) -> TrainState:
-  """The state, the same on every process, on all devices."""
-  return jax.tree.map(
-    lambda x: jax.make_array_from_callback(x.shape, sharding, np.asarray(x).__getitem__), state
-  )
 
 
 @contextlib.contextmanager

@@ -163,7 +163,9 @@ def create_train_step(
       params=optax.apply_updates(state.params, updates), batch_stats=batch_stats, opt_state=opt_state
     )
     if state.ema is not None:
-      new = new.replace(ema=_averaged(state.ema, new.variables, config.training.ema_decay, state.step))
+      decay = jnp.minimum(config.training.ema_decay, (1 + state.step) / (10 + state.step))
+      averages = jax.tree.map(lambda x, y: decay * x + (1 - decay) * y, state.ema, new.variables)
+      new = new.replace(ema=averages)
     step_metrics = {
       'loss': loss,
       'pixel_accuracy': correct / jnp.maximum(jnp.sum(batch['weight'] > 0), 1),
@@ -171,7 +173,8 @@ def create_train_step(
       'learning_rate': rate(state.step),
     }
     if config.training.max_skipped_steps:
-      finite = _all_finite((loss, step_metrics['gradient_norm'], new.variables))
+      checked = jax.tree.leaves((loss, step_metrics['gradient_norm'], new.variables))
+      finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in checked]))
       new = jax.tree.map(lambda x, y: jnp.where(finite, x, y), new, state)
       step_metrics['skipped'] = ~finite
     return new.replace(step=state.step + 1), step_metrics
@@ -198,12 +201,6 @@ def make_train_step(
   )
 
 
-def _averaged(ema: Any, variables: Any, decay: float, step: jax.Array) -> Any:
-  """Moving averages after the update that `step` came before."""
-  decay = jnp.minimum(decay, (1 + step) / (10 + step))
-  return jax.tree.map(lambda average, new: decay * average + (1 - decay) * new, ema, variables)
-
-
 def _split(x: jax.Array, parts: int) -> jax.Array:
   """Cuts `[b, ...]` into `[parts, b / parts, ...]`, part j taking rows j, j + parts, ...
 
@@ -219,8 +216,3 @@ def _norm(gradients: Any) -> jax.Array:
   """
   flat = jnp.concatenate([gradient.ravel() for gradient in jax.tree.leaves(gradients)])
   return jnp.sqrt(jnp.sum(jnp.square(jax.lax.optimization_barrier(flat))))
-
-
-def _all_finite(tree: Any) -> jax.Array:
-  """Whether no array holds an infinity or NaN, bool scalar."""
-  return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))

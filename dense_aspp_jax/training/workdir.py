@@ -83,7 +83,14 @@ def check(workdir: pathlib.Path, stored: Mapping[str, Any], label_set: LabelSet)
   """
   check_writable(workdir, '--workdir')
   if (workdir / CONFIG).exists():
-    _check_same(workdir, resolve(stored), label_set)
+    different = differences(read_config(workdir), resolve(stored))
+    if read_label_set(workdir) != label_set:
+      different.append(f'the content of label set {label_set.name!r}')
+    if different:
+      raise InputError(
+        f'{workdir}: holds a run of another configuration ({"; ".join(different)}). '
+        'Give its configuration to resume it, or choose another --workdir'
+      )
     return
   # Ours of a start that was cut off before CONFIG, or that another process is making just now.
   ours = {LABELS, DATA, PROVENANCE}
@@ -100,7 +107,7 @@ def check(workdir: pathlib.Path, stored: Mapping[str, Any], label_set: LabelSet)
 def begin(
   workdir: pathlib.Path, stored: Mapping[str, Any], label_set: LabelSet, splits: Mapping[str, CacheSplit]
 ) -> Iterator[None]:
-  """Makes a directory that `check` let pass a run's, and this process's own inside the `with` block.
+  """Makes a directory that passed `check` a run's; inside the `with` block no other process trains there.
 
   Args:
     workdir: Created if missing.
@@ -120,7 +127,15 @@ def begin(
   }
   with _lock(workdir):
     if (workdir / CONFIG).exists():
-      _check_same_data(workdir, data)
+      before = read_json(workdir / DATA, _REMEDY)
+      for split, found in data.items():
+        first = before.get(split, {})
+        if (first.get('examples'), first.get('fingerprint')) != (found['examples'], found['fingerprint']):
+          raise InputError(
+            f'{workdir}: the data of split {split!r} have changed since this run began '
+            f'({first.get("examples")} examples of {first.get("name")}, now {found["examples"]} of '
+            f'{found["name"]}). Restore them, or choose another --workdir'
+          )
     else:
       write_json(workdir / LABELS, label_set.to_json())
       write_json(workdir / DATA, data)
@@ -153,29 +168,6 @@ def _lock(workdir: pathlib.Path) -> Iterator[None]:
     except OSError as error:
       raise InputError(f'{workdir}: another process is training there; wait, or choose another') from error
     yield
-
-
-def _check_same_data(workdir: pathlib.Path, data: dict[str, Any]) -> None:
-  stored = read_json(workdir / DATA, _REMEDY)
-  for split, found in data.items():
-    before = stored.get(split, {})
-    if (before.get('examples'), before.get('fingerprint')) != (found['examples'], found['fingerprint']):
-      raise InputError(
-        f'{workdir}: the data of split {split!r} have changed since this run began ({before.get("examples")} '
-        f'examples of {before.get("name")}, now {found["examples"]} of {found["name"]}). Restore them, or '
-        'choose another --workdir'
-      )
-
-
-def _check_same(workdir: pathlib.Path, config: dict[str, Any], label_set: LabelSet) -> None:
-  different = differences(read_config(workdir), config)
-  if read_label_set(workdir) != label_set:
-    different.append(f'the content of label set {label_set.name!r}')
-  if different:
-    raise InputError(
-      f'{workdir}: holds a run of another configuration ({"; ".join(different)}). '
-      'Give its configuration to resume it, or choose another --workdir'
-    )
 
 
 def _read_stored(workdir: pathlib.Path) -> dict[str, Any]:
