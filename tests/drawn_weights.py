@@ -31,8 +31,8 @@ def source_shapes(network, source):
 
 
 def draw_classifier(architecture='densenet_tiny', source=0):
-  """Draws the state dict that the classifier of an extractor has in one of its sources."""
-  classifier = create_classifier(create_extractor(architecture))
+  """Draws the state dict of the classifier of an extractor in one of its sources."""
+  classifier = create_classifier(create_extractor(architecture, implementation='reference'))
   return draw_weights(source_shapes(classifier, SOURCES[type(classifier.extractor)][source]))
 
 

@@ -53,7 +53,7 @@ def load_extractor_weights(directory: pathlib.Path) -> ForeignWeights:
     description = json.loads((directory / WEIGHTS).read_text(encoding='utf-8'))
     preprocessing = {name: tuple(float(v) for v in description[name]) for name in ('mean', 'std')}
     weights = ForeignWeights(**{**description, **preprocessing, 'variables': {}})
-    extractor = create_extractor(weights.architecture)
+    extractor = create_extractor(weights.architecture, implementation='reference')  # the same arrays
   except (OSError, ValueError, KeyError, TypeError) as error:  # InputError is a ValueError
     raise InputError(
       f'{directory}: not converted weights ({type(error).__name__}: {error}); expected a directory that '
