@@ -27,15 +27,13 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.dilation_rates = (3, 6, 12, 18, 24)
   config.model.growth_rate = 64  # channels each atrous layer adds
   config.model.bottleneck_width = 256  # channels of its 1x1 convolution; 0: none (#1 to #3)
-  config.model.first_norm = True  # BN in front of the first atrous layer (not in #5)
-  config.model.final_norm = False  # BN behind the last concatenation (#5)
+  config.model.first_norm = True  # BN before the first atrous layer (not in #5)
+  config.model.final_norm = False  # BN after the last concatenation (#5)
   config.model.use_bias = False  # biases in the atrous layers (paper's code)
   config.model.rectify_features = False  # ReLU on the features that are concatenated (paper's code)
-  config.model.dropout_rate = 0.0  # of channels, in DenseASPP and in front of the head (paper: 0.1)
-  config.model.skip_head = False  # features of stride 4 joined in front of the head, for thin things; ours
-  config.model.auxiliary_head = (
-    False  # second logits from dense block 3, for the loss of training alone; ours
-  )
+  config.model.dropout_rate = 0.0  # of channels, in DenseASPP and before the head (paper: 0.1)
+  config.model.skip_head = False  # stride-4 features concatenated before the head, for thin objects; ours
+  config.model.auxiliary_head = False  # second logits from dense block 3, only for the training loss; ours
   config.model.num_classes = 20  # must be that of data.label_set
   config.model.compute_dtype = 'bfloat16'  # or 'float32'; ours. Parameters, BN statistics, loss: float32
   config.model.implementation = 'fused'  # or 'reference': layer by layer as defined, slower, to compare with
@@ -50,14 +48,14 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.label_set = 'cityscapes20'  # 'cityscapes19', 'camvid11', or the path of a labels.json
   config.data.train_split = 'train'  # or 'train+validation'
   config.data.validation_split = 'validation'  # or 'held_out', see below
-  config.data.held_out = ()  # beginnings of image ids: these images of 'train' are 'held_out' instead
+  config.data.held_out = ()  # prefixes of image ids: these images of 'train' are 'held_out' instead
   config.data.image_size = (512, 1024)  # height, width the network sees; slides
   config.data.keep_aspect = True  # evaluation: images of another aspect ratio are not stretched to image_size
   config.data.mean = (0.485, 0.456, 0.406)  # of RGB in 0..1; slides
   config.data.std = (0.229, 0.224, 0.225)
   config.data.on_device = False  # keep the training split in device memory
   config.data.num_workers = 0  # reading processes; 0: threads of this one
-  config.data.skip_bad = 0  # pairs of the training split left out, with a warning, because they are bad
+  config.data.skip_bad = 0  # bad pairs of the training split that may be left out, with a warning
 
   config.augmentation = ml_collections.ConfigDict()  # all off: the slides' recipe
   config.augmentation.scale_range = (1.0, 1.0)  # factor drawn uniformly
@@ -74,7 +72,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.loss.ignore_label = 255  # class index left out of the loss; 255 is always left out
 
   config.loss.ohem_threshold = 0.0  # only pixels whose class has a lower probability count (0.7); 0: all do
-  config.loss.ohem_min_kept = 0.0625  # share of the pixels, the hardest, that count in any case
+  config.loss.ohem_min_kept = 0.0625  # share of the pixels that always count, the hardest
   config.loss.region = 'none'  # added to the cross entropy: 'dice', 'lovasz'
   config.loss.region_weight = 1.0
   config.loss.auxiliary_weight = 0.4  # of the cross entropy of model.auxiliary_head
@@ -83,9 +81,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.optimizer.name = 'adam'  # L2 decay inside the gradient (slides); 'adamw', 'sgd'
   config.optimizer.learning_rate = 3e-4  # slides
   config.optimizer.weight_decay = 1e-5  # slides
-  config.optimizer.decay_norms_and_biases = True  # or of kernels alone
+  config.optimizer.decay_norms_and_biases = True  # False: weight decay of kernels only
   config.optimizer.clip_norm = 0.0  # largest norm of the whole gradient; 0: none
-  config.optimizer.momentum = 0.9  # of 'sgd' alone
+  config.optimizer.momentum = 0.9  # only of 'sgd'
   config.optimizer.schedule = 'constant'  # ours; 'poly', 'cosine'
   config.optimizer.poly_power = 0.9
   config.optimizer.warmup_steps = 0  # steps over which the rate grows linearly from 0
@@ -93,10 +91,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.training = ml_collections.ConfigDict()
   config.training.num_epochs = 60.0  # passes over the training split; slides
   config.training.batch_size = 8  # images per update, over all devices; ours
-  config.training.gradient_accumulation = 1  # parts a batch is computed in, to save memory
+  config.training.gradient_accumulation = 1  # parts that a batch is computed in, to save memory
   config.training.ema_decay = 0.0  # of moving averages of parameters and BN statistics, scored too; 0: none
-  config.training.max_skipped_steps = 0  # updates in a row left out for not being finite; 0: none
-  config.training.log_every_steps = 1  # steps whose means make a line in metrics.jsonl and an event
+  config.training.max_skipped_steps = 0  # non-finite updates in a row that may be skipped; 0: none
+  config.training.log_every_steps = 1  # steps averaged for a line in metrics.jsonl and an event
 
   config.evaluation = ml_collections.ConfigDict()
   config.evaluation.every_epochs = 1.0

@@ -17,7 +17,7 @@ def get_config():
   config.model.last_layer = 'transition3'  # dense block 4 is removed: 512 channels
   config.model.dilation_rates = (3, 6, 9, 12)
   config.model.growth_rate = 32
-  config.model.bottleneck_width = 0  # no 1x1 in front of the 3x3
+  config.model.bottleneck_width = 0  # no 1x1 before the 3x3
   config.data.image_size = (224, 224)
   config.data.keep_aspect = False  # images are squeezed to a square, in training and evaluation
   config.training.num_epochs = 50.0

@@ -16,7 +16,7 @@ def get_config():
   config = default.get_config()
   config.model.dilation_rates = (6, 12, 18, 24)
   config.model.growth_rate = 32
-  config.model.bottleneck_width = 0  # no 1x1 in front of the 3x3
+  config.model.bottleneck_width = 0  # no 1x1 before the 3x3
   config.data.image_size = (512, 512)
   config.data.keep_aspect = False  # images are squeezed to a square, in training and evaluation
   config.training.num_epochs = 80.0

@@ -1,16 +1,16 @@
-"""Compiles for an H100 on a machine without a GPU, and says what the compiler made of it.
+"""Compiles for an H100 on a machine without a GPU, and reports what the compiler makes of it.
 
   python tools/compile_for_h100.py
   python tools/compile_for_h100.py --config configs/default.py --batch 8 --mode train
 
-Without --config: each kernel of the dense blocks at layers of the slides' model #4, with the registers,
-spilled bytes and shared memory of a program, how many programs fit a multiprocessor, and how often the
-instructions that matter occur. With it: the whole step, with its launches by name and its memory. It finds
-what interpreting the kernels on a CPU does not: operations that Triton lacks, too much shared memory,
-registers that spill. How long they take only a GPU tells.
+Without --config it compiles each kernel of the dense blocks at layers of the slides' model #4, and prints the
+registers, spilled bytes and shared memory of a program, how many programs fit on a multiprocessor, and how
+often the important instructions occur. With --config it compiles a whole step, and prints its launches by
+name and its memory. This finds what interpreting the kernels on a CPU does not: operations that Triton lacks,
+too much shared memory, registers that spill. Only a GPU tells how long they take.
 
-Needs jax 0.11 or later with the packages of the extra [cuda], which install anywhere. XLA takes the
-first algorithm of each convolution and product: only a GPU can compare them.
+Needs jax 0.11 or later with the packages of the extra [cuda], which install without a GPU. XLA takes the
+first algorithm of each convolution and matrix product: comparing them needs a GPU.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ LAYERS = {
 
 
 def main() -> None:
-  """Compiles, prints a table, and writes it as JSON where asked to."""
+  """Compiles, prints a table, and writes it as JSON if requested."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--config', help='compile the step of this configuration instead of the kernels')
   parser.add_argument('--batch', type=int, help='images a step; default: those of the configuration')
@@ -162,9 +162,9 @@ def lower(function: jax.stages.Wrapped, *arguments: Any, mesh: Mesh) -> jax.stag
 
 
 def compile_lowered(lowered: jax.stages.Lowered, dump: str, **options: Any) -> jax.stages.Compiled:
-  """Compiles; the compiler writes into the folder `dump` what it made."""
+  """Compiles; the compiler writes its output into the folder `dump`."""
   options |= {'xla_gpu_cuda_data_dir': str(cuda_folder()), 'xla_dump_to': dump}
-  # Autotuning runs on a GPU, and Triton's products have no tiles without it: these are cuBLAS's here.
+  # Autotuning needs a GPU, and without it Triton's matrix products have no tiles: cuBLAS computes them here.
   return lowered.compile({'xla_gpu_autotune_level': 0, 'xla_gpu_enable_triton_gemm': False, **options})
 
 
