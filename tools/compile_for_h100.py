@@ -124,16 +124,7 @@ def main() -> None:
     for name in ('temporaries', 'arguments', 'outputs', 'aliased'):
       print(f'{result[name] / 2**30:6.2f}  GiB {name}')
   else:
-    columns = [
-      'kernel',
-      'layer',
-      'threads',
-      'registers',
-      'spilled',
-      'shared_memory',
-      'programs',
-      *INSTRUCTIONS,
-    ]
+    columns = [name for name in result[0] if name not in Layer._fields]
     print(tabulate([[report[c] for c in columns] for report in result], columns, tablefmt='plain'))
   if args.output:
     target_device = 'NVIDIA H100 80GB HBM3'  # provenance names the machine that compiled
