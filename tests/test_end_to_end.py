@@ -71,23 +71,19 @@ def test_cityscapes_from_the_zips_through_training(cityscapes):
   assert (root / 'work' / 'checkpoints' / 'latest' / '3').is_dir()
 
 
+def evaluate_and_score(root, output, folder, evaluate=(), predict=()):
+  """What `evaluate` finds, and what `score` finds in the predictions of `predict` for the same images."""
+  images, labels = (root / 'tree' / kind / folder for kind in ('leftImg8bit', 'gtFine'))
+  run('evaluate', '--workdir', root / 'work', '--output', output / 'e.json', *evaluate)
+  run('predict', '--workdir', root / 'work', '--output', output / 'p', *predict, images)
+  run('score', '--labels', labels, '--predictions', output / 'p', '--output', output / 's.json')
+  return (json.loads((output / name).read_text()) for name in ('e.json', 's.json'))
+
+
 @pytest.mark.parametrize('batch_size', [1, 4])
 def test_evaluate_equals_predict_and_score_bit_for_bit(cityscapes, tmp_path, batch_size):
   root, _ = cityscapes
-  run('evaluate', '--workdir', root / 'work', '--output', tmp_path / 'e.json', '--batch-size', batch_size)
-  run(
-    'predict', '--workdir', root / 'work', '--output', tmp_path / 'p', root / 'tree' / 'leftImg8bit' / 'val'
-  )
-  run(
-    'score',
-    '--labels',
-    root / 'tree' / 'gtFine' / 'val',
-    '--predictions',
-    tmp_path / 'p',
-    '--output',
-    tmp_path / 's.json',
-  )
-  evaluated, scored = (json.loads((tmp_path / name).read_text()) for name in ('e.json', 's.json'))
+  evaluated, scored = evaluate_and_score(root, tmp_path, 'val', ['--batch-size', batch_size])
   for name in ('mean_iou_19', 'mean_iou_20', 'pixel_accuracy', 'iou'):
     assert evaluated[name] == scored[name]
   assert evaluated['images'] == scored['images'] == 5
@@ -97,37 +93,8 @@ def test_evaluate_equals_predict_and_score_bit_for_bit(cityscapes, tmp_path, bat
 
 def test_the_training_split_is_scored_unaugmented_at_native_size(cityscapes, tmp_path):
   root, _ = cityscapes
-  run(
-    'evaluate',
-    '--workdir',
-    root / 'work',
-    '--split',
-    'train',
-    '--checkpoint',
-    'latest',
-    '--output',
-    tmp_path / 'e.json',
-  )
-  run(
-    'predict',
-    '--workdir',
-    root / 'work',
-    '--checkpoint',
-    '3',
-    '--output',
-    tmp_path / 'p',
-    root / 'tree' / 'leftImg8bit' / 'train',
-  )
-  run(
-    'score',
-    '--labels',
-    root / 'tree' / 'gtFine' / 'train',
-    '--predictions',
-    tmp_path / 'p',
-    '--output',
-    tmp_path / 's.json',
-  )
-  evaluated, scored = (json.loads((tmp_path / name).read_text()) for name in ('e.json', 's.json'))
+  options = ['--split', 'train', '--checkpoint', 'latest'], ['--checkpoint', '3']
+  evaluated, scored = evaluate_and_score(root, tmp_path, 'train', *options)
   assert evaluated['iou'] == scored['iou']
   assert evaluated['images'] == 6
 

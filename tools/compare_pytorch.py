@@ -188,7 +188,11 @@ def compare(mode: str, config: ConfigDict, peers: dict[str, PeerProcess], repeat
   first = jax.block_until_ready(run())
   prepared = {name: future.result() for name, future in prepared.items()}
   if mode == 'train':
-    check_losses(float(first['loss']), {name: loss for name, (_, loss) in prepared.items()}, config)
+    losses = {'ours': float(first['loss']), **{name: loss for name, (_, loss) in prepared.items()}}
+    print('loss of the first step:', *(f'{name} {loss:.5f}' for name, loss in losses.items()))
+    tolerance = _LOSS_TOLERANCE[config.model.compute_dtype]
+    if not np.allclose(losses['ours'], list(losses.values()), rtol=tolerance, atol=0):
+      sys.exit('they differ: these are not the same steps')
 
   turns = {'ours': lambda steps: 1e3 * seconds(run, steps, steps_in_flight()) / steps}
   turns |= {name: lambda steps, p=peer: p.call('milliseconds', mode, steps) for name, peer in peers.items()}
@@ -221,14 +225,6 @@ def compare(mode: str, config: ConfigDict, peers: dict[str, PeerProcess], repeat
       'our_speed_over_theirs_range': [float(ratios.min()), float(ratios.max())],
     }
   return result
-
-
-def check_losses(ours: float, theirs: dict[str, float], config: ConfigDict) -> None:
-  """Prints the losses of the first step; ends the program if they differ."""
-  print(f'loss of the first step: ours {ours:.5f}', *(f'{name} {loss:.5f}' for name, loss in theirs.items()))
-  for name, loss in theirs.items():
-    if not abs(ours - loss) <= _LOSS_TOLERANCE[config.model.compute_dtype] * abs(loss):
-      sys.exit(f'the losses of the first step differ: ours {ours}, {name} {loss}')
 
 
 def main() -> None:

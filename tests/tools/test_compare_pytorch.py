@@ -42,7 +42,7 @@ def compare(*arguments):
   ],
   ids=['default', 'everything else'],
 )
-def test_both_compute_the_same_and_are_timed_in_turns(fields, tmp_path):
+def test_both_compute_the_same_and_are_timed_interleaved(fields, tmp_path):
   output = tmp_path / 'results.json'
   done = compare(*fields, f'--output={output}')
   assert done.returncode == 0, done.stderr
