@@ -65,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _summary(split: Listing, report: SplitReport, label_set: LabelSet) -> str:
-  sizes = ', '.join(f'{n} of {w}x{h}' for (h, w), n in report.sizes.most_common())
-  lines = [f'{split.where}: {len(split.pairs)} pairs, {len(report.bad)} bad; sizes: {sizes or "none"}']
+  sizes = ', '.join(f'{n} of {h}x{w}' for (h, w), n in report.sizes.most_common())
+  lines = [f'{split.where}: {len(split.pairs)} pairs, {len(report.bad)} bad; height x width: {sizes or "-"}']
   total = int(report.class_pixels.sum()) + report.ignored_pixels
   if total:
     counts = dict(zip(label_set.class_names, report.class_pixels, strict=True))

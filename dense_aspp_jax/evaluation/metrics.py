@@ -93,7 +93,7 @@ class ConfusionMatrix:
     prediction_where = prediction_where or f'prediction for {where}'
     if label_ids.shape != prediction_ids.shape:
       raise InputError(
-        f'{prediction_where}: {_size(prediction_ids)} pixels (width x height), but its ground truth {where} '
+        f'{prediction_where}: {_size(prediction_ids)} pixels (height x width), but its ground truth {where} '
         f'has {_size(label_ids)}; write predictions at the size of the ground truth'
       )
     labels = self._indices(label_ids, where)
@@ -219,4 +219,4 @@ def _mean(iou: list[float | None]) -> float:
 
 
 def _size(array: np.ndarray) -> str:
-  return 'x'.join(str(n) for n in array.shape[::-1])
+  return 'x'.join(str(n) for n in array.shape)

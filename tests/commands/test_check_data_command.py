@@ -42,15 +42,15 @@ def test_all_problems_of_all_splits_are_listed(folder, capsys):
   expected = [
     f'{train}/images/scene_003.png: same name as {train}/images/scene_003.jpg',
     f'{train}/images/scene_000.png: image without label; expected a label named scene_000',
-    f'{train}/labels/scene_001.png: label of 4x3 pixels (width x height) for an image of 6x5',
+    f'{train}/labels/scene_001.png: label of 3x4 pixels (height x width) for an image of 5x6',
     f'{train}/labels/scene_001.png: unknown label ids 7 (12 pixels); label set',
     f'{train}/images/scene_002.png: neither PNG nor JPEG (an empty file)',
     f'{train}/images/scene_003.jpg: neither PNG nor JPEG (an empty file)',
-    f'{train}: 5 pairs, 3 bad; sizes: 2 of 24x16',
+    f'{train}: 5 pairs, 3 bad; height x width: 2 of 16x24',
     f'{folder}/validation/labels/scene_001.png: not a PNG file',
-    f'{folder}/validation: 2 pairs, 1 bad; sizes: 1 of 24x16',
+    f'{folder}/validation: 2 pairs, 1 bad; height x width: 1 of 16x24',
     f"{folder}: no split 'test'",
-    f'{folder}/test: 0 pairs, 0 bad; sizes: none',
+    f'{folder}/test: 0 pairs, 0 bad; height x width: -',
   ]
   assert len(lines) == len(expected)
   for line, start in zip(lines, expected, strict=True):
@@ -85,7 +85,7 @@ def test_the_summary_of_a_split(tmp_path, capsys):
   layouts.write_tree(tmp_path / 'train', {'images/Thumbs.db': b'', 'notes.txt': b'', 'labels/.hidden': b''})
   assert main(['check-data', f'folder:{tmp_path}', '--split', 'train']) == 0
   assert capsys.readouterr().out == (
-    f'{tmp_path}/train: 3 pairs, 0 bad; sizes: 2 of 4x1, 1 of 1x4\n'
+    f'{tmp_path}/train: 3 pairs, 0 bad; height x width: 2 of 1x4, 1 of 4x1\n'
     '  share of pixels: class 0 25.00 %, class 1 58.33 %, ignored 16.67 %\n'
     '  absent classes: class 2\n'
     f'  not read, no part of the dataset: {tmp_path}/train/images/Thumbs.db\n'
@@ -107,7 +107,7 @@ def test_prepared_data_and_their_files(tmp_path, capsys):
     assert main(['check-data', 'camvid', *place]) == 0
     outputs.append(capsys.readouterr().out)
   assert outputs[0] == outputs[1]
-  assert 'camvid/train: 3 pairs, 0 bad; sizes: 3 of 16x12\n' in outputs[0]
+  assert 'camvid/train: 3 pairs, 0 bad; height x width: 3 of 12x16\n' in outputs[0]
   assert main(['check-data', 'camvid', *data, '--split', 'test']) == 2
   assert "camvid: no split 'test'; expected one of train, validation" in capsys.readouterr().err
   (tmp_path / 'CamVid' / 'valannot' / '0001TP_006690.png').unlink()
@@ -126,7 +126,7 @@ def test_cityscapes_files(tmp_path, capsys):
   out = capsys.readouterr().out
   assert 'aachen_000000_000019_leftImg8bit.png: image without label' in out
   assert f'not read, no part of the dataset: {stem}.PNG\n' in out
-  assert 'cityscapes/train: 1 pairs, 0 bad; sizes: 1 of 32x16' in out
+  assert 'cityscapes/train: 1 pairs, 0 bad; height x width: 1 of 16x32' in out
   assert 'share of pixels: void 100.00 %' in out  # the test split's labels are dummies
   assert main(['check-data', 'cityscapes', '--source', str(tmp_path), '--split', 'validation']) == 0
   options = ['--label-set', 'cityscapes19', '--split', 'test']

@@ -110,7 +110,7 @@ def test_headers_of_jpeg_files_are_checked_too(nothing_is_loaded, tmp_path, caps
   (tmp_path / 'b.jpg').write_bytes(data[:20])
   assert predict(tmp_path, tmp_path / 'out', tmp_path / 'a.jpg', tmp_path / 'b.jpg') == 2
   error = capsys.readouterr().err
-  assert f'{tmp_path}/a.jpg: 30000x20000 pixels; expected between 1 and 89,478,485' in error
+  assert f'{tmp_path}/a.jpg: 20000x30000 pixels (height x width); expected between 1 and 89,478,485' in error
   assert f'{tmp_path}/b.jpg: damaged or truncated JPEG' in error
   assert 'predicting' not in error
 

@@ -342,7 +342,7 @@ def test_two_builds_at_once_end_well(source, tmp_path):
 
 def test_sizes_that_differ_are_an_error(source, tmp_path):
   source.labels[2] = source.labels[2][:, :47]
-  with pytest.raises(InputError, match=r'straße_2 \(label\): .*47x32 .*48x32 '):
+  with pytest.raises(InputError, match=r'straße_2 \(label\): .*32x47 .*32x48 '):
     open_fake(source, tmp_path)
 
 

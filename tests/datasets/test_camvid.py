@@ -80,7 +80,7 @@ def test_published_counts_and_sizes_are_expected(folder: pathlib.Path, monkeypat
   with pytest.raises(InputError, match=counts):
     prepare('camvid', folder, str(folder.parent / 'data'))
   publish(monkeypatch, counts=COUNTS)
-  with pytest.raises(InputError, match='10 images not of 480x360 pixels'):
+  with pytest.raises(InputError, match='10 images not of 360x480 pixels'):
     prepare('camvid', folder, str(folder.parent / 'data'))
 
 

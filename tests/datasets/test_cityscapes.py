@@ -133,7 +133,7 @@ def test_splits_may_be_missing_if_partial_is_allowed(tmp_path: pathlib.Path, cap
   warnings = [x for x in capsys.readouterr().err.splitlines() if x.startswith('warning: ')]
   assert len(warnings) == 2
   assert 'train 2 (published: 2975), validation 1 (published: 500), test 0 (published: 1525)' in warnings[0]
-  assert '3 images not of 2048x1024 pixels, as published, but 3 of 32x16' in warnings[1]
+  assert '3 images not of 1024x2048 pixels (height x width), as published, but 3 of 16x32' in warnings[1]
   with pytest.raises(InputError, match=r"no split 'test'.* train, validation"):
     open_split('cityscapes', 'test', str(tmp_path / 'data'))
 
@@ -147,7 +147,7 @@ def test_sizes_are_checked(zips: pathlib.Path, tmp_path: pathlib.Path, monkeypat
   published = {split: COUNTS[folder] for split, folder in SPLITS.items()}
   found = dataclasses.replace(cityscapes.CITYSCAPES, counts=published)
   monkeypatch.setitem(DATASETS, 'cityscapes', found)
-  with pytest.raises(InputError, match=r'12 images not of 2048x1024 .*aachen_000000_000019_leftImg8bit\.png'):
+  with pytest.raises(InputError, match=r'12 images not of 1024x2048 .*aachen_000000_000019_leftImg8bit\.png'):
     prepare('cityscapes', zips, str(tmp_path / 'data'))
   monkeypatch.setitem(DATASETS, 'cityscapes', dataclasses.replace(found, image_size=(16, 32)))
   assert prepare('cityscapes', zips, str(tmp_path / 'data'))
@@ -199,7 +199,7 @@ GOOD_IMAGE = layouts.cityscapes_files(COUNTS)[0][IMAGE]
     (
       LABEL,
       encode_png(np.zeros((16, 31), np.uint8)),
-      '31x16.* 32x16',
+      '16x31.* 16x32',
     ),
     (LABEL, encode_png(np.zeros((16, 32, 3), np.uint8)), '8-bit RGB PNG.*8-bit grey'),
     (IMAGE, encode_png(np.zeros((16, 32), np.uint8)), '8-bit grey PNG.*8-bit RGB'),

@@ -63,7 +63,7 @@ def test_anything_but_rgb_is_refused_where_colours_are_declared():
 
 def test_colours_are_refused_where_they_are_not_declared():
   colors = np.array([c.color for c in CAMVID_11.classes], np.uint8)
-  with pytest.raises(InputError, match=r'8-bit RGB PNG of 11x1 .*label_colors'):
+  with pytest.raises(InputError, match=r'8-bit RGB PNG.*label_colors'):
     decode_label_ids(encode_png(colors[None]), CAMVID_11, 'a.png')
   ids = np.arange(12, dtype=np.uint8)[None]
   np.testing.assert_array_equal(decode_label_ids(encode_png(ids), CAMVID_11, 'a.png'), ids)

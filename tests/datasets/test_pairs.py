@@ -51,7 +51,7 @@ def test_everything_that_is_wrong_is_named():
   with pytest.raises(InputError) as error:
     check_pair(pair_of(encode_png(RGB), label), CAMVID_11)
   assert [line.split(';')[0] for line in str(error.value).splitlines()] == [
-    'l.png: label of 2x2 pixels (width x height) for an image of 6x4 (i.png)',
+    'l.png: label of 2x2 pixels (height x width) for an image of 4x6 (i.png)',
     'l.png: unknown label ids 99 (2 pixels), 12 (1 pixels)',
   ]
   with pytest.raises(InputError) as error:
@@ -66,7 +66,7 @@ def test_an_image_that_is_not_upright_is_refused_where_it_has_a_label(file_forma
   for orientation in range(2, 9):
     data = photo(orientation, file_format)
     with pytest.raises(
-      InputError, match=rf'^i\.png: 6x4 pixels with EXIF orientation {orientation}:.*auto-orient'
+      InputError, match=rf'^i\.png: 4x6 pixels .*with EXIF orientation {orientation}:.*auto-orient'
     ):
       check_pair(pair_of(data, label), CAMVID_11)
     assert decode_image(data, 'i').shape == ((4, 6, 3) if orientation < 5 else (6, 4, 3))  # predict turns it

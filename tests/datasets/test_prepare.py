@@ -59,7 +59,10 @@ def test_sizes(capsys: pytest.CaptureFixture):
   pairs = [make_pair('a'), make_pair('b', (5, 6)), make_pair('c', (5, 6)), make_pair('d', (4, 8))]
   assert check_train(pairs[:1])[0] == pairs[:1]
   assert capsys.readouterr().err == ''
-  message = 'here: 3 images not of 6x4 pixels, as published, but 1 of 8x4, 2 of 6x5; the first is images/b'
+  message = (
+    'here: 3 images not of 4x6 pixels (height x width), as published, but 1 of 4x8, 2 of 5x6; '
+    'the first is images/b'
+  )
   with pytest.raises(InputError) as error:
     check_train(pairs)
   assert str(error.value).startswith(message)
@@ -69,7 +72,7 @@ def test_sizes(capsys: pytest.CaptureFixture):
 
 @pytest.mark.parametrize('allow_partial', [False, True])
 def test_image_and_label_of_different_sizes_are_bad(allow_partial: bool):
-  message = r'labels/b: label of 6x3 pixels \(width x height\) for an image of 6x4 \(images/b\)'
+  message = r'labels/b: label of 3x6 pixels \(height x width\) for an image of 4x6 \(images/b\)'
   pairs = [make_pair('a'), make_pair('b', label_size=(3, 6))]
   with pytest.raises(InputError, match=message):
     check_train(pairs, allow_partial)

@@ -112,7 +112,7 @@ class TestConfusionMatrix:
       confusion.add(ids(7, 7, 7), ids(7, 34, 7), 'truth.png', 'guess.png')
     with pytest.raises(InputError, match=r'prediction for truth\.png: unknown'):
       confusion.add(ids(7, 7, 7), ids(7, 34, 7), 'truth.png')
-    with pytest.raises(InputError, match=r'guess\.png: 2x1 pixels .* truth\.png has 3x1'):
+    with pytest.raises(InputError, match=r'guess\.png: 1x2 pixels .* truth\.png has 1x3'):
       confusion.add(ids(7, 7, 7), ids(7, 7), 'truth.png', 'guess.png')
     with pytest.raises(InputError, match='int64; expected uint8'):
       confusion.add(ids(7, 7).astype(np.int64), ids(7, 7), 'truth.png')

@@ -126,7 +126,7 @@ def test_scenario_18_image_and_label_of_different_sizes_are_named_with_both(fold
   label = folder / 'train' / 'labels' / 'scene_001.png'
   label.write_bytes(encode_png(np.array(Image.open(label))[:-1]))
   expected = (
-    f'{label}: label of 24x15 pixels (width x height) for an image of 24x16 '
+    f'{label}: label of 15x24 pixels (height x width) for an image of 16x24 '
     f'({folder}/train/images/scene_001.png)'
   )
   assert check(folder) == 2
@@ -170,7 +170,7 @@ def test_scenario_19_a_damaged_file_is_named_and_left_out_only_when_asked(half, 
   assert check(folder, '--skip-bad', '1') == 0
   out = capsys.readouterr().out
   assert f'{path}: ' in out
-  assert f'{folder}/train: 3 pairs, 1 bad; sizes: 2 of 24x16' in out
+  assert f'{folder}/train: 3 pairs, 1 bad; height x width: 2 of 16x24' in out
   assert f'{path}: ' in refused_by_train(folder, capsys)
 
 
@@ -237,7 +237,7 @@ def test_scenario_20_palette_and_16_bit_labels_hold_their_ids(folder, capsys):
 def test_scenario_20_a_label_in_colours_is_refused(mode, found, folder, capsys):
   path = folder / 'train' / 'labels' / 'scene_001.png'
   path.write_bytes(png(Image.open(path).convert(mode)))  # grey values that are ids, by luck
-  expected = f'{path}: {found} PNG of 24x16 pixels; expected label ids in a single channel'
+  expected = f'{path}: {found} PNG of 16x24 pixels; expected label ids in a single channel'
   assert check(folder) == 2
   assert expected in capsys.readouterr().out
   assert expected in refused_by_train(folder, capsys)
@@ -323,7 +323,7 @@ def test_scenario_24_unicode_spaces_and_upper_case_names_are_found(folder, capsy
       (train_split / half / f'scene_00{number}.png').rename(path)
   assert check(folder, '--split', 'train') == 0
   out = capsys.readouterr().out
-  assert f'{train_split}: 3 pairs, 0 bad; sizes: 3 of 24x16' in out
+  assert f'{train_split}: 3 pairs, 0 bad; height x width: 3 of 16x24' in out
   assert 'not read' not in out
 
 
