@@ -38,7 +38,12 @@ def check_prediction(run, output, name, rgb):
     np.testing.assert_array_equal(np.asarray(picture), overlay(rgb, classes, CITYSCAPES_20), err_msg=name)
 
 
-def test_scenario_21_pictures_of_any_kind_are_predicted_by_stated_rules(tiny_run, tmp_path):
+@pytest.fixture(scope='module')
+def run(tiny_run):
+  return load_run(tiny_run)
+
+
+def test_scenario_21_pictures_of_any_kind_are_predicted_by_stated_rules(run, tiny_run, tmp_path):
   rng = np.random.default_rng(0)
   folder, output = tmp_path / 'in', tmp_path / 'out'
   folder.mkdir()
@@ -71,7 +76,6 @@ def test_scenario_21_pictures_of_any_kind_are_predicted_by_stated_rules(tiny_run
   expected['turned'] = rgb
   assert predict(tiny_run, output, folder) == 0
   assert predict(tiny_run, tmp_path / 'stored', '--as-stored', folder / 'turned.png') == 0
-  run = load_run(tiny_run)
   for name, values in expected.items():
     check_prediction(run, output, name, values)
   check_prediction(run, tmp_path / 'stored', 'turned', turned)
@@ -122,7 +126,9 @@ def test_scenario_22_a_decompression_bomb_costs_next_to_nothing(tmp_path):
   assert not (tmp_path / 'out').exists()
 
 
-def test_scenario_22_a_bomb_in_a_folder_is_named_before_the_network_is_loaded(tiny_run, tmp_path, capsys):
+def test_scenario_22_a_bomb_in_a_folder_is_named_before_the_network_is_loaded(
+  run, tiny_run, tmp_path, capsys
+):
   folder, output = tmp_path / 'in', tmp_path / 'out'
   folder.mkdir()
   rgb = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
@@ -136,7 +142,7 @@ def test_scenario_22_a_bomb_in_a_folder_is_named_before_the_network_is_loaded(ti
   assert (
     f'1 of 2 images could not be read:\n  {folder}/bomb.png: 20000x20000 pixels' in capsys.readouterr().err
   )
-  check_prediction(load_run(tiny_run), output, 'a', rgb)
+  check_prediction(run, output, 'a', rgb)
 
 
 def convert(path, output, architecture='densenet_tiny'):

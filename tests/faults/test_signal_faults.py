@@ -25,24 +25,33 @@ def assert_resumes_to(finished, scene_folder, workdir):
   assert not list((workdir / 'checkpoints').rglob('*.orbax-checkpoint-tmp*'))
 
 
+# The third step takes as long as a signal needs to arrive.
+SLOW_STEP = """
+import time
+from dense_aspp_jax.training.monitor import StepMonitor
+add = StepMonitor.add
+def slow(self, step, metrics):
+  add(self, step, metrics)
+  time.sleep(3 * (step == 3))
+StepMonitor.add = slow
+"""
+
+
 @pytest.mark.parametrize(('number', 'code'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_scenario_06_a_signal_to_a_process_of_its_own(scene_folder, tmp_path, number, code):
+def test_scenario_06_a_signal_to_a_process_of_its_own(finished, scene_folder, tmp_path, number, code):
   """Between two checkpoints; the rest of the run is made by this process, after one of the signals."""
-  fields = dict(training__num_epochs=1000.0, checkpoint__every_epochs=1000.0)
-  process = fault_runs.start(train_arguments(scene_folder, tmp_path / 'a', **fields))
-  fault_runs.wait_for_step(tmp_path / 'a', 3, process)
+  arguments = train_arguments(scene_folder, tmp_path, checkpoint__every_epochs=100.0)
+  process = fault_runs.start(arguments, before=SLOW_STEP)
+  fault_runs.wait_for_step(tmp_path, 1, process)  # it is logged two steps later
   process.send_signal(number)
   text = process.communicate(timeout=60)[0]
   assert process.returncode == code, text
   assert 'Traceback' not in text
-  (step,) = latest(tmp_path / 'a')
-  assert f'dense-aspp train: stopped by {number.name} at step {step} of 2000, which is saved' in text
-  assert [line['step'] for line in fault_runs.log(tmp_path / 'a')] == list(range(1, step + 1))
+  assert f'dense-aspp train: stopped by {number.name} at step 3 of 4, which is saved' in text
+  assert latest(tmp_path) == [3]
+  assert [line['step'] for line in fault_runs.log(tmp_path)] == [1, 2, 3]
   if number == signal.SIGTERM:
-    fields['training__num_epochs'] = (step + 2) / 2  # two steps an epoch
-    assert train(scene_folder, tmp_path / 'a', **fields) == 0
-    assert train(scene_folder, tmp_path / 'b', **fields) == 0
-    assert digests(tmp_path / 'a', step + 2) == digests(tmp_path / 'b', step + 2)
+    assert_resumes_to(finished, scene_folder, tmp_path)
 
 
 def test_scenario_07_a_signal_in_the_evaluation(finished, scene_folder, tmp_path, monkeypatch, capsys):
