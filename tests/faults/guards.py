@@ -5,23 +5,35 @@ without_guards.py makes a slow test of each: the guard's test, which must fail w
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib
-import inspect
-import io
 import pathlib
-import signal
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-from PIL import Image
-
-from dense_aspp_jax.datasets.stored_files import StoredFile
-from dense_aspp_jax.errors import RunError
+from faults.unguarded import (
+  accepts,
+  called_with,
+  clipped_grey,
+  default_sigterm,
+  drops_late_signal,
+  fails_at_second_signal,
+  header_alone,
+  hides_what_is_not_finite,
+  low_byte,
+  lower_case_alone,
+  never_skips,
+  pillow_label,
+  returns,
+  skips_in_validation,
+  stretches_label,
+  unexplained,
+  unexplained_batches,
+  without_problems,
+  zero_for_none,
+)
 
 _OTHERS = {'PIL', *sys.stdlib_module_names}  # where modules outside the package are from
 VARIABLE = 'DENSE_ASPP_WITHOUT_GUARD'  # in the environment of processes that a test starts: the guard's name
@@ -70,168 +82,6 @@ class Guard(NamedTuple):
     *path, name = self.function.partition(':')[2].split('.')
     owner = functools.reduce(getattr, path, importlib.import_module(self.module))
     return owner, name, getattr(owner, name)
-
-
-def returns(value: Any) -> Callable[[Callable], Callable]:
-  """Without the guard, nothing is done."""
-  return lambda function: lambda *_, **__: value
-
-
-def accepts(value: Any = None) -> Callable[[Callable], Callable]:
-  """Without the guard, nothing is raised; the result is `value` where the guard would raise."""
-
-  def without(function):
-    def quiet(*args, **arguments):
-      try:
-        return function(*args, **arguments)
-      except Exception:
-        return value
-
-    return quiet
-
-  return without
-
-
-def called_with(**changed: Any) -> Callable[[Callable], Callable]:
-  """Without the guard, the function gets these arguments, whatever it is called with."""
-
-  def without(function):
-    signature = inspect.signature(function)
-
-    def call(*args, **arguments):
-      bound = signature.bind(*args, **arguments)
-      bound.arguments.update(changed)
-      return function(*bound.args, **bound.kwargs)
-
-    return call
-
-  return without
-
-
-def default_sigterm(enter):
-  """SIGTERM ends the process at once."""
-
-  def entered(self):
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    return self
-
-  return entered
-
-
-def fails_at_second_signal(enter):
-  def entered(self):
-    enter(self)
-    for number in (signal.SIGTERM, signal.SIGINT):
-      signal.signal(number, fails_if_received(self, signal.getsignal(number)))
-    return self
-
-  def fails_if_received(self, handler):
-    def handle(number, frame):
-      assert self.received is None
-      handler(number, frame)
-
-    return handle
-
-  return entered
-
-
-def drops_late_signal(leave):
-  return lambda self, kind, *rest: leave(self, kind or KeyboardInterrupt, *rest)
-
-
-def pillow_label(decode):
-  """Pillow's idea of a label map: whatever its mode, 8-bit grey values."""
-  return lambda data, where: np.asarray(Image.open(io.BytesIO(data)).convert('L'))
-
-
-def low_byte(decode):
-  return lambda data, where: np.asarray(Image.open(io.BytesIO(data))).astype(np.uint8)
-
-
-def header_alone(check):
-  """A PNG is right if its header is."""
-  from dense_aspp_jax.datasets.png import read_png_header
-
-  return read_png_header
-
-
-def clipped_grey(decode):
-  """Pillow's conversion of 16-bit grey values clips them."""
-
-  def decoded(data, where, **options):
-    with Image.open(data if not isinstance(data, bytes) else io.BytesIO(data)) as image:
-      if image.mode.startswith('I'):
-        return np.array(image.convert('RGB'))
-    return decode(data, where, **options)
-
-  return decoded
-
-
-def stretches_label(check):
-  """A label of another size is stretched to its image's."""
-
-  def checked(pair, *args, **options):
-    stretched = io.BytesIO()
-    with Image.open(pair.image.open()) as image, Image.open(pair.label.open()) as label:
-      label.resize(image.size, Image.Resampling.NEAREST).save(stretched, 'PNG')
-    label = StoredFile(pair.label.where, lambda: io.BytesIO(stretched.getvalue()))
-    return check(pair._replace(label=label), *args, **options)
-
-  return checked
-
-
-def skips_in_validation(begin):
-  return lambda self, name, limit, *rest: begin(self, name, limit or 9 * name.endswith('validation'), *rest)
-
-
-def without_problems(listing):
-  return lambda *args: listing(*args)._replace(problems=[])
-
-
-def lower_case_alone(files):
-  return lambda folder: {n: f for n, f in files(folder).items() if n.rpartition('.')[2].islower()}
-
-
-def zero_for_none(score):
-  def scored(*args):
-    scores = score(*args)
-    return dataclasses.replace(scores, iou={name: value or 0.0 for name, value in scores.iou.items()})
-
-  return scored
-
-
-def never_skips(create):
-  def created(config, *args, **options):
-    training = dataclasses.replace(config.training, max_skipped_steps=0)
-    return create(dataclasses.replace(config, training=training), *args, **options)
-
-  return created
-
-
-def hides_what_is_not_finite(add):
-  return lambda self, step, metrics: add(self, step, {k: jnp.nan_to_num(x) for k, x in metrics.items()})
-
-
-def unexplained(function):
-  """What a library raised is not explained."""
-
-  def call(*args, **arguments):
-    try:
-      return function(*args, **arguments)
-    except RunError as error:
-      raise error.__cause__ or error from None
-
-  return call
-
-
-def unexplained_batches(train_batches):
-  def batches(*args, **arguments):
-    try:
-      yield from train_batches(*args, **arguments)
-    except RunError as error:
-      raise error.__cause__ or error from None
-
-  return batches
 
 
 # fmt: off

@@ -4,7 +4,7 @@ import importlib.util
 import os
 import sys
 
-import guards
+from faults import guards
 
 
 class _Unguarded:

@@ -92,5 +92,5 @@ def without_guard(request):
       for imported in [n for n, value in vars(module).items() if value is function]:
         patch.setattr(module, imported, replacement)
     patch.setenv(guards.VARIABLE, guard.name)
-    patch.setenv('PYTHONPATH', str(TESTS / 'faults'), prepend=os.pathsep)
+    patch.setenv('PYTHONPATH', f'{TESTS}{os.pathsep}{TESTS / "faults"}', prepend=os.pathsep)
     yield
