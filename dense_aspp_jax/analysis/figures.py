@@ -37,14 +37,9 @@ def picture_name(kind: str, number: int, image_id: str) -> str:
 def draw_matrix(
   axes: Axes, values: np.ndarray, class_names: Sequence[str], text: Callable[[float], str], **colors: Any
 ) -> AxesImage:
-  """Draws a class-by-class matrix, `[k, k]`; unless there are too many classes, with texts in its cells.
+  """Draws a class-by-class matrix, `[k, k]`, in the colours of 'cmap', 'vmin' and 'vmax' of `imshow`.
 
-  Args:
-    axes: Where to draw.
-    values: The matrix.
-    class_names: Names by class index.
-    text: Maps a value to the text in its cell.
-    **colors: 'cmap', 'vmin' and 'vmax' of `imshow`; text is white from half of vmax on.
+  Unless there are too many classes, each cell has the `text` of its value, in white from half of vmax on.
   """
   image = axes.imshow(values, interpolation='none', **colors)
   is_small = len(class_names) <= MOST_NUMBERED

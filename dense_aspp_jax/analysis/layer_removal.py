@@ -171,10 +171,7 @@ def large_and_small(split: Sequence[CachedExample], label_set: LabelSet) -> tupl
 
 
 def lost_first(top_iou: Sequence[Mapping[str, float | None]]) -> list[dict[str, Any]]:
-  """Finds the classes that lose half of their IoU, in the order of `LOST_FIRST_RULE`.
-
-  Args:
-    top_iou: IoU by class with 0, 1, ... all layers removed from the top.
+  """Finds the classes that lose half of their IoU with 0, 1, ... all layers removed, by `LOST_FIRST_RULE`.
 
   Returns:
     `[{'class': name, 'layers_removed': count, 'kept': share}, ...]`: the share, 0..0.5, of the full IoU that
@@ -242,9 +239,7 @@ def curves_figure(top: Sequence[Scores], groups: Mapping[str, Sequence[str]]) ->
         markersize=5,
       )
     axes.plot([100 * scores.mean_iou for scores in top], color='black', linewidth=2.5)
-    axes.set_title(f'{group} objects')
-    axes.set_xlabel('top layers removed')
-    axes.set_ylabel('IoU in %')
+    axes.set(title=f'{group} objects', xlabel='top layers removed', ylabel='IoU in %')
     axes.set_ylim(bottom=0)
     axes.set_xticks(range(len(top)), ['none', *range(1, len(top) - 1), 'all'])
     axes.grid(alpha=0.3)

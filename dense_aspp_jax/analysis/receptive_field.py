@@ -186,12 +186,10 @@ def scales_figure(paths: Sequence[CascadePath], extractor: Field) -> Figure:
   axes.margins(x=0.08, y=0.12)
   axes.set_xlim(left=0)
   axes.grid(alpha=0.3)
-  axes.set_xlabel('side of the receptive field in feature-map pixels')
-  axes.set_ylabel('share of the field that is read')
+  axes.set(xlabel='side of the receptive field in feature-map pixels', ylabel='share of it that is read')
   in_image = (lambda x: (x - 1) * stride + offset, lambda x: (x - offset) / stride + 1)
-  axes.secondary_xaxis('top', functions=in_image).set_xlabel(
-    f'in image pixels, with the extractor ({offset} alone)'
-  )
+  top = axes.secondary_xaxis('top', functions=in_image)
+  top.set_xlabel(f'in image pixels, with the extractor ({offset} alone)')
   figure.legend(title='path through', loc='outside right center')
   figure.suptitle(f'Scales of the cascade: {len(paths)} paths', fontsize=13)
   return figure
@@ -224,16 +222,11 @@ def effective_figure(measured: EffectiveField, extractor: Field, cascade: Cascad
   for share, style in SHARES.items():
     side = measured.side(share)
     square(left, side, f'{share:.0%} of the gradient: {side:g} px', 'cyan', style)
-  theoretical = (
-    (extractor.size, 'extractor', 'white'),
-    (cascade.image_field, 'with the cascade', 'lightgreen'),
-  )
-  for side, name, color in theoretical:
+  sides = {'extractor': extractor.size, 'with the cascade': cascade.image_field}
+  for (name, side), color in zip(sides.items(), ('white', 'lightgreen'), strict=True):
     if side < max(height, width):
       square(left, side, f'{name}, theoretical: {side} px', color, '-.')
-  left.set_xlim(-0.5, width - 0.5)
-  left.set_ylim(height - 0.5, -0.5)
-  left.set_title('measured, within the image')
+  left.set(title='measured, within the image', xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
 
   label = f'image: {height}x{width} px'
   right.add_patch(Rectangle((-0.5, -0.5), width, height, color='lightgray', label=label))
@@ -241,10 +234,9 @@ def effective_figure(measured: EffectiveField, extractor: Field, cascade: Cascad
   square(right, extractor.size, 'extractor, theoretical', 'black', '-.')
   square(right, measured.side(0.99), '99% of the gradient', 'darkcyan', ':')
   right.autoscale_view()
-  right.set_aspect('equal')
   right.invert_yaxis()
   right.xaxis.set_major_locator(MaxNLocator(4))
-  right.set_title('all to scale')
+  right.set(title='all to scale', aspect='equal')
 
   for axes, style in ((left, {'facecolor': 'dimgray', 'labelcolor': 'white'}), (right, {'frameon': False})):
     axes.set_xlabel('image pixels')

@@ -35,7 +35,6 @@ from dense_aspp_jax.files import read_json
 from dense_aspp_jax.labels import CITYSCAPES_19, IGNORE_LABEL, LabelSet
 
 REMEDY = 'remove it to do without'
-_KINDS = {'none': 'The whole network', 'top': 'Without the top layers', 'single': 'Without a single layer'}
 
 
 class Analysis(NamedTuple):
@@ -117,7 +116,6 @@ def render_report(
   names = CITYSCAPES_19.class_names if is_cityscapes(label_set) else label_set.class_names
   # The classes that sentences compare have ground truth and are not void.
   ranked = sorted_iou({name: scores.iou[name] for name, n in zip(names, counts, strict=False) if n.any()})
-  labelled = [e for e in examples if e.pixel_accuracy(label_set) is not None]
   ignored = any((e.label == IGNORE_LABEL).any() for e in examples)
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader('dense_aspp_jax', 'analysis'),
@@ -141,8 +139,8 @@ def render_report(
     worst=ranked[-1],
     label_set=label_set,
     error_colors={'wrong': WRONG_COLOR} | ({'ignored': IGNORED_COLOR} if ignored else {}),
-    hero=labelled[0].overlay(label_set) if labelled else None,
-    examples=[(e.image_id, e.pixel_accuracy(label_set), e.panels(label_set)) for e in examples],
+    hero=next((e.overlay(label_set) for e in examples if e.pixel_accuracy(label_set) is not None), None),
+    examples=examples,
     converted=next((start['converted']['file'] for start in starts if 'converted' in start), None),
     curves=_curves(metrics),
     classes=_class_rows(scores, counts, label_set),
@@ -206,27 +204,13 @@ def _similarity(analysis: Analysis, ranked: Sequence[str]) -> dict[str, Any]:
 
 
 def _removal(analysis: Analysis) -> dict[str, Any]:
-  data, settings = analysis.data, analysis.data['settings']
-  dilations = [layer['dilation'] for layer in data['layers']]
-  whole = next(s['scores'] for s in settings if s['kind'] == 'none')
-  mean = next(name for name in whole if name.startswith('mean_iou'))
-  top = [s['scores']['iou'] for s in settings if s['kind'] in ('none', 'top')]
-  rows = [
-    {
-      'kind': _KINDS[setting['kind']],
-      'removed': setting['removed'],
-      'dilations': [dilations[number - 1] for number in setting['removed']],
-      'mean_iou': setting['scores'][mean],
-      'change': setting['scores'][mean] - whole[mean],
-      'pixel_accuracy': setting['scores']['pixel_accuracy'],
-    }
-    for setting in settings
-  ]
+  data = analysis.data
+  top = [setting['scores'] for setting in data['settings'] if setting['kind'] != 'single']
   curves_alt = 'IoU of each class by the number of layers removed from the top'
   return {
     **data,
-    'iou': {name: [iou[name] for iou in top] for name in whole['iou']},
-    'rows': rows,
+    'top': top,  # the first is the whole network
+    'mean': next(name for name in top[0] if name.startswith('mean_iou')),
     'curves': analysis_plot(analysis.pictures[data['curves_picture']], curves_alt),
     'pictures': _photos(analysis, 'Image, ground truth and the prediction as more layers are removed'),
   }

@@ -63,9 +63,8 @@ def training_figures(lines: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
         _draw_series(axes, np.array(points, float).T, label, color, noisy=name != 'learning_rate')
     if not axes.lines:
       continue
-    axes.set_xlabel('step')
-    axes.set_xlim(0, 1.03 * max(line['step'] for line in lines) or 1)
-    axes.set_ylim(0, 1.05 * axes.dataLim.ymax or 1)  # all may be 0
+    last, top = max(line['step'] for line in lines), axes.dataLim.ymax  # all may be 0
+    axes.set(xlabel='step', xlim=(0, 1.03 * last or 1), ylim=(0, 1.05 * top or 1))
     axes.ticklabel_format(axis='y', scilimits=(-2, 3), useMathText=True)
     if 'IoU' in title or 'accuracy' in title:
       axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -103,10 +102,7 @@ def iou_figure(iou: Mapping[str, float | None], mean_iou: float, label_set: Labe
   text = f' mean {100 * mean_iou:.1f}'
   axes.text(100 * mean_iou, len(names) - 0.5, text, color=_VALIDATION, fontsize=8, va='bottom')
   axes.set_yticks(range(len(names)), literal(names))
-  axes.set_ylim(len(names) - 0.4, -0.6)
-  axes.set_xlim(0, 108)
-  axes.set_xticks(range(0, 101, 20))
-  axes.set_xlabel('IoU in %')
+  axes.set(xlabel='IoU in %', xlim=(0, 108), ylim=(len(names) - 0.4, -0.6), xticks=range(0, 101, 20))
   axes.grid(False, axis='y')
   axes.tick_params(axis='y', length=0)
   return figure
@@ -131,8 +127,7 @@ def confusion_figure(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
   draw_matrix(
     axes, shares, class_names, lambda x: f'{x:.0f}' if x >= 0.5 else '', cmap=_SHADES, vmin=0, vmax=100
   )
-  axes.set_xlabel('predicted as')
-  axes.set_ylabel('ground truth')
+  axes.set(xlabel='predicted as', ylabel='ground truth')
   axes.grid(False)
   axes.set_xticks(np.arange(num_classes + 1) - 0.5, minor=True)
   axes.set_yticks(np.arange(num_classes + 1) - 0.5, minor=True)
