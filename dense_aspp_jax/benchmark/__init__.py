@@ -1,1 +1,1 @@
-"""How fast training, inference and input are on this machine, and what memory they take."""
+"""Speed and memory of training, inference and input on this machine."""

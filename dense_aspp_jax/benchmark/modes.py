@@ -1,4 +1,4 @@
-"""What the benchmark measures of a configuration, mode by mode; figures as plain JSON data."""
+"""The benchmark's modes: each measures a configuration and returns figures as plain JSON data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dense_aspp_jax.benchmark.timing import measure
 from dense_aspp_jax.benchmark.trace import trace
 
 _KERNELS_SHOWN = 20
-# What a training step can trade memory for.
+# Ways to trade time for memory in a training step.
 FORMS: dict[str, dict[str, Any]] = {
   'fused': dict(implementation='fused', rematerialize=False),
   'reference': dict(implementation='reference', rematerialize=False),

@@ -1,4 +1,4 @@
-"""What the benchmark prints of its figures, and the JSON file it appends them to."""
+"""Prints the benchmark's figures, and appends them to a JSON file."""
 
 from __future__ import annotations
 

@@ -67,9 +67,8 @@ class Protocol:
   def differences(self) -> list[str] | None:
     """The "not comparable because" of a table, empty if nothing differs; None if there is no standard.
 
-    What a published source does not say of batch normalization, the checkpoint, averaging and the counting of
-    pixels is taken for standard; a training split, a split or an input size that it does not say is a
-    difference.
+    If a published source says nothing of batch normalization, the checkpoint, averaging or the counting of
+    pixels, these count as standard; an unknown split, training split or input size counts as a difference.
     """
     standard = self.standard
     if standard is None:
@@ -166,7 +165,7 @@ class Protocol:
     return ' + '.join('yes' if p == 'unstated' else p for p in self.pretraining) or 'none'
 
 
-# By data set. Its label set tells a copy of it in a folder. Pretraining on ImageNet is no other protocol.
+# By data set; a copy in a folder is known by its label set. Pretraining on ImageNet is no difference.
 STANDARDS = {
   'camvid': Protocol(
     dataset='camvid',

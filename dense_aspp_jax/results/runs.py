@@ -30,7 +30,7 @@ MEANS = {  # by field, the title in tables
   'mean_iou_20': 'mean IoU, 20 classes',
 }
 _UNFINISHED = 'finish the run (the command that began it resumes it), or leave it out'
-# A path that begins where no word, other path or address (https://...) is under way.
+# A path that is not the rest of a word, another path or an address (https://...).
 _ABSOLUTE = re.compile(r'(?<![\w./~-])(?:file://)?/(?!/)[^\s\'",;)\]}]+')
 
 
@@ -41,14 +41,14 @@ class Row:
   Attributes:
     run: Name of the run's directory.
     step: Updates made before the checkpoint was written.
-    network: What the network is, in words.
+    network: The extractor, and '+ skip' with the skip decoder.
     parameters: How many it has, without the auxiliary head, which only training uses.
     weights: 'raw' or 'ema'.
-    commands: What trained the run; several, if it was resumed by another one.
+    commands: Those that trained the run; several if another one resumed it.
     git_commits: Of the code that trained it; None for a start without a checkout.
-    devices: What it was trained on, such as '1 x gpu: NVIDIA H200'.
+    devices: Those it was trained on, such as '1 x gpu: NVIDIA H200'.
     hours: Of training steps, without compilation and evaluations; None if they were not logged.
-    evaluation_command: What took the score; None: the training itself.
+    evaluation_command: The command that took the score; None: training itself.
   """
 
   run: str
@@ -88,8 +88,8 @@ class Row:
 def read_run(workdir: pathlib.Path) -> list[Row]:
   """Every score of a finished run: that of its end, raw and EMA, and those of WORKDIR/evaluations.
 
-  A file with test-time averaging has two, the plain one first. What an evaluation scored again, the same
-  checkpoint in the same way, counts once.
+  A file with test-time averaging has two, the plain one first. A checkpoint that was scored twice in the same
+  way counts once.
 
   Raises:
     InputError: Not the directory of a run, or the run is not finished.
@@ -193,7 +193,7 @@ def without_machine_paths(data: Any) -> Any:
 
 @contextlib.contextmanager
 def _explained(path: pathlib.Path) -> Iterator[None]:
-  """Names the file that lacks something."""
+  """Turns errors about the content of a file into an InputError that names it."""
   try:
     yield
   except InputError:

@@ -128,7 +128,7 @@ def read_canonical(path: pathlib.Path) -> dict[str, np.ndarray]:
   for stored_key, array in stored.items():
     key = canonical_key(stored_key)
     if not key.isprintable() or len(key) > _LONGEST_KEY:
-      raise InputError(f'{path}: an array is named {key[:_LONGEST_KEY]!r}; no weights have such names')
+      raise InputError(f'{path}: an array is named {key[:_LONGEST_KEY]!r}; expected printable names')
     if stored_key.endswith(_COUNTER) and stored_key.removesuffix(_COUNTER) + '.running_mean' in stored:
       continue
     if key in tensors:
@@ -175,7 +175,7 @@ def convert_tensors(tensors: Tensors, network: nn.Module, source: Source, where:
     raise InputError(f'{where}: the weights do not fit: {"; ".join(found)}')
   integers = [key for key in sorted(shapes) if not jnp.issubdtype(tensors[key].dtype, jnp.floating)]
   if integers:
-    raise InputError(f'{where}: values that are no floating-point numbers in {_some(integers)}')
+    raise InputError(f'{where}: not floating-point numbers: {_some(integers)}')
   result, bad = {}, []
   for path, (key, _) in arrays.items():
     array = _ours(path, tensors[key])

@@ -85,7 +85,8 @@ def check_parity(weights: ForeignWeights, path: pathlib.Path) -> None:
     if stored:
       found = differences(ours, stored[1], case)
     else:
-      theirs = source_activations(module, classifier.extractor, weights.source, ours, case)
+      stages = torch_reference.stage_modules(classifier.extractor, weights.source, ours)
+      theirs = torch_reference.torch_activations(module, stages, case.image, case.output_stride)
       found = {name: relative_difference(ours[name], x, np.abs(x).max()) for name, x in theirs.items()}
     print(f'{case.height}x{case.width}, output stride {case.output_stride}')
     for name, value in found.items():
@@ -128,14 +129,6 @@ def run_capturing(classifier: nn.Module, variables: Any, image: jax.Array) -> tu
   return classifier.apply(variables, image, capture_intermediates=is_stage, mutable=['intermediates'])
 
 
-def source_activations(
-  module: Any, extractor: nn.Module, source: str, ours: Activations, case: Case
-) -> Activations:
-  """Computes those of our stages that a torch module with the same weights has too, and its logits."""
-  stages = torch_reference.stage_modules(extractor, source, [name for name in ours if name != 'logits'])
-  return torch_reference.torch_activations(module, stages, case.image, case.output_stride)
-
-
 def samples(array: np.ndarray) -> np.ndarray:
   """64 of an array's values, at positions that depend on its size alone."""
   flat = np.ravel(array)
@@ -155,16 +148,7 @@ def reference_entries(case: Case, activations: Activations) -> dict[str, np.ndar
 def differences(
   activations: Activations, reference: Mapping[str, np.ndarray], case: Case
 ) -> dict[str, float]:
-  """The largest difference of each stage that a stored reference has, at the positions it has.
-
-  Args:
-    activations: From `stage_activations`.
-    reference: From `reference_entries`.
-    case: Which of its cases.
-
-  Returns:
-    By stage, relative to the stage's largest value; see `relative_difference`.
-  """
+  """The relative difference of each stage that a reference (of `reference_entries`) has, at its positions."""
   result = {}
   for key, expected in reference.items():
     if key.startswith(f'{case.name}/') and key.endswith('/samples'):

@@ -121,7 +121,7 @@ def read_zip(path: pathlib.Path) -> dict[str, np.ndarray]:
       raise RefusedError(f'the archive has {len(pickles)} members data.pkl; expected one')
     root = pickles[0].removesuffix('data.pkl')
     if f'{root}byteorder' in members and archive.read(f'{root}byteorder') != b'little':
-      raise RefusedError('the byte order is not little endian; save it again on a common machine')
+      raise RefusedError('the byte order is not little endian; save it again on a little-endian machine')
     stream = io.BytesIO(archive.read(pickles[0]))
     content = unpickle(stream, _FUNCTIONS, lambda pid: _storage(pid, num_fields=5))
     return _read_state(content, lambda key: archive.read(f'{root}data/{key}'), size)
@@ -138,7 +138,7 @@ def read_legacy(data: bytes) -> dict[str, np.ndarray]:
   if magic_number != _MAGIC_NUMBER or protocol != _PROTOCOL or not isinstance(system, dict):
     raise RefusedError('the stream does not begin with the magic number and protocol of torch')
   if system.get('little_endian') is not True:
-    raise RefusedError('the byte order is not little endian; save it again on a common machine')
+    raise RefusedError('the byte order is not little endian; save it again on a little-endian machine')
   storages: dict[str, _Storage] = {}
 
   def load(pid):
@@ -198,7 +198,7 @@ def _state_dict(content: Any) -> Mapping[str, _Tensor]:
   for name, value in content.items():
     if not isinstance(name, str) or not isinstance(value, _Tensor):
       raise RefusedError(
-        f'{str(name)[:200]!r} is an object of type {type(value).__name__}; expected names and tensors alone'
+        f'{str(name)[:200]!r} is an object of type {type(value).__name__}; expected only names and tensors'
       )
   return content
 
@@ -210,7 +210,7 @@ def _storage(pid: Any, num_fields: int) -> _Storage:
   if not isinstance(kind, Global) or not isinstance(key, str) or type(count) is not int or count < 0:
     raise RefusedError('a persistent id is not that of a storage')
   if kind.name not in _STORAGE_DTYPES:
-    raise RefusedError(f'{kind.name!r} is no type of storage')
+    raise RefusedError(f'{kind.name!r} is not a supported type of storage')
   return _Storage(key, _STORAGE_DTYPES[kind.name], count)
 
 

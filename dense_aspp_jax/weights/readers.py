@@ -39,7 +39,7 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     raise InputError(f'{path}: cannot be read ({_one_line(error.strerror or error)})') from error
   except Exception as error:  # damage can raise anything
     raise InputError(
-      f'{path}: damaged, or no torch checkpoint or .safetensors file '
+      f'{path}: damaged, or not a torch checkpoint or .safetensors file '
       f'({type(error).__name__}: {_one_line(error)}); get it again'
     ) from error
 
@@ -65,7 +65,7 @@ def check_sha256_prefix(path: pathlib.Path) -> str:
   if prefix and not digest.startswith(prefix[1]):
     raise InputError(
       f'{path}: its SHA-256 is {digest}, its name says {prefix[1]}...; get it again, or rename it if that '
-      'part of the name is no checksum'
+      'part of the name is not a checksum'
     )
   return digest
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 
 class RefusedError(ValueError):
-  """The pickle asks for something that is not allowed; the message names it."""
+  """The file holds something that is not allowed; the message names it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +142,7 @@ class _Machine:
   def _global(self, module: Any, attribute: Any) -> Global:
     name = f'{_as(str, module)}.{_as(str, attribute)}'
     if name not in self._functions:
-      raise RefusedError(f'the pickle refers to {name[:200]!r}, which is no part of a state dict')
+      raise RefusedError(f'the pickle refers to {name[:200]!r}, which is not part of a state dict')
     return Global(name)
 
   def _call(self, function: Any, arguments: Any) -> Any:

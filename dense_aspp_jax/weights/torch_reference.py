@@ -10,7 +10,7 @@ import functools
 import importlib
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import flax
@@ -125,13 +125,13 @@ def torch_activations(
   return {**outputs, 'logits': logits.numpy()}
 
 
-def stage_modules(extractor: nn.Module, source: str, stages: Sequence[str]) -> dict[str, str]:
+def stage_modules(extractor: nn.Module, source: str, stages: Iterable[str]) -> dict[str, str]:
   """Returns the torch submodule whose output corresponds to each of our stages, if there is one.
 
   Args:
     extractor: Determines the family.
     source: See `source_module`.
-    stages: Our names, without 'logits'.
+    stages: Our names; 'logits' are left out.
   """
   (definition,) = (s for s in SOURCES[type(extractor)] if s.name == source)
   paths = flax.traverse_util.flatten_dict({'params': {'extractor': abstract_variables(extractor)['params']}})
@@ -139,9 +139,9 @@ def stage_modules(extractor: nn.Module, source: str, stages: Sequence[str]) -> d
   result = {}
   for stage in stages:
     parts = [n.replace('.', '/') for path, n in names.items() if path[:2] == ('extractor', stage)]
-    if common := posixpath.commonpath(parts):
-      # MobileNetV3 adds a block's input, and a dense block with one layer joins it, outside of the last part.
+    if common := posixpath.commonpath(parts or ['']):
+      # These parts are inside of MobileNetV3's addition, and of the concatenation after a single dense layer.
       result[stage] = re.sub('/(block|denselayer1)$', '', common).replace('/', '.')
-    elif source == 'timm':  # its norms rectify too; elsewhere no module ends with the activation
+    elif parts and source == 'timm':  # its norms rectify too; elsewhere no module ends with the activation
       result[stage] = names['extractor', stage, 'norm']
   return result

@@ -87,7 +87,8 @@ def write_reference(file, extractor, module, source, tensors):
   entries = {'digest': np.array(tensors_digest(tensors))}
   for case in parity.CASES:
     ours = parity.stage_activations(classifier, variables, case)
-    theirs = parity.source_activations(module.eval(), extractor, source.name, ours, case)
+    stages = torch_reference.stage_modules(extractor, source.name, ours)
+    theirs = torch_reference.torch_activations(module.eval(), stages, case.image, case.output_stride)
     for name, array in theirs.items():
       low, high = np.abs(array).max() / 1e-3, np.abs(array).max()
       if low < 1 or high > 1e4 or array.std() < 1e-4:

@@ -175,7 +175,7 @@ def test_negative_variances_and_integers_are_refused(tmp_path, tensors):
   key = 'features.norm5.running_var'
   with pytest.raises(InputError, match=r'negative variances: features\.norm5\.running_var'):
     read(tmp_path, {**tensors, key: -tensors[key]})
-  with pytest.raises(InputError, match=r'no floating-point numbers in features\.norm5\.running_var'):
+  with pytest.raises(InputError, match=r'not floating-point numbers: features\.norm5\.running_var'):
     read(tmp_path, {**tensors, key: np.ones(8, np.int8)})
 
 

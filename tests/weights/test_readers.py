@@ -432,7 +432,7 @@ def test_streams_of_other_programs_are_refused(tmp_path, wrong):
 @pytest.mark.parametrize('content', [b'', b'x', b'<html>not found</html>', b'PK\x03\x04', bytes(100)])
 def test_files_of_another_kind(tmp_path, content):
   (tmp_path / 'a.pth').write_bytes(content)
-  with pytest.raises(InputError, match=r'a\.pth: damaged, or no torch checkpoint or \.safetensors file'):
+  with pytest.raises(InputError, match=r'a\.pth: damaged, or not a torch checkpoint or \.safetensors file'):
     read_tensors(tmp_path / 'a.pth')
 
 

@@ -13,7 +13,7 @@ from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models.extractors import create_extractor
 from dense_aspp_jax.models.extractors.classifier import create_classifier
 from dense_aspp_jax.weights.name_maps import SOURCES
-from dense_aspp_jax.weights.torch_reference import source_module
+from dense_aspp_jax.weights.torch_reference import source_module, stage_modules
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,24 @@ def test_a_network_that_the_source_does_not_have_is_named(monkeypatch, tmp_path)
   with pytest.raises(InputError, match='torchvision has no densenet_tiny'):
     source_module('densenet_tiny', 'torchvision')
   del sys.modules['torchvision']
+
+
+@pytest.mark.parametrize(
+  ('extractor', 'source', 'expected'),
+  [
+    ('densenet_tiny', 'torchvision', ['denseblock1 features.denseblock1', 'norm5 features.norm5']),
+    ('mobilenet_v3_small', 'torchvision', ['stem features.0', 'block2 features.2', 'last features.12']),
+    ('convnext_tiny', 'torchvision', ['stage2_block1 features.3.0', 'downsample1 features.2']),
+    ('convnext_tiny', 'timm', ['stage2_block1 stages.1.blocks.0', 'downsample1 stages.1.downsample']),
+    ('efficientnet_lite0', 'timm', ['stem bn1', 'stage2_block1 blocks.1.0', 'conv_head bn2']),
+    # Its activation is no module.
+    ('efficientnet_lite0', 'efficientnet_lite_pytorch', ['stage2_block1 _blocks.1', 'stem', 'conv_head']),
+  ],
+)
+def test_the_module_of_a_stage_is_the_one_that_ends_it(extractor, source, expected):
+  pairs = [entry.split() for entry in expected]
+  found = stage_modules(create_extractor(extractor), source, [*(pair[0] for pair in pairs), 'logits'])
+  assert found == {pair[0]: pair[1] for pair in pairs if pair[1:]}
 
 
 @pytest.mark.slow
