@@ -15,12 +15,14 @@ from dense_aspp_jax.models.segmentation import SegmentationModel, reference_mode
 PARTS = ('extractor', 'dense_aspp', 'skip_decoder', 'head', 'auxiliary_head')
 
 
-@functools.lru_cache(maxsize=16)
 def abstract_variables(model: nn.Module) -> Any:
   """Shapes and types of a model's variables; nothing is computed."""
-  if isinstance(model, SegmentationModel):
-    model = reference_model(model)  # the same variables, in fewer operations
-  return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3))))
+  return _abstract_variables(reference_model(model))  # the same variables, in fewer operations
+
+
+@functools.lru_cache(maxsize=64)
+def _abstract_variables(model: nn.Module) -> Any:
+  return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
 
 
 def count_parameters(model: SegmentationModel, image_size: tuple[int, int]) -> dict[str, int | float]:

@@ -24,8 +24,6 @@ class SkipDecoder(nn.Module):
   Attributes:
     width: Channels of the reduced features and of the result.
     low_width: Channels that the features of stride 4 are reduced to.
-    momentum: Of the running statistics.
-    dtype: Compute type.
   """
 
   width: int = 128
@@ -59,7 +57,6 @@ class AuxiliaryHead(nn.Module):
   Attributes:
     num_classes: Channels of the logits.
     dropout_rate: Probability that a channel is dropped in front of the last convolution.
-    momentum: Of the running statistics.
     dtype: Compute type; the logits are float32.
   """
 

@@ -38,8 +38,6 @@ class DenseASPP(nn.Module):
     rectify_features: Whether the concatenation carries the features' positive part, as the published
       code does, whose first ReLU works in place. Off: the features as they are.
     dropout_rate: Probability that a layer's new channel is dropped in training.
-    momentum: Of the running statistics.
-    dtype: Compute type.
     implementation: One of `IMPLEMENTATIONS`.
     rematerialize: Whether the backward pass of the reference implementation recomputes each layer; that of
       the fused one always does.

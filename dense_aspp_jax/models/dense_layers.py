@@ -16,11 +16,10 @@ from jaxtyping import Array, Float
 from dense_aspp_jax.models.fused.dense_block import (
   DenseBlockPlan,
   DenseLayerArrays,
-  InferenceLayerArrays,
   dense_block,
   dense_block_inference,
 )
-from dense_aspp_jax.models.fused.statistics import Affine, Moments
+from dense_aspp_jax.models.fused.statistics import Moments
 from dense_aspp_jax.models.layers import MOMENTUM, BatchNorm, channel_dropout, convolution, kernel_and_bias
 
 
@@ -34,8 +33,6 @@ class DenseLayer(nn.Module):
     leading_norm: Whether the layer starts with a BN.
     use_bias: Whether the convolutions have biases.
     dropout_rate: Probability that a new channel is dropped in training.
-    momentum: Of the running statistics.
-    dtype: Compute type.
   """
 
   growth_rate: int
@@ -74,35 +71,23 @@ class DenseLayer(nn.Module):
       x = nn.relu(self.norm2(self.conv1(x), train))
     return self.dropout(self.conv2(x), deterministic=not train)
 
-  def arrays(self, channels: int, batch_size: int) -> DenseLayerArrays:
-    """The input of `dense_block`, for `channels` input channels; draws the dropout mask."""
+  def arrays(self, channels: int, batch_size: int, train: bool) -> DenseLayerArrays:
+    """The layer as the fused block takes it, for `channels` input channels; draws the dropout mask."""
     kernel2, bias2 = kernel_and_bias(self.conv2, self.bottleneck_width or channels)
-    kept = None
-    if self.dropout_rate:
-      kept = self.dropout(jnp.ones((batch_size, 1, 1, self.growth_rate), kernel2.dtype), deterministic=False)
-    return DenseLayerArrays(
-      norm1=self.norm1.arrays(channels) if self.leading_norm else None,
-      kernel1=kernel_and_bias(self.conv1, channels)[0][0, 0] if self.bottleneck_width else None,
-      norm2=self.norm2.arrays(self.bottleneck_width) if self.bottleneck_width else None,
-      kernel2=kernel2,
-      bias2=bias2,
-      kept=kept,
-    )
-
-  def inference_arrays(self, channels: int) -> InferenceLayerArrays:
-    """The input of `dense_block_inference`, for `channels` input channels."""
-    kernel2, bias2 = kernel_and_bias(self.conv2, self.bottleneck_width or channels)
+    norm1 = kernel1 = norm2 = kept = None
     if self.leading_norm:
-      affine = self.norm1.affine(channels, None)
-    else:
-      affine = Affine(*(jnp.full((channels,), value, kernel2.dtype) for value in (0, 1, 0)))
-    if not self.bottleneck_width:
-      return InferenceLayerArrays(affine, None, None, kernel2, bias2)
-    kernel1, bias1 = kernel_and_bias(self.conv1, channels)
-    second = self.norm2.affine(self.bottleneck_width, None)
-    if bias1 is not None:
-      second = second._replace(mean=second.mean - bias1)
-    return InferenceLayerArrays(affine, kernel1[0, 0], second, kernel2, bias2)
+      norm1 = self.norm1.arrays(channels) if train else self.norm1.affine(channels, None)
+    if self.bottleneck_width:
+      kernel1, bias1 = kernel_and_bias(self.conv1, channels)
+      kernel1 = kernel1[0, 0]
+      norm2 = (
+        self.norm2.arrays(self.bottleneck_width) if train else self.norm2.affine(self.bottleneck_width, None)
+      )
+      if not train and bias1 is not None:
+        norm2 = norm2._replace(mean=norm2.mean - bias1)
+    if train and self.dropout_rate:
+      kept = self.dropout(jnp.ones((batch_size, 1, 1, self.growth_rate), kernel2.dtype), deterministic=False)
+    return DenseLayerArrays(norm1, kernel1, norm2, kernel2, bias2, kept)
 
   def update(self, channels: int, x_moments: Moments, z_moments: Moments | None) -> None:
     """Updates the running statistics with the moments of the input and of the bottleneck without bias."""
@@ -144,9 +129,9 @@ def dense_layers(
   plan = DenseBlockPlan(tuple(layer.dilation // phases for layer in layers), phases)
   widths = [x.shape[-1] + index * layer.growth_rate for index, layer in enumerate(layers)]
   numbered = list(zip(layers, widths, strict=True))
+  arrays = [layer.arrays(width, x.shape[0], train) for layer, width in numbered]
   if not train:
-    return dense_block_inference(plan, x, [layer.inference_arrays(width) for layer, width in numbered]), None
-  arrays = [layer.arrays(width, x.shape[0]) for layer, width in numbered]
+    return dense_block_inference(plan, x, arrays), None
   features, feature_moments, bottleneck_moments = dense_block(plan, x, x_moments, arrays)
   for (layer, width), z_moments in zip(numbered, bottleneck_moments, strict=True):
     layer.update(width, feature_moments, z_moments)

@@ -16,12 +16,11 @@ from dense_aspp_jax.models.decoders import LOW_STRIDE, AuxiliaryHead, SkipDecode
 from dense_aspp_jax.models.dense_aspp import DenseASPP
 from dense_aspp_jax.models.extractors import create_extractor
 from dense_aspp_jax.models.fused.statistics import accumulation_dtype
-from dense_aspp_jax.models.layers import channel_dropout, pad_to_multiple
+from dense_aspp_jax.models.layers import IMPLEMENTATIONS, channel_dropout, pad_to_multiple
 from dense_aspp_jax.models.upsampling import upsample_bilinear
 
 _MOST = 2**16  # channels of a layer, pixels of a dilation: what is larger is a mistake and fits no device
 COMPUTE_DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
-_FLAGS = ('first_norm', 'final_norm', 'use_bias', 'rectify_features', 'skip_head', 'auxiliary_head')
 
 # The published DenseASPP networks (Yang et al., CVPR 2018; facts from DeepMotionAIResearch/DenseASPP,
 # models/DenseASPP.py and cfgs/): what differs from the defaults of `Network`. 19 classes.
@@ -134,44 +133,28 @@ def _matrix_product(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.
   return jax.lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
 
 
-def with_fields(model: SegmentationModel, **fields: Any) -> SegmentationModel:
-  """The same network with other values of some fields of its parts.
-
-  Args:
-    model: A segmentation model.
-    fields: Such as `momentum=0.0`; set in the model and in each of its parts that have such a field.
-  """
-
-  def changed(part: nn.Module) -> nn.Module:
-    return part.clone(**{name: value for name, value in fields.items() if hasattr(part, name)})
-
-  names = ('extractor', 'dense_aspp', 'skip_decoder', 'auxiliary_head')
-  parts = {name: getattr(model, name) for name in names}
-  return changed(model).clone(**{name: changed(part) for name, part in parts.items() if part is not None})
+def with_fields(module: nn.Module, **fields: Any) -> Any:
+  """The same network with other values of fields, in each of its parts that have them."""
+  values = {name: getattr(module, name) for name in module.__dataclass_fields__}
+  changed = {name: value for name, value in fields.items() if name in values}
+  parts = {name: with_fields(part, **fields) for name, part in values.items() if isinstance(part, nn.Module)}
+  return module.clone(**changed, **parts)
 
 
-def reference_model(model: SegmentationModel, *, rematerialize: bool = False) -> SegmentationModel:
+def reference_model(module: nn.Module, *, rematerialize: bool = False) -> Any:
   """The reference implementation of the same network: same variables, every layer a module of its own."""
-  return with_fields(model, implementation='reference', rematerialize=rematerialize)
+  return with_fields(module, implementation='reference', rematerialize=rematerialize)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Network:
   """The section `config.model`: which DenseASPP network.
 
+  The fields that `DenseNet` and `DenseASPP` have too mean what they mean there.
+
   Attributes:
     extractor: A key of `EXTRACTORS`.
-    num_classes: Number of classes.
-    output_stride: 8, 16 or 32, see `create_extractor`.
-    last_layer: Where the extractor is cut, see `create_extractor`.
-    fourth_transition: See `DenseNet`.
-    dilation_rates: See `DenseASPP`, as the next five.
-    growth_rate: Channels that each atrous layer adds.
-    bottleneck_width: Channels of its 1x1 convolution; 0: none.
-    first_norm: Whether the first atrous layer begins with a norm.
-    final_norm: Whether the last concatenation gets a norm.
-    use_bias: Whether convolutions have biases.
-    rectify_features: Whether ReLU is applied to the features that are concatenated.
+    last_layer: Where the extractor is cut, see `DenseNet` and `EfficientNetLite`; None: nowhere.
     dropout_rate: In training, of the new channels of each atrous layer and in front of the head.
     skip_head: Whether a `SkipDecoder` stands in front of the head, whose logits then have stride 4.
     auxiliary_head: Whether there is an `AuxiliaryHead` for the loss of training.
@@ -210,10 +193,18 @@ class Network:
     object.__setattr__(self, 'dilation_rates', tuple(rates))
     check_integer('model.growth_rate', self.growth_rate, 1, _MOST)
     check_integer('model.bottleneck_width', self.bottleneck_width, 0, _MOST)
-    for name in _FLAGS:
-      check_bool(f'model.{name}', getattr(self, name))
+    for field in dataclasses.fields(self):
+      if isinstance(field.default, bool):
+        check_bool(f'model.{field.name}', getattr(self, field.name))
     check_number('model.dropout_rate', self.dropout_rate, at_least=0, below=1)
     check_choice('model.compute_dtype', self.compute_dtype, tuple(COMPUTE_DTYPES))
+    check_choice('model.implementation', self.implementation, IMPLEMENTATIONS)
+    if (self.skip_head or self.auxiliary_head) and self.last_layer in ('denseblock2', 'transition2'):
+      raise InputError(
+        f'config.model.last_layer = {self.last_layer!r} with config.model.skip_head = {self.skip_head}, '
+        f'config.model.auxiliary_head = {self.auxiliary_head}: these need dense block 3; set neither, or '
+        'another last_layer'
+      )
 
   def create(self) -> SegmentationModel:
     """Makes the network.
@@ -221,44 +212,33 @@ class Network:
     Raises:
       InputError: A value of the extractor's that it does not take, with the field's name.
     """
-    common = dict(
-      dtype=COMPUTE_DTYPES[self.compute_dtype],
-      implementation=self.implementation,
-      rematerialize=self.rematerialize,
-    )
-    extractor = create_extractor(
-      self.extractor,
-      output_stride=self.output_stride,
-      last_layer=self.last_layer,
-      fourth_transition=self.fourth_transition,
-      **common,
-    )
-    if (self.skip_head or self.auxiliary_head) and self.last_layer in ('denseblock2', 'transition2'):
-      raise InputError(
-        f'config.model.last_layer = {self.last_layer!r} with config.model.skip_head = {self.skip_head}, '
-        f'config.model.auxiliary_head = {self.auxiliary_head}: these need dense block 3; set neither, or '
-        'another last_layer'
-      )
-    cascade = DenseASPP(
-      dilation_rates=self.dilation_rates,
-      growth_rate=self.growth_rate,
-      bottleneck_width=self.bottleneck_width,
-      first_norm=self.first_norm,
-      final_norm=self.final_norm,
-      use_bias=self.use_bias,
-      rectify_features=self.rectify_features,
-      dropout_rate=self.dropout_rate,
-      **common,
-    )
-    skip = SkipDecoder(dtype=common['dtype']) if self.skip_head else None
-    auxiliary = AuxiliaryHead(self.num_classes, self.dropout_rate, dtype=common['dtype'])
+    dtype = COMPUTE_DTYPES[self.compute_dtype]
+    shared = {'dtype': dtype, 'implementation': self.implementation, 'rematerialize': self.rematerialize}
     return SegmentationModel(
-      extractor=extractor,
-      dense_aspp=cascade,
+      extractor=create_extractor(
+        self.extractor,
+        output_stride=self.output_stride,
+        last_layer=self.last_layer,
+        fourth_transition=self.fourth_transition,
+        **shared,
+      ),
+      dense_aspp=DenseASPP(
+        dilation_rates=self.dilation_rates,
+        growth_rate=self.growth_rate,
+        bottleneck_width=self.bottleneck_width,
+        first_norm=self.first_norm,
+        final_norm=self.final_norm,
+        use_bias=self.use_bias,
+        rectify_features=self.rectify_features,
+        dropout_rate=self.dropout_rate,
+        **shared,
+      ),
       num_classes=self.num_classes,
       dropout_rate=self.dropout_rate,
-      skip_decoder=skip,
-      auxiliary_head=auxiliary if self.auxiliary_head else None,
+      skip_decoder=SkipDecoder(dtype=dtype) if self.skip_head else None,
+      auxiliary_head=AuxiliaryHead(self.num_classes, self.dropout_rate, dtype=dtype)
+      if self.auxiliary_head
+      else None,
     )
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from dense_aspp_jax.fields import check_bool, check_choice, reject
+from dense_aspp_jax.fields import check_choice, reject
 from dense_aspp_jax.models.extractors.convnext import CONVNEXTS
 from dense_aspp_jax.models.extractors.densenet import DENSENETS
 from dense_aspp_jax.models.extractors.efficientnet_lite import EFFICIENTNET_LITES
 from dense_aspp_jax.models.extractors.extractor import Extractor
 from dense_aspp_jax.models.extractors.mobilenet_v3 import MOBILENETS
-from dense_aspp_jax.models.layers import IMPLEMENTATIONS
 
 EXTRACTORS: dict[str, Extractor] = {**DENSENETS, **MOBILENETS, **CONVNEXTS, **EFFICIENTNET_LITES}
 
@@ -30,16 +29,13 @@ def create_extractor(
     InputError: A value outside its range, or one that the family does not have.
   """
   check_choice('model.extractor', name, tuple(EXTRACTORS))
-  check_bool('model.fourth_transition', fourth_transition)
-  check_choice('model.implementation', fields.get('implementation', 'fused'), IMPLEMENTATIONS)
-  check_bool('model.rematerialize', fields.get('rematerialize', False))
   extractor = EXTRACTORS[name]
-  for field, value, default in (
+  for field, value, none in (
     ('last_layer', last_layer, None),
     ('fourth_transition', fourth_transition, False),
   ):
     if hasattr(extractor, field):
       fields[field] = value
-    elif value != default:
-      reject(f'model.{field}', value, f'{default}, the only choice for {name}')
+    elif value != none:
+      reject(f'model.{field}', value, f'{none}, the only choice for {name}')
   return extractor.clone(**fields)

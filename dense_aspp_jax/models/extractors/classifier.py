@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from dense_aspp_jax.models.extractors import convnext
 from dense_aspp_jax.models.extractors.convnext import ConvNeXt
 from dense_aspp_jax.models.extractors.densenet import DenseNet
+from dense_aspp_jax.models.extractors.extractor import Extractor
 from dense_aspp_jax.models.extractors.mobilenet_v3 import MobileNetV3
 
 
@@ -41,14 +42,9 @@ class ClassificationHead(nn.Module):
 
 
 class ImageNetClassifier(nn.Module):
-  """The network that an extractor's weights were trained in, to check them with.
+  """The network that an extractor's weights were trained in, to check them with; at output stride 32."""
 
-  Attributes:
-    extractor: At output stride 32.
-    head: On top of it.
-  """
-
-  extractor: nn.Module
+  extractor: Extractor
   head: nn.Module
 
   def __call__(self, image: Float[Array, 'b h w 3']) -> Float[Array, 'b classes']:
@@ -56,7 +52,7 @@ class ImageNetClassifier(nn.Module):
     return self.head(self.extractor(image, False).last)
 
 
-def create_classifier(extractor: nn.Module, num_classes: int = 1000) -> ImageNetClassifier:
+def create_classifier(extractor: Extractor, num_classes: int = 1000) -> ImageNetClassifier:
   """Puts the head of its family's source on an extractor."""
   fields: dict[str, Any] = {}
   if isinstance(extractor, DenseNet):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import flax.linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -14,6 +17,10 @@ EPSILON = 1e-6  # of every layer normalisation
 _kernel_init = nn.initializers.normal(0.02)
 
 
+def _convolution(features: int, kernel_size: int, **fields: Any) -> nn.Conv:
+  return convolution(features, kernel_size, use_bias=True, kernel_init=_kernel_init, **fields)
+
+
 def _layer_norm(name: str, dtype: DTypeLike) -> nn.LayerNorm:
   return nn.LayerNorm(epsilon=EPSILON, dtype=dtype, use_fast_variance=False, name=name)
 
@@ -24,7 +31,6 @@ class ConvNeXtBlock(nn.Module):
   Attributes:
     dilation: Of the depthwise convolution.
     drop_rate: Probability that the block is left out for an image, in training (stochastic depth).
-    dtype: Compute type.
     implementation: One of `IMPLEMENTATIONS`.
   """
 
@@ -36,20 +42,19 @@ class ConvNeXtBlock(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h w c']:
     """Adds the block's function of `x` to `x`."""
-    channels, how = x.shape[-1], {'kernel_init': _kernel_init, 'dtype': self.dtype}
-    y = convolution(
-      channels,
-      7,
+    channels = x.shape[-1]
+    dense = functools.partial(nn.Dense, kernel_init=_kernel_init, dtype=self.dtype)
+    y = _convolution(
+      *(channels, 7),
       dilation=self.dilation,
       depthwise=self.implementation,
-      use_bias=True,
-      **how,
+      dtype=self.dtype,
       name='depthwise',
     )(x)
     y = _layer_norm('norm', self.dtype)(y)
-    y = nn.Dense(4 * channels, **how, name='linear1')(y)
+    y = dense(4 * channels, name='linear1')(y)
     y = nn.gelu(y, approximate=False)
-    y = nn.Dense(channels, **how, name='linear2')(y)
+    y = dense(channels, name='linear2')(y)
     y = y * self.param('layer_scale', nn.initializers.constant(1e-6), (channels,)).astype(self.dtype)
     y = nn.Dropout(self.drop_rate, broadcast_dims=(1, 2, 3), deterministic=not train)(y)
     return x + y
@@ -70,17 +75,9 @@ class Downsample(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 features']:
     """Maps a stage's features to the next stage's input."""
-    return convolution(
-      self.features,
-      2,
-      stride=self.stride,
-      dilation=self.dilation,
-      padding='VALID' if self.stride == 2 else [(0, self.dilation)] * 2,
-      use_bias=True,
-      kernel_init=_kernel_init,
-      dtype=self.dtype,
-      name='conv',
-    )(_layer_norm('norm', self.dtype)(x))
+    padding = 'VALID' if self.stride == 2 else [(0, self.dilation)] * 2
+    how = {'stride': self.stride, 'dilation': self.dilation, 'padding': padding, 'dtype': self.dtype}
+    return _convolution(self.features, 2, **how, name='conv')(_layer_norm('norm', self.dtype)(x))
 
 
 class ConvNeXt(Extractor):
@@ -101,16 +98,8 @@ class ConvNeXt(Extractor):
   @nn.compact
   def __call__(self, image: Float[Array, 'b h w 3'], train: bool = False) -> Features:
     """Maps normalised images to features."""
-    stem = convolution(
-      self.channels[0],
-      4,
-      stride=4,
-      padding='VALID',
-      use_bias=True,
-      kernel_init=_kernel_init,
-      dtype=self.dtype,
-      name='stem_conv',
-    )
+    how = {'stride': 4, 'padding': 'VALID', 'dtype': self.dtype}
+    stem = _convolution(self.channels[0], 4, **how, name='stem_conv')
     x = _layer_norm('stem_norm', self.dtype)(stem(image.astype(self.dtype)))
     # The stem, and for each stage its downsampling and its blocks, of which all have one dilation.
     layers = strides_and_dilations([4, *(1, 1), *(2, 1) * 3], self.output_stride)[1:]

@@ -32,18 +32,7 @@ LAST_LAYERS = ('denseblock2', 'transition2', 'denseblock3', 'transition3', 'norm
 
 
 class DenseBlock(nn.Module):
-  """`num_layers` dense layers of one dilation.
-
-  Attributes:
-    num_layers: Number of layers.
-    growth_rate: New channels per layer.
-    bottleneck_width: See `DenseLayer`.
-    dilation: See `DenseLayer`.
-    momentum: Of the running statistics.
-    dtype: Compute type.
-    fused: Whether it is computed by `dense_block`, in space-to-batch layout.
-    rematerialize: See `DenseASPP`.
-  """
+  """`num_layers` of `DenseLayer`, all of one dilation; fused, they run in space-to-batch layout."""
 
   num_layers: int
   growth_rate: int
@@ -121,7 +110,6 @@ class DenseNet(Extractor):
     fourth_transition: Whether a transition without pooling halves the channels in front of norm5
       (DeepMotionAIResearch/DenseASPP, models/DenseASPP.py).
     bottleneck_factor: Bottleneck channels in growth rates (torchvision's bn_size).
-    momentum: Of the running statistics.
   """
 
   growth_rate: int

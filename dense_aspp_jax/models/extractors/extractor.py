@@ -19,7 +19,6 @@ class Extractor(nn.Module, kw_only=True):
 
   Attributes:
     output_stride: 8, 16 or 32; 32 is the network as defined for ImageNet.
-    dtype: Compute type.
     implementation: One of `IMPLEMENTATIONS`.
     rematerialize: Whether the backward pass recomputes blocks instead of reading saved activations. Dense
       blocks of the fused implementation always do.

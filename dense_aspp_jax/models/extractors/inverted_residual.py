@@ -40,19 +40,7 @@ class Block(NamedTuple):
 
 
 class ConvNorm(nn.Module):
-  """Convolution to `features` channels, BN and, if given, an activation.
-
-  Attributes:
-    features: Output channels.
-    kernel_size: Side of the kernel.
-    activation: Applied last.
-    stride: Stride of the convolution.
-    dilation: Dilation of the convolution.
-    depthwise: See `layers.convolution`.
-    padding: See `layers.convolution`.
-    momentum: Of the running statistics.
-    dtype: Compute type.
-  """
+  """Convolution, BN and, if given, an activation; kernel to padding are those of `layers.convolution`."""
 
   features: int
   kernel_size: int
@@ -110,12 +98,10 @@ class InvertedResidual(nn.Module):
 
   Attributes:
     block: The definition.
-    stride: Of the depthwise convolution.
+    stride: Of the depthwise convolution; 1 where that of the definition is left out.
     dilation: Of the depthwise convolution.
-    padding: See `layers.convolution`.
+    padding: Of the depthwise convolution, see `layers.convolution`.
     implementation: One of `IMPLEMENTATIONS`.
-    momentum: Of the running statistics.
-    dtype: Compute type.
   """
 
   block: Block
@@ -150,11 +136,7 @@ class InvertedResidual(nn.Module):
 
 
 class InvertedResidualExtractor(Extractor, kw_only=True):
-  """An extractor that is a stem of stride 2, inverted residual blocks and a 1x1 convolution.
-
-  Attributes:
-    momentum: Of the running statistics.
-  """
+  """An extractor that is a stem of stride 2, inverted residual blocks and a 1x1 convolution."""
 
   momentum: float = MOMENTUM
 

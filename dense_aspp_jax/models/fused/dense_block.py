@@ -33,6 +33,7 @@ from dense_aspp_jax.models.fused.statistics import (
   Affine,
   Moments,
   accumulation_dtype,
+  identity,
   merged_moments,
   moments,
   normalization,
@@ -42,18 +43,21 @@ from dense_aspp_jax.models.fused.statistics import (
 class DenseLayerArrays(NamedTuple):
   """The arrays of one layer: [BN]-ReLU-1x1-BN-ReLU-3x3, or [BN]-ReLU-3x3.
 
+  A BN is its scale and bias in training, which has the batch's statistics, and an `Affine` in inference.
+
   Attributes:
-    norm1: Scale and bias of the first BN; None: there is none.
-    kernel1: 1x1 kernel; None: there is no 1x1. A bias in front of a BN changes nothing and is left out.
-    norm2: Scale and bias of the second BN; None without a 1x1.
+    norm1: The first BN; None: there is none.
+    kernel1: 1x1 kernel; None: there is no 1x1. A bias in front of a BN changes nothing in training and is
+      part of the affine map in inference.
+    norm2: The second BN; None without a 1x1.
     kernel2: 3x3 kernel.
     bias2: Bias of the 3x3; None: there is none.
     kept: Dropout: factor of each new channel of each image; None: no dropout. Gets no gradient.
   """
 
-  norm1: tuple[Float[Array, ' cin'], Float[Array, ' cin']] | None
+  norm1: tuple[Float[Array, ' cin'], Float[Array, ' cin']] | Affine | None
   kernel1: Float[Array, 'cin ci'] | None
-  norm2: tuple[Float[Array, ' ci'], Float[Array, ' ci']] | None
+  norm2: tuple[Float[Array, ' ci'], Float[Array, ' ci']] | Affine | None
   kernel2: Float[Array, '3 3 ci k']
   bias2: Float[Array, ' k'] | None = None
   kept: Float[Array, 'b 1 1 k'] | None = None
@@ -104,26 +108,8 @@ def dense_block(
   return _dense_block(plan, _device_axes(x.shape[0]), x, x_moments, list(layers))
 
 
-class InferenceLayerArrays(NamedTuple):
-  """The arrays of one layer whose statistics are fixed.
-
-  Attributes:
-    affine: The first BN.
-    kernel1: 1x1 kernel; None: there is no 1x1.
-    second: The second BN, with the bias of the 1x1 if it has one; None without a 1x1.
-    kernel2: 3x3 kernel.
-    bias2: Bias of the 3x3; None: there is none.
-  """
-
-  affine: Affine
-  kernel1: Float[Array, 'cin ci'] | None
-  second: Affine | None
-  kernel2: Float[Array, '3 3 ci k']
-  bias2: Float[Array, ' k'] | None
-
-
 def dense_block_inference(
-  plan: DenseBlockPlan, x: Float[Array, 'b h w c'], layers: Sequence[InferenceLayerArrays]
+  plan: DenseBlockPlan, x: Float[Array, 'b h w c'], layers: Sequence[DenseLayerArrays]
 ) -> Float[Array, 'b h w c2']:
   """Densely connected layers with fixed statistics; see `dense_block`."""
   axes, layers = _device_axes(x.shape[0]), list(layers)
@@ -135,11 +121,12 @@ def _inference_local(plan, x, layers):
   size, channels, dtype = x.shape[1:3], x.shape[3], x.dtype
   features, mask, growth = _buffer(plan, x, layers)
   for layer, dilation in zip(layers, plan.dilations, strict=True):
+    affine = identity(channels, layer.kernel2.dtype) if layer.norm1 is None else layer.norm1
     kernel2 = layer.kernel2.astype(dtype)
     if layer.kernel1 is None:
-      y = ops.bn_relu_conv(features[..., :channels], layer.affine, kernel2, mask, dilation=dilation)
+      y = ops.bn_relu_conv(features[..., :channels], affine, kernel2, mask, dilation=dilation)
     else:
-      z = ops.bn_relu_dot_relu(features, layer.affine, layer.kernel1.astype(dtype), layer.second)
+      z = ops.bn_relu_dot_relu(features, affine, layer.kernel1.astype(dtype), layer.norm2)
       y = ops.convolution_3x3(_masked(z, mask), kernel2, dilation=dilation)
     if layer.bias2 is not None:
       y = y + layer.bias2.astype(dtype)
@@ -191,14 +178,13 @@ def _on_each_device(f: Callable, axes: tuple[str, ...], in_specs: Any, out_specs
 
 def _layer_specs(layers: list[DenseLayerArrays], axes: tuple[str, ...]) -> list[DenseLayerArrays]:
   """Parameters are the same on all devices; dropout follows the images."""
-  specs = []
-  for layer in layers:
-    spec = jax.tree.map(lambda _: P(), layer._replace(kept=None))
-    specs.append(spec if layer.kept is None else spec._replace(kept=P(axes)))
-  return specs
+  return [
+    jax.tree.map(lambda _: P(), layer)._replace(kept=None if layer.kept is None else P(axes))
+    for layer in layers
+  ]
 
 
-def _buffer(plan: DenseBlockPlan, x: Array, layers: Sequence[Any]) -> tuple[Array, Mask, int]:
+def _buffer(plan: DenseBlockPlan, x: Array, layers: Sequence[DenseLayerArrays]) -> tuple[Array, Mask, int]:
   """The block's buffer, filled with its input; its mask; and how many channels each layer adds."""
   growth = layers[0].kernel2.shape[3]
   features = space_to_batch(x, plan.phases)
@@ -234,16 +220,7 @@ def _forward_local(plan, axes, x, x_moments, layers):
 
 
 def _backward_local(plan, axes, saved, layers, gradient, moments_gradient):
-  """The backward pass over one device's images.
-
-  Args:
-    plan: See there.
-    axes: Mesh axes.
-    saved: By the forward pass.
-    layers: As given to it.
-    gradient: Of the features it returned.
-    moments_gradient: Gradients of their moments.
-  """
+  """The backward pass over one device's images, from the gradients of the features and of their moments."""
   batch, size, channels = gradient.shape[0], gradient.shape[1:3], gradient.shape[3]
   dtype = gradient.dtype
   mask = padding_mask(batch, size, plan.phases)

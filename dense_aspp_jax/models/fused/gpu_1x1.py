@@ -36,9 +36,9 @@ def supports(features: Maps, kernel: Float[Array, 'cin co']) -> bool:
 
 
 def bn_relu_dot(
-  features: Maps, affine: Affine, kernel: Float[Array, 'cin co'], mask: Mask, *, interpret: bool = False
+  features: Maps, affine: Affine, kernel: Float[Array, 'cin co'], mask: Mask
 ) -> tuple[Maps, Moments]:
-  """See `ops.bn_relu_dot`. `interpret` runs the kernel as XLA operations, on any device."""
+  """See `ops.bn_relu_dot`."""
   positions, width = math.prod(features.shape[:3]), kernel.shape[1]
   tile_rows = _tile(FORWARD_TILES, width).rows
   tiles = pl.cdiv(positions, tile_rows)
@@ -60,7 +60,7 @@ def bn_relu_dot(
 
   masks = [] if mask is None else [mask.reshape(positions)]
   parts = ((2, width, tiles), jnp.float32)
-  z, (means, squares) = _forward(features, affine, kernel, masks, [parts], epilogue, interpret)
+  z, (means, squares) = _forward(features, affine, kernel, masks, [parts], epilogue)
   if mask is None:
     counts = np.minimum(tile_rows, positions - np.arange(tiles) * tile_rows).astype(np.float32)
   else:
@@ -69,14 +69,7 @@ def bn_relu_dot(
   return z, _merged(jnp.broadcast_to(counts, means.shape), means, squares)
 
 
-def bn_relu_dot_relu(
-  features: Maps,
-  affine: Affine,
-  kernel: Float[Array, 'cin co'],
-  second: Affine,
-  *,
-  interpret: bool = False,
-) -> Maps:
+def bn_relu_dot_relu(features: Maps, affine: Affine, kernel: Float[Array, 'cin co'], second: Affine) -> Maps:
   """See `ops.bn_relu_dot_relu`."""
 
   def epilogue(z, rows, outputs, z_ref, *second_refs):
@@ -84,7 +77,7 @@ def bn_relu_dot_relu(
     z = jnp.maximum((z - mean) * scale + bias, 0.0)
     tl.store(z_ref, z.astype(features.dtype), rows, outputs)
 
-  return _forward(features, affine, kernel, second, [], epilogue, interpret)[0]
+  return _forward(features, affine, kernel, second, [], epilogue)[0]
 
 
 def bn_relu_dot_backward(
@@ -93,8 +86,6 @@ def bn_relu_dot_backward(
   kernel: Float[Array, 'cin co'],
   output_gradient: Maps,
   gradient: Maps,
-  *,
-  interpret: bool = False,
 ) -> tuple[Maps, Float[Array, 'cin co'], Sums]:
   """See `ops.bn_relu_dot_backward`. `gradient` is updated in place where its buffer is free."""
   positions, (channels, width) = math.prod(features.shape[:3]), kernel.shape
@@ -150,7 +141,6 @@ def bn_relu_dot_backward(
     ),
     grid=(blocks, programs),
     input_output_aliases={6: 0},
-    interpret=interpret,
     name='bn_relu_dot_backward',
   )
   return updated.reshape(gradient.shape), *tl.sum_of_parts(parts, kernel.shape, channels)
@@ -163,7 +153,6 @@ def _forward(
   inputs: Sequence[Array],
   outputs: Sequence[Output],
   epilogue: Callable[..., None],
-  interpret: bool,
 ) -> list[Array]:
   """A product z of relu(affine(features)), tile by tile given to `epilogue`, which stores it.
 
@@ -196,7 +185,6 @@ def _forward(
     (tl.flat(features), kernel, *affine, *inputs),
     (((positions, width), features.dtype), *outputs),
     grid=(pl.cdiv(positions, tile.rows), width // chunk),
-    interpret=interpret,
     name='bn_relu_dot',
   )
   return [z.reshape(*features.shape[:3], width), *further]

@@ -45,7 +45,6 @@ def bn_relu_conv_backward(
   output_gradient: Maps,
   *,
   dilation: int,
-  interpret: bool = False,
 ) -> tuple[Maps, Float[Array, '3 3 ci k'], Sums]:
   """See `ops.bn_relu_conv_backward`."""
   (channels, growth), positions, tile = kernel.shape[2:], math.prod(z.shape[:3]), BACKWARD_TILE
@@ -97,7 +96,6 @@ def bn_relu_conv_backward(
     (tl.flat(z), tl.flat(output_gradient), kernel.reshape(9 * channels, growth), *affine, *masks),
     (((positions, channels), z.dtype), ((programs, channels * (9 * width + 2)), jnp.float32)),
     grid=(blocks, programs),
-    interpret=interpret,
     name='bn_relu_conv_backward',
   )
   kernel_gradient, sums = tl.sum_of_parts(parts, (3, 3, channels, width), channels)
@@ -124,22 +122,17 @@ def _load_around(
   ref: jax.Ref, positions: Int[Array, ' rows'], taps: Taps, dilation: int, shape: tuple[int, ...]
 ) -> Float[Array, 'rows taps']:
   """For each position and tap, the output that the tap carries the position to; 0 outside of the image."""
+  n, height, width = shape[:3]
   tap_row = lax.div(taps.tap, jnp.int32(3))
   down, right = (1 - tap_row) * dilation, (1 - taps.tap + 3 * tap_row) * dilation
-  at, valid = _shifted(positions[:, None], down, right, shape)
-  at = at, jnp.broadcast_to(taps.channel, at.shape)
-  return triton.load(ref.at[at], mask=valid & taps.inside, other=0.0)
-
-
-def _shifted(
-  positions: Int[Array, ...], down: Array, right: Array, shape: tuple[int, ...]
-) -> tuple[Int[Array, ...], Bool[Array, ...]]:
-  """The positions that lie so much further down and right, and whether they are in the same image."""
-  n, height, width = shape[:3]
+  positions = positions[:, None]
   row = lax.rem(lax.div(positions, jnp.int32(width)), jnp.int32(height)) + down
   column = lax.rem(positions, jnp.int32(width)) + right
   valid = (row >= 0) & (row < height) & (column >= 0) & (column < width) & (positions < n * height * width)
-  return positions + down * width + right, valid
+  at = positions + down * width + right
+  return triton.load(
+    ref.at[at, jnp.broadcast_to(taps.channel, at.shape)], mask=valid & taps.inside, other=0.0
+  )
 
 
 def _power_of_two(channels: int) -> int:

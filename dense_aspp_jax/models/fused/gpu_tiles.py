@@ -31,6 +31,7 @@ Output = tuple[tuple[int, ...], DTypeLike]
 
 # What an H100 runs at once: two programs of a backward pass on each of its 132 multiprocessors.
 PROGRAMS = 2 * 132
+INTERPRET = False  # for tests: a kernel runs as XLA operations, on any device
 
 
 class Tile(NamedTuple):
@@ -86,6 +87,7 @@ def call(
     body,
     out_shape=[jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in outputs],
     compiler_params=triton.CompilerParams(num_warps=tile.warps, num_stages=tile.stages),
+    interpret=INTERPRET,
     **options,
   )(*operands)
 

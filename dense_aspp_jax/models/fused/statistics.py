@@ -40,13 +40,17 @@ class Affine(NamedTuple):
     return (x.astype(self.mean.dtype) - self.mean) * self.scale + self.bias
 
 
+def identity(channels: int, dtype: DTypeLike) -> Affine:
+  """The affine map that changes nothing."""
+  return Affine(*(jnp.full((channels,), value, dtype) for value in (0, 1, 0)))
+
+
 def normalization(
   norm: tuple[Array, Array] | None, channels: int, x_moments: Moments, epsilon: float
 ) -> Affine:
   """The affine map of a BN; the identity where there is none."""
   if norm is None:
-    mean = x_moments.mean[:channels]
-    return Affine(jnp.zeros_like(mean), jnp.ones_like(mean), jnp.zeros_like(mean))
+    return identity(channels, x_moments.mean.dtype)
   scale, bias = norm
   inverse_deviation = jax.lax.rsqrt(x_moments.variance[:channels] + epsilon)
   dtype = inverse_deviation.dtype

@@ -31,7 +31,7 @@ def space_to_depth_convolution(
   Returns:
     h2 = ceil(h / 2), w2 = ceil(w / 2).
   """
-  return lax.platform_dependent(x, kernel, cpu=_plain_convolution, default=_block_convolution)
+  return lax.platform_dependent(x, kernel, cpu=_plain_convolution, default=block_convolution)
 
 
 def _plain_convolution(x: Array, kernel: Array) -> Array:
@@ -39,7 +39,10 @@ def _plain_convolution(x: Array, kernel: Array) -> Array:
   return lax.conv_general_dilated(x, kernel.astype(x.dtype), (2, 2), padding, dimension_numbers=_DIMENSIONS)
 
 
-def _block_convolution(x: Array, kernel: Array) -> Array:
+def block_convolution(
+  x: Float[Array, 'b h w 3'], kernel: Float[Array, '7 7 3 features']
+) -> Float[Array, 'b h2 w2 features']:
+  """`space_to_depth_convolution` on other devices than a CPU."""
   blocks = jnp.pad(_space_to_depth(x), ((0, 0), (0, 0), (0, 0), (0, 4)))
   kernel = jnp.pad(_blocked(kernel), ((0, 0), (0, 0), (0, 4), (0, 0))).astype(x.dtype)
   padding = ((2, 1), (2, 1))
@@ -54,7 +57,7 @@ def _convolution_backward(saved: Any, gradient: Array) -> tuple[Array, Array]:
   x, kernel = saved
   (x_gradient,) = jax.vjp(lambda x: _plain_convolution(x, kernel), x)[1](gradient)  # not computed if unused
   kernel_gradient = lax.platform_dependent(
-    x, kernel, gradient, cpu=_plain_kernel_gradient, default=_block_kernel_gradient
+    x, kernel, gradient, cpu=_plain_kernel_gradient, default=block_kernel_gradient
   )
   return x_gradient, kernel_gradient
 
@@ -63,7 +66,7 @@ def _plain_kernel_gradient(x: Array, kernel: Array, gradient: Array) -> Array:
   return jax.vjp(lambda kernel: _plain_convolution(x, kernel), kernel)[1](gradient)[0]
 
 
-def _block_kernel_gradient(x: Array, kernel: Array, gradient: Array) -> Array:
+def block_kernel_gradient(x: Array, kernel: Array, gradient: Array) -> Array:
   """As one matrix product with the sixteen blocks that each output reads; sums in float32 or better."""
   _, rows, columns, features = gradient.shape
   padded = jnp.pad(_space_to_depth(x), ((0, 0), (2, 1), (2, 1), (0, 0)))

@@ -12,11 +12,10 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dense_aspp_jax.models.fused import gpu_1x1, gpu_3x3, ops
+from dense_aspp_jax.models.fused import gpu_1x1, gpu_3x3, gpu_tiles, ops
 from dense_aspp_jax.models.fused.dense_block import (
   DenseBlockPlan,
   DenseLayerArrays,
-  InferenceLayerArrays,
   dense_block,
   dense_block_inference,
 )
@@ -196,7 +195,7 @@ def test_float64_inference_is_exact(case):
 
     def fixed(norm, size):
       if norm is None:
-        return Affine(np.zeros(size), np.ones(size), np.zeros(size))
+        return None
       mean, variance = rng.normal(size=size), rng.random(size) + 0.5
       of_x.append((mean, variance))
       return Affine(mean, norm[0] / np.sqrt(variance + EPSILON), norm[1])
@@ -205,7 +204,7 @@ def test_float64_inference_is_exact(case):
       first, second = fixed(layer.norm1, CHANNELS + index * GROWTH), None
       if layer.kernel1 is not None:
         second = fixed(layer.norm2, layer.kernel1.shape[1])
-      arrays.append(InferenceLayerArrays(first, layer.kernel1, second, layer.kernel2, layer.bias2))
+      arrays.append(layer._replace(norm1=first, norm2=second))
     found = jax.jit(functools.partial(dense_block_inference, plan))(x, jax.tree.map(jnp.asarray, arrays))
     expected = written_out(x, layers, [rate * plan.phases for rate in plan.dilations], of_x)
     assert_exact(found, expected)
@@ -236,12 +235,13 @@ def test_the_kernels_make_the_same_block(case, devices, monkeypatch):
     return jax.jit(jax.value_and_grad(loss, (0, 1)), in_shardings=in_shardings)(x, layers)
 
   expected, gradients = step()
+  monkeypatch.setattr(gpu_tiles, 'INTERPRET', True)
   for module, name in (
     (gpu_1x1, 'bn_relu_dot'),
     (gpu_1x1, 'bn_relu_dot_backward'),
     (gpu_3x3, 'bn_relu_conv_backward'),
   ):
-    monkeypatch.setattr(ops, name, functools.partial(getattr(module, name), interpret=True))
+    monkeypatch.setattr(ops, name, getattr(module, name))
   found, found_gradients = step()
   assert_exact(found, expected, tolerance=1e-5)
   assert_exact(without_dropout(found_gradients), without_dropout(gradients), tolerance=1e-4)

@@ -109,6 +109,7 @@ def assert_close(actual, expected):
 def few_programs(monkeypatch):
   """So that a program has several tiles also of these small maps, and the last one fewer."""
   monkeypatch.setattr(gpu_tiles, 'PROGRAMS', 4)
+  monkeypatch.setattr(gpu_tiles, 'INTERPRET', True)
 
 
 layers = pytest.mark.parametrize('name', LAYERS)
@@ -117,7 +118,7 @@ layers = pytest.mark.parametrize('name', LAYERS)
 @layers
 def test_forward_product_and_its_moments(name):
   arrays, layer = draw(name), LAYERS[name]
-  z, moments = gpu_1x1.bn_relu_dot(arrays.features, arrays.affine, arrays.kernel, arrays.mask, interpret=True)
+  z, moments = gpu_1x1.bn_relu_dot(arrays.features, arrays.affine, arrays.kernel, arrays.mask)
   expected = plain_dot(normalised(arrays.features[..., : layer.cin], arrays.affine), arrays.kernel)
   valid = np.ones(layer.maps, bool) if arrays.mask is None else np.asarray(arrays.mask)
   assert_close(z[valid], expected[valid])
@@ -129,9 +130,7 @@ def test_forward_product_and_its_moments(name):
 def test_forward_product_of_inference(name):
   arrays, layer = draw(name), LAYERS[name]
   mean, scale, bias = (jnp.linspace(*ends, layer.bottleneck) for ends in ((3, -2), (0.5, 2), (-20, 20)))
-  actual = gpu_1x1.bn_relu_dot_relu(
-    arrays.features, arrays.affine, arrays.kernel, Affine(mean, scale, bias), interpret=True
-  )
+  actual = gpu_1x1.bn_relu_dot_relu(arrays.features, arrays.affine, arrays.kernel, Affine(mean, scale, bias))
   z = plain_dot(normalised(arrays.features[..., : layer.cin], arrays.affine), arrays.kernel)
   assert_close(actual, jax.nn.relu((z - mean) * scale + bias))
 
@@ -140,7 +139,7 @@ def test_forward_product_of_inference(name):
 def test_backward_product(name):
   arrays, layer = draw(name), LAYERS[name]
   gradient, kernel_gradient, sums = gpu_1x1.bn_relu_dot_backward(
-    arrays.features, arrays.affine, arrays.kernel, arrays.gz, arrays.gradient, interpret=True
+    arrays.features, arrays.affine, arrays.kernel, arrays.gz, arrays.gradient
   )
   x = arrays.features[..., : layer.cin]
   _, pullback = jax.vjp(plain_dot, normalised(x, arrays.affine), arrays.kernel)
@@ -157,7 +156,7 @@ def test_backward_convolution(name):
   arrays, layer = draw(name), LAYERS[name]
   affine, kernel = arrays.bottleneck_affine, arrays.conv_kernel
   actual, kernel_gradient, sums = gpu_3x3.bn_relu_conv_backward(
-    arrays.z, affine, kernel, arrays.mask, arrays.gy, dilation=layer.dilation, interpret=True
+    arrays.z, affine, kernel, arrays.mask, arrays.gy, dilation=layer.dilation
   )
   conv = functools.partial(plain_conv, dilation=layer.dilation, mask=arrays.mask)
   _, pullback = jax.vjp(conv, normalised(arrays.z, affine), kernel)
@@ -173,7 +172,7 @@ def test_moments_of_a_mean_far_above_the_deviation():
   maps, channels = (1, 20, 17), 16
   x = np.random.default_rng(0).normal(1e4, 1, (*maps, channels)).astype(np.float32)
   identity = Affine(jnp.zeros(channels), jnp.ones(channels), jnp.zeros(channels))
-  _, moments = gpu_1x1.bn_relu_dot(jnp.asarray(x), identity, jnp.eye(channels), None, interpret=True)
+  _, moments = gpu_1x1.bn_relu_dot(jnp.asarray(x), identity, jnp.eye(channels), None)
   np.testing.assert_allclose(moments.mean, x.mean((0, 1, 2), np.float64), rtol=1e-6)
   np.testing.assert_allclose(moments.variance, x.astype(np.float64).var((0, 1, 2)), rtol=1e-3)
 
@@ -181,7 +180,7 @@ def test_moments_of_a_mean_far_above_the_deviation():
 def test_bfloat16_moments_are_those_of_the_rounded_product():
   arrays = draw('even')
   features, kernel = arrays.features.astype(jnp.bfloat16), arrays.kernel.astype(jnp.bfloat16)
-  z, moments = gpu_1x1.bn_relu_dot(features, arrays.affine, kernel, None, interpret=True)
+  z, moments = gpu_1x1.bn_relu_dot(features, arrays.affine, kernel, None)
   assert z.dtype == jnp.bfloat16
   rounded = np.asarray(z, np.float32)
   assert_close(moments.mean, rounded.mean((0, 1, 2)))

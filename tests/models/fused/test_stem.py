@@ -44,8 +44,8 @@ def test_convolution_of_blocks_and_its_gradients_are_exact(arrays, size):
     value, gradients = value_and_gradients(plain_convolution, gradient, x, kernel)
     fast, fast_gradients = value_and_gradients(stem.space_to_depth_convolution, gradient, x, kernel)
     # On a CPU the public function takes the plain form; these are the other devices'.
-    of_blocks = jax.jit(stem._block_convolution)(x, kernel)
-    of_blocks_gradient = jax.jit(stem._block_kernel_gradient)(x, kernel, gradient)
+    of_blocks = jax.jit(stem.block_convolution)(x, kernel)
+    of_blocks_gradient = jax.jit(stem.block_kernel_gradient)(x, kernel, gradient)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10)
     close(fast, value)
     close(of_blocks, value)
@@ -58,7 +58,7 @@ def test_convolution_in_bfloat16_keeps_the_kernels_gradient_in_float32(arrays):
   x, kernel = jnp.asarray(arrays(1, 32, 32, 3), jnp.bfloat16), jnp.asarray(arrays(7, 7, 3, 4), jnp.float32)
   gradient = jnp.asarray(arrays(1, 16, 16, 4), jnp.bfloat16)
   assert stem.space_to_depth_convolution(x, kernel).dtype == jnp.bfloat16
-  kernel_gradient = stem._block_kernel_gradient(x, kernel, gradient)
+  kernel_gradient = stem.block_kernel_gradient(x, kernel, gradient)
   assert kernel_gradient.dtype == jnp.float32
   _, pull = jax.vjp(lambda kernel: plain_convolution(x.astype(jnp.float32), kernel), kernel)
   (expected,) = pull(gradient.astype(jnp.float32))
