@@ -1,28 +1,21 @@
 """The skip decoder and the auxiliary head: against NumPy, and where they stand in whole networks."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference_network as reference
+from small_extractors import SMALL_EXTRACTORS
 from tiny_network import TINY
 
 from dense_aspp_jax.analysis.layer_removal import remove_layers
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models.counts import count_parameters
 from dense_aspp_jax.models.decoders import AuxiliaryHead, SkipDecoder
-from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.models.dense_aspp import DenseASPP
+from dense_aspp_jax.models.extractors import create_extractor
+from dense_aspp_jax.models.segmentation import SegmentationModel, create_model
 from dense_aspp_jax.models.upsampling import bilinear_matrix
-
-FAMILIES = ('densenet_tiny', 'mobilenet_v3_small', 'convnext_tiny', 'efficientnet_lite0')
-
-
-def drawn(module, *inputs, **arguments):
-  """Variables with every value away from its initial one."""
-  rng = np.random.default_rng(0)
-  variables = jax.jit(functools.partial(module.init, **arguments))(jax.random.key(0), *inputs)
-  return jax.tree.map(lambda x: jnp.asarray(x * rng.uniform(0.5, 1.5, x.shape) + 0.1, x.dtype), variables)
 
 
 def convolve(x, kernel):
@@ -49,7 +42,7 @@ def test_the_skip_decoder_against_numpy():
   rng = np.random.default_rng(1)
   features, low = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, 3, 4, 5), (2, 6, 8, 3)))
   decoder = SkipDecoder(width=4, low_width=2)
-  variables = drawn(decoder, features, low, train=False)
+  variables = reference.random_variables(decoder, features, low, train=False)
   x = conv_norm_relu(features, variables, 'project_conv', 'project_norm')
   x = np.einsum('oh,pw,bhwc->bopc', bilinear_matrix(3, 6, 2.0), bilinear_matrix(4, 8, 2.0), x)
   x = np.concatenate([x, conv_norm_relu(low, variables, 'low_conv', 'low_norm')], -1)
@@ -60,28 +53,28 @@ def test_the_skip_decoder_against_numpy():
 def test_the_auxiliary_head_against_numpy():
   x = jnp.asarray(np.random.default_rng(2).normal(size=(2, 4, 5, 8)), jnp.float32)
   head = AuxiliaryHead(num_classes=3)
-  variables = drawn(head, x, train=False)
+  variables = reference.random_variables(head, x, train=False)
   kernel, bias = (np.asarray(variables['params']['logits'][name]) for name in ('kernel', 'bias'))
   expected = conv_norm_relu(x, variables, 'conv', 'norm') @ kernel[0, 0] + bias
   np.testing.assert_allclose(head.apply(variables, x, False), expected, rtol=2e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize(
-  ('extractor', 'output_stride'), [*((name, 8) for name in FAMILIES), (FAMILIES[0], 16), (FAMILIES[0], 32)]
+  ('extractor', 'output_stride'),
+  [*((name, 8) for name in SMALL_EXTRACTORS), ('small_densenet', 16), ('small_densenet', 32)],
 )
 def test_sizes_and_strides_in_every_family(extractor, output_stride):
-  model = create_model(
-    **{**TINY, 'extractor': extractor, 'output_stride': output_stride},
+  model = SegmentationModel(
+    SMALL_EXTRACTORS[extractor].clone(output_stride=output_stride),
+    DenseASPP((1,), 4, 0),
     num_classes=5,
-    skip_head=True,
-    auxiliary_head=True,
+    skip_decoder=SkipDecoder(),
+    auxiliary_head=AuxiliaryHead(5),
   )
   assert (model.stride, model.auxiliary_stride) == (4, min(output_stride, 16))
   image = jnp.zeros((2, 90, 131, 3))
   height, width = (-(-side // output_stride) * output_stride for side in image.shape[1:3])
-  variables = jax.eval_shape(model.init, jax.random.key(0), image)
-
-  logits, auxiliary = jax.eval_shape(model.apply, variables, image)
+  (logits, auxiliary), _ = jax.eval_shape(model.init_with_output, jax.random.key(0), image)
   assert logits.shape == (2, height // 4, width // 4, 5)
   assert auxiliary.shape == (2, height // model.auxiliary_stride, width // model.auxiliary_stride, 5)
 
@@ -96,17 +89,18 @@ def test_sizes_and_strides_in_every_family(extractor, output_stride):
   ],
 )
 def test_the_levels_are_those_of_stride_4_and_16(extractor, low, middle):
-  model = create_model(extractor=extractor, num_classes=2, skip_head=True, auxiliary_head=True)
-  params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))['params']
-  assert params['skip_decoder']['low_conv']['kernel'].shape == (1, 1, low, 48)
-  assert params['auxiliary_head']['conv']['kernel'].shape == (3, 3, middle, middle // 4)
+  network = create_extractor(extractor, output_stride=32, implementation='reference')
+  image = jnp.zeros((1, 64, 64, 3))
+  features, _ = jax.eval_shape(network.init_with_output, jax.random.key(0), image)
+  assert features.stride4.shape == (1, 16, 16, low)
+  assert features.stride16.shape == (1, 4, 4, middle)
 
 
 @pytest.fixture(scope='module')
 def tiny():
   model = create_model(**TINY, num_classes=5, skip_head=True, auxiliary_head=True, implementation='reference')
   image = jnp.asarray(np.random.default_rng(0).normal(size=(1, 32, 40, 3)), jnp.float32)
-  return model, drawn(model, image), image
+  return model, reference.random_variables(model, image), image
 
 
 def test_the_heads_read_dense_blocks_1_and_3_and_the_cascade(tiny):
@@ -156,12 +150,11 @@ def test_the_top_layer_is_removed_from_what_the_decoder_reads(tiny):
 
 
 def test_parameters_of_the_parts():
-  fields = dict(extractor='densenet121', num_classes=11)
-  plain = count_parameters(create_model(**fields), (64, 64))
-  both = count_parameters(create_model(**fields, skip_head=True, auxiliary_head=True), (64, 64))
-  channels = 1024 + 5 * 64
-  assert both['skip_decoder'] == (channels + 2) * 128 + (256 + 2) * 48 + (9 * 176 + 2) * 128
-  assert both['auxiliary_head'] == (9 * 1024 + 2) * 256 + 257 * 11
+  plain = count_parameters(create_model(**TINY, num_classes=11), (64, 64))
+  both = count_parameters(create_model(**TINY, num_classes=11, skip_head=True, auxiliary_head=True), (64, 64))
+  low, middle, channels = 12, 9, 8 + 2 * 4  # behind dense blocks 1 and 3 and the cascade
+  assert both['skip_decoder'] == (channels + 2) * 128 + (low + 2) * 48 + (9 * 176 + 2) * 128
+  assert both['auxiliary_head'] == (9 * middle + 2) * 2 + 3 * 11
   assert both['head'] == 129 * 11
   added = both['skip_decoder'] + both['auxiliary_head'] - (channels - 128) * 11
   assert both['total'] - plain['total'] == added

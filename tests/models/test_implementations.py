@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference_network
 from exactness import assert_exact
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -52,17 +53,11 @@ def in_float64(fields):
 def draw(model, batch, size):
   """Variables with every value away from its initial one, an image, labels and their weights."""
   rng = np.random.default_rng(0)
-  variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-
-  def move(x):
-    return jnp.asarray(
-      np.asarray(x, np.float64) * rng.uniform(0.7, 1.4, x.shape) + 0.05 * rng.random(x.shape)
-    )
-
+  variables = reference_network.random_variables(model, jnp.zeros((1, 32, 32, 3)))
   image = jnp.asarray(rng.normal(size=(batch, *size, 3)))
   label = jnp.asarray(rng.integers(0, NUM_CLASSES, (batch, *size)), jnp.uint8)
   weights = jnp.asarray(rng.random(label.shape) * (rng.random(label.shape) > 0.2))
-  return jax.tree.map(move, variables), image, label, weights
+  return jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), variables), image, label, weights
 
 
 def loss_of(model, variables, image, label, weights):

@@ -11,7 +11,7 @@ from jaxtyping import TypeCheckError
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models.counts import abstract_variables, count_parameters
 from dense_aspp_jax.models.layers import IMPLEMENTATIONS
-from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.models.segmentation import create_model, reference_model
 
 TINY = dict(
   dilation_rates=(1, 2), extractor='densenet_tiny', num_classes=5, growth_rate=4, bottleneck_width=8
@@ -39,7 +39,7 @@ def apply(model, variables, image, output_size=None):
 @pytest.fixture(scope='module')
 def tiny():
   model = create_model(**TINY)
-  variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+  variables = jax.jit(reference_model(model).init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
   return model, variables
 
 

@@ -9,6 +9,7 @@ from jaxprs import products
 from small_extractors import SMALL_EXTRACTORS
 
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.extractors import EXTRACTORS, convnext, create_extractor
 from dense_aspp_jax.models.extractors.classifier import create_classifier
 from dense_aspp_jax.models.extractors.convnext import ConvNeXt, ConvNeXtBlock
@@ -32,10 +33,6 @@ PARAMETERS = {
 }
 
 
-def init(module):
-  return jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3))))
-
-
 def count(variables):
   return sum(x.size for x in jax.tree.leaves(variables['params']))
 
@@ -46,8 +43,7 @@ def test_every_extractor_has_a_count_to_keep():
 
 @pytest.mark.parametrize('name', PARAMETERS)
 def test_parameter_counts_are_the_sources(name):
-  extractor = create_extractor(name, output_stride=32, implementation='reference')
-  variables = init(create_classifier(extractor))
+  variables = abstract_variables(create_classifier(create_extractor(name)))
   assert (count({'params': variables['params']['extractor']}), count(variables)) == PARAMETERS[name]
 
 
@@ -56,17 +52,20 @@ def test_parameter_counts_are_the_sources(name):
 def test_output_stride_changes_the_size_and_no_parameter(name, output_stride):
   original = SMALL_EXTRACTORS[name]
   extractor = original.clone(output_stride=output_stride)
-  variables = init(extractor)
-  features = jax.eval_shape(extractor.apply, variables, jnp.zeros((2, 64, 128, 3)))
+  features, variables = jax.eval_shape(
+    extractor.init_with_output, jax.random.key(0), jnp.zeros((2, 64, 128, 3))
+  )
   assert extractor.stride == output_stride
   assert features.last.shape[:3] == (2, 64 // output_stride, 128 // output_stride)
-  assert count(variables) == count(init(original))
+  assert count(variables) == count(abstract_variables(original))
 
 
 def convolutions(extractor):
   """Kernel size, stride and dilation of each convolution with a kernel, in order."""
   plain = extractor.clone(implementation='reference')
-  jaxpr = jax.make_jaxpr(lambda v, x: plain.apply(v, x))(init(extractor), jnp.zeros((1, 64, 64, 3)))
+  jaxpr = jax.make_jaxpr(lambda v, x: plain.apply(v, x))(
+    abstract_variables(extractor), jnp.zeros((1, 64, 64, 3))
+  )
   return [
     (e.invars[1].aval.shape[0], e.params['window_strides'][0], e.params['rhs_dilation'][0])
     for e in jaxpr.jaxpr.eqns
@@ -122,15 +121,18 @@ def test_efficientnet_lite_at_stride_16():
 def test_efficientnet_lite_is_cut_in_front_of_its_head():
   full = SMALL_EXTRACTORS['small_efficientnet_lite']
   cut = full.clone(last_layer='blocks')
-  assert set(init(full)['params']) - set(init(cut)['params']) == {'conv_head'}
-  shapes = [jax.eval_shape(m.apply, init(m), jnp.zeros((1, 64, 64, 3))).last.shape[-1] for m in (full, cut)]
+  assert set(abstract_variables(full)['params']) - set(abstract_variables(cut)['params']) == {'conv_head'}
+  shapes = [
+    jax.eval_shape(m.apply, abstract_variables(m), jnp.zeros((1, 64, 64, 3))).last.shape[-1]
+    for m in (full, cut)
+  ]
   assert shapes == [1280, 320]
 
 
 @pytest.mark.parametrize('name', SMALL_EXTRACTORS)
 def test_bfloat16_computes_in_bfloat16_with_float32_parameters_and_statistics(name):
   extractor = SMALL_EXTRACTORS[name].clone(dtype=jnp.bfloat16)
-  variables = init(extractor)
+  variables = abstract_variables(extractor)
   assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
   image = jnp.zeros((1, 64, 64, 3))
   assert jax.eval_shape(extractor.apply, variables, image).last.dtype == jnp.bfloat16
@@ -186,7 +188,7 @@ def test_the_rate_of_stochastic_depth_grows_linearly_over_the_blocks(monkeypatch
       super().__post_init__()
 
   monkeypatch.setattr(convnext, 'ConvNeXtBlock', Recorded)
-  init(ConvNeXt(num_blocks=(1, 1, 2, 1), channels=(4, 4, 4, 4), stochastic_depth_rate=0.4))
+  abstract_variables(ConvNeXt(num_blocks=(1, 1, 2, 1), channels=(4, 4, 4, 4), stochastic_depth_rate=0.4))
   np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.3, 0.4])
 
 
