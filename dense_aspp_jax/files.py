@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import json
 import os
 import pathlib
@@ -12,6 +13,8 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
 
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.progress import progress_bar
@@ -45,6 +48,13 @@ def write_json(path: pathlib.Path, data: Any) -> None:
     RunError: It cannot be written.
   """
   write_file(path, (json.dumps(data, indent=2, allow_nan=False) + '\n').encode())
+
+
+def write_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
+  """Writes named arrays as a compressed .npz file. Raises RunError like `write_file`."""
+  buffer = io.BytesIO()
+  np.savez_compressed(buffer, **arrays)
+  write_file(path, buffer.getvalue())
 
 
 def read_json(path: pathlib.Path, remedy: str, *, default: Any = None) -> Any:

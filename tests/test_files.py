@@ -4,6 +4,7 @@ import os
 import pathlib
 import threading
 
+import numpy as np
 import pytest
 
 from dense_aspp_jax.errors import InputError, RunError
@@ -12,6 +13,7 @@ from dense_aspp_jax.files import (
   new_directory,
   read_json,
   replaced_directory,
+  write_arrays,
   write_file,
   write_json,
 )
@@ -159,6 +161,8 @@ def test_a_place_that_cannot_be_written_is_a_failed_run(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(RunError, match=r'x\.json: cannot be written'):
     write_json(tmp_path / 'file' / 'x.json', {})
+  with pytest.raises(RunError, match=r'x\.npz: cannot be written'):
+    write_arrays(tmp_path / 'file' / 'x.npz', x=np.arange(3))
 
 
 @pytest.fixture

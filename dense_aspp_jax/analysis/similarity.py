@@ -30,6 +30,7 @@ from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.datasets.resize import resize_image
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.predictor import Predictor
+from dense_aspp_jax.files import write_arrays
 from dense_aspp_jax.labels import IGNORE_LABEL, LabelSet
 from dense_aspp_jax.models.segmentation import reference_model
 from dense_aspp_jax.models.upsampling import bilinear_matrix
@@ -224,7 +225,7 @@ def analyse_similarity(
       maps = np.asarray(draw(features, means, size=labels.shape, scale=scale))
       present = np.flatnonzero(counts)
       pictures.append(picture_name('similarity', number, image_id))
-      np.savez_compressed(
+      write_arrays(
         output / f'{pictures[-1]}.npz',
         similarity=maps[present].astype(np.float16),
         classes=names[present],
@@ -236,7 +237,7 @@ def analyse_similarity(
     raise InputError('no pixel of the ground truth belongs to a class; use a split with real labels')
   occurring = np.flatnonzero(pixels)
   means = (total[occurring] / pixels[occurring, None]).astype(np.float32)
-  np.savez_compressed(output / 'means.npz', classes=names[occurring], means=means)
+  write_arrays(output / 'means.npz', classes=names[occurring], means=means)
   matrix = cosine_matrix(total, pixels)
   confused = most_confused(matrix, label_set.class_names, NUM_CONFUSED)
   pairs = [pair['classes'] for pair in confused]
