@@ -75,18 +75,13 @@ class _Tensor:
       raise RefusedError(f'a tensor has {len(self.shape)} dimensions and {len(self.strides)} strides')
     if not all(type(n) is int and n >= 0 for n in (self.offset, *self.shape, *self.strides)):
       raise RefusedError('the offset, shape or strides of a tensor are not integers of at least 0')
+    what = f'a tensor of shape {self.shape}, strides {self.strides} and offset {self.offset}'
     count = math.prod(self.shape)
     last = self.offset + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
     if count and last >= self.storage.count:
-      raise RefusedError(f'a tensor of {self} reaches outside its storage')
+      raise RefusedError(f'{what} reaches outside its storage of {self.storage.count}')
     if count > self.storage.count:
-      raise RefusedError(f'a tensor of {self} has more elements than its storage')
-
-  def __str__(self) -> str:
-    return (
-      f'shape {self.shape}, strides {self.strides} and offset {self.offset} in a storage of '
-      f'{self.storage.count}'
-    )
+      raise RefusedError(f'{what} has more elements than its storage of {self.storage.count}')
 
   @property
   def num_bytes(self) -> int:

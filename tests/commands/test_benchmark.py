@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from tiny_network import SHALLOW
 from xla_flags import xla_flags
 
 from dense_aspp_jax.benchmark import timing
@@ -13,11 +14,7 @@ from dense_aspp_jax.commands.main import main
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = [
   f'--config={ROOT}/configs/default.py',
-  '--config.model.extractor=densenet_tiny',
-  '--config.model.dilation_rates=(1,)',
-  '--config.model.growth_rate=4',
-  '--config.model.bottleneck_width=8',
-  '--config.model.compute_dtype=float32',
+  *(f'--config.model.{name}={value}' for name, value in SHALLOW.items()),
   '--config.seed=3',
   '--repeats=1',
 ]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from drawn_weights import draw_classifier, draw_weights, source_shapes
-from tiny_network import tiny_config
+from tiny_network import SHALLOW, tiny_config
 from torch_files import write_pth
 
 from dense_aspp_jax.commands import convert
@@ -124,7 +124,7 @@ def test_download_without_a_network_says_what_to_do(tmp_path, monkeypatch, capsy
 
 
 def test_training_starts_from_converted_weights(converted, tensors, scene_folder, tmp_path, capsys):
-  config = tiny_config(scene_folder)
+  config = tiny_config(scene_folder, model=SHALLOW)
   config.init.extractor_weights = str(converted)
   config.optimizer.learning_rate = 1e-12  # so that the checkpoint still shows what it started from
   train_and_evaluate(config, tmp_path / 'run')
