@@ -54,12 +54,12 @@ def run(args: argparse.Namespace) -> int:
     print(f'report {args.output / "overfit.json"}, picture {args.output / "overfit.png"}')
   reached = f'mean IoU {100 * scores.mean_iou:.2f} % on {args.images} images after {result.steps} steps'
   if scores.mean_iou <= args.target / 100:
-    raise RunError(f'{reached}, not above {args.target:g} %. {_advice(result)}')
+    raise RunError(f'{reached}, not above {args.target:g} %. {advice(result)}')
   print(f'{reached} ({result.seconds:.0f} s): above {args.target:g} %')
   return 0
 
 
-def _advice(result: Overfitted) -> str:
+def advice(result: Overfitted) -> str:
   """The likely reason, from the figures."""
   scores = result.scores
   if result.pixel_accuracy - scores.pixel_accuracy > 0.05:

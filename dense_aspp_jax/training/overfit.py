@@ -84,7 +84,7 @@ def overfit(config: ConfigDict, *, num_images: int, target: float, max_steps: in
   if len(split) < num_images:
     raise InputError(f'split {data.train_split!r} has {len(split)} images; {num_images} are asked for')
   indices = np.linspace(0, len(split) - 1, num_images).round().astype(int)
-  examples = [_cropped(split[int(index)], checked.augmentation.crop_size) for index in indices]
+  examples = [center_crop(split[int(index)], checked.augmentation.crop_size) for index in indices]
   batch = {name: np.stack([getattr(e, name) for e in examples]) for name in ('image', 'label')}
   num_classes, ignored = label_set.num_classes, batch['label'] == checked.loss.ignore_label
   counted = np.where(ignored, num_classes, np.minimum(batch['label'], num_classes)).astype(np.uint8)
@@ -123,8 +123,8 @@ def overfit(config: ConfigDict, *, num_images: int, target: float, max_steps: in
   return Overfitted(scores, step, seconds, accuracy, history, model.stride, gallery(rows, label_set))
 
 
-def _cropped(example: CachedExample, size: Sequence[int] | None) -> CachedExample:
-  """The middle of an example."""
+def center_crop(example: CachedExample, size: Sequence[int] | None) -> CachedExample:
+  """The middle of an example, at most `size` (height, width); None: all of it."""
   rows, columns = (
     slice((side - min(side, wanted)) // 2, (side + min(side, wanted)) // 2)
     for side, wanted in zip(example.label.shape, size or example.label.shape, strict=True)

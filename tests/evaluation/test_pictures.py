@@ -88,6 +88,6 @@ def test_save_png(tmp_path):
   picture = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
   save_png(tmp_path / 'new' / 'a.png', picture)
   np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / 'new' / 'a.png')), picture)
-  with pytest.raises(ValueError, match='expected uint8'):
+  with pytest.raises(TypeError):
     save_png(tmp_path / 'new' / 'b.png', picture.astype(np.int32))
   assert [path.name for path in (tmp_path / 'new').iterdir()] == ['a.png']

@@ -74,7 +74,7 @@ def test_several_predictions_are_named(labels, predictions):
 
 def test_a_name_that_is_none_of_cityscapes_is_an_error(labels, predictions):
   label_file(labels, 'frankfurt_000294')
-  with pytest.raises(InputError, match='not a Cityscapes name; expected <city>_<seq>_<frame>_gtFine'):
+  with pytest.raises(InputError, match='not a Cityscapes name'):
     find_score_input(labels, predictions)
 
 
@@ -96,7 +96,7 @@ def test_other_layouts_are_paired_by_relative_name(tmp_path, predictions):
   found = find_score_input(labels, predictions, CAMVID_11)
   assert found == (list(zip(truth, guess, strict=True)), CAMVID_11)
   guess[1].unlink()
-  with pytest.raises(InputError, match=r'no prediction for 1 of 2 ground truths, expected x\.png;'):
+  with pytest.raises(InputError, match=r'1 of 2 ground truths, expected x\.png'):
     find_score_input(labels, predictions, CAMVID_11)
 
 
@@ -150,7 +150,7 @@ class TestLabelSet:
   def test_unknown_is_an_error(self, tmp_path, predictions):
     save(tmp_path / 'labels' / 'x.png', [[1]])
     save(predictions / 'x.png', [[1]])
-    with pytest.raises(InputError, match='meaning of the ids is unknown; name it with --label-set'):
+    with pytest.raises(InputError, match='--label-set'):
       find_score_input(tmp_path / 'labels', predictions)
 
 

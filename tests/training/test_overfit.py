@@ -9,12 +9,12 @@ from tiny_network import OVERRIDES
 
 from configs import default
 from dense_aspp_jax.commands.main import main
-from dense_aspp_jax.commands.overfit import _advice
+from dense_aspp_jax.commands.overfit import advice
 from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.evaluation.metrics import Scores
 from dense_aspp_jax.files import write_json
 from dense_aspp_jax.labels import CAMVID_11
-from dense_aspp_jax.training.overfit import Overfitted, _cropped
+from dense_aspp_jax.training.overfit import Overfitted, center_crop
 
 CONFIG = str(default.__file__)
 
@@ -93,11 +93,11 @@ def test_bad_arguments_are_one_message(blocks, capsys, arguments, message):
 def test_the_middle_of_a_larger_image_is_taken():
   image = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
   example = CachedExample('x', image, image[..., 0])
-  found = _cropped(example, (4, 5))
+  found = center_crop(example, (4, 5))
   np.testing.assert_array_equal(found.image, image[1:5, 1:6])
   np.testing.assert_array_equal(found.label, image[1:5, 1:6, 0])
-  assert _cropped(example, (100, 5)).label.shape == (6, 5)
-  assert _cropped(example, None).label.shape == (6, 8)
+  assert center_crop(example, (100, 5)).label.shape == (6, 5)
+  assert center_crop(example, None).label.shape == (6, 8)
 
 
 @pytest.mark.parametrize(
@@ -114,10 +114,10 @@ def test_the_middle_of_a_larger_image_is_taken():
     (0.80, (2.0, 1.9), 4, 'The loss hardly falls'),
   ],
 )
-def test_advice_names_what_the_figures_say(pixel_accuracy, losses, stride, expected):
+def testadvice_names_what_the_figures_say(pixel_accuracy, losses, stride, expected):
   scores = Scores({'mean_iou': 0.55}, 0.8, {'Pole': 0.2, 'Sky': 0.9, 'Car': None})
   history = [(20, losses[0], 0.1), (40, losses[1], 0.55)]
   result = Overfitted(scores, 40, 1.0, pixel_accuracy, history, stride, np.zeros((1, 1, 3), np.uint8))
-  text = _advice(result)
+  text = advice(result)
   assert expected in text
   assert ('skip_head' in text) == (stride == 8 and pixel_accuracy == 0.8)

@@ -1,46 +1,63 @@
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
-from test_workdir import start
 
-from configs import default
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.training import run
+from dense_aspp_jax.training.checkpoints import Checkpoints
+from dense_aspp_jax.training.run import load_run
+from dense_aspp_jax.training.train_step import TrainState
 
 
-def test_a_run_is_loaded_at_its_best_unless_told_otherwise(tmp_path, monkeypatch):
-  def restore(workdir, checkpoint, abstract_variables, model_fields, weights):
-    raise InputError(f'asked for {checkpoint} {weights}')
+@pytest.fixture(scope='module')
+def averaged(tiny_run, tmp_path_factory):
+  """A run with moving averages, its best checkpoint of step 1 and its latest of step 2.
 
-  monkeypatch.setattr(run, 'restore_variables', restore)
-  config = default.get_config().to_dict()
-  config['model']['extractor'] = 'densenet_tiny'
-  start(tmp_path, config)
-  with pytest.raises(InputError, match='asked for best raw'):
-    run.load_run(tmp_path)
-  with pytest.raises(InputError, match='asked for 12 raw'):
-    run.load_run(tmp_path, '12')
+  Raw values are those of `tiny_run` plus the step, averages plus ten times the step.
+  """
+  workdir = shutil.copytree(tiny_run, tmp_path_factory.mktemp('averaged') / 'run')
+  shutil.rmtree(workdir / 'checkpoints')
+  config = json.loads((workdir / 'config.json').read_text())
+  config['training']['ema_decay'] = 0.5
+  (workdir / 'config.json').write_text(json.dumps(config))
+  variables = load_run(tiny_run).variables
+
+  def shifted(by):
+    return jax.tree.map(lambda x: x + by, variables)
+
+  with Checkpoints(workdir, 2, config['model']) as checkpoints:
+    for step in (1, 2):
+      state = TrainState(
+        step=jnp.int32(step), **shifted(step), opt_state={'x': jnp.ones(1)}, ema=shifted(10 * step)
+      )
+      checkpoints.save_latest(state)
+      checkpoints.save_best(state, 1 / step)
+  return workdir
 
 
 @pytest.mark.parametrize(
-  ('decay', 'weights', 'message'),
+  ('arguments', 'step', 'weights', 'shift'),
   [
-    (0.5, None, 'asked for ema'),
-    (0.5, 'ema', 'asked for ema'),
-    (0.5, 'raw', 'asked for raw'),
-    (0.0, None, 'asked for raw'),
-    (0.0, 'ema', r'no moving averages .*ema_decay = 0.* use those of raw'),
-    (0.5, 'swa', "weights 'swa': expected raw or ema"),
+    ((), 1, 'ema', 10),
+    (('latest',), 2, 'ema', 20),
+    (('2', 'ema'), 2, 'ema', 20),
+    (('best', 'raw'), 1, 'raw', 1),
   ],
 )
-def test_a_run_with_moving_averages_is_loaded_with_them_unless_told_otherwise(
-  tmp_path, monkeypatch, decay, weights, message
+def test_a_run_is_loaded_at_its_best_with_its_averages_unless_told_otherwise(
+  averaged, tiny_run, arguments, step, weights, shift
 ):
-  def restore(workdir, checkpoint, abstract_variables, model_fields, weights):
-    raise InputError(f'asked for {weights}')
+  run, tiny = load_run(averaged, *arguments), load_run(tiny_run)
+  assert (run.step, run.weights) == (step, weights)
+  assert (tiny.step, tiny.weights) == (0, 'raw')
+  expected = jax.tree.map(lambda x: np.asarray(x) + np.float32(shift), tiny.variables)
+  jax.tree.map(np.testing.assert_array_equal, run.variables, expected)
 
-  monkeypatch.setattr(run, 'restore_variables', restore)
-  config = default.get_config().to_dict()
-  config['model']['extractor'] = 'densenet_tiny'
-  config['training']['ema_decay'] = decay
-  start(tmp_path, config)
-  with pytest.raises(InputError, match=message):
-    run.load_run(tmp_path, weights=weights)
+
+@pytest.mark.parametrize(('weights', 'named'), [('ema', 'ema_decay = 0'), ('swa', "'swa'")])
+def test_weights_that_a_run_does_not_have_are_named(tiny_run, weights, named):
+  with pytest.raises(InputError, match=named):
+    load_run(tiny_run, weights=weights)

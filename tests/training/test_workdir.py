@@ -6,7 +6,7 @@ import json
 import pytest
 
 from configs import default
-from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.labels import CITYSCAPES_20
 from dense_aspp_jax.training import workdir as workdirs
 
@@ -58,32 +58,22 @@ def test_another_content_of_the_label_set_is_refused(tmp_path):
   start(tmp_path, config)
   first, *others = CITYSCAPES_20.classes
   other = dataclasses.replace(CITYSCAPES_20, classes=(dataclasses.replace(first, name='street'), *others))
-  with pytest.raises(InputError, match="the content of label set 'cityscapes20'"):
+  with pytest.raises(InputError, match="label set 'cityscapes20'"):
     check(tmp_path, config, other)
 
 
-def test_a_start_cut_off_before_the_configuration_can_be_made_again(tmp_path, monkeypatch):
+@pytest.mark.parametrize('name', ['labels.json', 'data.json', 'provenance.json'])
+def test_a_start_that_fails_leaves_no_configuration_and_can_be_made_again(tmp_path, name):
   config = default.get_config().to_dict()
-  with monkeypatch.context() as patch:
-
-    def fail(*_):
-      raise RuntimeError
-
-    patch.setattr(workdirs, 'write_json', fail)
-    with pytest.raises(RuntimeError):
-      start(tmp_path, config)
+  (tmp_path / name).mkdir()  # cannot be written
+  with pytest.raises(RunError):
+    start(tmp_path, config)
   assert not (tmp_path / 'config.json').exists()
+  (tmp_path / name).rmdir()
   (tmp_path / '.config.json.4321.tmp').write_text('{')  # as of a process killed while it wrote
   check(tmp_path, config)
   start(tmp_path, config)
   assert (tmp_path / 'config.json').exists()
-
-
-def test_the_files_of_a_new_run_are_written_with_the_configuration_last(tmp_path, monkeypatch):
-  written = []
-  monkeypatch.setattr(workdirs, 'write_json', lambda path, data: written.append(path.name))
-  start(tmp_path, default.get_config().to_dict())
-  assert written == ['labels.json', 'data.json', 'provenance.json', 'config.json']
 
 
 @pytest.mark.parametrize(('schedule', 'allowed'), [('constant', True), ('poly', False), ('cosine', False)])
@@ -95,7 +85,7 @@ def test_more_epochs_are_allowed_where_the_schedule_does_not_end_with_the_run(tm
   if allowed:
     check(tmp_path, config.to_dict())
   else:
-    with pytest.raises(InputError, match=r'config\.training\.num_epochs: 60\.0 there, 61\.0 given'):
+    with pytest.raises(InputError, match=r'num_epochs: 60\.0 .* 61\.0'):
       check(tmp_path, config.to_dict())
 
 
