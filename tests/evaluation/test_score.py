@@ -176,7 +176,7 @@ class TestScoreFiles:
     ('prediction', 'message'),
     [
       ([[7, 34]], r'results/frankfurt\S*png: unknown label ids 34 \(1 pixels\)'),
-      ([[7, 8, 8]], r'results/frankfurt\S*png: 3x1 pixels .* labelIds\.png has 2x1'),
+      ([[7, 8, 8]], r'results/frankfurt\S*png: 1x3 pixels .* labelIds\.png has 1x2'),
       ([[[7, 7, 7], [8, 8, 8]]], r'results/frankfurt\S*png: .*RGB'),
     ],
     ids=['id', 'size', 'channels'],
