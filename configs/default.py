@@ -17,13 +17,13 @@ from ml_collections import config_dict
 def get_config() -> ml_collections.ConfigDict:
   """The slides' best model; a variant starts from this and changes what differs."""
   config = ml_collections.ConfigDict()
-  config.seed = 0  # order of the data, augmentation and initial parameters follow from it
+  config.seed = 0  # of the data order, augmentation and initial parameters
 
   config.model = ml_collections.ConfigDict()
   config.model.extractor = 'densenet121'  # a key of models.extractors.EXTRACTORS
   config.model.output_stride = 8  # input pixels per feature pixel: 8, 16 or 32
-  config.model.last_layer = config_dict.placeholder(str)  # where it is cut: 'transition3' (slides, #1), ...
-  config.model.fourth_transition = False  # DenseNet as in the paper's code
+  config.model.last_layer = config_dict.placeholder(str)  # of the extractor: 'transition3' (slides, #1), ...
+  config.model.fourth_transition = False  # halve the channels before DenseNet's last BN (paper's code)
   config.model.dilation_rates = (3, 6, 12, 18, 24)
   config.model.growth_rate = 64  # channels each atrous layer adds
   config.model.bottleneck_width = 256  # channels of its 1x1 convolution; 0: none (#1 to #3)
@@ -34,13 +34,13 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.dropout_rate = 0.0  # of channels, in DenseASPP and before the head (paper: 0.1)
   config.model.skip_head = False  # stride-4 features concatenated before the head, for thin objects; ours
   config.model.auxiliary_head = False  # second logits from dense block 3, only for the training loss; ours
-  config.model.num_classes = 20  # must be that of data.label_set
+  config.model.num_classes = 20  # as in data.label_set
   config.model.compute_dtype = 'bfloat16'  # or 'float32'; ours. Parameters, BN statistics, loss: float32
-  config.model.implementation = 'fused'  # or 'reference': layer by layer as defined, slower, to compare with
+  config.model.implementation = 'fused'  # or 'reference': layer by layer as defined, slower, for comparison
   config.model.rematerialize = False  # recompute blocks in the backward pass: less memory, more time
 
-  config.init = ml_collections.ConfigDict()  # what a run starts from
-  config.init.extractor_weights = config_dict.placeholder(str)  # what `dense-aspp convert` wrote; or random
+  config.init = ml_collections.ConfigDict()
+  config.init.extractor_weights = config_dict.placeholder(str)  # of `dense-aspp convert`; default: random
 
   config.data = ml_collections.ConfigDict()
   config.data.dataset = 'cityscapes'  # 'camvid', 'street_scenes', or 'folder:PATH'
@@ -49,8 +49,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.train_split = 'train'  # or 'train+validation'
   config.data.validation_split = 'validation'  # or 'held_out', see below
   config.data.held_out = ()  # prefixes of image ids: these images of 'train' are 'held_out' instead
-  config.data.image_size = (512, 1024)  # height, width the network sees; slides
-  config.data.keep_aspect = True  # evaluation: images of another aspect ratio are not stretched to image_size
+  config.data.image_size = (512, 1024)  # height, width of the network's input; slides
+  config.data.keep_aspect = True  # in evaluation, do not stretch images of another aspect ratio
   config.data.mean = (0.485, 0.456, 0.406)  # of RGB in 0..1; slides
   config.data.std = (0.229, 0.224, 0.225)
   config.data.on_device = False  # keep the training split in device memory
@@ -68,12 +68,11 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.loss = ml_collections.ConfigDict()  # cross entropy; ours
   config.loss.class_weighting = 'none'  # 'enet', 'median_frequency': weights from the training split's labels
-  config.loss.class_weights = ()  # or given ones, one per class; (): all 1
-  config.loss.ignore_label = 255  # class index left out of the loss; 255 is always left out
-
-  config.loss.ohem_threshold = 0.0  # only pixels whose class has a lower probability count (0.7); 0: all do
+  config.loss.class_weights = ()  # explicit weights, one per class; (): all 1
+  config.loss.ignore_label = 255  # class index that the loss ignores; 255 is always ignored
+  config.loss.ohem_threshold = 0.0  # count only pixels of lower probability, such as 0.7; 0: count all
   config.loss.ohem_min_kept = 0.0625  # share of the pixels that always count, the hardest
-  config.loss.region = 'none'  # added to the cross entropy: 'dice', 'lovasz'
+  config.loss.region = 'none'  # or 'dice', 'lovasz', added to the cross entropy
   config.loss.region_weight = 1.0
   config.loss.auxiliary_weight = 0.4  # of the cross entropy of model.auxiliary_head
 
@@ -82,11 +81,11 @@ def get_config() -> ml_collections.ConfigDict:
   config.optimizer.learning_rate = 3e-4  # slides
   config.optimizer.weight_decay = 1e-5  # slides
   config.optimizer.decay_norms_and_biases = True  # False: weight decay of kernels only
-  config.optimizer.clip_norm = 0.0  # largest norm of the whole gradient; 0: none
+  config.optimizer.clip_norm = 0.0  # maximum norm of the whole gradient; 0: no clipping
   config.optimizer.momentum = 0.9  # only of 'sgd'
   config.optimizer.schedule = 'constant'  # ours; 'poly', 'cosine'
   config.optimizer.poly_power = 0.9
-  config.optimizer.warmup_steps = 0  # steps over which the rate grows linearly from 0
+  config.optimizer.warmup_steps = 0  # steps of linear growth of the rate from 0
 
   config.training = ml_collections.ConfigDict()
   config.training.num_epochs = 60.0  # passes over the training split; slides
@@ -97,11 +96,11 @@ def get_config() -> ml_collections.ConfigDict:
   config.training.log_every_steps = 1  # steps averaged for a line in metrics.jsonl and an event
 
   config.evaluation = ml_collections.ConfigDict()
-  config.evaluation.every_epochs = 1.0
-  config.evaluation.batch_size = 8  # images per call; no result depends on it
+  config.evaluation.every_epochs = 1.0  # passes over the training split between two evaluations
+  config.evaluation.batch_size = 8  # images per call; does not affect results
   config.evaluation.num_pictures = 4  # examples drawn at each evaluation
 
   config.checkpoint = ml_collections.ConfigDict()
-  config.checkpoint.every_epochs = 1.0
-  config.checkpoint.keep = 2  # newest ones; the best by validation mIoU is kept beside them
+  config.checkpoint.every_epochs = 1.0  # likewise, between two checkpoints
+  config.checkpoint.keep = 2  # newest checkpoints; the best by validation mIoU is kept in addition
   return config
