@@ -17,7 +17,7 @@ from tiny_network import TINY
 
 from configs import default
 from dense_aspp_jax.datasets.data import Data
-from dense_aspp_jax.errors import InputError, RunError, Stopped
+from dense_aspp_jax.errors import InputError, Stopped
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.labels import CITYSCAPES_20
 from dense_aspp_jax.training import train
@@ -187,24 +187,6 @@ def test_the_last_scores_are_those_of_the_latest_checkpoint_at_native_size(finis
   assert confusion.scores() == scores
 
 
-def test_a_finished_run_is_said_so_and_left_alone(finished, scene_folder, capsys):
-  workdir, _ = finished
-  before = {p: p.stat().st_mtime_ns for p in workdir.rglob('*') if p.is_file()}
-  assert train_and_evaluate(make_config(scene_folder), workdir) is None
-  assert 'this run is finished, at step 4 of 4' in capsys.readouterr().err
-  assert {p: p.stat().st_mtime_ns for p in workdir.rglob('*') if p.is_file()} == before
-
-
-def test_another_configuration_is_refused_by_field_and_values(finished, scene_folder):
-  workdir, _ = finished
-  config = make_config(scene_folder, **{'optimizer.learning_rate': 0.5, 'model.growth_rate': 8})
-  message = (
-    r'config\.model\.growth_rate: 4 there, 8 given; config\.optimizer\.learning_rate: 0\.01 there, 0\.5 given'
-  )
-  with pytest.raises(InputError, match=message):
-    train_and_evaluate(config, workdir)
-
-
 def test_a_run_killed_before_its_last_checkpoint_makes_its_last_evaluation_again(
   finished, scene_folder, tmp_path
 ):
@@ -217,21 +199,6 @@ def test_a_run_killed_before_its_last_checkpoint_makes_its_last_evaluation_again
   assert json.loads((killed / 'scores.json').read_text())['mean_iou_19'] == scores.mean_iou
   best = [next((d / 'checkpoints' / 'best').iterdir()).name for d in (workdir, killed)]
   assert best[0] == best[1]
-
-
-def test_a_run_killed_in_its_last_evaluation_makes_only_that_again(
-  finished, scene_folder, tmp_path, monkeypatch
-):
-  workdir, scores = finished
-  killed = tmp_path / 'work'
-  shutil.copytree(workdir, killed)
-  before = json.loads((killed / 'scores.json').read_text())
-  (killed / 'scores.json').write_text(json.dumps({**before, 'step': 2}))  # that of step 4 is missing
-  monkeypatch.setattr(train, 'train_batches', lambda *_, **__: (x for x in ()))  # nothing is trained
-  assert train_and_evaluate(make_config(scene_folder), killed) == scores
-  assert json.loads((killed / 'scores.json').read_text())['step'] == 4
-  lines = [json.loads(line) for line in (killed / 'metrics.jsonl').read_text().splitlines()]
-  assert [line['step'] for line in lines if line['kind'] == 'validation'] == [2, 4]
 
 
 def test_changed_data_are_noticed_on_resume(scene_folder, tmp_path):
@@ -340,30 +307,6 @@ def test_a_foreign_directory_is_refused_and_untouched(scene_folder, tmp_path):
   with pytest.raises(InputError, match=r'holds thesis\.tex but no config\.json'):
     train_and_evaluate(make_config(scene_folder), tmp_path)
   assert [p.name for p in tmp_path.iterdir()] == ['thesis.tex']
-
-
-def test_a_workdir_that_cannot_be_made_is_refused(scene_folder, tmp_path):
-  (tmp_path / 'file').write_text('x')
-  with pytest.raises(InputError, match='file is not a directory that can be written'):
-    train_and_evaluate(make_config(scene_folder), tmp_path / 'file' / 'work')
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_with_the_step_and_keeps_the_last_good(
-  scene_folder, tmp_path
-):
-  config = make_config(
-    scene_folder,
-    **{
-      'optimizer.name': 'sgd',
-      'optimizer.learning_rate': 1e30,
-      'checkpoint.every_epochs': 0.5,
-      'training.num_epochs': 4.0,
-    },
-  )
-  with pytest.raises(RunError, match=r'step 2: (loss|gradient_norm)'):
-    train_and_evaluate(config, tmp_path)
-  assert [p.name for p in (tmp_path / 'checkpoints' / 'latest').iterdir()] == ['1']
-  assert all(np.isfinite(x).all() for x in jax.tree.leaves(state_of(tmp_path, 1)))
 
 
 @pytest.mark.parametrize(
