@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  """Trains on the images alone; prints the table. The run has failed if the target is not reached."""
+  """Trains on the images alone and prints the table; fails if the target is not reached."""
   if args.images < 1 or args.max_steps < 1 or not 0 < args.target < 100:
     raise InputError(
       f'--images {args.images} --target {args.target} --max-steps {args.max_steps}: expected at least 1 '
@@ -65,17 +65,17 @@ def advice(result: Overfitted) -> str:
   if result.pixel_accuracy - scores.pixel_accuracy > 0.05:
     return (
       f'With the statistics of the batch {100 * result.pixel_accuracy:.1f} % of the pixels are right, with '
-      f'the running ones {100 * scores.pixel_accuracy:.1f} %: look at the BN statistics'
+      f'the running ones {100 * scores.pixel_accuracy:.1f} %: check the BN statistics'
     )
   (first, *_), (last, *_) = (entry[1:] for entry in (result.history[0], result.history[-1]))
   if last < 0.8 * first:
     worst = sorted((v, name) for name, v in scores.iou.items() if v is not None)[:3]
     listed = ', '.join(f'{name} {100 * v:.0f} %' for v, name in worst)
-    advice = f'The loss still falls: try more --max-steps. Lowest: {listed}'
+    advice = f'The loss still decreases: try more --max-steps. Lowest: {listed}'
     if result.stride > 4:
       advice += (
-        f'. A logit stands for {result.stride}x{result.stride} pixels, too coarse for thin things: '
+        f'. A logit stands for {result.stride}x{result.stride} pixels, too coarse for thin objects: '
         'config.model.skip_head makes it 4x4'
       )
     return advice
-  return 'The loss hardly falls: look at the labels, data.mean and data.std, and optimizer.learning_rate'
+  return 'The loss hardly decreases: check the labels, data.mean and data.std, and optimizer.learning_rate'

@@ -15,26 +15,26 @@ from dense_aspp_jax.datasets.images import check_image_header, decode_image
 from dense_aspp_jax.datasets.stored_files import StoredFile, files_of_folder
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.pictures import colorize, overlay, save_png
+from dense_aspp_jax.evaluation.score import LABEL_IDS_FOLDER, PREDICTIONS_FILE
 from dense_aspp_jax.files import check_writable, write_json
 from dense_aspp_jax.progress import progress, say
 from dense_aspp_jax.training.run import load_run
 
 _EXTENSIONS = ('.png', '.jpg', '.jpeg')
-_LABEL_IDS, _COLOR, _OVERLAY = 'label_ids', 'color', 'overlay'
+_FOLDERS = (LABEL_IDS_FOLDER, 'color', 'overlay')
 _RULES = """\
 Images are PNG and JPEG files of any kind. Grey and palette images become RGB; alpha is dropped, the colour
 below it kept; CMYK is converted without a colour profile; of 16-bit samples the upper 8 bits are taken. The
 EXIF orientation is applied, so a prediction has the size of the picture as viewers show it; --as-stored
-leaves it out. An image may have up to 89,478,485 pixels; one of 6000x8000 takes 1 GB of memory besides what
-the network takes.
+ignores it. An image may have up to 89,478,485 pixels; one of 6000x8000 needs 1 GB of memory besides that of
+the network.
 
-All headers are read first: what is no image, or claims to be larger, is refused. A bad image does not keep
-the others from being predicted; the bad ones are listed at the end, and the exit code is 2. The network is
-loaded only if there is an image to predict.
+All headers are read first: a file that is no image, or claims to be larger, is rejected. The other images are
+predicted nevertheless; the bad ones are listed at the end, and the exit code is 2. The network is loaded only
+if there is an image to predict.
 
---scales and --window stand behind the images, or are ended by another option. Averaging holds the
-probabilities of all classes at the image's size, several times: for 20 classes and 1000x1000 pixels, up to
-1 GB of memory.
+Put --scales and --window after the images, or before another option. Averaging holds the probabilities of all
+classes at the image's size, several times: for 20 classes and 1000x1000 pixels, up to 1 GB of memory.
 """
 
 
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   """Writes label_ids/, color/ and overlay/ (one PNG an image, at its own size) and predictions.json."""
   averages = averaging_asked_for(args)
-  for folder in (_LABEL_IDS, _COLOR, _OVERLAY):
+  for folder in _FOLDERS:
     check_writable(args.output / folder, '--output')
   images = find_images(args.images, args.output)
   refused: dict[str, str] = {}  # why, by name
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 def _predict(
   args: argparse.Namespace, averages: bool, images: dict[str, pathlib.Path], refused: dict[str, str]
 ) -> None:
-  """Predicts all but those in `refused`, and adds those that turn out to be damaged to it."""
+  """Predicts all images but those in `refused`, to which it adds damaged ones."""
   run = predictor = None  # loaded with the first image that can be decoded
   for name in progress([name for name in images if name not in refused], 'predicting', unit='image'):
     try:
@@ -91,13 +91,14 @@ def _predict(
       run = load_run(args.workdir, args.checkpoint, args.weights, args.bn)
       predictor = averaging_predictor(args, run) if averages else run.predictor
     prediction = predictor.predict(image)
-    save_png(args.output / _LABEL_IDS / f'{name}.png', run.label_set.decode(prediction))
-    save_png(args.output / _COLOR / f'{name}.png', colorize(prediction, run.label_set))
-    save_png(args.output / _OVERLAY / f'{name}.png', overlay(image, prediction, run.label_set))
+    label_ids, color = run.label_set.decode(prediction), colorize(prediction, run.label_set)
+    pictures = label_ids, color, overlay(image, prediction, run.label_set)
+    for folder, picture in zip(_FOLDERS, pictures, strict=True):
+      save_png(args.output / folder / f'{name}.png', picture)
   if run is None:
     return
   write_json(
-    args.output / 'predictions.json',
+    args.output / PREDICTIONS_FILE,
     {
       'num_classes': run.label_set.num_classes,
       'images': len(images) - len(refused),
@@ -115,8 +116,8 @@ def find_images(paths: list[pathlib.Path], output: pathlib.Path) -> dict[str, pa
   """Finds the images among files and folders.
 
   Args:
-    paths: Files, and folders that are searched recursively for PNG and JPEG files; what is hidden, or in
-      `output`, is passed over.
+    paths: Files, and folders that are searched recursively for PNG and JPEG files, except hidden ones and
+      those in `output`.
     output: Where predictions go.
 
   Returns:

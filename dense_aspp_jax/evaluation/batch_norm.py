@@ -25,10 +25,11 @@ from dense_aspp_jax.progress import progress_bar
 
 _MEAN, _VARIANCE = 'mean', 'var'  # as flax names them
 _EPSILON = 1e-5  # what most BNs add to a variance
+_Statistics = dict[tuple[str, ...], np.ndarray]  # by path
 
 
 def without_dropout(model: SegmentationModel) -> SegmentationModel:
-  """The same network, with the same variables, that drops neither channels nor blocks in training."""
+  """The same network with the same variables, without dropout and stochastic depth in training."""
   return with_fields(model, dropout_rate=0.0, stochastic_depth_rate=0.0)
 
 
@@ -44,9 +45,9 @@ def _in_training(
 class BatchStatisticsPredictor(BatchPredictor):
   """Predicts each batch with the statistics of that very batch, as in training but without dropout.
 
-  A prediction depends on the other images of its batch, so a score taken so belongs to a batch size and an
-  order of the images, and is not comparable with one taken with running statistics. One device computes a
-  batch, whole; another number of images, such as the last batch's, costs a compilation.
+  A prediction depends on the other images of its batch, so such a score belongs to a batch size and an order
+  of the images. It is not comparable with one by running statistics. One device computes a whole batch; a
+  batch of another size, such as the last one, costs a compilation.
   """
 
   def __init__(self, model: SegmentationModel, variables: Mapping[str, Any], preprocessing: Preprocessing):
@@ -108,7 +109,7 @@ def recalibrated_statistics(
   def statistics_of(variables, images):
     return _in_training(model, variables, images, preprocessing)[1]
 
-  merged: dict[tuple[str, ...], np.ndarray] = {}
+  merged: _Statistics = {}
   done = 0
   with progress_bar(len(split), 'recalibrating', 'image') as bar:
     for batch in padded_batches(evaluation_examples(split), batch_size):
@@ -127,7 +128,7 @@ def recalibrated_statistics(
 
 
 def largest_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-  """How far BN statistics lie apart, as JSON data.
+  """The largest differences of BN statistics, as JSON data.
 
   Returns:
     'mean': the largest change of a mean in old standard deviations, and the layer it is in;
@@ -151,12 +152,7 @@ def largest_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict
   }
 
 
-def _merge(
-  one: Mapping[tuple[str, ...], np.ndarray],
-  one_count: int,
-  other: Mapping[tuple[str, ...], np.ndarray],
-  other_count: int,
-) -> dict[tuple[str, ...], np.ndarray]:
+def _merge(one: _Statistics, one_count: int, other: _Statistics, other_count: int) -> _Statistics:
   """Means and variances over the images of both."""
   share = other_count / (one_count + other_count)
   merged = {}
