@@ -1,4 +1,4 @@
-"""Optional parts of a network: a decoder with a skip from stride 4, and a head that only training has."""
+"""Optional parts of a network: a decoder with a skip connection, and an auxiliary head for training."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LOW_STRIDE = 4
 
 
 class SkipDecoder(nn.Module):
-  """Joins the features with those of stride 4, which still have thin and small things at their place.
+  """Joins the features with those of stride 4, which locate thin and small objects.
 
-  As the decoder of DeepLabv3+ (Chen et al., ECCV 2018, section 3.1: features upsampled, low level reduced to
-  48 channels, 3x3), but narrower and with one 3x3 convolution. Neither in the slides nor in the paper.
+  The decoder of DeepLabv3+ (Chen et al., ECCV 2018, section 3.1: features upsampled, low level reduced to
+  48 channels, 3x3), but narrower and with a single 3x3 convolution. Neither in the slides nor in the paper.
 
   Attributes:
     width: Channels of the reduced features and of the result.
@@ -49,7 +49,7 @@ class SkipDecoder(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-  """A second way to logits, from the middle of the extractor, that only the loss of training reads.
+  """Auxiliary logits from the middle of the extractor, read only by the training loss.
 
   3x3 convolution to a quarter of the channels, BN, ReLU, dropout, 1x1 convolution: as PSPNet's (Zhao et al.,
   CVPR 2017, section 3.3) in torchvision/models/segmentation/fcn.py. Neither in the slides nor in the paper.

@@ -30,13 +30,13 @@ class DenseASPP(nn.Module):
   Attributes:
     dilation_rates: One atrous layer each, in this order.
     growth_rate: New channels per layer.
-    bottleneck_width: See `DenseLayer`.
+    bottleneck_width: Channels of the 1x1 convolution in front of each 3x3; 0: there is none.
     first_norm: Whether the first layer has a leading BN.
     final_norm: Whether the final concatenation gets a BN (no ReLU behind it; derived from the
       parameter count of the slides' model #5).
     use_bias: Whether the convolutions have biases.
-    rectify_features: Whether the concatenation carries the features' positive part, as the published
-      code does, whose first ReLU works in place. Off: the features as they are.
+    rectify_features: Whether the concatenation carries the rectified features, as in the published code,
+      whose first ReLU works in place.
     dropout_rate: Probability that a layer's new channel is dropped in training.
     implementation: One of `IMPLEMENTATIONS`.
     rematerialize: Whether the backward pass of the reference implementation recomputes each layer; that of

@@ -58,9 +58,8 @@ def convolution(
     stride: Stride in both directions.
     dilation: Dilation rate in both directions.
     padding: As in `nn.Conv`; 'SAME' is TensorFlow's padding, which follows the input size.
-    depthwise: One of `IMPLEMENTATIONS`: each channel is convolved by itself, computed so. None: all channels
-      are read.
-    fields: Further ones of `nn.Conv`. By default there is no bias.
+    depthwise: One of `IMPLEMENTATIONS`, for a depthwise convolution; None: an ordinary one.
+    fields: Other fields of `nn.Conv`; without a bias by default.
   """
   pad = dilation * (kernel_size - 1) // 2
   if depthwise:
@@ -122,7 +121,7 @@ class BatchNorm(nn.BatchNorm):
     return jnp.asarray(params['scale']), jnp.asarray(params['bias'])
 
   def update(self, x_moments: Moments) -> None:
-    """Updates the running statistics with a batch's moments, of which the first channels are the norm's."""
+    """Updates the running statistics with the batch moments of the norm's channels, which come first."""
     if self.is_initializing():
       return
     for name, batch in (('mean', x_moments.mean), ('var', x_moments.variance)):
@@ -131,7 +130,7 @@ class BatchNorm(nn.BatchNorm):
       self.put_variable('batch_stats', name, self.momentum * running + (1 - self.momentum) * batch)
 
   def affine(self, channels: int, x_moments: Moments | None) -> Affine:
-    """The normalisation with a batch's moments, which update the running statistics; None: with those."""
+    """The affine map with batch moments, which update the running statistics; None: with the running ones."""
     arrays = self.arrays(channels)
     if x_moments is None:
       running = self.variables['batch_stats']
@@ -141,9 +140,9 @@ class BatchNorm(nn.BatchNorm):
     return normalization(arrays, channels, x_moments, self.epsilon)
 
 
-def channel_dropout(rate: float, name: str | None = None) -> nn.Dropout:
+def channel_dropout(rate: float) -> nn.Dropout:
   """Drops whole channels of `[b, h, w, c]`, as torch's Dropout2d; draws from 'dropout'."""
-  return nn.Dropout(rate, broadcast_dims=(1, 2), name=name)
+  return nn.Dropout(rate, broadcast_dims=(1, 2))
 
 
 def strides_and_dilations(strides: Iterable[int], output_stride: int) -> list[tuple[int, int]]:
@@ -168,7 +167,7 @@ def strides_and_dilations(strides: Iterable[int], output_stride: int) -> list[tu
 
 
 def rematerialized(block: type[nn.Module], rematerialize: bool) -> type[nn.Module]:
-  """A module class whose backward pass recomputes it; called with the features and `train`."""
+  """A module class, called with features and `train`, whose activations the backward pass recomputes."""
   return nn.remat(block, static_argnums=(2,)) if rematerialize else block  # 0 is the module
 
 

@@ -1,4 +1,4 @@
-"""The segmentation model: extractor, DenseASPP, head, bilinear upsampling; and how it is made."""
+"""The segmentation model (extractor, DenseASPP, head) and the options it is created from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dense_aspp_jax.models.fused.statistics import accumulation_dtype
 from dense_aspp_jax.models.layers import IMPLEMENTATIONS, channel_dropout, pad_to_multiple
 from dense_aspp_jax.models.upsampling import upsample_bilinear
 
-_MOST = 2**16  # channels of a layer, pixels of a dilation: what is larger is a mistake and fits no device
+_MOST = 2**16  # channels of a layer, pixels of a dilation: larger values fit no device
 COMPUTE_DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 # The published DenseASPP networks (Yang et al., CVPR 2018; facts from DeepMotionAIResearch/DenseASPP,
@@ -41,7 +41,7 @@ PAPER_MODELS: dict[str, dict[str, Any]] = {
 
 
 class Logits(NamedTuple):
-  """Float32 logits at the resolution of features. Under jit, auxiliary logits that are not read cost nothing.
+  """Float32 logits at feature resolution. Under jit, auxiliary logits that are not read cost nothing.
 
   Attributes:
     main: One vector per `stride` of the model.
@@ -59,7 +59,7 @@ class SegmentationModel(nn.Module):
   logits upsampled once (bilinear, align_corners=False) and cropped, see `upsample_logits`.
 
   Attributes:
-    extractor: Maps `[b, h, w, 3]` to `Features`; its `stride` is input pixels per pixel of the last ones.
+    extractor: An `Extractor`, or another module that maps images to `Features` and has its `stride`.
     dense_aspp: The cascade on top.
     num_classes: Channels of the logits.
     dropout_rate: Probability that a channel is dropped in front of the head, in training.
@@ -119,7 +119,7 @@ class SegmentationModel(nn.Module):
     image_size: tuple[int, int],
     output_size: tuple[int, int] | None = None,
   ) -> Float[Array, 'b oh ow classes']:
-    """Upsamples main logits of images of a size to that size, or in the same single step to another one."""
+    """Upsamples main logits to the image size, or in the same single step to another size."""
     output_size = output_size or image_size
     return upsample_bilinear(logits, output_size, self.logits_scale(image_size, output_size))
 

@@ -30,12 +30,12 @@ def create_extractor(
   """
   check_choice('model.extractor', name, tuple(EXTRACTORS))
   extractor = EXTRACTORS[name]
-  for field, value, none in (
+  for field, value, default in (
     ('last_layer', last_layer, None),
     ('fourth_transition', fourth_transition, False),
   ):
     if hasattr(extractor, field):
       fields[field] = value
-    elif value != none:
-      reject(f'model.{field}', value, f'{none}, the only choice for {name}')
+    elif value != default:
+      reject(f'model.{field}', value, f'{default}, the only choice for {name}')
   return extractor.clone(**fields)

@@ -64,7 +64,7 @@ class DenseLayerArrays(NamedTuple):
 
 
 class DenseBlockPlan(NamedTuple):
-  """What is known about a block before anything is computed.
+  """The static structure of a block.
 
   Attributes:
     dilations: Of each layer's 3x3 convolution, in the layout that it runs in.
@@ -96,7 +96,7 @@ def dense_block(
   computes its images, and the statistics are those of the whole batch.
 
   Args:
-    plan: See there.
+    plan: The structure.
     x: Features, in the compute type.
     x_moments: Their moments; gradients flow through them.
     layers: In float32, the first to the last.

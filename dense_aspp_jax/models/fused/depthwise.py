@@ -59,7 +59,7 @@ def depthwise_convolution(
     window_strides: Vertically and horizontally.
     padding: 'SAME', 'VALID' or pairs, as there.
     rhs_dilation: Dilation of the kernel.
-    _: What else nn.Conv says of a convolution over NHWC; nothing that is not the usual.
+    _: Other arguments that nn.Conv passes; always its defaults here.
   """
   window = _Window(tuple(window_strides), (), tuple(rhs_dilation))
   if isinstance(padding, str):

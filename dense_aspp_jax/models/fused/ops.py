@@ -1,11 +1,11 @@
 """The operations that a dense block is made of, forward and backward, in the form a device runs best.
 
-Each is written here in XLA operations, for every device. Some have a kernel for NVIDIA GPUs too (`gpu_1x1`,
-`gpu_3x3`), which is compiled where the platform compiled for, the shapes and the types are right.
+Each is written here in XLA operations, for every device. Some also have a kernel for NVIDIA GPUs (`gpu_1x1`,
+`gpu_3x3`), which is selected by platform, shape and type when the program is compiled.
 
-`features` and `gradient` are the block's whole buffers: an operation on a layer of `cin` input channels works
-on the first `cin` of them. `mask` leaves padded positions out (see `space_to_batch`); a position left out
-holds unspecified values in what is returned, except in gradients, where it is 0.
+`features` and `gradient` are the block's whole buffers: an operation on a layer of `cin` input channels reads
+the first `cin` of them. `mask` excludes padded positions (see `space_to_batch`): they hold unspecified values
+in what is returned, except in gradients, where they are 0.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _or_on_gpu(
 
 @_or_on_gpu(gpu_1x1.bn_relu_dot, gpu_1x1.supports)
 def bn_relu_dot(features: Maps, affine: Affine, kernel: Kernel, mask: Mask) -> tuple[Maps, Moments]:
-  """A 1x1 convolution of relu(affine(features)), and the moments of its outcome."""
+  """A 1x1 convolution of relu(affine(features)), and the moments of its output."""
   z = _dot(_activation(features[..., : len(kernel)], affine), kernel, features.dtype)
   return z, moments(z, mask)
 

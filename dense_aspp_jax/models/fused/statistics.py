@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-EPSILON = 1e-5  # of BN, by default; torch's
+EPSILON = 1e-5  # torch's default for BN
 
 
 def accumulation_dtype(dtype: DTypeLike) -> DTypeLike:
@@ -28,7 +28,7 @@ class Moments(NamedTuple):
 class Affine(NamedTuple):
   """A normalisation of each channel: `(x - mean) * scale + bias`.
 
-  The mean is taken off first: with a mean far above the deviation, `x * scale + shift` would cancel.
+  The mean is subtracted first: if it is much larger than the deviation, `x * scale + shift` cancels.
   """
 
   mean: Float[Array, ' c']
