@@ -18,11 +18,8 @@ from dense_aspp_jax.progress import say
 from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.training.config import parse_config
 
-ALL = (
-  'inference',
-  'train',
-  'input',
-)  # inference first: the most memory in use counts from the process's start
+# Inference comes first: the peak memory in use counts from the start of the process.
+ALL = ('inference', 'train', 'input')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

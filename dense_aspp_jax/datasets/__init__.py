@@ -1,1 +1,1 @@
-"""Datasets: builders, stored images, the cache, the input pipeline and its augmentation."""
+"""Data sets: how they are prepared and stored, their splits, the cache, and batches."""

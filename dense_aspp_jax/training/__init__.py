@@ -1,1 +1,1 @@
-"""Training: losses, optimizer, state, checkpoints, the loop."""
+"""Training: configuration, augmentation, objective, optimizer, checkpoints and the training script."""
