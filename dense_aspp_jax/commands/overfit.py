@@ -71,11 +71,11 @@ def advice(result: Overfitted) -> str:
   if last < 0.8 * first:
     worst = sorted((v, name) for name, v in scores.iou.items() if v is not None)[:3]
     listed = ', '.join(f'{name} {100 * v:.0f} %' for v, name in worst)
-    advice = f'The loss still decreases: try more --max-steps. Lowest: {listed}'
+    text = f'The loss still decreases: try more --max-steps. Lowest: {listed}'
     if result.stride > 4:
-      advice += (
+      text += (
         f'. A logit stands for {result.stride}x{result.stride} pixels, too coarse for thin objects: '
         'config.model.skip_head makes it 4x4'
       )
-    return advice
+    return text
   return 'The loss hardly decreases: check the labels, data.mean and data.std, and optimizer.learning_rate'
