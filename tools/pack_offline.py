@@ -32,7 +32,7 @@ from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.files import new_directory, write_json
 from dense_aspp_jax.progress import progress
 from dense_aspp_jax.provenance import git_commit, provenance
-from tools.offline.wheels import ROOT, collect_wheels, read_target
+from tools.offline.wheels import ROOT, collect_wheels, read_pins, read_target
 
 OFFLINE = ROOT / 'tools' / 'offline'
 _MIB = 2**20
@@ -90,7 +90,7 @@ def write_pack(folder: pathlib.Path, args: argparse.Namespace) -> dict[str, Any]
     data_dir = scratch if args.source else args.data_dir
     data = write_jpeg_copy(folder / data_folder, args.data, splits, args.quality, data_dir)
   commit = git_commit()
-  carried = collect_wheels(folder / 'wheels', target, commit)
+  carried = collect_wheels(folder / 'wheels', target, commit, read_pins(ROOT / 'constraints.txt', target))
   shutil.copytree(ROOT / 'configs', folder / 'configs', ignore=shutil.ignore_patterns('__pycache__', '.*'))
   for file in (ROOT / 'train.py', OFFLINE / 'run.sh', OFFLINE / 'run.py', OFFLINE / 'README.txt'):
     shutil.copy(file, folder)

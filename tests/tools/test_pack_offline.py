@@ -76,11 +76,11 @@ def collect(tmp_path, monkeypatch):
       else:
         asked.append(options[options.index('--dest') + 2])
         name, _, version = asked[-1].partition('==')
-        write_wheel(folder, name.replace('-', '_'), version or PINS[name], INDEX[name])
+        write_wheel(folder, name.replace('-', '_'), version, INDEX[name])
       return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(wheels.subprocess, 'run', pip)
-    carried = wheels.collect_wheels(tmp_path / 'wheels', Target('3.12', present), 'abc')
+    carried = wheels.collect_wheels(tmp_path / 'wheels', Target('3.12', present), 'abc', PINS)
     assert carried.pop('dense-aspp-jax') == '0.1'
     assert wheels.wheels_in(tmp_path / 'wheels').keys() == {'dense-aspp-jax', *carried}
     return carried, asked
@@ -91,23 +91,24 @@ def collect(tmp_path, monkeypatch):
 def test_what_the_target_lacks_is_carried_with_what_that_requires(collect):
   carried, asked = collect(['reader', 'array'], {'array': '2.0'})
   assert carried == {name: PINS[name] for name in ('reader', 'shared-part', 'codec', 'speed')}
-  assert sorted(asked) == sorted(carried)
+  assert sorted(asked) == sorted(f'{name}=={version}' for name, version in carried.items())
 
 
 def test_what_is_there_is_complete(collect):
   assert collect(['table'], {'table': None}) == ({}, [])
 
 
-@pytest.mark.parametrize(('version', 'asked'), [(None, 'table'), ('6', 'table==6')])
+@pytest.mark.parametrize(('version', 'asked'), [(None, 'table==7'), ('6', 'table==6')])
 def test_extras_of_what_is_there_are_carried(collect, version, asked):
-  assert collect(['table[io]'], {'table': version, 'array': None}) == ({'files': '1'}, [asked, 'files'])
+  assert collect(['table[io]'], {'table': version, 'array': None}) == ({'files': '1'}, [asked, 'files==1'])
 
 
 def test_all_that_does_not_fit_is_said_at_once(collect):
   with pytest.raises(InputError) as caught:
-    collect(['table[io]>=5', 'codec>5'], {'array': '3.1', 'table': '4.9', 'speed': None})
+    collect(['table[io]>=5', 'codec>5', 'nowhere'], {'array': '3.1', 'table': '4.9', 'speed': None})
   assert str(caught.value).splitlines() == [
     'dense_aspp_jax requires codec>5; pinned is 4',
+    'dense_aspp_jax requires nowhere, which the target lacks and no pin gives a version of',
     'dense_aspp_jax requires table[io]>=5; the target has 4.9',
     'files requires array<3; the target has 3.1',
     'correct the list of the target or constraints.txt',
@@ -128,6 +129,13 @@ def test_the_list_of_the_target_is_read(tmp_path):
       read_target(tmp_path / 'target.txt')
 
 
+def test_the_pins_are_those_for_the_python_of_the_target(tmp_path):
+  (tmp_path / 'pins.txt').write_text(
+    '# a comment\njax==2 ; python_version >= "3.12"\njax==1 ; python_version < "3.12"\nPyYAML==6.0.3\n'
+  )
+  assert wheels.read_pins(tmp_path / 'pins.txt', Target('3.12', {})) == {'jax': '2', 'pyyaml': '6.0.3'}
+
+
 def test_the_known_target_has_what_our_lower_bounds_ask_for():
   target = read_target(pack_offline.OFFLINE / 'target_packages.txt')
   ours = [r for r in map(Requirement, importlib.metadata.requires('dense_aspp_jax')) if target.applies(r)]
@@ -143,7 +151,7 @@ def test_the_known_target_has_what_our_lower_bounds_ask_for():
 def without_index(monkeypatch):
   """Stands for pip: two small files as wheels."""
 
-  def collect_wheels(folder, target, commit):
+  def collect_wheels(folder, target, commit, pins):
     folder.mkdir()
     for name in ('dense_aspp_jax-0.1.0-py3-none-any.whl', 'toml-0.10.2-py3-none-any.whl'):
       (folder / name).write_text(f'{name} {commit}')

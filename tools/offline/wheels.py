@@ -72,8 +72,17 @@ def read_target(path: pathlib.Path) -> Target:
   return Target(python, packages)
 
 
-def collect_wheels(folder: pathlib.Path, target: Target, commit: str | None) -> dict[str, str]:
-  """Builds our wheel, and downloads what the target lacks for it, at the versions of constraints.txt.
+def read_pins(path: pathlib.Path, target: Target) -> dict[str, str]:
+  """Canonical name -> version of the packages in a file of constraints that apply to the target."""
+  lines = (line.partition('#')[0].strip() for line in path.read_text(encoding='utf-8').splitlines())
+  requirements = map(Requirement, filter(None, lines))
+  return {canonicalize_name(r.name): str(r.specifier)[2:] for r in requirements if target.applies(r)}
+
+
+def collect_wheels(
+  folder: pathlib.Path, target: Target, commit: str | None, pins: Mapping[str, str]
+) -> dict[str, str]:
+  """Builds our wheel, and downloads what the target lacks for it, at the versions of `pins`.
 
   What the target has is taken to be complete, except for the extras by which others require it.
 
@@ -81,12 +90,14 @@ def collect_wheels(folder: pathlib.Path, target: Target, commit: str | None) -> 
     folder: Where they go; it is made.
     target: Where they will be installed.
     commit: Git commit that the package remembers.
+    pins: The versions to carry, by canonical name.
 
   Returns:
     Canonical name -> version of all of them.
 
   Raises:
-    InputError: Versions that do not fit, all in one message; or a package that has to be compiled.
+    InputError: Versions that do not fit and packages without a pin, all in one message; or a package that
+      has to be compiled.
     RunError: pip failed, for example because there is no network.
   """
   folder.mkdir()
@@ -98,7 +109,8 @@ def collect_wheels(folder: pathlib.Path, target: Target, commit: str | None) -> 
 
     def find(name: str) -> Distribution:
       if name not in wheels_in(downloads):
-        _download(name, downloads, target)
+        version = target.packages.get(name) or pins.get(name)
+        _download(f'{name}=={version}' if version else name, downloads, target)
       return _metadata(wheels_in(downloads)[name])
 
     def require(by: str, requirements: Iterable[str] | None, extra: str = '') -> None:
@@ -107,7 +119,10 @@ def collect_wheels(folder: pathlib.Path, target: Target, commit: str | None) -> 
           continue
         name = canonicalize_name(requirement.name)
         there = name in target.packages
-        version = target.packages[name] if there else find(name).version
+        if not there and name not in pins:
+          problems.add(f'{by} requires {requirement}, which the target lacks and no pin gives a version of')
+          continue
+        version = target.packages[name] if there else pins[name]
         if version and not requirement.specifier.contains(version, prereleases=True):
           problems.add(f'{by} requires {requirement}; {"the target has" if there else "pinned is"} {version}')
         if not there:
@@ -149,16 +164,14 @@ def _build_own_wheel(folder: pathlib.Path, commit: str | None) -> pathlib.Path:
   return wheel
 
 
-def _download(name: str, folder: pathlib.Path, target: Target) -> None:
+def _download(wanted: str, folder: pathlib.Path, target: Target) -> None:
   """Downloads a wheel for the target; builds one, for any machine, if only the source is published."""
-  version = target.packages.get(name)
-  wanted = [f'{name}=={version}'] if version else [name, '--constraint', ROOT / 'constraints.txt']
   options = ('--no-deps', '--implementation=cp', f'--python-version={target.python}')
-  _pip('download', *options, *map('--platform={}'.format, _PLATFORMS), '--dest', folder, *wanted)
+  _pip('download', *options, *map('--platform={}'.format, _PLATFORMS), '--dest', folder, wanted)
   for source in (path for path in folder.iterdir() if path.suffix != '.whl'):
     _pip('wheel', '--no-deps', '--wheel-dir', folder, source)
     source.unlink()
-    if not (wheel := wheels_in(folder)[name]).name.endswith('-none-any.whl'):
+    if not (wheel := wheels_in(folder)[wanted.partition('==')[0]]).name.endswith('-none-any.whl'):
       raise InputError(f'{wheel.name}: there is no wheel for the target, and this one fits only this machine')
 
 
