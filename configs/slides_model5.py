@@ -15,7 +15,7 @@ from configs import default
 def get_config():
   config = default.get_config()
   config.model.dilation_rates = (3, 6, 9, 12, 18, 24)
-  config.model.first_norm = False  # DenseNet's last BN has normalised the features
+  config.model.first_norm = False  # DenseNet's last BN has normalized the features
   config.model.final_norm = True
   config.model.num_classes = 19
   config.data.label_set = 'cityscapes19'

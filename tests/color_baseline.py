@@ -25,7 +25,7 @@ def _bins(image: np.ndarray) -> np.ndarray:
 def fit_color_classifier(
   images: Iterable[np.ndarray], labels: Iterable[np.ndarray], num_classes: int
 ) -> np.ndarray:
-  """Finds the most frequent class of each quantised colour.
+  """Finds the most frequent class of each quantized colour.
 
   Args:
     images: RGB images, uint8 `[h, w, 3]`; sizes may differ.

@@ -2,7 +2,7 @@
 
 Only uniform numbers of NumPy's frozen RandomState and correctly rounded arithmetic are used, so that not
 a bit depends on platform or version. Every key has numbers of its own, so that two exchanged keys show;
-running variances and what layer normalisations read are small in part, so that every epsilon shows; and
+running variances and what layer normalizations read are small in part, so that every epsilon shows; and
 the scales are such that no activation dies out or overflows.
 """
 

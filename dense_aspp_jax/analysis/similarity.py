@@ -64,7 +64,7 @@ def layer_names(model: nn.Module) -> tuple[str, ...]:
 def layer_features(
   model: nn.Module, variables: Mapping[str, Any], image: Float[Array, 'h w 3'], layer: str
 ) -> Float32[Array, 'fh fw c']:
-  """The output of one layer for one normalised image; `layer` is one of `layer_names`."""
+  """The output of one layer for one normalized image; `layer` is one of `layer_names`."""
   path = ('dense_aspp', layer) if layer.startswith('layer') else (layer,)
   _, captured = reference_model(model).apply(
     variables,

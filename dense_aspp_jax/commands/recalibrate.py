@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's options."""
   add_run_arguments(parser, ('--workdir', '--checkpoint', '--weights', '--data-dir'))
   parser.add_argument(
-    '--batch-size', type=int, help='images that are normalised together (default: the batch size of training)'
+    '--batch-size', type=int, help='images that are normalized together (default: the batch size of training)'
   )
 
 
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
   run = load_run(args.workdir, args.checkpoint, args.weights)
   before = run.variables.get('batch_stats')
   if not before:
-    raise InputError(f'{args.workdir}: this network has no batch normalisation, nothing to recalibrate')
+    raise InputError(f'{args.workdir}: this network has no batch normalization, nothing to recalibrate')
   batch_size = args.batch_size or run.config.get('training', {}).get('batch_size')
   if batch_size is None:
     raise InputError(f'{args.workdir}: trained elsewhere, with an unknown batch size; give --batch-size')

@@ -1,6 +1,6 @@
 """Decoding and encoding of images and label maps; Pillow and NumPy only.
 
-Deliberately strict: every PNG chunk is verified (`png.py`), formats are recognised by their first bytes, a
+Deliberately strict: every PNG chunk is verified (`png.py`), formats are recognized by their first bytes, a
 palette of label ids is never turned into grey values, and anything doubtful is an `InputError`.
 """
 

@@ -1,4 +1,4 @@
-"""Batch normalisation in evaluation other than by the running statistics of training.
+"""Batch normalization in evaluation other than by the running statistics of training.
 
 Statistics of the batch that is predicted, and statistics estimated again over a whole split.
 """
@@ -80,7 +80,7 @@ def recalibrated_statistics(
   """Estimates all BN statistics again over a split, parameters fixed (precise BN).
 
   Each image goes through the network once, not augmented, without dropout, in batches that every BN
-  normalises with their own statistics, as in training. A layer's mean is that of the batches' means, its
+  normalizes with their own statistics, as in training. A layer's mean is that of the batches' means, its
   variance E[variance + mean^2] - E[mean]^2 over the batches, a batch counting by its images; both in float64,
   in the form that does not cancel (Chan et al. 1979). With one batch of all images they are the mean and the
   biased variance over the split.

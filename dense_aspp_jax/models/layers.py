@@ -1,4 +1,4 @@
-"""What all networks share: convolution, normalisation, pooling, output stride, and the extractors' output."""
+"""What all networks share: convolution, normalization, pooling, output stride, and the extractors' output."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def kernel_and_bias(
 
 
 class BatchNorm(nn.BatchNorm):
-  """Batch normalisation, by default with torch's constants.
+  """Batch normalization, by default with torch's constants.
 
   Statistics are computed and kept in float32 whatever `dtype` is; under jit with a batch sharded over
   devices they are those of the whole batch.
@@ -102,7 +102,7 @@ class BatchNorm(nn.BatchNorm):
   def __call__(
     self, x: Float[Array, '*b c'], train: bool, x_moments: Moments | None = None
   ) -> Float[Array, '*b c']:
-    """Normalises `x`: in training with its own statistics, which update the running ones.
+    """Normalizes `x`: in training with its own statistics, which update the running ones.
 
     Args:
       x: Activations.

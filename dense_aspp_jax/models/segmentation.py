@@ -53,7 +53,7 @@ class Logits(NamedTuple):
 
 
 class SegmentationModel(nn.Module):
-  """Maps normalised images of any size to logits.
+  """Maps normalized images of any size to logits.
 
   Images are padded bottom and right to a multiple of the extractor's stride. Full-size logits are these
   logits upsampled once (bilinear, align_corners=False) and cropped, see `upsample_logits`.
@@ -95,7 +95,7 @@ class SegmentationModel(nn.Module):
     """Computes logits.
 
     Args:
-      image: RGB, normalised by the mean and standard deviation of its preprocessing.
+      image: RGB, normalized by the mean and standard deviation of its preprocessing.
       train: Whether BN uses and updates batch statistics; dropout and stochastic depth, where the network
         has them, draw from the random numbers 'dropout'.
     """

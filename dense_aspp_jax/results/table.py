@@ -148,7 +148,7 @@ def _protocol_cells(group: Group) -> Cells:
     'void': 'ignored' if protocol.void_ignored else 'none',
     'pixels counted in': protocol.metric,
     'averaging': protocol.averaging_words,
-    'batch normalisation': protocol.bn_words,
+    'batch normalization': protocol.bn_words,
     'checkpoint': f'{protocol.checkpoint or "?"}{selected}',
     'config hash': f'`{row.config_hash}`',
   }
@@ -193,7 +193,7 @@ def _standard_words(name: str, standard: Protocol) -> str:
 
 def _published(rows: Sequence[Published]) -> Iterator[str]:
   yield (
-    'What a source does not say of batch normalisation, checkpoint and averaging is taken for standard. How '
+    'What a source does not say of batch normalization, checkpoint and averaging is taken for standard. How '
     'a number is known: ' + '; '.join(f'*{mark}*: {meaning}' for mark, meaning in MARKS.items()) + '.'
   )
   yield _markdown_table(_published_cells(row) for row in rows)

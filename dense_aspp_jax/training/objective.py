@@ -1,4 +1,4 @@
-"""What a training minimises: cross entropy in its variants, region losses, and an auxiliary head's share."""
+"""What a training minimizes: cross entropy in its variants, region losses, and an auxiliary head's share."""
 
 from __future__ import annotations
 

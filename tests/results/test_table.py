@@ -102,7 +102,7 @@ Made by `dense-aspp results`; do not edit. In %, mean ± sample standard deviati
 ### Protocol
 
 | run | scored | weights | trained on | input | classes | void | pixels counted in | averaging | \
-batch normalisation | checkpoint | config hash |
+batch normalization | checkpoint | config hash |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 | toy | validation split, 5 images | raw | 16 images (train) | 64x128 | 2 (two) | ignored | {ONE_MATRIX} | \
 single scale | running statistics | last | `0123456789ab` |

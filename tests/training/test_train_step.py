@@ -296,7 +296,7 @@ def test_dropout_differs_between_the_parts_of_a_batch():
   batch = {'image': np.zeros((8, 4, 4, 3), np.uint8), 'label': np.ones((8, 4, 4), np.uint8)}
   jax.block_until_ready(jax.jit(step)(state, batch))
   jax.effects_barrier()
-  first, second = seen[-2:]  # before them, the initialisation
+  first, second = seen[-2:]  # before them, the initialization
   assert first.shape == second.shape == (4,)
   assert not np.array_equal(first, second)
 

@@ -138,7 +138,7 @@ def _with(function, **arguments):
 
 
 def _layer_norm_like(name):
-  """A ConvNeXt whose layer normalisation `name` alone has torch's default epsilon."""
+  """A ConvNeXt whose layer normalization `name` alone has torch's default epsilon."""
 
   def layer_norm(given, dtype):
     epsilon = 1e-5 if given == name else convnext.EPSILON

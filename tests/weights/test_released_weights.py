@@ -49,7 +49,7 @@ def photograph(name):
 
 
 def preprocessed(image, weights):
-  """The short side to 256 pixels, the central 224x224, normalised."""
+  """The short side to 256 pixels, the central 224x224, normalized."""
   image = Image.fromarray(image)
   scale = 256 / min(image.size)
   image = image.resize([round(n * scale) for n in image.size], Image.Resampling.BICUBIC)

@@ -21,7 +21,7 @@ class ClassificationHead(nn.Module):
   Attributes:
     num_classes: Channels of the logits.
     rectify: Whether the features are rectified first (DenseNet).
-    norm: Whether the mean is normalised (ConvNeXt).
+    norm: Whether the mean is normalized (ConvNeXt).
     hidden: Channels of a linear layer with hard swish in between; 0: there is none (MobileNetV3 has one).
   """
 
@@ -48,7 +48,7 @@ class ImageNetClassifier(nn.Module):
   head: nn.Module
 
   def __call__(self, image: Float[Array, 'b h w 3']) -> Float[Array, 'b classes']:
-    """Maps normalised images to logits, in evaluation mode."""
+    """Maps normalized images to logits, in evaluation mode."""
     return self.head(self.extractor(image, False).last)
 
 

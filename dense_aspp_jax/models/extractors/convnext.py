@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from dense_aspp_jax.models.extractors.extractor import Extractor
 from dense_aspp_jax.models.layers import Features, convolution, rematerialized, strides_and_dilations
 
-EPSILON = 1e-6  # of every layer normalisation
+EPSILON = 1e-6  # of every layer normalization
 # torchvision's trunc_normal_ cuts off at 100 deviations: not at all.
 _kernel_init = nn.initializers.normal(0.02)
 
@@ -26,7 +26,7 @@ def _layer_norm(name: str, dtype: DTypeLike) -> nn.LayerNorm:
 
 
 class ConvNeXtBlock(nn.Module):
-  """Depthwise 7x7, layer normalisation, two linear layers with GELU, layer scale; added to the input.
+  """Depthwise 7x7, layer normalization, two linear layers with GELU, layer scale; added to the input.
 
   Attributes:
     dilation: Of the depthwise convolution.
@@ -61,7 +61,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-  """Layer normalisation and a 2x2 convolution to `features` channels.
+  """Layer normalization and a 2x2 convolution to `features` channels.
 
   Without its stride the convolution is padded bottom and right, so that the size stays; at stride 2 a last
   odd row or column is dropped.
@@ -83,7 +83,7 @@ class Downsample(nn.Module):
 class ConvNeXt(Extractor):
   """torchvision's `features`: a 4x4 stem, four stages of blocks, 2x2 downsampling between them.
 
-  The last features are not normalised. Liu et al., "A ConvNet for the 2020s", CVPR 2022.
+  The last features are not normalized. Liu et al., "A ConvNet for the 2020s", CVPR 2022.
 
   Attributes:
     num_blocks: Blocks of each stage.
@@ -97,7 +97,7 @@ class ConvNeXt(Extractor):
 
   @nn.compact
   def __call__(self, image: Float[Array, 'b h w 3'], train: bool = False) -> Features:
-    """Maps normalised images to features."""
+    """Maps normalized images to features."""
     how = {'stride': 4, 'padding': 'VALID', 'dtype': self.dtype}
     stem = _convolution(self.channels[0], 4, **how, name='stem_conv')
     x = _layer_norm('stem_norm', self.dtype)(stem(image.astype(self.dtype)))

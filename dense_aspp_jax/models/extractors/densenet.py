@@ -138,7 +138,7 @@ class DenseNet(Extractor):
 
   @nn.compact
   def __call__(self, image: Float[Array, 'b h w 3'], train: bool = False) -> Features:
-    """Maps normalised images to features."""
+    """Maps normalized images to features."""
     fused = self.implementation == 'fused'
     shared = {'momentum': self.momentum, 'dtype': self.dtype}
 

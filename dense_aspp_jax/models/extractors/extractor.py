@@ -42,7 +42,7 @@ class Extractor(nn.Module, kw_only=True):
     """Maps images to features.
 
     Args:
-      image: RGB, normalised by the mean and standard deviation that the weights were trained with.
+      image: RGB, normalized by the mean and standard deviation that the weights were trained with.
       train: Whether BN uses and updates batch statistics (collection 'batch_stats') and blocks are left out
         at random (random numbers 'dropout'), in families that have them.
     """

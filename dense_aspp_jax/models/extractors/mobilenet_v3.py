@@ -28,7 +28,7 @@ class MobileNetV3(InvertedResidualExtractor):
 
   @nn.compact
   def __call__(self, image: Float[Array, 'b h w 3'], train: bool = False) -> Features:
-    """Maps normalised images to features."""
+    """Maps normalized images to features."""
     conv_norm = functools.partial(
       ConvNorm, activation=nn.hard_swish, momentum=self.momentum, dtype=self.dtype
     )

@@ -1,6 +1,6 @@
 """Kernels for NVIDIA GPUs of the 1x1 convolutions of a dense block, forward and backward.
 
-XLA passes several times over the wide prefix of a block's buffer: it normalises, multiplies, sums. A kernel
+XLA passes several times over the wide prefix of a block's buffer: it normalizes, multiplies, sums. A kernel
 here reads it once. `ops` says what the functions compute and has the same in XLA operations; `gpu_3x3` has
 the backward pass of the 3x3 convolution.
 """

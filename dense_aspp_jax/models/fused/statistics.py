@@ -1,4 +1,4 @@
-"""Batch statistics of channels, and the normalisation they make: the arithmetic that dense blocks share."""
+"""Batch statistics of channels, and the normalization they make: the arithmetic that dense blocks share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Moments(NamedTuple):
 
 
 class Affine(NamedTuple):
-  """A normalisation of each channel: `(x - mean) * scale + bias`.
+  """A normalization of each channel: `(x - mean) * scale + bias`.
 
   The mean is subtracted first: if it is much larger than the deviation, `x * scale + shift` cancels.
   """
@@ -36,7 +36,7 @@ class Affine(NamedTuple):
   bias: Float[Array, ' c']
 
   def __call__(self, x: Float[Array, '... c']) -> Float[Array, '... c']:
-    """Normalises `x` in the type of the statistics."""
+    """Normalizes `x` in the type of the statistics."""
     return (x.astype(self.mean.dtype) - self.mean) * self.scale + self.bias
 
 

@@ -77,7 +77,7 @@ def draw(name):
   )
 
 
-def normalised(x, affine):
+def normalized(x, affine):
   return (x - affine.mean) * affine.scale + affine.bias
 
 
@@ -119,7 +119,7 @@ layers = pytest.mark.parametrize('name', LAYERS)
 def test_forward_product_and_its_moments(name):
   arrays, layer = draw(name), LAYERS[name]
   z, moments = gpu_1x1.bn_relu_dot(arrays.features, arrays.affine, arrays.kernel, arrays.mask)
-  expected = plain_dot(normalised(arrays.features[..., : layer.cin], arrays.affine), arrays.kernel)
+  expected = plain_dot(normalized(arrays.features[..., : layer.cin], arrays.affine), arrays.kernel)
   valid = np.ones(layer.maps, bool) if arrays.mask is None else np.asarray(arrays.mask)
   assert_close(z[valid], expected[valid])
   assert_close(moments.mean, np.mean(expected[valid], 0))
@@ -131,7 +131,7 @@ def test_forward_product_of_inference(name):
   arrays, layer = draw(name), LAYERS[name]
   mean, scale, bias = (jnp.linspace(*ends, layer.bottleneck) for ends in ((3, -2), (0.5, 2), (-20, 20)))
   actual = gpu_1x1.bn_relu_dot_relu(arrays.features, arrays.affine, arrays.kernel, Affine(mean, scale, bias))
-  z = plain_dot(normalised(arrays.features[..., : layer.cin], arrays.affine), arrays.kernel)
+  z = plain_dot(normalized(arrays.features[..., : layer.cin], arrays.affine), arrays.kernel)
   assert_close(actual, jax.nn.relu((z - mean) * scale + bias))
 
 
@@ -142,7 +142,7 @@ def test_backward_product(name):
     arrays.features, arrays.affine, arrays.kernel, arrays.gz, arrays.gradient
   )
   x = arrays.features[..., : layer.cin]
-  _, pullback = jax.vjp(plain_dot, normalised(x, arrays.affine), arrays.kernel)
+  _, pullback = jax.vjp(plain_dot, normalized(x, arrays.affine), arrays.kernel)
   g, expected_kernel_gradient = pullback(arrays.gz)
   assert_close(gradient[..., : layer.cin], arrays.gradient[..., : layer.cin] + arrays.affine.scale * g)
   np.testing.assert_array_equal(gradient[..., layer.cin :], arrays.gradient[..., layer.cin :])
@@ -159,7 +159,7 @@ def test_backward_convolution(name):
     arrays.z, affine, kernel, arrays.mask, arrays.gy, dilation=layer.dilation
   )
   conv = functools.partial(plain_conv, dilation=layer.dilation, mask=arrays.mask)
-  _, pullback = jax.vjp(conv, normalised(arrays.z, affine), kernel)
+  _, pullback = jax.vjp(conv, normalized(arrays.z, affine), kernel)
   g, expected_kernel_gradient = pullback(arrays.gy)
   assert_close(actual, g)
   assert_close(kernel_gradient, expected_kernel_gradient)
