@@ -6,7 +6,7 @@ import argparse
 
 from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.evaluation.batch_norm import largest_changes, recalibrated_statistics
+from dense_aspp_jax.evaluation.batch_norm import largest_changes, precise_bn_statistics
 from dense_aspp_jax.files import check_writable
 from dense_aspp_jax.training.run import RECALIBRATED_FOLDER, load_run
 
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
   if batch_size is None:
     raise InputError(f'{args.workdir}: trained elsewhere, with an unknown batch size; give --batch-size')
   split = run.load_train_split(args.data_dir)
-  after = recalibrated_statistics(
+  after = precise_bn_statistics(
     run.model, run.variables, split, run.predictor.preprocessing, batch_size=batch_size
   )
   changes = largest_changes(before, after)

@@ -69,7 +69,7 @@ class BatchStatisticsPredictor(BatchPredictor):
     return np.asarray(self._predict(self._variables, images, tuple(output_size)))
 
 
-def recalibrated_statistics(
+def precise_bn_statistics(
   model: SegmentationModel,
   variables: Mapping[str, Any],
   split: Sequence[CachedExample],

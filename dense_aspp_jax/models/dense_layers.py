@@ -74,7 +74,7 @@ class DenseLayer(nn.Module):
   def arrays(self, channels: int, batch_size: int, train: bool) -> DenseLayerArrays:
     """The layer as the fused block takes it, for `channels` input channels; draws the dropout mask."""
     kernel2, bias2 = kernel_and_bias(self.conv2, self.bottleneck_width or channels)
-    norm1 = kernel1 = norm2 = kept = None
+    norm1 = kernel1 = norm2 = dropout_mask = None
     if self.leading_norm:
       norm1 = self.norm1.arrays(channels) if train else self.norm1.affine(channels, None)
     if self.bottleneck_width:
@@ -86,8 +86,10 @@ class DenseLayer(nn.Module):
       if not train and bias1 is not None:
         norm2 = norm2._replace(mean=norm2.mean - bias1)
     if train and self.dropout_rate:
-      kept = self.dropout(jnp.ones((batch_size, 1, 1, self.growth_rate), kernel2.dtype), deterministic=False)
-    return DenseLayerArrays(norm1, kernel1, norm2, kernel2, bias2, kept)
+      dropout_mask = self.dropout(
+        jnp.ones((batch_size, 1, 1, self.growth_rate), kernel2.dtype), deterministic=False
+      )
+    return DenseLayerArrays(norm1, kernel1, norm2, kernel2, bias2, dropout_mask)
 
   def update(self, channels: int, x_moments: Moments, z_moments: Moments | None) -> None:
     """Updates the running statistics with the moments of the input and of the bottleneck without bias."""

@@ -5,7 +5,7 @@ import numpy as np
 
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.datasets.data import Data
-from dense_aspp_jax.evaluation.batch_norm import recalibrated_statistics
+from dense_aspp_jax.evaluation.batch_norm import precise_bn_statistics
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.training.run import load_run
 
@@ -29,7 +29,7 @@ def test_statistics_are_of_the_training_split_and_evaluate_takes_them(scene_run,
   stored = run.config['data']
   data = Data(dataset=stored['dataset'], label_set=run.label_set.name, image_size=(32, 64), held_out=('1',))
   split = data.open_train(label_set=run.label_set, cached=False)
-  expected = recalibrated_statistics(
+  expected = precise_bn_statistics(
     run.model, before.variables, split, run.predictor.preprocessing, batch_size=3
   )
   jax.tree.map(np.testing.assert_array_equal, run.variables['batch_stats'], expected)

@@ -12,7 +12,7 @@ from dense_aspp_jax.errors import RunError
 from dense_aspp_jax.evaluation.batch_norm import (
   BatchStatisticsPredictor,
   largest_changes,
-  recalibrated_statistics,
+  precise_bn_statistics,
   without_dropout,
 )
 from dense_aspp_jax.evaluation.evaluate import evaluate
@@ -63,7 +63,7 @@ def split():
 @pytest.fixture(scope='module')
 def recalibrated(network, split):
   """By batch size; of five images."""
-  return {n: recalibrated_statistics(*network, split, PREPROCESSING, batch_size=n) for n in (5, 2)}
+  return {n: precise_bn_statistics(*network, split, PREPROCESSING, batch_size=n) for n in (5, 2)}
 
 
 def normalized(examples):
@@ -115,7 +115,7 @@ def test_every_layer_of_a_network_merges_its_batches(network, split, recalibrate
 
   reached = {name: statistics for name, statistics in found.items() if name != 'auxiliary'}
   assert check(reached, *batches) == 6  # of the extractor, two of each layer, the final one
-  plain = recalibrated_statistics(reference_model(model), variables, split, PREPROCESSING, batch_size=2)
+  plain = precise_bn_statistics(reference_model(model), variables, split, PREPROCESSING, batch_size=2)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, plain)
 
 
@@ -132,7 +132,7 @@ def test_statistics_that_are_not_finite_are_refused(network, split):
   params = {**variables['params'], 'extractor': {'conv': {'kernel': np.full((8, 8, 3, 3), np.inf)}}}
   params['extractor']['norm'] = variables['params']['extractor']['norm']
   with pytest.raises(RunError, match='not finite over these images'):
-    recalibrated_statistics(model, {**variables, 'params': params}, split[:1], PREPROCESSING, batch_size=1)
+    precise_bn_statistics(model, {**variables, 'params': params}, split[:1], PREPROCESSING, batch_size=1)
 
 
 def test_largest_changes_by_hand():

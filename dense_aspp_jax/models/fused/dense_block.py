@@ -52,7 +52,7 @@ class DenseLayerArrays(NamedTuple):
     norm2: The second BN; None without a 1x1.
     kernel2: 3x3 kernel.
     bias2: Bias of the 3x3; None: there is none.
-    kept: Dropout: factor of each new channel of each image; None: no dropout. Gets no gradient.
+    dropout_mask: Factor of each new channel of each image; None: no dropout. Gets no gradient.
   """
 
   norm1: tuple[Float[Array, ' cin'], Float[Array, ' cin']] | Affine | None
@@ -60,7 +60,7 @@ class DenseLayerArrays(NamedTuple):
   norm2: tuple[Float[Array, ' ci'], Float[Array, ' ci']] | Affine | None
   kernel2: Float[Array, '3 3 ci k']
   bias2: Float[Array, ' k'] | None = None
-  kept: Float[Array, 'b 1 1 k'] | None = None
+  dropout_mask: Float[Array, 'b 1 1 k'] | None = None
 
 
 class DenseBlockPlan(NamedTuple):
@@ -179,7 +179,7 @@ def _on_each_device(f: Callable, axes: tuple[str, ...], in_specs: Any, out_specs
 def _layer_specs(layers: list[DenseLayerArrays], axes: tuple[str, ...]) -> list[DenseLayerArrays]:
   """Parameters are the same on all devices; dropout follows the images."""
   return [
-    jax.tree.map(lambda _: P(), layer)._replace(kept=None if layer.kept is None else P(axes))
+    jax.tree.map(lambda _: P(), layer)._replace(dropout_mask=None if layer.dropout_mask is None else P(axes))
     for layer in layers
   ]
 
@@ -209,7 +209,7 @@ def _forward_local(plan, axes, x, x_moments, layers):
     y = ops.bn_relu_conv(z, affine, layer.kernel2.astype(dtype), mask, dilation=dilation)
     if layer.bias2 is not None:
       y = y + layer.bias2.astype(dtype)
-    if layer.kept is not None:
+    if layer.dropout_mask is not None:
       y = y * _kept_by_phase(layer, plan.phases).astype(dtype)
     features = lax.dynamic_update_slice(features, y, (0, 0, 0, channels))
     y_moments = merged_moments(moments(y, mask), axes)
@@ -241,7 +241,7 @@ def _backward_local(plan, axes, saved, layers, gradient, moments_gradient):
     gy = buffer[..., channels:end].astype(through_moments.dtype) + through_moments
     gy = _masked(gy, mask).astype(dtype)
     bias2, kernel1, norm1, norm2 = None, None, None, None
-    if layer.kept is not None:
+    if layer.dropout_mask is not None:
       gy = gy * _kept_by_phase(layer, plan.phases).astype(dtype)
     if layer.bias2 is not None:
       bias2 = jnp.sum(gy, (0, 1, 2), dtype=accumulation_dtype(dtype))
@@ -268,12 +268,12 @@ def _backward_local(plan, axes, saved, layers, gradient, moments_gradient):
       norm1, x_moments_gradient = _norm_gradients(sums, affine, x_moments, axes)
       moments_gradient = jax.tree.map(jnp.add, moments_gradient, x_moments_gradient)
     local[index] = (kernel1, kernel2_gradient, bias2)
-    whole[index] = (norm1, norm2, None if layer.kept is None else jnp.zeros_like(layer.kept))
+    whole[index] = (norm1, norm2, None if layer.dropout_mask is None else jnp.zeros_like(layer.dropout_mask))
   if axes:
     local = lax.psum(local, axes)
   gradients = [
-    DenseLayerArrays(norm1, kernel1, norm2, kernel2, bias2, kept)
-    for (kernel1, kernel2, bias2), (norm1, norm2, kept) in zip(local, whole, strict=True)
+    DenseLayerArrays(norm1, kernel1, norm2, kernel2, bias2, dropout_mask)
+    for (kernel1, kernel2, bias2), (norm1, norm2, dropout_mask) in zip(local, whole, strict=True)
   ]
   gradients = jax.tree.map(lambda g, value: g.astype(value.dtype), gradients, layers)
   return batch_to_space(buffer[..., :channels], plan.phases, size), moments_gradient, gradients
@@ -304,4 +304,4 @@ def _masked(x: Array, mask: Mask) -> Array:
 
 
 def _kept_by_phase(layer: DenseLayerArrays, phases: int) -> Array:
-  return jnp.tile(layer.kept, (phases**2, 1, 1, 1))
+  return jnp.tile(layer.dropout_mask, (phases**2, 1, 1, 1))

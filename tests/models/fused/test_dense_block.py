@@ -49,7 +49,7 @@ def draw_layers(rng, batch, count, *, bottleneck=4, first_norm=True, biases=Fals
         norm2=norm(bottleneck) if bottleneck else None,
         kernel2=rng.normal(size=(3, 3, bottleneck or channels, GROWTH)),
         bias2=rng.normal(size=GROWTH) if biases else None,
-        kept=1.5 * (rng.random((batch, 1, 1, GROWTH)) > 0.3) if dropout else None,
+        dropout_mask=1.5 * (rng.random((batch, 1, 1, GROWTH)) > 0.3) if dropout else None,
       )
     )
   return layers
@@ -75,7 +75,7 @@ def written_out(x, layers, dilations, of_x=None):
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     )
     y = y if layer.bias2 is None else y + layer.bias2
-    x = jnp.concatenate([x, y if layer.kept is None else y * layer.kept], -1)
+    x = jnp.concatenate([x, y if layer.dropout_mask is None else y * layer.dropout_mask], -1)
   return x
 
 
@@ -115,7 +115,7 @@ def draw_weights(x, layers):
 
 def without_dropout(gradients):
   of_x, of_layers = gradients
-  return of_x, [layer._replace(kept=None) for layer in of_layers]
+  return of_x, [layer._replace(dropout_mask=None) for layer in of_layers]
 
 
 assert_exact = functools.partial(exactness.assert_exact, tolerance=1e-10, smallest=0)
@@ -189,7 +189,7 @@ def test_devices_exchange_sums_but_no_features():
 def test_float64_inference_is_exact(case):
   with jax.enable_x64(True):
     x, layers, plan = make(case, 2)
-    layers = [layer._replace(kept=None) for layer in layers]
+    layers = [layer._replace(dropout_mask=None) for layer in layers]
     rng = np.random.default_rng(2)
     of_x, arrays = [], []
 
