@@ -9,7 +9,7 @@ from typing import TypeVar
 import tqdm
 
 T = TypeVar('T')
-_SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_LINES = 10.0
 _silent = False
 
 
@@ -31,7 +31,7 @@ def progress_bar(
   return tqdm.tqdm(
     **options,
     file=_Lines(sys.stderr),
-    mininterval=_SECONDS_BETWEEN_LINES,
+    mininterval=SECONDS_BETWEEN_LINES,
     miniters=1,
     position=0,  # no cursor movement for nested bars
     bar_format='{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]',

@@ -13,7 +13,7 @@ class Terminal(io.StringIO):
 def test_items_pass_through_and_lines_are_plain_where_there_is_no_terminal(monkeypatch):
   stream = io.StringIO()
   monkeypatch.setattr(sys, 'stderr', stream)
-  monkeypatch.setattr(progress_module, '_SECONDS_BETWEEN_LINES', 0)
+  monkeypatch.setattr(progress_module, 'SECONDS_BETWEEN_LINES', 0)
   assert list(progress([1, 2, 3], 'counting', unit='sheep')) == [1, 2, 3]
   lines = stream.getvalue().splitlines()
   assert '\r' not in stream.getvalue()
