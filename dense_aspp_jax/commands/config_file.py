@@ -11,7 +11,13 @@ from collections.abc import Iterator
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+import dense_aspp_jax
 from dense_aspp_jax.errors import InputError
+
+CONFIG_HELP = (
+  "configuration file (Python code, which is executed), or the name of one of the package's, such as "
+  "'camvid'; --config.FIELD=VALUE overrides a field"
+)
 
 
 def add_config_argument(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +26,7 @@ def add_config_argument(parser: argparse.ArgumentParser) -> None:
     '--config',
     required=True,
     metavar='FILE',
-    help='configuration file (Python code, which is executed); --config.FIELD=VALUE overrides a field',
+    help=CONFIG_HELP,
   )
 
 
@@ -33,16 +39,16 @@ def read_config_file(args: argparse.Namespace) -> ConfigDict:
   Raises:
     InputError: No such file, an error in it, an unknown field, or a value of the wrong type.
   """
-  if not pathlib.Path(args.config.partition(':')[0]).is_file():
-    raise InputError(f'--config={args.config}: no such file; see configs/ for those that exist')
+  name, *argument = args.config.split(':', maxsplit=1)
+  path = _find(name)
   foreign = [a for a in args.config_arguments if not a.startswith('--config.')]
   if foreign:
     raise InputError(f'unknown arguments: {" ".join(foreign)}; fields are set as --config.FIELD=VALUE')
-  arguments = ['dense-aspp', f'--config={args.config}', *args.config_arguments]
+  arguments = ['dense-aspp', f'--config={":".join([str(path), *argument])}', *args.config_arguments]
   values = flags.FlagValues()
   config_flags.DEFINE_config_file('config', flag_values=values, lock_config=True, sys_argv=arguments)
   try:
-    with _importable_beside(pathlib.Path(args.config)):
+    with _importable_beside(path):
       values(arguments)
     config = values.config
   except Exception as error:  # the file is code: it may raise anything
@@ -55,13 +61,29 @@ def read_config_file(args: argparse.Namespace) -> ConfigDict:
   return config
 
 
+def shipped_configs() -> pathlib.Path:
+  """The folder of the package's configurations: inside an installed package, beside it in a checkout."""
+  package = pathlib.Path(dense_aspp_jax.__file__).parent
+  inside = package / 'configs'
+  return inside if inside.is_dir() else package.with_name('configs')
+
+
+def _find(name: str) -> pathlib.Path:
+  """The file of this path, or the package's configuration of this name. Raises InputError."""
+  folder = shipped_configs()
+  for path in (pathlib.Path(name), folder / f'{name}.py'):
+    if path.is_file():
+      return path
+  names = ', '.join(sorted(path.stem for path in folder.glob('*.py')))
+  raise InputError(f'--config={name}: no such file; expected a file, or one of the package: {names}')
+
+
 @contextlib.contextmanager
 def _importable_beside(path: pathlib.Path) -> Iterator[None]:
-  """Lets a file in configs/ say `from configs import default`, from wherever the command is called."""
-  added = [str(path.absolute().parents[1]), str(pathlib.Path.cwd())]
-  sys.path.extend(added)
+  """Lets a configuration say `from configs import default`, wherever it and the current directory are."""
+  before = list(sys.path)
+  sys.path += [str(path.absolute().parents[1]), str(pathlib.Path.cwd()), str(shipped_configs().parent)]
   try:
     yield
   finally:
-    for entry in added:
-      sys.path.remove(entry)
+    sys.path[:] = before

@@ -21,7 +21,7 @@ from dense_aspp_jax.analysis.receptive_field import (
   measure_field,
   scales_figure,
 )
-from dense_aspp_jax.commands.config_file import read_config_file
+from dense_aspp_jax.commands.config_file import CONFIG_HELP, read_config_file
 from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least, check_output_folder
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import write_json
@@ -36,8 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--config',
     metavar='FILE',
-    help='configuration file (Python code, which is executed); --config.FIELD=VALUE overrides a field; '
-    'default: that stored in --workdir',
+    help=f'{CONFIG_HELP}; default: that stored in --workdir',
   )
   parser.add_argument(
     '--workdir', type=pathlib.Path, help="measure with a run's parameters; default: random initial ones"

@@ -137,10 +137,24 @@ def test_a_configuration_imports_the_one_beside_it_from_anywhere(tmp_path, monke
   assert sys.path == before
 
 
+def test_the_configurations_of_the_package_have_names_from_any_directory(tmp_path, monkeypatch, capsys):
+  """Also for a file of one's own that begins with them, as docs/own_data.md has it."""
+  own = tmp_path / 'configs' / 'mine.py'
+  own.parent.mkdir()
+  own.write_text('from configs import default\n\n\ndef get_config():\n  return default.get_config()\n')
+  monkeypatch.chdir(tmp_path)
+  totals = []
+  for config in ('default', str(own)):
+    assert main(['parameters', f'--config={config}', '--json']) == 0
+    totals.append(json.loads(capsys.readouterr().out)['total'])
+  assert totals == [9_206_676] * 2
+
+
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
     (['--config=nowhere.py'], 'no such file'),
+    (['--config=nowhere'], 'camvid, camvid_efficientnet_lite'),
     ([f'--config={DEFAULT}', '--config.model.growth_rat=3'], 'growth_rat'),
     ([f'--config={DEFAULT}', '--config.model.growth_rate=many'], 'growth_rate'),
     (

@@ -154,7 +154,8 @@ def _build_own_wheel(folder: pathlib.Path, commit: str | None) -> pathlib.Path:
   with tempfile.TemporaryDirectory() as scratch:
     copy = pathlib.Path(scratch, 'checkout')
     ignored = shutil.ignore_patterns('__pycache__', '.*')
-    shutil.copytree(ROOT / 'dense_aspp_jax', copy / 'dense_aspp_jax', ignore=ignored)
+    for name in ('dense_aspp_jax', 'configs'):
+      shutil.copytree(ROOT / name, copy / name, ignore=ignored)
     for name in ('pyproject.toml', 'README.md', 'LICENSE'):
       shutil.copy(ROOT / name, copy)
     if commit is not None:  # provenance.py reads it
