@@ -70,8 +70,11 @@ def run(args: argparse.Namespace) -> int:
   if args.output is None and not args.check:
     raise InputError('expected --output DIR, --check, or both')
   convert = _convert_dense_aspp if args.architecture in PAPER_MODELS else _convert_extractor
+  if args.input:
+    convert(args, args.input)
+    return 0
   with tempfile.TemporaryDirectory(prefix='weights_') as folder:
-    convert(args, args.input or _download(args.architecture, pathlib.Path(folder)))
+    convert(args, _download(args.architecture, pathlib.Path(folder)))
   return 0
 
 

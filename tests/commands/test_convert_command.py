@@ -55,6 +55,11 @@ def test_convert_says_how_to_train_with_what_it_wrote(file, tmp_path, capsys):
   assert json.loads((output / 'weights.json').read_text())['file'] == 'tiny.pth'
 
 
+def test_a_file_is_converted_where_nothing_temporary_can_be_written(file, tmp_path, monkeypatch):
+  monkeypatch.setattr('tempfile.tempdir', str(tmp_path / 'missing'))
+  assert run('--architecture', 'densenet_tiny', '--input', file, '--output', tmp_path / 'out') == 0
+
+
 def test_check_prints_the_difference_of_every_stage_from_the_stored_reference(file, capsys, monkeypatch):
   monkeypatch.setattr(parity, 'REFERENCES', REFERENCES)
   assert run('--architecture', 'densenet_tiny', '--input', file, '--check') == 0
