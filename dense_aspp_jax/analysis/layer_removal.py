@@ -115,6 +115,7 @@ def analyse_layer_removal(
   """
   whole, dilation_rates = predictor.variables, predictor.model.dense_aspp.dilation_rates
   settings = removal_settings(len(dilation_rates))
+  top = [removed for kind, removed in settings if kind != 'single']
   drawn = [split[index] for index in range(min(num_pictures, len(split)))]
   scored: dict[tuple[int, ...], Scores] = {}
   predictions = {}
@@ -126,10 +127,10 @@ def analyse_layer_removal(
       predictor.update(remove_layers(whole, removed))
       counts = evaluate(predictor, split, label_set, batch_size=batch_size, show_progress=False)
       scored[removed] = counts.scores()
-      predictions[removed] = [prediction for _, prediction in predict_split(predictor, drawn, batch_size)]
+      if removed in top:  # these are drawn
+        predictions[removed] = [prediction for _, prediction in predict_split(predictor, drawn, batch_size)]
   finally:
     predictor.update(whole)
-  top = [removed for kind, removed in settings if kind != 'single']
   large, small = large_and_small(split, label_set)
   figure = curves_figure([scored[removed] for removed in top], {'large': large, 'small': small})
   save_figure(output / 'curves.png', figure)
