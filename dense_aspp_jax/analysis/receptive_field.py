@@ -185,6 +185,7 @@ def scales_figure(paths: Sequence[CascadePath], extractor: Field) -> Figure:
   axes.minorticks_off()
   axes.margins(x=0.08, y=0.12)
   axes.set_xlim(left=0)
+  axes.set_ylim(top=min(axes.get_ylim()[1], 150))  # no tick above 100 %
   axes.grid(alpha=0.3)
   axes.set(xlabel='side of the receptive field in feature-map pixels', ylabel='share of it that is read')
   in_image = (lambda x: (x - 1) * stride + offset, lambda x: (x - offset) / stride + 1)

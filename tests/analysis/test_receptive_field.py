@@ -188,6 +188,16 @@ def test_each_path_is_a_mark():
   assert top.get_xlim() == pytest.approx(((low - 1) * 4 + 11, (high - 1) * 4 + 11))
 
 
+@pytest.mark.parametrize('dilation_rates', [(1,), (1, 1), SLIDES])
+def test_no_share_above_100_percent_is_marked(dilation_rates):
+  extractor = Field(Span(-5, 5, 4), Span(-5, 5, 4), False)
+  figure = scales_figure(cascade_paths(dilation_rates, extractor), extractor)
+  figure.draw_without_rendering()
+  axes = figure.axes[0]
+  low, high = axes.get_ylim()
+  assert max(tick for tick in axes.get_yticks() if low <= tick <= high) <= 100
+
+
 def test_squares_stand_where_the_fields_are():
   gradient = np.zeros((40, 60))
   gradient[20, 30] = 0.96
