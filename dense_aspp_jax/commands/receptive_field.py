@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
   save_figure(output / 'scales.png', scales_figure(paths, extractor))
   figure = effective_figure(measured, extractor, paths[-1], f'{config.model.extractor}, {source}')
   save_figure(output / 'receptive_field.png', figure)
-  about = loaded.describe() if loaded else {}
+  about = loaded.describe() if loaded else {'provenance': provenance()}
   write_json(
     output / 'receptive_field.json',
     {
@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
       **{name: about.get(name) for name in ('workdir', 'checkpoint', 'step', 'weights', 'bn')},
       'seed': config.seed,
       'config': config.to_dict(),
-      'provenance': provenance(),
+      'provenance': about['provenance'],
     },
   )
   held = ', '.join(f'{share} of the gradient within {side:g}' for share, side in sides.items())

@@ -64,21 +64,21 @@ def _write_report(args: argparse.Namespace) -> pathlib.Path:
   first_examples = functools.cache(  # in memory, for the analyses read them many times
     lambda: list(itertools.islice(evaluation_examples(split), args.images))
   )
-  about = run.describe()
-  subject = {key: about[key] for key in ('checkpoint', 'step', 'weights', 'bn', 'dataset')}
+  subject = {key: getattr(run, key) for key in ('checkpoint', 'step', 'weights', 'bn')}
+  subject |= {'dataset': run.data.dataset, 'split': args.split, 'data_dir': args.data_dir}
   analyses = {}
   for name, analyse, options in (
     ('similarity', analyse_similarity, {'layer': 'dense_aspp', 'num_pictures': 2}),  # a heat map per class
     ('layer_removal', analyse_layer_removal, {'batch_size': batch_size, 'num_pictures': 3}),
   ):
-    of_this = {**subject, 'split': args.split, 'data_dir': args.data_dir, 'layer': options.get('layer')}
+    of_this = {**subject, 'layer': options.get('layer')}
     analyses[name] = read_analysis(args.workdir / 'analysis' / name, of_this)
     if analyses[name] is None:
       with tempfile.TemporaryDirectory() as folder:
         found = analyse(predictor, first_examples(), label_set, **options, output=pathlib.Path(folder))
         analyses[name] = Analysis.with_pictures(found, pathlib.Path(folder))
   page = render_report(
-    about,
+    run.describe(),  # with the time at which the report is written
     confusion,
     predict_examples(predictor, split, label_set, args.pictures, batch_size),
     **analyses,
