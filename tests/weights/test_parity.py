@@ -225,6 +225,8 @@ def test_differences_are_relative_to_the_largest_value_and_infinite_for_another_
 def test_every_architecture_has_a_reference():
   assert {f'{name}.drawn' for name in EXTRACTORS} - REFERENCES == {'densenet_small.drawn'}
   assert 'convnext_tiny.drawn_timm' in REFERENCES
+  released = {path.stem for path in RELEASED.iterdir()}
+  assert released == {f'efficientnet_lite{i}.released' for i in range(3)}
 
 
 @pytest.mark.parametrize(
