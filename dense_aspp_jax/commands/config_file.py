@@ -82,7 +82,9 @@ def _find(name: str) -> pathlib.Path:
 def _importable_beside(path: pathlib.Path) -> Iterator[None]:
   """Lets a configuration say `from configs import default`, wherever it and the current directory are."""
   before = list(sys.path)
-  sys.path += [str(path.absolute().parents[1]), str(pathlib.Path.cwd()), str(shipped_configs().parent)]
+  own, shipped = path.absolute().parents[1], shipped_configs().parent
+  # One of the package's never takes the `configs` of the current directory.
+  sys.path += [str(shipped)] if own == shipped else [str(own), str(pathlib.Path.cwd()), str(shipped)]
   try:
     yield
   finally:

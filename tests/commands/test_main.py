@@ -142,7 +142,10 @@ def test_the_configurations_of_the_package_have_names_from_any_directory(tmp_pat
   own = tmp_path / 'configs' / 'mine.py'
   own.parent.mkdir()
   own.write_text('from configs import default\n\n\ndef get_config():\n  return default.get_config()\n')
-  monkeypatch.chdir(tmp_path)
+  other = tmp_path / 'other' / 'configs'  # a package of another project
+  other.mkdir(parents=True)
+  (other / '__init__.py').touch()
+  monkeypatch.chdir(other.parent)
   totals = []
   for config in ('default', str(own)):
     assert main(['parameters', f'--config={config}', '--json']) == 0
