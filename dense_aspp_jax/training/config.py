@@ -179,7 +179,7 @@ def parse_config(config: ConfigDict | Mapping[str, Any], num_devices: int = 1) -
   Raises:
     InputError: Names the field, what was found and what is expected.
   """
-  _check_names(config)
+  check_names(config)
   fields.check_integer('seed', config['seed'], 0, 2**32 - 1)
   sections = {name: cls(**config[name]) for name, cls in _SECTIONS.items()}
   sections['model'] = sections['model'].create()
@@ -204,10 +204,11 @@ def parse_config(config: ConfigDict | Mapping[str, Any], num_devices: int = 1) -
   return checked
 
 
-def _check_names(config: Mapping[str, Any]) -> None:
+def check_names(config: Mapping[str, Any]) -> None:
+  """Raises InputError for fields that are unknown or missing."""
   expected = {f'{name}.{field.name}' for name, cls in _SECTIONS.items() for field in dataclasses.fields(cls)}
   expected.add('seed')
-  found = set(flatten_dict(plain(config), sep='.'))
+  found = set(flatten_dict(plain(config), keep_empty_nodes=True, sep='.'))
   problems = [f'unknown field config.{name}' for name in sorted(found - expected)]
   problems += [f'missing field config.{name}' for name in sorted(expected - found)]
   if problems:

@@ -28,7 +28,7 @@ from dense_aspp_jax.progress import progress_bar, say
 from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.checkpoints import EMA, LATEST, RAW, Checkpoints, has_latest
-from dense_aspp_jax.training.config import Config, parse_config, plain
+from dense_aspp_jax.training.config import Config, check_names, parse_config, plain
 from dense_aspp_jax.training.log import RunLog
 from dense_aspp_jax.training.monitor import StepMonitor
 from dense_aspp_jax.training.stop import StopSignals
@@ -58,6 +58,7 @@ def train_and_evaluate(
   mesh = Mesh(np.array(jax.devices()), ('data',))
   replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P('data'))
   given = plain(config)
+  check_names(given)  # `stored` has one more
   stored = workdirs.to_store(workdir, given)
   checked = parse_config(workdirs.resolve(stored), mesh.size)
   label_set, training = checked.label_set, checked.training
