@@ -199,29 +199,30 @@ class Network:
     check_number('model.dropout_rate', self.dropout_rate, at_least=0, below=1)
     check_choice('model.compute_dtype', self.compute_dtype, tuple(COMPUTE_DTYPES))
     check_choice('model.implementation', self.implementation, IMPLEMENTATIONS)
+
+  def create(self) -> SegmentationModel:
+    """Makes the network.
+
+    Raises:
+      InputError: A value that the extractor does not take, or that a head does not go with.
+    """
+    dtype = COMPUTE_DTYPES[self.compute_dtype]
+    shared = {'dtype': dtype, 'implementation': self.implementation, 'rematerialize': self.rematerialize}
+    extractor = create_extractor(
+      self.extractor,
+      output_stride=self.output_stride,
+      last_layer=self.last_layer,
+      fourth_transition=self.fourth_transition,
+      **shared,
+    )
     if (self.skip_head or self.auxiliary_head) and self.last_layer in ('denseblock2', 'transition2'):
       raise InputError(
         f'config.model.last_layer = {self.last_layer!r} with config.model.skip_head = {self.skip_head}, '
         f'config.model.auxiliary_head = {self.auxiliary_head}: these need dense block 3; set neither, or '
         'another last_layer'
       )
-
-  def create(self) -> SegmentationModel:
-    """Makes the network.
-
-    Raises:
-      InputError: A value of the extractor's that it does not take, with the field's name.
-    """
-    dtype = COMPUTE_DTYPES[self.compute_dtype]
-    shared = {'dtype': dtype, 'implementation': self.implementation, 'rematerialize': self.rematerialize}
     return SegmentationModel(
-      extractor=create_extractor(
-        self.extractor,
-        output_stride=self.output_stride,
-        last_layer=self.last_layer,
-        fourth_transition=self.fourth_transition,
-        **shared,
-      ),
+      extractor=extractor,
       dense_aspp=DenseASPP(
         dilation_rates=self.dilation_rates,
         growth_rate=self.growth_rate,

@@ -18,24 +18,12 @@ from dense_aspp_jax.models.segmentation import SegmentationModel, create_model
 from dense_aspp_jax.models.upsampling import bilinear_matrix
 
 
-def convolve(x, kernel):
-  """A convolution with odd kernel, zero padded to the same size."""
-  kernel = np.asarray(kernel, np.float64)
-  side = kernel.shape[0] // 2
-  padded = np.pad(x, ((0, 0), (side, side), (side, side), (0, 0)))
-  height, width = x.shape[1:3]
-  return sum(
-    padded[:, i : i + height, j : j + width] @ kernel[i, j]
-    for i in range(kernel.shape[0])
-    for j in range(kernel.shape[1])
-  )
-
-
 def conv_norm_relu(x, variables, conv, norm):
-  params, stats = variables['params'], variables['batch_stats'][norm]
-  x = convolve(x, params[conv]['kernel'])
-  x = (x - np.asarray(stats['mean'])) / np.sqrt(np.asarray(stats['var']) + 1e-5)
-  return np.maximum(x * np.asarray(params[norm]['scale']) + np.asarray(params[norm]['bias']), 0)
+  kernel, scale_and_bias = variables['params'][conv]['kernel'], variables['params'][norm]
+  statistics = variables['batch_stats'][norm]
+  return np.stack(
+    [reference.norm_relu(reference.convolution(one, kernel), scale_and_bias, statistics) for one in x]
+  )
 
 
 def test_the_skip_decoder_against_numpy():
@@ -167,3 +155,9 @@ def test_a_network_cut_in_front_of_block_3_is_refused(head):
     InputError, match=rf'last_layer = .transition2.*model\.{head} = True.*need dense block 3'
   ):
     create_model(**TINY, num_classes=5, last_layer='transition2', **{head: True})
+
+
+def test_a_cut_that_the_extractor_does_not_have_is_named_first():
+  fields = {**TINY, 'extractor': 'mobilenet_v3_small'}
+  with pytest.raises(InputError, match='only choice for mobilenet_v3_small'):
+    create_model(**fields, num_classes=5, last_layer='denseblock2', skip_head=True)
