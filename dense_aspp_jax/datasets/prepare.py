@@ -1,7 +1,7 @@
 """Prepares a published data set: checks its files and stores it where tfds keeps it.
 
-Every failure is one `InputError` that names the files. What a user may permit (`allow_partial`, `skip_bad`)
-becomes a warning on stderr.
+What is wrong with the files is one `InputError` that names them. What a user may permit (`allow_partial`,
+`skip_bad`) becomes a warning on stderr.
 """
 
 from __future__ import annotations
@@ -185,5 +185,6 @@ def _find_files(
     yield pathlib.Path(source).expanduser()
   else:
     root.mkdir(parents=True, exist_ok=True)  # on the disk that has room for data sets
-    with tempfile.TemporaryDirectory(prefix=_DOWNLOAD_PREFIX, dir=root) as folder:
+    # The archive is open as long as its files are referred to; NFS then keeps the folder.
+    with tempfile.TemporaryDirectory(prefix=_DOWNLOAD_PREFIX, dir=root, ignore_cleanup_errors=True) as folder:
       yield dataset.download(pathlib.Path(folder))
