@@ -10,6 +10,7 @@ import numpy as np
 
 from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.datasets.threads import map_in_threads
+from dense_aspp_jax.errors import InputError
 
 
 class EvaluationBatch(NamedTuple):
@@ -19,13 +20,11 @@ class EvaluationBatch(NamedTuple):
     image_ids: Ids of the real examples, n <= batch size.
     image: RGB, uint8 `[batch, h, w, 3]`; zeros after the real ones.
     labels: uint8 label maps of the real examples, all of one shape.
-    valid: bool `[batch]`, True for the real ones, which come first.
   """
 
   image_ids: list[str]
   image: np.ndarray
   labels: list[np.ndarray]
-  valid: np.ndarray
 
 
 def evaluation_examples(
@@ -45,10 +44,15 @@ def padded_batches(examples: Iterable[CachedExample], batch_size: int) -> Iterat
   """Groups consecutive examples of equal image and label shape into batches of exactly `batch_size`.
 
   Where the shape changes or the examples end, the batch is filled up with black images.
+
+  Raises:
+    InputError: The batch size is below 1.
   """
+  if batch_size < 1:
+    raise InputError(f'batch_size: {batch_size}; expected at least 1')
   for _, group in itertools.groupby(examples, lambda example: (example.image.shape, example.label.shape)):
     while part := list(itertools.islice(group, batch_size)):
       image_ids, images, labels = map(list, zip(*part, strict=True))
       image = np.zeros((batch_size, *images[0].shape), np.uint8)
       image[: len(part)] = images
-      yield EvaluationBatch(image_ids, image, labels, np.arange(batch_size) < len(part))
+      yield EvaluationBatch(image_ids, image, labels)

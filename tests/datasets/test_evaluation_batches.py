@@ -5,6 +5,7 @@ import pytest
 
 from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples, padded_batches
 from dense_aspp_jax.datasets.examples import CachedExample
+from dense_aspp_jax.errors import InputError
 
 
 def make_examples(shapes):
@@ -27,7 +28,6 @@ def test_evaluation_sees_every_example_exactly_once(process_count, batch_size):
       assert batch.image.shape == (batch_size, 4, 6, 3)
       assert batch.image.dtype == np.uint8
       count = len(batch.image_ids)
-      np.testing.assert_array_equal(batch.valid, [True] * count + [False] * (batch_size - count))
       assert len(batch.labels) == count
       for image_id, image, label in zip(batch.image_ids, batch.image, batch.labels, strict=False):
         index = int(image_id.removeprefix('image_'))
@@ -54,10 +54,11 @@ def test_a_change_of_image_or_label_size_begins_a_new_batch():
     (2, *size, 3) for size in ((4, 6),) * 3 + ((6, 4), (4, 6))
   ]
   assert [batch.labels[0].shape for batch in batches] == [(8, 12), (8, 12), (9, 12), (9, 12), (8, 12)]
-  assert [batch.valid.tolist() for batch in batches] == [
-    [True, True],
-    [True, False],
-    [True, False],
-    [True, True],
-    [True, False],
-  ]
+  filled_up = [batch.image[len(batch.image_ids) :] for batch in batches]
+  assert [len(images) for images in filled_up] == [0, 1, 1, 0, 1]
+  assert not any(images.any() for images in filled_up)
+
+
+def test_a_batch_has_room_for_an_example():
+  with pytest.raises(InputError, match='batch_size: 0'):
+    list(padded_batches(make_examples([((4, 6), (8, 12))]), 0))
