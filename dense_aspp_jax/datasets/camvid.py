@@ -70,7 +70,6 @@ class CamVid(ExampleBuilder, tfds.core.GeneratorBasedBuilder):
 
 
 CAMVID = PublishedDataset(
-  name='camvid',
   builder=CamVid,
   label_set=CAMVID_11,
   counts={'train': 367, 'validation': 101, 'test': 233},

@@ -65,7 +65,6 @@ with registered.skip_registration():  # tfds knows a `cityscapes` already
 
 
 CITYSCAPES = PublishedDataset(
-  name='cityscapes',
   builder=Cityscapes,
   label_set=CITYSCAPES_20,
   counts={'train': 2975, 'validation': 500, 'test': 1525},

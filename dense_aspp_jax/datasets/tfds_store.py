@@ -29,7 +29,6 @@ class PublishedDataset:
   """A data set that is prepared once and then read through tfds.
 
   Attributes:
-    name: As in `config.data.dataset`.
     builder: Its tfds builder, an `ExampleBuilder`.
     label_set: The label set with all ids that may occur.
     counts: Published number of images by split.
@@ -42,7 +41,6 @@ class PublishedDataset:
     generate: Draws so many examples of a split, where there are no files.
   """
 
-  name: str
   builder: type[tfds.core.GeneratorBasedBuilder]
   label_set: LabelSet
   counts: Mapping[str, int]
@@ -53,6 +51,11 @@ class PublishedDataset:
   list_files: Callable[[pathlib.Path], dict[str, Listing]] | None = None
   download: Callable[[pathlib.Path], pathlib.Path] | None = None
   generate: Callable[[str, int], Iterable[Example]] | None = None
+
+  @property
+  def name(self) -> str:
+    """As in `config.data.dataset`."""
+    return self.builder.name
 
   def make_builder(self, data_dir: str | None) -> tfds.core.GeneratorBasedBuilder:
     """Constructs the builder, whether the data set is prepared or not; None: where tfds keeps its data."""

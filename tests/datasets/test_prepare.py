@@ -31,7 +31,7 @@ def make_pair(image_id: str = 'a', size=(4, 6), label_size=None, ids=0) -> Pair:
 
 
 def check(counts, allow_partial=False, skip_bad=0, **pairs):
-  dataset = dataclasses.replace(CAMVID, name='x', counts=counts, image_size=(4, 6))
+  dataset = dataclasses.replace(CAMVID, counts=counts, image_size=(4, 6))
   listings = {split: Listing(split, found, [], []) for split, found in pairs.items()}
   return check_listings(dataset, listings, 'here', allow_partial, skip_bad)
 

@@ -158,12 +158,11 @@ class StreetScenes(ExampleBuilder, tfds.core.GeneratorBasedBuilder):
 
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First version.'}  # noqa: RUF012 (tfds reads a class attribute)
-  BUILDER_CONFIGS = [tfds.core.BuilderConfig(name='default', description='256 x 512 pixels')]  # noqa: RUF012
+  BUILDER_CONFIGS = [tfds.core.BuilderConfig(name='default', description='256 x 512 pixels')]  # noqa: RUF012 (likewise)
   DESCRIPTION = 'Generated street scenes with the labels of Cityscapes.'
 
 
 STREET_SCENES = PublishedDataset(
-  name='street_scenes',
   builder=StreetScenes,
   label_set=CITYSCAPES_20,
   counts={'train': 512, 'validation': 64, 'test': 64},
