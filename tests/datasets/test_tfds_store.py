@@ -118,6 +118,8 @@ def shuffled(folder: pathlib.Path, items: list[tuple[str, bytes]]) -> list[tuple
   shuffler = shuffle.Shuffler(folder, 'salt')
   for key, data in items:
     shuffler.add(key, data)
+  on_disk = sum(len(data) for _, data in items) > shuffle.MAX_MEM_BUFFER_SIZE
+  assert (len(shuffler.bucket_lengths) > 1) == on_disk
   return list(shuffler)
 
 
