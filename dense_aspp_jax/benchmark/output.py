@@ -31,7 +31,7 @@ def append_result(path: pathlib.Path, result: dict[str, Any]) -> None:
 
 
 def lines(result: dict[str, Any]) -> Iterator[str]:
-  """A result of `modes` in lines to print."""
+  """The result of a mode in lines to print."""
   height, width = result['image_size']
   dtype = result.get('compute_dtype', 'uint8')
   yield (

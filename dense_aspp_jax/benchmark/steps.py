@@ -15,10 +15,8 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from dense_aspp_jax.compilation_cache import without_compilation_cache
-from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.evaluation.predictor import Predictor
 from dense_aspp_jax.models.counts import multiply_adds
-from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.training.config import parse_config
 from dense_aspp_jax.training.train_step import create_state, make_train_step
 
@@ -112,10 +110,10 @@ def inference_step(config: ConfigDict) -> Lowered:
   Args:
     config: Checked; gives model, `evaluation.batch_size`, image size and seed.
   """
-  model = create_model(**config.model)
-  batch_size, size = config.evaluation.batch_size, tuple(config.data.image_size)
+  checked = parse_config(config)
+  model, batch_size, size = checked.model, checked.evaluation.batch_size, checked.data.image_size
   variables = jax.jit(model.init)(jax.random.key(config.seed), jnp.zeros((1, 64, 64, 3)))
-  predictor = Predictor(model, variables, Preprocessing(size, config.data.mean, config.data.std))
+  predictor = Predictor(model, variables, checked.data.preprocessing)
   images = predictor.place(random_batch(config, batch_size)['image'])
   begin = time.perf_counter()
   lowered = predictor.step.lower(predictor.variables, images, size)

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--mode',
     default='all',
-    choices=('all', 'train', 'inference', 'input', 'memory'),
+    choices=('all', *ALL, 'memory'),
     help="'memory' compiles the training step in each form; 'all' (default): inference, train, and input "
     'where the data set is prepared',
   )

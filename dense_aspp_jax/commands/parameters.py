@@ -11,7 +11,6 @@ from tabulate import tabulate
 
 from dense_aspp_jax.commands.config_file import add_config_argument, read_config_file
 from dense_aspp_jax.models.counts import PARTS, abstract_variables, count_parameters
-from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.training.config import parse_config
 
 
@@ -23,10 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Prints the table of parameters, or the counts as JSON."""
-  config = read_config_file(args)
-  parse_config(config)
-  model = create_model(**config.model)
-  height, width = config.data.image_size
+  checked = parse_config(read_config_file(args))
+  model, (height, width) = checked.model, checked.data.image_size
   counts = count_parameters(model, (height, width))
   if args.json:
     print(json.dumps(counts))
