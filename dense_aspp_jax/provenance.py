@@ -49,11 +49,12 @@ def provenance() -> dict[str, Any]:
   }
 
 
-def git_commit() -> str | None:
+def git_commit(*folders: str) -> str | None:
   """Returns the commit of the checkout that contains the package.
 
-  '+changes' follows if files are modified or the package has new ones. Without a checkout, returns the
-  content of the package's file COMMIT, which tools/pack_offline.py adds to its wheel, if there is one.
+  '+changes' follows if files are modified, or the package or one of the `folders` of the checkout has new
+  ones. Without a checkout, returns the content of the package's file COMMIT, which tools/pack_offline.py adds
+  to its wheel, if there is one.
   """
   package = pathlib.Path(dense_aspp_jax.__file__).parent
   checkout = package.parent
@@ -63,7 +64,7 @@ def git_commit() -> str | None:
   try:
     commit = _git(checkout, 'rev-parse', 'HEAD')
     modified = _git(checkout, 'status', '--porcelain', '--untracked-files=no')
-    new = _git(checkout, 'ls-files', '--others', '--exclude-standard', '--', str(package))
+    new = _git(checkout, 'ls-files', '--others', '--exclude-standard', '--', str(package), *folders)
     return f'{commit}+changes' if modified or new else commit
   except (OSError, subprocess.CalledProcessError):
     return None

@@ -11,6 +11,7 @@ from dense_aspp_jax.commands.run_arguments import (
   averaging_asked_for,
   averaging_predictor,
 )
+from dense_aspp_jax.datasets.folder import EXTENSIONS
 from dense_aspp_jax.datasets.images import check_image_header, decode_image
 from dense_aspp_jax.datasets.stored_files import StoredFile, files_of_folder
 from dense_aspp_jax.errors import InputError
@@ -20,7 +21,6 @@ from dense_aspp_jax.files import check_writable, write_json
 from dense_aspp_jax.progress import progress, say
 from dense_aspp_jax.training.run import load_run
 
-_EXTENSIONS = ('.png', '.jpg', '.jpeg')
 _FOLDERS = (LABEL_IDS_FOLDER, 'color', 'overlay')
 _RULES = """\
 Images are PNG and JPEG files of any kind. Grey and palette images become RGB; alpha is dropped, the colour
@@ -133,10 +133,10 @@ def find_images(paths: list[pathlib.Path], output: pathlib.Path) -> dict[str, pa
       found = [
         p
         for p in (path / name for name in files_of_folder(path))
-        if p.suffix.lower() in _EXTENSIONS and not p.resolve().is_relative_to(output.resolve())
+        if p.suffix.lower() in EXTENSIONS and not p.resolve().is_relative_to(output.resolve())
       ]
       if not found:
-        raise InputError(f'{path}: holds no image; expected files ending in {", ".join(_EXTENSIONS)}')
+        raise InputError(f'{path}: holds no image; expected files ending in {", ".join(EXTENSIONS)}')
       named = [(p.relative_to(path).with_suffix('').as_posix(), p) for p in found]
     elif path.is_file():
       named = [(path.stem, path)]

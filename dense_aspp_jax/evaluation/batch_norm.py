@@ -19,12 +19,12 @@ from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.errors import RunError
 from dense_aspp_jax.evaluation.predictor import BatchPredictor
+from dense_aspp_jax.models.fused.statistics import EPSILON
 from dense_aspp_jax.models.segmentation import Logits, SegmentationModel, with_fields
 from dense_aspp_jax.models.upsampling import upsampled_argmax
 from dense_aspp_jax.progress import progress_bar
 
 _MEAN, _VARIANCE = 'mean', 'var'  # as flax names them
-_EPSILON = 1e-5  # what most BNs add to a variance
 _Statistics = dict[tuple[str, ...], np.ndarray]  # by path
 
 
@@ -141,7 +141,7 @@ def largest_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict
   for *layer, kind in old:
     if kind == _MEAN:
       mean, variance = (*layer, _MEAN), (*layer, _VARIANCE)
-      old_variance, new_variance = old[variance] + _EPSILON, new[variance] + _EPSILON
+      old_variance, new_variance = old[variance] + EPSILON, new[variance] + EPSILON
       name = '/'.join(layer)
       deviations[name] = float(np.max(np.abs(new[mean] - old[mean]) / np.sqrt(old_variance)))
       factors[name] = float(np.exp(np.max(np.abs(np.log(new_variance / old_variance)))))

@@ -110,6 +110,7 @@ class Run:
       The folder written.
 
     Raises:
+      InputError: The folder holds something else.
       RunError: It cannot be written.
     """
     directory = _statistics_directory(self.workdir, self.step, self.weights)

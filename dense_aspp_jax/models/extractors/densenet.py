@@ -109,7 +109,6 @@ class DenseNet(Extractor):
       many channels as 'transition3'.
     fourth_transition: Whether a transition without pooling halves the channels in front of norm5
       (DeepMotionAIResearch/DenseASPP, models/DenseASPP.py).
-    bottleneck_factor: Bottleneck channels in growth rates (torchvision's bn_size).
   """
 
   growth_rate: int
@@ -117,7 +116,6 @@ class DenseNet(Extractor):
   num_init_features: int
   last_layer: str | None = None
   fourth_transition: bool = False
-  bottleneck_factor: int = 4
   momentum: float = MOMENTUM
 
   def __post_init__(self):
@@ -157,7 +155,7 @@ class DenseNet(Extractor):
     x_moments = moments_of(x)
     # Conv and pooling of the stem, then per block 1 and its transition's pooling; the last has none.
     layers = strides_and_dilations([4, 1, 2, 1, 2, 1, 2, 1, 1], self.output_stride)[1:]
-    widths = self.growth_rate, self.bottleneck_factor * self.growth_rate
+    widths = self.growth_rate, 4 * self.growth_rate  # torchvision's bn_size
     blocks = []
     for number, num_layers in enumerate(self.block_config, start=1):
       (_, dilation), (pool_stride, _) = layers[2 * number - 2 : 2 * number]

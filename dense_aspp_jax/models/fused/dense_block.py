@@ -210,7 +210,7 @@ def _forward_local(plan, axes, x, x_moments, layers):
     if layer.bias2 is not None:
       y = y + layer.bias2.astype(dtype)
     if layer.dropout_mask is not None:
-      y = y * _kept_by_phase(layer, plan.phases).astype(dtype)
+      y = y * _mask_by_phase(layer, plan.phases).astype(dtype)
     features = lax.dynamic_update_slice(features, y, (0, 0, 0, channels))
     y_moments = merged_moments(moments(y, mask), axes)
     x_moments = jax.tree.map(lambda *pair: jnp.concatenate(pair), x_moments, y_moments)
@@ -242,7 +242,7 @@ def _backward_local(plan, axes, saved, layers, gradient, moments_gradient):
     gy = _masked(gy, mask).astype(dtype)
     bias2, kernel1, norm1, norm2 = None, None, None, None
     if layer.dropout_mask is not None:
-      gy = gy * _kept_by_phase(layer, plan.phases).astype(dtype)
+      gy = gy * _mask_by_phase(layer, plan.phases).astype(dtype)
     if layer.bias2 is not None:
       bias2 = jnp.sum(gy, (0, 1, 2), dtype=accumulation_dtype(dtype))
     x_moments = _channels(saved.feature_moments, 0, channels)
@@ -303,5 +303,5 @@ def _masked(x: Array, mask: Mask) -> Array:
   return x if mask is None else jnp.where(mask[..., None], x, 0)
 
 
-def _kept_by_phase(layer: DenseLayerArrays, phases: int) -> Array:
+def _mask_by_phase(layer: DenseLayerArrays, phases: int) -> Array:
   return jnp.tile(layer.dropout_mask, (phases**2, 1, 1, 1))

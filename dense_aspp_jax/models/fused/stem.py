@@ -66,7 +66,11 @@ def _plain_kernel_gradient(x: Array, kernel: Array, gradient: Array) -> Array:
   return jax.vjp(lambda kernel: _plain_convolution(x, kernel), kernel)[1](gradient)[0]
 
 
-def block_kernel_gradient(x: Array, kernel: Array, gradient: Array) -> Array:
+def block_kernel_gradient(
+  x: Float[Array, 'b h w 3'],
+  kernel: Float[Array, '7 7 3 features'],
+  gradient: Float[Array, 'b h2 w2 features'],
+) -> Float[Array, '7 7 3 features']:
   """As one matrix product with the sixteen blocks that each output reads; sums in float32 or better."""
   _, rows, columns, features = gradient.shape
   padded = jnp.pad(_space_to_depth(x), ((0, 0), (2, 1), (2, 1), (0, 0)))
