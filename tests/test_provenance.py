@@ -7,7 +7,7 @@ import jax
 import pytest
 
 import dense_aspp_jax
-from dense_aspp_jax.provenance import provenance
+from dense_aspp_jax.provenance import git_commit, provenance
 
 
 def test_provenance_names_code_libraries_and_device():
@@ -42,5 +42,9 @@ def test_the_commit_is_that_of_the_checkout_and_changes_are_marked(tmp_path, mon
   new.write_text('')
   assert provenance()['git_commit'] == f'{commit}+changes'
   new.unlink()
+  own = tmp_path / 'configs' / 'mine.py'
+  own.parent.mkdir()
+  own.write_text('')
+  assert (git_commit(), git_commit('configs')) == (commit, f'{commit}+changes')
   module.write_text('changed = True')
   assert provenance()['git_commit'] == f'{commit}+changes'

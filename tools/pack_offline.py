@@ -89,7 +89,7 @@ def write_pack(folder: pathlib.Path, args: argparse.Namespace) -> dict[str, Any]
       prepare(args.data, args.source, scratch)
     data_dir = scratch if args.source else args.data_dir
     data = write_jpeg_copy(folder / data_folder, args.data, splits, args.quality, data_dir)
-  commit = git_commit()
+  commit = git_commit('configs')  # packed too
   carried = collect_wheels(folder / 'wheels', target, commit, read_pins(ROOT / 'constraints.txt', target))
   shutil.copytree(ROOT / 'configs', folder / 'configs', ignore=shutil.ignore_patterns('__pycache__', '.*'))
   for file in (ROOT / 'train.py', OFFLINE / 'run.sh', OFFLINE / 'run.py', OFFLINE / 'README.txt'):

@@ -134,6 +134,10 @@ def test_the_pins_are_those_for_the_python_of_the_target(tmp_path):
     '# a comment\njax==2 ; python_version >= "3.12"\njax==1 ; python_version < "3.12"\nPyYAML==6.0.3\n'
   )
   assert wheels.read_pins(tmp_path / 'pins.txt', Target('3.12', {})) == {'jax': '2', 'pyyaml': '6.0.3'}
+  for text in ('jax>=1', '-e .'):
+    (tmp_path / 'pins.txt').write_text(text)
+    with pytest.raises(InputError, match='name==version'):
+      wheels.read_pins(tmp_path / 'pins.txt', Target('3.12', {}))
 
 
 def test_the_known_target_has_what_our_lower_bounds_ask_for():
@@ -203,7 +207,7 @@ def test_data_that_are_not_as_published_are_refused(segnet, tmp_path, without_in
 
 
 def test_the_manifest_describes_every_file(segnet, tmp_path, without_index, monkeypatch, capsys):
-  monkeypatch.setattr(pack_offline, 'git_commit', lambda: 'abc+changes')
+  monkeypatch.setattr(pack_offline, 'git_commit', lambda *_: 'abc+changes')
   weights = tmp_path / 'lite0'
   layouts.write_tree(
     weights, {'weights.json': b'{}', 'checkpoint/params/d': b'1', 'checkpoint/classifier/d': b'unused'}
@@ -263,7 +267,7 @@ def test_what_pip_says_is_said(segnet, tmp_path, monkeypatch, capsys):
     return subprocess.CompletedProcess(command, 1, '', 'WARNING: x\nERROR: No matching distribution found\n')
 
   monkeypatch.setattr(wheels.subprocess, 'run', fail)
-  monkeypatch.setattr(pack_offline, 'git_commit', lambda: None)
+  monkeypatch.setattr(pack_offline, 'git_commit', lambda *_: None)
   assert pack(segnet, tmp_path / 'pack') == 1
   assert capsys.readouterr().err.endswith('pip wheel failed: ERROR: No matching distribution found\n')
   assert not (tmp_path / 'pack').exists()

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import Distribution, distributions
 from typing import NamedTuple
 
@@ -53,7 +53,20 @@ class Target(NamedTuple):
 
 def read_target(path: pathlib.Path) -> Target:
   """Reads a list such as target_packages.txt. Raises InputError if a line is wrong or no Python is given."""
-  packages = {}
+  packages = {canonicalize_name(requirement.name): version for requirement, version in _read_versions(path)}
+  if not (python := packages.pop('python', None)):
+    raise InputError(f'{path}: expected a line python==VERSION')
+  return Target(python, packages)
+
+
+def read_pins(path: pathlib.Path, target: Target) -> dict[str, str]:
+  """Canonical name -> version of what a file of constraints pins for the target. Raises InputError."""
+  versions = _read_versions(path)
+  return {canonicalize_name(r.name): version for r, version in versions if version and target.applies(r)}
+
+
+def _read_versions(path: pathlib.Path) -> Iterator[tuple[Requirement, str | None]]:
+  """The lines `name` or `name==version` of a file. Raises InputError for another line."""
   try:
     lines = path.read_text(encoding='utf-8').splitlines()
   except (OSError, UnicodeDecodeError) as error:
@@ -66,17 +79,7 @@ def read_target(path: pathlib.Path) -> Target:
     specifier = str(requirement.specifier)
     if specifier and (not specifier.startswith('==') or ',' in specifier):
       raise InputError(f'{path}: {text} gives no version; expected name or name==version')
-    packages[canonicalize_name(requirement.name)] = specifier[2:] or None
-  if not (python := packages.pop('python', None)):
-    raise InputError(f'{path}: expected a line python==VERSION')
-  return Target(python, packages)
-
-
-def read_pins(path: pathlib.Path, target: Target) -> dict[str, str]:
-  """Canonical name -> version of the packages in a file of constraints that apply to the target."""
-  lines = (line.partition('#')[0].strip() for line in path.read_text(encoding='utf-8').splitlines())
-  requirements = map(Requirement, filter(None, lines))
-  return {canonicalize_name(r.name): str(r.specifier)[2:] for r in requirements if target.applies(r)}
+    yield requirement, specifier[2:] or None
 
 
 def collect_wheels(
