@@ -79,7 +79,15 @@ class PeerProcess:
 
   def call(self, method: str, *arguments: Any) -> Any:
     """Calls a method and waits for what it returns."""
-    return self.submit(method, *arguments).result()
+    return result_of(self.submit(method, *arguments))
+
+
+def result_of(future: concurrent.futures.Future) -> Any:
+  """What a method of the peer returned; an error there ends the program."""
+  try:
+    return future.result()
+  except Exception as error:  # whatever the other process raised, or its end
+    sys.exit(f'PyTorch: {type(error).__name__}: {error}')
 
 
 def _start_peer(options: dict[str, Any]) -> None:
@@ -170,8 +178,8 @@ def logits_difference(config: ConfigDict, initial: Any, peer: PeerProcess) -> fl
     normalized = preprocessing.normalize(image.astype(np.float32))
     logits = jax.jit(model.apply)(variables, normalized).main
     ours = np.asarray(model.upsample_logits(logits, normalized.shape[1:3]))
-  loaded.result()
-  theirs = theirs.result()
+  result_of(loaded)
+  theirs = result_of(theirs)
   return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
@@ -186,7 +194,7 @@ def compare(mode: str, config: ConfigDict, peers: dict[str, PeerProcess], repeat
   compiled, compile_seconds = benchmark_steps.compile_cold(step)
   run = step.start(compiled)
   first = jax.block_until_ready(run())
-  prepared = {name: future.result() for name, future in prepared.items()}
+  prepared = {name: result_of(future) for name, future in prepared.items()}
   if mode == 'train':
     losses = {'ours': float(first['loss']), **{name: loss for name, (_, loss) in prepared.items()}}
     print('loss of the first step:', *(f'{name} {loss:.5f}' for name, loss in losses.items()))
