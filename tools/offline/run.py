@@ -210,8 +210,8 @@ def train(command: list[str], site: pathlib.Path, deadline: float, grace: float,
       code=1,
     )
   if received and code in (128 + signal.SIGTERM, -signal.SIGTERM):
-    if received[0] != signal.SIGALRM:
-      return 128 + received[0]
+    if asked := [number for number in received if number != signal.SIGALRM]:
+      return 128 + asked[0]
     print(f'out of time; resume with the same command:\n  {again}')
     return 0
   return code if code >= 0 else 128 - code
