@@ -22,6 +22,7 @@ from faults.unguarded import (
   fails_at_second_signal,
   header_alone,
   hides_what_is_not_finite,
+  keeps_unfinished,
   low_byte,
   lower_case_alone,
   never_skips,
@@ -86,7 +87,7 @@ class Guard(NamedTuple):
 
 # fmt: off
 GUARDS = (
-  Guard(1, 'shutil:rmtree', returns(None),
+  Guard(1, 'shutil:rmtree', keeps_unfinished,
         CHECKPOINT + '01_kill_9_during_a_save[2]'),
   Guard(1, 'datasets.train_batches:train_batches', called_with(start_step=0),
         RESUMED),
@@ -100,7 +101,7 @@ GUARDS = (
         CHECKPOINT + '03_a_damaged_best_checkpoint_gives_way'),
   Guard(4, 'training.checkpoint_series:is_checkpoint', returns(True), CHECKPOINT + '04_stray_directories'),
   Guard(5, 'training.checkpoint_series:CheckpointSeries.wait', returns(None), SAVE_THAT_FAILS),
-  Guard(5, 'shutil:rmtree', returns(None),
+  Guard(5, 'shutil:rmtree', keeps_unfinished,
         CHECKPOINT + '05_the_disk_is_full'),
   Guard(6, 'training.stop:StopSignals.__enter__', lambda enter: lambda self: self,
         SIGNAL + '06_a_signal_to_a_process_of_its_own[2-130]'),

@@ -21,6 +21,15 @@ def returns(value: Any) -> Callable[[Callable], Callable]:
   return lambda function: lambda *_, **__: value
 
 
+def keeps_unfinished(rmtree: Callable) -> Callable:
+  """Without the guard, what an interrupted save left stays; finished checkpoints are deleted as ever."""
+
+  def kept(path, *args, **options):
+    return None if '.orbax-checkpoint-tmp' in str(path) else rmtree(path, *args, **options)
+
+  return kept
+
+
 def accepts(value: Any = None) -> Callable[[Callable], Callable]:
   """Without the guard, nothing is raised; the result is `value` where the guard would raise."""
 
