@@ -39,7 +39,7 @@ StepMonitor.add = slow
 
 @pytest.mark.parametrize(('number', 'code'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_scenario_06_a_signal_to_a_process_of_its_own(finished, scene_folder, tmp_path, number, code):
-  """Between two checkpoints; the rest of the run is made by this process, after one of the signals."""
+  """Between two checkpoints; the rest of the run is made by this process."""
   arguments = train_arguments(scene_folder, tmp_path, checkpoint__every_epochs=100.0)
   process = fault_runs.start(arguments, before=SLOW_STEP)
   fault_runs.wait_for_step(tmp_path, 1, process)  # it is logged two steps later
@@ -50,8 +50,7 @@ def test_scenario_06_a_signal_to_a_process_of_its_own(finished, scene_folder, tm
   assert f'dense-aspp train: stopped by {number.name} at step 3 of 4, which is saved' in text
   assert latest(tmp_path) == [3]
   assert [line['step'] for line in fault_runs.log(tmp_path)] == [1, 2, 3]
-  if number == signal.SIGTERM:
-    assert_resumes_to(finished, scene_folder, tmp_path)
+  assert_resumes_to(finished, scene_folder, tmp_path)
 
 
 def test_scenario_07_a_signal_in_the_evaluation(finished, scene_folder, tmp_path, monkeypatch, capsys):
