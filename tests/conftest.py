@@ -10,6 +10,7 @@ os.environ['XLA_FLAGS'] = xla_flags(8)
 
 import jax
 import pytest
+from fake_devices import first_devices
 
 pytest_plugins = ['faults.without_guards']
 
@@ -24,10 +25,14 @@ jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 @pytest.fixture(scope='module')
 def one_device():
   """Where eight are not the matter: on two cores they wait for each other at every batch statistic."""
-  device = jax.devices()[:1]
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(jax, 'devices', lambda: device)
-    patch.setattr(jax, 'local_devices', lambda: device)
+  with first_devices(1):
+    yield
+
+
+@pytest.fixture(scope='module')
+def two_devices():
+  """Where a batch must be spread, but not over all eight."""
+  with first_devices(2):
     yield
 
 

@@ -11,8 +11,8 @@ import sys
 import time
 import types
 
-import jax
 import pytest
+from fake_devices import first_devices
 from tiny_network import SHALLOW
 
 from dense_aspp_jax.commands.main import main
@@ -62,10 +62,7 @@ def train_arguments(folder, workdir, *options, **fields):
 
 def train(folder, workdir, *options, devices=1, **fields):
   """Trains in this process, on the first devices, without the report; the exit code."""
-  chosen = jax.devices()[:devices]
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(jax, 'devices', lambda: chosen)
-    patch.setattr(jax, 'local_devices', lambda: chosen)
+  with first_devices(devices), pytest.MonkeyPatch.context() as patch:
     stub = types.SimpleNamespace(report_run=lambda *_, **__: 'none')
     patch.setitem(sys.modules, 'dense_aspp_jax.commands.report', stub)
     return main(train_arguments(folder, workdir, *options, **fields))

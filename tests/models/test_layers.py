@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference_network as reference
 from flax import linen as nn
 
 from dense_aspp_jax.models.layers import (
@@ -11,21 +12,6 @@ from dense_aspp_jax.models.layers import (
   max_pool_3x3,
   pad_to_multiple,
 )
-
-
-def reference_convolution(x, kernel, stride, dilation):
-  """torch.nn.Conv2d(padding=dilation * (k - 1) // 2) in NumPy loops."""
-  size = kernel.shape[0]
-  padding = dilation * (size - 1) // 2
-  x = np.pad(x, ((padding, padding), (padding, padding), (0, 0)))
-  extent = dilation * (size - 1) + 1
-  height, width = ((n - extent) // stride + 1 for n in x.shape[:2])
-  out = np.zeros((height, width, kernel.shape[3]))
-  for i in range(height):
-    for j in range(width):
-      window = x[i * stride : i * stride + extent : dilation, j * stride : j * stride + extent : dilation]
-      out[i, j] = np.tensordot(window, kernel, axes=3)
-  return out
 
 
 @pytest.mark.parametrize('size', [(8, 10), (9, 11)])
@@ -38,7 +24,7 @@ def test_convolution_pads_as_torch_for_even_and_odd_sizes(size, kernel_size, str
 
   x = np.random.default_rng(0).normal(size=(1, *size, 3)).astype(np.float32)
   variables = Net().init(jax.random.key(0), x)
-  expected = reference_convolution(x[0], np.asarray(variables['params']['conv']['kernel']), stride, dilation)
+  expected = reference.convolution(x[0], np.asarray(variables['params']['conv']['kernel']), stride, dilation)
   np.testing.assert_allclose(Net().apply(variables, x)[0], expected, atol=1e-5)
 
 
@@ -58,7 +44,7 @@ def test_kernels_are_drawn_as_torchvisions():
 
 
 @pytest.mark.parametrize('deviation', [3, 0.01])  # at 0.01 epsilon is a tenth of the variance
-def test_batch_norm_normalises_with_the_batch_and_moves_running_statistics_by_a_tenth(deviation):
+def test_batch_norm_normalizes_with_the_batch_and_moves_running_statistics_by_a_tenth(deviation):
   class Net(nn.Module):
     @nn.compact
     def __call__(self, x, train):

@@ -114,7 +114,7 @@ def test_the_middle_of_a_larger_image_is_taken():
     (0.80, (2.0, 1.9), 4, 'The loss hardly decreases'),
   ],
 )
-def testadvice_names_what_the_figures_say(pixel_accuracy, losses, stride, expected):
+def test_advice_names_what_the_figures_say(pixel_accuracy, losses, stride, expected):
   scores = Scores({'mean_iou': 0.55}, 0.8, {'Pole': 0.2, 'Sky': 0.9, 'Car': None})
   history = [(20, losses[0], 0.1), (40, losses[1], 0.55)]
   result = Overfitted(scores, 40, 1.0, pixel_accuracy, history, stride, np.zeros((1, 1, 3), np.uint8))

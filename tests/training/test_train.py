@@ -26,14 +26,7 @@ from dense_aspp_jax.training.checkpoints import Checkpoints
 from dense_aspp_jax.training.run import load_run
 from dense_aspp_jax.training.train import train_and_evaluate
 
-
-@pytest.fixture(scope='module', autouse=True)
-def _two_devices():
-  devices = jax.devices()[:2]
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(jax, 'devices', lambda: devices)
-    patch.setattr(jax, 'local_devices', lambda: devices)
-    yield
+pytestmark = pytest.mark.usefixtures('two_devices')
 
 
 def make_config(folder, **overrides):
@@ -336,6 +329,14 @@ def test_bad_configuration_is_refused_by_field_before_anything_is_written(
   with pytest.raises(InputError, match=message):
     train_and_evaluate(make_config(scene_folder, **{field: value}), tmp_path / 'work')
   assert not (tmp_path / 'work').exists()
+
+
+def test_a_field_with_the_name_of_the_stored_directory_is_unknown(scene_folder, tmp_path):
+  config = make_config(scene_folder)
+  with config.unlocked():
+    config.directory = str(tmp_path)
+  with pytest.raises(InputError, match=r'unknown field config\.directory'):
+    train_and_evaluate(config, tmp_path / 'work')
 
 
 def test_the_best_checkpoint_has_the_highest_validation_score(finished):
