@@ -1,6 +1,8 @@
 """Preparing CamVid from SegNet's layout: lists, void, the optional test split, the download."""
 
 import dataclasses
+import errno
+import os
 import pathlib
 
 import layouts
@@ -141,6 +143,19 @@ class TestDownload:
     for split in COUNTS:
       assert read(tmp_path / 'a', split) == read(tmp_path / 'b', split)
     assert {p.name for p in (tmp_path / 'a').iterdir()} <= {'camvid', 'downloads'}  # the archive is gone
+
+  def test_a_folder_that_nfs_keeps_hides_no_result(
+    self, archive: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+  ):
+    rmdir = os.rmdir
+
+    def kept(path, *args, **options):
+      if 'download_' in str(path):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
+      rmdir(path, *args, **options)
+
+    monkeypatch.setattr('os.rmdir', kept)
+    assert prepare('camvid', None, str(tmp_path / 'a'), allow_partial=True, download=True)
 
   def test_no_network(self, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(camvid, 'ARCHIVE_URL', 'file:///nowhere/master.zip')
