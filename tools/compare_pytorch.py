@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import dataclasses
+import importlib.util
 import json
 import math
 import multiprocessing
@@ -247,6 +248,8 @@ def main() -> None:
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # both fit
   use_compilation_cache()
   config = read_config(args)
+  if importlib.util.find_spec('torch') is None:
+    sys.exit('no package torch; expected PyTorch beside this package: install the extra [torch]')
   if args.output:
     read_results(args.output)
   options = {
