@@ -16,7 +16,8 @@ def reject(field: str, value: Any, expected: str) -> NoReturn:
     value: What was found.
     expected: What is allowed, such as 'an integer of at least 1'.
   """
-  raise InputError(f'config.{field} = {value!r}: expected {expected}')
+  found = ' '.join(repr(value).split())  # a section's has several lines
+  raise InputError(f'config.{field} = {found}: expected {expected}')
 
 
 def check(field: str, value: Any, holds: bool, expected: str) -> None:
@@ -52,7 +53,7 @@ def check_choice(field: str, value: Any, choices: tuple[str, ...]) -> None:
 
 def check_integer(field: str, value: Any, low: int, high: float = math.inf) -> None:
   """Raises InputError unless `value` is an integer, `low` to `high`."""
-  expected = f'an integer of at least {low}' if high == math.inf else f'an integer, {low} to {high:g}'
+  expected = f'an integer of at least {low}' if high == math.inf else f'an integer, {low} to {high}'
   check(field, value, is_integer(value, low, high), expected)
 
 

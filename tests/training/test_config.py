@@ -36,6 +36,7 @@ def test_the_default_configuration_is_parsed_section_by_section():
     (lambda c: c.update(speed=4), 'unknown field config.speed'),
     (lambda c: c.update(speed={}), 'unknown field config.speed'),
     (lambda c: c.data.update(speed={}), 'unknown field config.data.speed'),
+    (lambda c: c.update(seed={}), 'config.seed = {}: expected an integer, 0 to 4294967295'),
     (lambda c: c.__delattr__('loss'), 'missing field config.loss'),
     (lambda c: c.data.__delattr__('mean'), 'missing field config.data.mean'),
     (lambda c: c.__setattr__('loss', 3), 'unknown field config.loss; missing field config.loss.'),
