@@ -22,15 +22,17 @@ def use_compilation_cache() -> None:
   jax = sys.modules.get('jax')
   if _VARIABLE in os.environ or (jax and jax.config.jax_compilation_cache_dir is not None):
     return
-  directory = platformdirs.user_cache_path('dense_aspp_jax', appauthor=False) / 'xla'
   try:
+    directory = platformdirs.user_cache_path('dense_aspp_jax', appauthor=False) / 'xla'
     # For the user alone: whoever writes into it can make the user's processes run code.
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    reason = None if os.access(directory, os.W_OK | os.X_OK) else 'it cannot be written'
+    reason = None if os.access(directory, os.W_OK | os.X_OK) else f'{directory}: it cannot be written'
+  except RuntimeError:
+    reason = 'no home directory'
   except OSError as error:
-    reason = error.strerror
+    reason = f'{directory}: {error.strerror}'
   if reason:
-    print(f'{directory}: {reason}; compilations are not kept (set {_VARIABLE} to keep them)', file=sys.stderr)
+    print(f'{reason}; compilations are not kept (set {_VARIABLE} to keep them)', file=sys.stderr)
   elif jax:
     jax.config.update('jax_compilation_cache_dir', str(directory))
   else:

@@ -1,5 +1,6 @@
 import os
 import pathlib
+import pwd
 import subprocess
 import sys
 
@@ -87,6 +88,21 @@ def test_a_directory_that_cannot_be_made_means_no_cache_and_one_line(own_environ
   assert capsys.readouterr().err == (
     f'{own_environment}/.cache/dense_aspp_jax/xla: Not a directory; compilations are not kept '
     '(set JAX_COMPILATION_CACHE_DIR to keep them)\n'
+  )
+
+
+def test_without_a_home_directory_commands_work_and_say_that_nothing_is_kept(
+  own_environment, monkeypatch, capsys
+):
+  def unknown(_):
+    raise KeyError
+
+  monkeypatch.delenv('HOME')
+  monkeypatch.setattr(pwd, 'getpwuid', unknown)
+  assert main(['parameters', '--config=camvid', '--json']) == 0
+  assert jax.config.jax_compilation_cache_dir is None
+  assert capsys.readouterr().err == (
+    'no home directory; compilations are not kept (set JAX_COMPILATION_CACHE_DIR to keep them)\n'
   )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import pathlib
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ from dense_aspp_jax.benchmark.output import append_result, lines, read_results
 from dense_aspp_jax.benchmark.steps import resized
 from dense_aspp_jax.commands.config_file import add_config_argument, read_config_file
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.progress import say
 from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.training.config import parse_config
@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     'where the data set is prepared',
   )
   parser.add_argument('--repeats', type=int, default=10, help='of each measurement, about a second each')
-  parser.add_argument('--trace', type=pathlib.Path, help='folder for a profile; prints the longest kernels')
-  parser.add_argument('--output', type=pathlib.Path, help='JSON file, a list that this run is appended to')
+  parser.add_argument('--trace', type=path_argument, help='folder for a profile; prints the longest kernels')
+  parser.add_argument('--output', type=path_argument, help='JSON file, a list that this run is appended to')
 
 
 def run(args: argparse.Namespace) -> int:

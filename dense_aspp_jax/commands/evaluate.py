@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 from typing import Any
 
 from dense_aspp_jax.commands.run_arguments import (
@@ -21,6 +20,7 @@ from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.evaluation.metrics import format_table, protocol
 from dense_aspp_jax.evaluation.tta import AveragingPredictor
 from dense_aspp_jax.files import check_writable, write_json
+from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.progress import say
 from dense_aspp_jax.results.runs import EVALUATIONS
 from dense_aspp_jax.training.run import load_run
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   text = 'images per call; only results of --bn batch depend on it'
   parser.add_argument('--batch-size', type=int, help=text)
   add_averaging_arguments(parser)
-  parser.add_argument('--output', type=pathlib.Path, help='JSON file for the scores')
+  parser.add_argument('--output', type=path_argument, help='JSON file for the scores')
   text = 'also keep the scores in WORKDIR/evaluations, for `results`'
   parser.add_argument('--record', action='store_true', help=text)
 

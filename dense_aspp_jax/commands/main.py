@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 
 import dense_aspp_jax
+from dense_aspp_jax.commands.streams import lasting_streams
 from dense_aspp_jax.compilation_cache import use_compilation_cache
 from dense_aspp_jax.errors import InputError, RunError, Stopped
 
@@ -44,7 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
   Returns:
     0, 1 if a run failed, 2 for bad input or configuration; 130 and 143 if SIGINT or SIGTERM ended it.
   """
-  arguments = list(sys.argv[1:] if arguments is None else arguments)
+  with lasting_streams() as failures:
+    code = _run(list(sys.argv[1:] if arguments is None else arguments))
+  return code or bool(failures)
+
+
+def _run(arguments: list[str]) -> int:
+  if 'matplotlib' not in sys.modules:  # it fails where a notebook names its own backend to what it starts
+    os.environ['MPLBACKEND'] = 'agg'
   parser = argparse.ArgumentParser(prog='dense-aspp', description=dense_aspp_jax.__doc__, allow_abbrev=False)
   parser.add_argument('--version', action='version', version=dense_aspp_jax.__version__)
   subparsers = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')

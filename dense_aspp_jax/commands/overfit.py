@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 
 from dense_aspp_jax.commands.config_file import add_config_argument, read_config_file
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.evaluation.metrics import format_table
 from dense_aspp_jax.evaluation.pictures import save_png
 from dense_aspp_jax.files import check_writable, write_json
+from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.training.overfit import Overfitted, overfit
 
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   text = 'mean IoU on these images to exceed, in %% (default 95)'
   parser.add_argument('--target', type=float, default=95.0, help=text)
   parser.add_argument('--max-steps', type=int, default=600, help='when to give up (default 600)')
-  parser.add_argument('--output', type=pathlib.Path, help='folder for overfit.json and overfit.png')
+  parser.add_argument('--output', type=path_argument, help='folder for overfit.json and overfit.png')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.pictures import colorize, overlay, save_png
 from dense_aspp_jax.evaluation.score import LABEL_IDS_FOLDER, PREDICTIONS_FILE
 from dense_aspp_jax.files import check_writable, write_json
+from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.progress import progress, say
 from dense_aspp_jax.training.run import load_run
 
@@ -43,12 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.formatter_class = argparse.RawDescriptionHelpFormatter
   parser.epilog = _RULES
   add_run_arguments(parser, ('--workdir', '--checkpoint', '--weights', '--bn'))
-  parser.add_argument('--output', required=True, type=pathlib.Path, help='directory for the predictions')
+  parser.add_argument('--output', required=True, type=path_argument, help='directory for the predictions')
   parser.add_argument(
     '--as-stored', action='store_true', help='predict the pixels as stored, whatever the EXIF orientation'
   )
   parser.add_argument(
-    'images', nargs='+', type=pathlib.Path, metavar='IMAGE', help='PNG or JPEG files, and folders of them'
+    'images', nargs='+', type=path_argument, metavar='IMAGE', help='PNG or JPEG files, and folders of them'
   )
   add_averaging_arguments(parser)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +25,7 @@ from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_le
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import write_json
 from dense_aspp_jax.models.segmentation import Network, create_model
+from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.training.config import parse_config
 from dense_aspp_jax.training.run import load_run
@@ -39,14 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help=f'{CONFIG_HELP}; default: that stored in --workdir',
   )
   parser.add_argument(
-    '--workdir', type=pathlib.Path, help="measure with a run's parameters; default: random initial ones"
+    '--workdir', type=path_argument, help="measure with a run's parameters; default: random initial ones"
   )
   parser.add_argument('--checkpoint', help="of --workdir: 'best' (default), 'latest', or a step")
   add_run_arguments(parser, ('--weights', '--bn'))
   parser.add_argument('--images', type=int, default=4, help='random images to average over (default 4)')
   parser.add_argument(
     '--output',
-    type=pathlib.Path,
+    type=path_argument,
     help='folder for the results (default WORKDIR/analysis/receptive_field; needed without --workdir)',
   )
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 
 import grain
 
 from dense_aspp_jax.analysis.layer_removal import analyse_layer_removal, format_removal_table
 from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least, check_output_folder
 from dense_aspp_jax.files import replaced_directory, write_json
+from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.training.run import load_run
 
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--images', type=int, metavar='N', help='score only the first N images (default all)')
   parser.add_argument('--pictures', type=int, default=3, help='images drawn as pictures (default 3)')
   parser.add_argument(
-    '--output', type=pathlib.Path, help='folder for the results (default WORKDIR/analysis/layer_removal)'
+    '--output', type=path_argument, help='folder for the results (default WORKDIR/analysis/layer_removal)'
   )
 
 

@@ -18,6 +18,7 @@ from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.files import read_json, write_file
 from dense_aspp_jax.models.counts import count_parameters
+from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.training.run import load_run
 from dense_aspp_jax.training.workdir import PROVENANCE
 
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     'split and data are not in WORKDIR/analysis already (default 64); the scores are of all images',
   )
   parser.add_argument('--pictures', type=int, default=6, help='images shown as results (default 6)')
-  parser.add_argument('--output', type=pathlib.Path, help='HTML file (default WORKDIR/report.html)')
+  parser.add_argument('--output', type=path_argument, help='HTML file (default WORKDIR/report.html)')
 
 
 def run(args: argparse.Namespace) -> int:

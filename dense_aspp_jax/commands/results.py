@@ -11,6 +11,7 @@ import pathlib
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import write_file, write_json
+from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.results.model_card import write_cards
 from dense_aspp_jax.results.runs import read_run
@@ -21,11 +22,15 @@ from dense_aspp_jax.results.table import markdown, readme_block, replace_block, 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's options."""
   parser.add_argument(
-    'runs', nargs='+', type=pathlib.Path, metavar='RUN', help='directory of a finished run, or a results.json'
+    'runs',
+    nargs='+',
+    type=path_argument,
+    metavar='RUN',
+    help='directory of a finished run, or a results.json',
   )
   parser.add_argument(
     '--output',
-    type=pathlib.Path,
+    type=path_argument,
     action='append',
     default=[],
     metavar='FILE',
@@ -33,13 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     '--readme',
-    type=pathlib.Path,
+    type=path_argument,
     metavar='FILE',
     help='put the table between the lines "results: begin" and "results: end" of this Markdown file',
   )
   parser.add_argument(
     '--cards',
-    type=pathlib.Path,
+    type=path_argument,
     metavar='DIR',
     help='write a folder to publish for each run: model card, weights, configuration, log, checksums',
   )

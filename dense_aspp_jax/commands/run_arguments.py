@@ -12,6 +12,7 @@ from typing import Any
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.tta import AveragingPredictor
 from dense_aspp_jax.files import write_json
+from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.training.run import Run
 
 _BN_HELP = {
@@ -20,7 +21,7 @@ _BN_HELP = {
   'batch': "'batch': those of the batch that is predicted (its size: --batch-size)",
 }
 _OPTIONS = {
-  '--workdir': dict(required=True, type=pathlib.Path, help='directory of the run'),
+  '--workdir': dict(required=True, type=path_argument, help='directory of the run'),
   '--checkpoint': dict(default='best', help="'best' (default), 'latest', or a step"),
   '--weights': dict(
     choices=('raw', 'ema'),

@@ -7,26 +7,26 @@ official cityscapesScripts.
 from __future__ import annotations
 
 import argparse
-import pathlib
 
 import dense_aspp_jax
 from dense_aspp_jax import labels
 from dense_aspp_jax.commands.run_arguments import check_output_file, write_result
 from dense_aspp_jax.evaluation import metrics, score
+from dense_aspp_jax.paths import path_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's arguments."""
   parser.add_argument(
     '--labels',
-    type=pathlib.Path,
+    type=path_argument,
     required=True,
     metavar='DIR',
     help='ground truth: a folder with *_gtFine_labelIds.png anywhere in it, or with any label-id PNGs',
   )
   parser.add_argument(
     '--predictions',
-    type=pathlib.Path,
+    type=path_argument,
     required=True,
     metavar='DIR',
     help='label-id PNGs: for Cityscapes one <city>_<seq>_<frame>*.png per ground truth, else equal names; '
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help=f'{", ".join(labels.LABEL_SETS)} or a labels.json; default: that of `dense-aspp predict`, '
     'else cityscapes20',
   )
-  parser.add_argument('--output', type=pathlib.Path, metavar='FILE', help='write the JSON report here')
+  parser.add_argument('--output', type=path_argument, metavar='FILE', help='write the JSON report here')
 
 
 def run(args: argparse.Namespace) -> int:

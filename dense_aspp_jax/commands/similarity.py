@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 
 from dense_aspp_jax.analysis.similarity import analyse_similarity
 from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least, check_output_folder
 from dense_aspp_jax.files import replaced_directory, write_json
+from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.training.run import load_run
 
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     '--output',
-    type=pathlib.Path,
+    type=path_argument,
     help='folder for the results (default WORKDIR/analysis/similarity, similarity_LAYER for another layer)',
   )
 

@@ -10,6 +10,7 @@ import jax
 
 from dense_aspp_jax.commands.config_file import add_config_argument, read_config_file
 from dense_aspp_jax.distributed import initialize
+from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.progress import say
 from dense_aspp_jax.training.train import train_and_evaluate
 
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's options."""
   add_config_argument(parser)
   text = 'directory of the run; one that holds this run already is resumed'
-  parser.add_argument('--workdir', required=True, type=pathlib.Path, help=text)
+  parser.add_argument('--workdir', required=True, type=path_argument, help=text)
   text = 'fail where the newest checkpoint is damaged, instead of falling back to an older one'
   parser.add_argument('--strict-resume', action='store_true', help=text)
   group = parser.add_argument_group('several processes (docs/scaling.md)')

@@ -204,3 +204,11 @@ def test_help_imports_no_heavy_library():
     [sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=ROOT
   ).stdout
   assert out.splitlines()[-1] == '[]'
+
+
+def test_the_backend_that_a_notebook_names_to_its_shell_is_not_needed(tmp_path):
+  command = [sys.executable, '-m', 'dense_aspp_jax.commands.main', 'similarity', '--workdir', str(tmp_path)]
+  environment = {**os.environ, 'MPLBACKEND': 'module://matplotlib_inline.backend_inline'}
+  done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+  assert done.returncode == 2
+  assert 'not the directory of a run' in done.stderr
