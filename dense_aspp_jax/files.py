@@ -69,7 +69,7 @@ def read_json(path: pathlib.Path, remedy: str, *, default: Any = None) -> Any:
     InputError: It is missing or cannot be read.
   """
   try:
-    return json.loads(path.read_text(encoding='utf-8'))
+    return json.loads(path.read_bytes())  # UTF-8 or UTF-16, with or without BOM
   except FileNotFoundError as error:
     if default is not None:
       return default

