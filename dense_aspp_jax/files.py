@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import time
 import urllib.request
@@ -22,6 +23,18 @@ from dense_aspp_jax.progress import progress_bar
 ABANDONED_AFTER_SECONDS = 3600
 _DOWNLOAD_TIMEOUT = 60  # seconds without an answer
 _DOWNLOAD_BLOCK = 2**20
+# Control characters, and what stands for bytes of a file name that are not UTF-8 (PEP 383).
+_UNPRINTABLE = re.compile('[\x00-\x1f\x7f-\x9f\ud800-\udfff]')
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+  r"""A path for messages, without control characters; bytes that are not UTF-8 are shown as `\xff`."""
+
+  def escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f'\\x{code & 0xFF:02x}' if code < 0xA0 or 0xDC80 <= code <= 0xDCFF else f'\\u{code:04x}'
+
+  return _UNPRINTABLE.sub(escaped, os.fspath(path))
 
 
 def write_file(path: pathlib.Path, data: bytes) -> None:

@@ -11,9 +11,8 @@ from dense_aspp_jax.commands.run_arguments import (
   averaging_asked_for,
   averaging_predictor,
 )
-from dense_aspp_jax.datasets.folder import EXTENSIONS
-from dense_aspp_jax.datasets.images import check_image_header, decode_image
-from dense_aspp_jax.datasets.stored_files import StoredFile, files_of_folder
+from dense_aspp_jax.datasets.images import IMAGE_EXTENSIONS, check_image_header, decode_image
+from dense_aspp_jax.datasets.stored_files import Files, StoredFile, describe_left, files_of_folder
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.pictures import colorize, overlay, save_png
 from dense_aspp_jax.evaluation.score import LABEL_IDS_FOLDER, PREDICTIONS_FILE
@@ -117,8 +116,8 @@ def find_images(paths: list[pathlib.Path], output: pathlib.Path) -> dict[str, pa
   """Finds the images among files and folders.
 
   Args:
-    paths: Files, and folders that are searched recursively for PNG and JPEG files, except hidden ones and
-      those in `output`.
+    paths: Files, and folders that are searched recursively for images, except hidden ones and those in
+      `output`; what is left out is counted on stderr.
     output: Where predictions go.
 
   Returns:
@@ -131,14 +130,19 @@ def find_images(paths: list[pathlib.Path], output: pathlib.Path) -> dict[str, pa
   images: dict[str, pathlib.Path] = {}
   for path in paths:
     if path.is_dir():
-      found = [
-        p
-        for p in (path / name for name in files_of_folder(path))
-        if p.suffix.lower() in EXTENSIONS and not p.resolve().is_relative_to(output.resolve())
-      ]
-      if not found:
-        raise InputError(f'{path}: holds no image; expected files ending in {", ".join(EXTENSIONS)}')
-      named = [(p.relative_to(path).with_suffix('').as_posix(), p) for p in found]
+      files = files_of_folder(path)
+      earlier = {n for n, f in files.taken.items() if f.path.resolve().is_relative_to(output.resolve())}
+      files = Files({n: f for n, f in files.taken.items() if n not in earlier}, files.left)
+      files = files.with_suffixes(IMAGE_EXTENSIONS)
+      left = describe_left(files.left)
+      if not files.taken:
+        raise InputError(
+          f'{path}: holds no image{f" ({left})" if left else ""}; expected files ending in '
+          f'{", ".join(IMAGE_EXTENSIONS)}'
+        )
+      if left:
+        say(f'{path}: {left}')
+      named = [(pathlib.PurePosixPath(n).with_suffix('').as_posix(), f.path) for n, f in files.taken.items()]
     elif path.is_file():
       named = [(path.stem, path)]
     else:

@@ -251,7 +251,7 @@ def _write_records(split: DecodedSplit, path: pathlib.Path, bad: BadPairs) -> No
 
 
 def _pack(example: CachedExample) -> bytes:
-  image_id = example.image_id.encode()
+  image_id = example.image_id.encode(errors='surrogateescape')  # a file name may be any bytes
   header = _HEADER.pack(*example.image.shape[:2], *example.label.shape, len(image_id))
   return b''.join((header, image_id, example.image.tobytes(), example.label.tobytes()))
 
@@ -263,7 +263,7 @@ def _unpack(record: bytes) -> CachedExample:
   image = np.frombuffer(record, np.uint8, height * width * 3, image_at)
   label = np.frombuffer(record, np.uint8, label_height * label_width, label_at)
   return CachedExample(
-    record[_HEADER.size : image_at].decode(),
+    record[_HEADER.size : image_at].decode(errors='surrogateescape'),
     image.reshape(height, width, 3),
     label.reshape(label_height, label_width),
   )

@@ -36,10 +36,10 @@ def list_files(source: pathlib.Path) -> dict[str, Listing]:
     InputError: No such layout, or an archive that cannot be read.
   """
   if source.is_file():
-    members, where = files_of_zip(source), f'{source}: {ARCHIVE_FOLDER}'
+    members, where = files_of_zip(source).taken, f'{source}: {ARCHIVE_FOLDER}'
     files = {n.removeprefix(ARCHIVE_FOLDER): f for n, f in members.items() if n.startswith(ARCHIVE_FOLDER)}
   else:
-    files, where = files_of_folder(source), f'{source}/'
+    files, where = files_of_folder(source).taken, f'{source}/'
   has_test = any(name.startswith('test/') for name in files)
   folders = {split: folder for split, folder in _FOLDERS.items() if split != 'test' or has_test}
   return {split: _read_list(files, folder, where) for split, folder in folders.items()}
@@ -115,5 +115,5 @@ def _read_list(files: Mapping[str, StoredFile], folder: str, where: str) -> List
   if not pairs and not problems:
     problems.append(f'{list_file.where}: empty; expected a line for each image of {folder}/. Get it again')
   folders = (f'{folder}/', f'{folder}annot/')
-  ignored = [file.where for name, file in files.items() if name.startswith(folders) and name not in used]
+  ignored = [file.left() for name, file in files.items() if name.startswith(folders) and name not in used]
   return Listing(f'{where}{folder}', list(pairs.values()), problems, ignored)

@@ -78,9 +78,9 @@ CITYSCAPES = PublishedDataset(
 def _files_of(source: pathlib.Path, kind: tuple[str, str, str]) -> dict[str, StoredFile]:
   zip_name, top, _ = kind
   if (source / zip_name).is_file():
-    return files_of_zip(source / zip_name)
+    return files_of_zip(source / zip_name).taken
   if (source / top).is_dir():
-    return {f'{top}/{name}': file for name, file in files_of_folder(source / top).items()}
+    return {f'{top}/{name}': file for name, file in files_of_folder(source / top).taken.items()}
   raise InputError(
     f'{source}: neither {zip_name} nor a folder {top}/ found. Cityscapes needs {_IMAGES[0]} and '
     f'{_LABELS[0]}: register at https://www.cityscapes-dataset.com, download both (no need to unpack '
@@ -99,5 +99,5 @@ def _by_image_id(
     if match := pattern.fullmatch(name):
       found[match[2]] = file
     elif name.startswith(f'{top}/{folder}/') and not _COMPANIONS.fullmatch(name):
-      others.append(file.where)
+      others.append(file.left())
   return found, others

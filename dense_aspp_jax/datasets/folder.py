@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pathlib
 import unicodedata
 
 from dense_aspp_jax.datasets.examples import SPLITS, Split
+from dense_aspp_jax.datasets.images import IMAGE_EXTENSIONS, LABEL_EXTENSIONS
 from dense_aspp_jax.datasets.listing import Listing, pair_files
 from dense_aspp_jax.datasets.stored_files import StoredFile, files_of_folder
 from dense_aspp_jax.errors import InputError
 
-EXTENSIONS = ('.png', '.jpg', '.jpeg')  # upper case too
+# Labels in formats of images are listed too: reading one says what is wrong with it.
+_EXTENSIONS = {'images': IMAGE_EXTENSIONS, 'labels': (*LABEL_EXTENSIONS, *IMAGE_EXTENSIONS)}
+_FIRST_CHOICE = ('.png', '.jpg', '.jpeg')  # before files of the same name with other suffixes
 
 
 def list_folder(folder: pathlib.Path, split: str) -> Listing:
-  """Lists FOLDER/SPLIT/images/NAME.png or .jpg with FOLDER/SPLIT/labels/NAME.png.
+  """Lists FOLDER/SPLIT/images/NAME with FOLDER/SPLIT/labels/NAME, suffixes aside.
 
   NAME may contain subfolders and is the image id. Names are compared in Unicode's composed form
-  (NFC), because one name may be spelled differently by two file systems. Hidden files are ignored
-  without a word, files with other extensions and files beside the two folders are listed as ignored.
+  (NFC), because one name may be spelled differently by two file systems. Of two files of one name, a PNG
+  or JPEG is taken. Files with other extensions, files beside the two folders and what is no file are listed
+  as ignored.
 
   Raises:
     InputError: No such folder or split.
@@ -28,15 +33,19 @@ def list_folder(folder: pathlib.Path, split: str) -> Listing:
   if not (folder / split / 'images').is_dir() or not (folder / split / 'labels').is_dir():
     raise InputError(_missing(folder, split))
   by_image_id: dict[str, dict[str, StoredFile]] = {'images': {}, 'labels': {}}
-  problems, ignored = [], []
-  for name, file in files_of_folder(folder / split).items():
-    path = pathlib.PurePosixPath(name)
-    if path.parts[0] not in by_image_id or path.suffix.lower() not in EXTENSIONS:
-      ignored.append(file.where)
+  found = files_of_folder(folder / split)
+  problems, ignored = [], list(found.left)
+  paths = {pathlib.PurePosixPath(name): file for name, file in found.taken.items()}
+  for path in sorted(paths, key=lambda path: path.suffix.lower() not in _FIRST_CHOICE):
+    file, kind, suffix = paths[path], path.parts[0], path.suffix.lower()
+    if suffix not in _EXTENSIONS.get(kind, ()):
+      ignored.append(file.left())
       continue
-    files = by_image_id[path.parts[0]]
-    image_id = unicodedata.normalize('NFC', path.relative_to(path.parts[0]).with_suffix('').as_posix())
-    if image_id in files:
+    files = by_image_id[kind]
+    image_id = unicodedata.normalize('NFC', path.relative_to(kind).with_suffix('').as_posix())
+    if image_id in files and suffix not in _FIRST_CHOICE:
+      ignored.append(file.left())
+    elif image_id in files:
       problems.append(
         f'{file.where}: same name as {files[image_id].where}; names without extension must differ. Rename one'
       )
@@ -45,7 +54,8 @@ def list_folder(folder: pathlib.Path, split: str) -> Listing:
   pairs, alone = pair_files(by_image_id['images'], by_image_id['labels'])
   if not pairs and not alone:
     problems.append(
-      f'{folder / split}: no images; expected files {", ".join(EXTENSIONS)} in images/ and labels/. Add them'
+      f'{folder / split}: no images; expected files {", ".join(IMAGE_EXTENSIONS)} in images/ and '
+      f'{", ".join(LABEL_EXTENSIONS)} in labels/. Add them'
     )
   return Listing(str(folder / split), pairs, problems + alone, ignored)
 
@@ -62,9 +72,9 @@ def open_folder(folder: pathlib.Path, split: str) -> Split:
   pairs = listing.require()
   digest = hashlib.sha256()
   for file in (file for pair in pairs for file in (pair.image, pair.label)):
-    path = pathlib.Path(file.where)
-    stat = path.stat()
-    digest.update(f'{path.relative_to(folder)}\0{stat.st_size}\0{stat.st_mtime_ns}\0'.encode())
+    stat = file.stat()
+    name = os.fsencode(file.path.relative_to(folder))
+    digest.update(name + f'\0{stat.st_size}\0{stat.st_mtime_ns}\0'.encode())
   return Split(listing.where, digest.hexdigest(), pairs)
 
 

@@ -27,6 +27,9 @@ from dense_aspp_jax.datasets.png import (
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import LabelSet, count_ids
 
+# Lower case, each the only list of its kind.
+IMAGE_EXTENSIONS = ('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.tif', '.tiff', '.webp', '.bmp', '.gif')
+LABEL_EXTENSIONS = ('.png', '.tif', '.tiff', '.bmp', '.gif', '.npy')
 _JPEG_SIGNATURE = b'\xff\xd8\xff'
 _ORIENTATION_TAG = 0x0112
 _COLORS_SHOWN = 5  # in a message

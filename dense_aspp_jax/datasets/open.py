@@ -113,7 +113,7 @@ def _read_image_ids(split: Split) -> list[str]:
 
 
 def _digest(*texts: str) -> str:
-  return hashlib.sha256('\n'.join(texts).encode()).hexdigest()
+  return hashlib.sha256('\n'.join(texts).encode(errors='surrogateescape')).hexdigest()
 
 
 def _quoted(texts: Sequence[str]) -> str:

@@ -6,14 +6,13 @@ evalPixelLevelSemanticLabeling.getPrediction); other folders by equal relative n
 
 from __future__ import annotations
 
-import os
 import pathlib
 import re
 import unicodedata
 from typing import NamedTuple
 
 from dense_aspp_jax.datasets.images import decode_label, decode_label_ids
-from dense_aspp_jax.datasets.stored_files import StoredFile
+from dense_aspp_jax.datasets.stored_files import StoredFile, files_of_folder
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix
 from dense_aspp_jax.files import read_json
@@ -109,12 +108,7 @@ def score_files(score_input: ScoreInput) -> ConfusionMatrix:
 
 
 def _png_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  return sorted(
-    pathlib.Path(root, name)
-    for root, _, names in os.walk(folder)
-    for name in names
-    if name.lower().endswith('.png') and not name.startswith('.')
-  )
+  return sorted(file.path for file in files_of_folder(folder).with_suffixes(['.png']).taken.values())
 
 
 def _relative_name(path: pathlib.Path, root: pathlib.Path) -> str:

@@ -82,14 +82,14 @@ def test_the_summary_of_a_split(tmp_path, capsys):
   layouts.write_labelled_folder(tmp_path, {'validation': 1})  # for its labels.json
   for name, ids in (('a', [[0, 0, 1, 1]]), ('b', [[1], [1], [255], [255]]), ('c', [[0, 1, 1, 1]])):
     write(tmp_path / 'train', name, np.array(ids))
-  layouts.write_tree(tmp_path / 'train', {'images/Thumbs.db': b'', 'notes.txt': b'', 'labels/.hidden': b''})
+  layouts.write_tree(tmp_path / 'train', {'images/Thumbs.old': b'', 'notes.txt': b'', 'labels/.hidden': b''})
   assert main(['check-data', f'folder:{tmp_path}', '--split', 'train']) == 0
   assert capsys.readouterr().out == (
     f'{tmp_path}/train: 3 pairs, 0 bad; height x width: 2 of 1x4, 1 of 4x1\n'
     '  share of pixels: class 0 25.00 %, class 1 58.33 %, ignored 16.67 %\n'
     '  absent classes: class 2\n'
-    f'  not read, no part of the dataset: {tmp_path}/train/images/Thumbs.db\n'
-    f'  not read, no part of the dataset: {tmp_path}/train/notes.txt\n'
+    f'  not read, no part of the dataset: {tmp_path}/train/images/Thumbs.old: .old\n'
+    f'  not read, no part of the dataset: {tmp_path}/train/notes.txt: .txt\n'
     f'folder:{tmp_path}: 0 bad pairs, 0 other problems\n'
   )
 
@@ -115,7 +115,7 @@ def test_prepared_data_and_their_files(tmp_path, capsys):
   assert main(['check-data', 'camvid', *source]) == 2
   out = capsys.readouterr().out
   assert f'{tmp_path}/CamVid/valannot/0001TP_006690.png: missing, though val.txt names it in line 1' in out
-  assert f'not read, no part of the dataset: {tmp_path}/CamVid/train/stray.png\n' in out
+  assert f'not read, no part of the dataset: {tmp_path}/CamVid/train/stray.png: .png\n' in out
 
 
 def test_cityscapes_files(tmp_path, capsys):
@@ -125,7 +125,7 @@ def test_cityscapes_files(tmp_path, capsys):
   assert main(['check-data', 'cityscapes', '--source', str(tmp_path)]) == 2
   out = capsys.readouterr().out
   assert 'aachen_000000_000019_leftImg8bit.png: image without label' in out
-  assert f'not read, no part of the dataset: {stem}.PNG\n' in out
+  assert f'not read, no part of the dataset: {stem}.PNG: .png\n' in out
   assert 'cityscapes/train: 1 pairs, 0 bad; height x width: 1 of 16x32' in out
   assert 'share of pixels: void 100.00 %' in out  # the test split's labels are dummies
   assert main(['check-data', 'cityscapes', '--source', str(tmp_path), '--split', 'validation']) == 0

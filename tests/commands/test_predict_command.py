@@ -137,7 +137,7 @@ def test_what_is_no_file_does_not_hang(nothing_is_loaded, tmp_path, capsys):
   (tmp_path / 'in' / 'dangling.png').symlink_to('nowhere')
   assert predict(tmp_path, tmp_path / 'out', tmp_path / 'in') == 2
   error = capsys.readouterr().err
-  assert f'{tmp_path}/in/pipe.png: not a file' in error
+  assert f'1 file left out: 1 pipe; the first is {tmp_path}/in/pipe.png' in error
   assert f'{tmp_path}/in/dangling.png: cannot be read (No such file or directory)' in error
 
 
