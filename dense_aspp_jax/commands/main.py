@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   """
   with lasting_streams() as failures:
     code = _run(list(sys.argv[1:] if arguments is None else arguments))
-  return code or bool(failures)
+  return code or int(bool(failures))
 
 
 def _run(arguments: list[str]) -> int:
