@@ -1,7 +1,7 @@
 """Score a folder of prediction PNGs against label PNGs.
 
-Both folders hold PNGs of label ids. With ground truth in the Cityscapes layout the scores are those of the
-official cityscapesScripts.
+Both folders hold label maps. With ground truth in the Cityscapes layout the scores are those of the official
+cityscapesScripts.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import argparse
 import dense_aspp_jax
 from dense_aspp_jax import labels
 from dense_aspp_jax.commands.run_arguments import check_output_file, write_result
+from dense_aspp_jax.datasets.stored_files import describe_left
 from dense_aspp_jax.evaluation import metrics, score
 from dense_aspp_jax.paths import path_argument
+from dense_aspp_jax.progress import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     type=path_argument,
     required=True,
     metavar='DIR',
-    help='ground truth: a folder with *_gtFine_labelIds.png anywhere in it, or with any label-id PNGs',
+    help='ground truth: a folder with *_gtFine_labelIds.png anywhere in it (else *_gtFine_labelTrainIds.png, '
+    '*_gtCoarse_labelIds.png), or with any label-id PNGs',
   )
   parser.add_argument(
     '--predictions',
@@ -38,6 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help=f'{", ".join(labels.LABEL_SETS)} or a labels.json; default: that of `dense-aspp predict`, '
     'else cityscapes20',
   )
+  parser.add_argument(
+    '--ids',
+    choices=score.IDS,
+    default=score.LABEL,
+    help="what the predictions hold: 'label' ids (default), or 'train' ids: class indices (0..18), and 255 "
+    'for what is ignored',
+  )
   parser.add_argument('--output', type=path_argument, metavar='FILE', help='write the JSON report here')
 
 
@@ -45,14 +55,21 @@ def run(args: argparse.Namespace) -> int:
   """Scores the folders; prints the table, and the report as JSON to --output or as the last line."""
   check_output_file(args.output)
   label_set = labels.load_label_set(args.label_set) if args.label_set else None
-  score_input = score.find_score_input(args.labels, args.predictions, label_set)
-  scores = score.score_files(score_input).scores()
+  score_input = score.find_score_input(args.labels, args.predictions, label_set, args.ids)
+  if score_input.left:
+    say(describe_left(score_input.left))
+  confusion = score.score_files(score_input)
+  scores = confusion.scores()
+  if hint := score.train_ids_hint(score_input, confusion):
+    say(f'warning: {hint}')
   report = {
     **scores.to_json(),
     'command': 'score',
     'labels': str(args.labels),
     'predictions': str(args.predictions),
     'images': len(score_input.pairs),
+    'left': len(score_input.left),
+    'ids': {'labels': score_input.label_ids, 'predictions': score_input.prediction_ids},
     'label_set': score_input.label_set.name,
     'protocol': metrics.protocol(score_input.label_set),
     'version': dense_aspp_jax.__version__,

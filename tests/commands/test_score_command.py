@@ -51,6 +51,8 @@ def test_prints_table_and_json(folders, capsys):
     'labels': folders[1],
     'predictions': folders[3],
     'images': 1,
+    'left': 0,
+    'ids': {'labels': 'label', 'predictions': 'label'},
     'label_set': 'cityscapes20',
     'version': dense_aspp_jax.__version__,
   }
@@ -83,3 +85,34 @@ def test_split_of_void_is_an_error(folders, tmp_path):
   with pytest.raises(InputError, match='void'):
     run([*folders, '--output', str(output)])
   assert not output.exists()
+
+
+def save(path, ids):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.fromarray(np.array(ids, np.uint8)).save(path)
+
+
+def test_train_ids_are_suspected_and_read_on_request(folders, tmp_path, capsys):
+  truth, guess = 'ulm_000000_000019_gtFine_labelIds.png', 'ulm_000000_000019_leftImg8bit.png'
+  save(tmp_path / 'labels' / truth, [[7, 8, 21, 23]])
+  save(tmp_path / 'predictions' / guess, [[0, 1, 8, 10]])  # the same classes
+  assert run(folders) == 0
+  assert 'as train ids they score 100.00% instead of 0.00%' in capsys.readouterr().err
+  assert run([*folders, '--ids', 'train']) == 0
+  printed = capsys.readouterr()
+  report = json.loads(printed.out.splitlines()[-1])
+  assert (report['mean_iou_19'], report['ids']['predictions']) == (1.0, 'train')
+  assert '--ids' not in printed.err
+
+
+def test_what_is_left_out_is_counted_and_named(folders, tmp_path, capsys):
+  save(tmp_path / 'predictions' / 'ulm_000001_000019.png', [[7]])
+  (tmp_path / 'predictions' / 'times.csv').touch()
+  (tmp_path / 'predictions' / '.ipynb_checkpoints').mkdir()
+  save(tmp_path / 'predictions' / '.ipynb_checkpoints' / 'ulm_000000_000019.png', [[7]])
+  (tmp_path / 'labels' / 'ulm_000000_000019_gtFine_polygons.json').touch()  # belongs to what is scored
+  assert run(folders) == 0
+  printed = capsys.readouterr()
+  assert '2 files left out: 1 without ground truth, 1 .csv' in printed.err
+  assert f'{tmp_path}/predictions/ulm_000001_000019.png' in printed.err
+  assert json.loads(printed.out.splitlines()[-1])['left'] == 2

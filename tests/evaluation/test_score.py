@@ -1,6 +1,7 @@
 """Pairing of files and scoring of folders."""
 
 import json
+import os
 import pathlib
 import unicodedata
 
@@ -9,8 +10,15 @@ import pytest
 from PIL import Image
 
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.evaluation.score import find_score_input, score_files
-from dense_aspp_jax.labels import CAMVID_11, CITYSCAPES_19, CITYSCAPES_20, LabelClass, LabelSet
+from dense_aspp_jax.evaluation.score import find_score_input, score_files, train_ids_hint
+from dense_aspp_jax.labels import (
+  CAMVID_11,
+  CITYSCAPES_19,
+  CITYSCAPES_19_TRAIN_IDS,
+  CITYSCAPES_20,
+  LabelClass,
+  LabelSet,
+)
 
 
 def save(path: pathlib.Path, array) -> pathlib.Path:
@@ -31,8 +39,8 @@ def predictions(tmp_path):
   return folder
 
 
-def label_file(labels, name, array=((7, 8),)):
-  return save(labels / name.split('_')[0] / f'{name}_gtFine_labelIds.png', array)
+def label_file(labels, name, array=((7, 8),), kind='gtFine_labelIds.png'):
+  return save(labels / name.split('_')[0] / f'{name}_{kind}', array)
 
 
 A, B = 'frankfurt_000000_000294', 'lindau_000001_000019'
@@ -49,6 +57,55 @@ def test_cityscapes_files_are_paired_by_their_core_name(labels, predictions):
   found = find_score_input(labels.parent, predictions)
   assert found.pairs == list(zip(truth, guess, strict=True))
   assert found.label_set == CITYSCAPES_20
+  assert found.left == [f'{predictions}/ulm_000000_000019.png: without ground truth']
+
+
+def test_a_frame_is_not_taken_for_one_whose_number_begins_alike(labels, predictions):
+  label_file(labels, 'own_0_1')
+  save(predictions / 'own_0_10.png', [[7, 8]])
+  guess = save(predictions / 'own_0_1_x.png', [[7, 8]])
+  assert [pair[1] for pair in find_score_input(labels, predictions).pairs] == [guess]
+
+
+@pytest.mark.parametrize(
+  ('kind', 'ids', 'holds'),
+  [
+    ('gtFine_labelIds.PNG', [[7, 8, 0]], 'label'),
+    ('gtFine_labelTrainIds.png', [[0, 1, 255]], 'train'),
+    ('gtCoarse_labelIds.png', [[7, 8, 0]], 'label'),
+    ('gtCoarse_labelTrainIds.png', [[0, 1, 255]], 'train'),
+  ],
+)
+def test_other_ground_truth_of_cityscapes(labels, predictions, kind, ids, holds):
+  truth = label_file(labels, A, ids, kind)
+  guess = save(predictions / f'{A}.PNG', [[7, 7, 7]])
+  found = find_score_input(labels, predictions)
+  assert (found.pairs, found.label_ids) == ([(truth, guess)], holds)
+  assert score_files(found).scores().iou['road'] == 1 / 2
+  found = find_score_input(labels, predictions, CITYSCAPES_19)
+  assert score_files(found).scores().means['mean_iou_19'] == 1 / 4
+
+
+def test_fine_label_ids_are_the_first_choice(labels, predictions):
+  truth = label_file(labels, A)
+  label_file(labels, A, [[0, 1]], 'gtFine_labelTrainIds.png')
+  label_file(labels, A, kind='gtCoarse_labelIds.png')
+  other = label_file(labels, B, kind='gtCoarse_labelIds.png')
+  guess = save(predictions / f'{A}.png', [[7, 8]])
+  found = find_score_input(labels, predictions)
+  assert (found.pairs, found.left) == ([(truth, guess)], [f'{other}: .png'])
+
+
+def test_folders_that_are_links(labels, predictions, tmp_path):
+  label_file(tmp_path / 'elsewhere', A)
+  guess = save(tmp_path / 'guess.png', [[7, 8]])
+  labels.mkdir(parents=True)
+  (labels / 'frankfurt').symlink_to(tmp_path / 'elsewhere' / 'frankfurt')
+  (predictions / f'{A}.png').symlink_to(guess)
+  os.mkfifo(predictions / f'{B}.png')
+  found = find_score_input(labels, predictions)
+  assert score_files(found).scores().pixel_accuracy == 1.0
+  assert found.left == [f'{predictions}/{B}.png: pipe']
 
 
 def test_missing_predictions_are_named(labels, predictions):
@@ -82,7 +139,7 @@ def test_missing_folder_and_empty_folder(labels, predictions):
   with pytest.raises(InputError, match=r'val: not a folder'):
     find_score_input(labels, predictions)
   labels.mkdir(parents=True)
-  with pytest.raises(InputError, match='no PNG files'):
+  with pytest.raises(InputError, match='no label maps'):
     find_score_input(labels, predictions)
   with pytest.raises(InputError, match='nowhere: not a folder'):
     find_score_input(labels, predictions / 'nowhere')
@@ -94,7 +151,7 @@ def test_other_layouts_are_paired_by_relative_name(tmp_path, predictions):
   guess = [save(predictions / 'day' / 'x.1.png', [[1]]), save(predictions / 'x.png', [[1]])]
   save(labels / '._x.png', [[1]])  # hidden
   found = find_score_input(labels, predictions, CAMVID_11)
-  assert found == (list(zip(truth, guess, strict=True)), CAMVID_11)
+  assert (found.pairs, found.label_set) == (list(zip(truth, guess, strict=True)), CAMVID_11)
   guess[1].unlink()
   with pytest.raises(InputError, match=r'1 of 2 ground truths, expected x\.png'):
     find_score_input(labels, predictions, CAMVID_11)
@@ -172,6 +229,54 @@ class TestScoreFiles:
     image.save(predictions / f'{A}.png')
     assert score_files(find_score_input(labels, predictions)).scores().pixel_accuracy == 1.0
 
+  def test_train_ids_of_predictions(self, labels, predictions):
+    label_file(labels, A, [[7, 8, 21, 0]])
+    save(predictions / f'{A}.png', [[0, 1, 255, 8]])
+    with pytest.raises(InputError, match=r'results/\S*png: unknown label ids 255 \(1 pixels\).*--ids train'):
+      score_files(find_score_input(labels, predictions))
+    for label_set in (CITYSCAPES_20, CITYSCAPES_19):
+      scores = score_files(find_score_input(labels, predictions, label_set, ids='train')).scores()
+      assert [scores.iou[name] for name in ('road', 'sidewalk', 'vegetation')] == [1.0, 1.0, 0.0]
+      assert scores.means['mean_iou_19'] == pytest.approx(2 / 3)
+    assert scores == score_files(find_score_input(labels, predictions, CITYSCAPES_19_TRAIN_IDS)).scores()
+
+  def test_label_ids_are_no_train_ids(self, labels, predictions):
+    label_file(labels, A)
+    save(predictions / f'{A}.png', [[7, 21]])
+    with pytest.raises(
+      InputError, match=r'results/\S*png: unknown train ids 21 \(1 pixels\).*0\.\.19 and 255'
+    ):
+      score_files(find_score_input(labels, predictions, ids='train'))
+    with pytest.raises(InputError, match="ids 'class': expected label or train"):
+      find_score_input(labels, predictions, ids='class')
+
+  def test_class_indices_of_an_own_set(self, labels, predictions):
+    own = LabelSet('own', (LabelClass('a', (40,), (0, 0, 1)), LabelClass('b', (50,), (0, 0, 2))))
+    save(labels / 'x.png', [[40, 50, 50]])
+    guess = save(predictions / 'x.png', [[0, 1, 0]])
+    found = find_score_input(labels, predictions, own, ids='train')
+    assert score_files(found).scores().iou == {'a': 1 / 2, 'b': 1 / 2}
+    save(guess, [[0, 1, 255]])  # nothing is ignored in this set
+    with pytest.raises(InputError, match=r'x\.png: unknown train ids 255'):
+      score_files(found)
+
+  def test_a_hint_only_where_ids_look_like_train_ids(self, labels, predictions):
+    path = label_file(labels, A, [[7, 8, 11, 21, 23, 26]])
+    guess = save(predictions / f'{A}.png', [[7, 7, 7, 7, 7, 7]])  # label ids of a poor network
+
+    def hint():
+      found = find_score_input(labels, predictions)
+      return train_ids_hint(found, score_files(found))
+
+    assert hint() is None
+    save(guess, [[0, 0, 0, 0, 0, 0]])  # and train ids of one
+    assert '--ids train' in hint()
+    save(guess, [[7, 8, 11, 21, 23, 26]])
+    assert hint() is None
+    save(path, [range(19)])
+    save(guess, [range(19)])
+    assert hint().startswith('the ground truth has only ids 0..18')
+
   @pytest.mark.parametrize(
     ('prediction', 'message'),
     [
@@ -201,3 +306,30 @@ def test_ground_truth_drawn_in_declared_colours(labels, predictions):
   save(predictions / 'a.png', [[7, 3, 7]])
   confusion = score_files(find_score_input(labels, predictions, drawn))
   assert confusion.scores().iou == {'road': 1 / 2, 'sky': 1 / 2}
+
+
+def test_predictions_drawn_in_declared_colours(labels, predictions):
+  classes = (LabelClass('road', (7,), (255, 255, 255)), LabelClass('sky', (3,), (0, 0, 255)))
+  drawn = LabelSet('drawn', classes, label_colors=True)
+  save(labels / 'a.png', [[(255, 255, 255), (0, 0, 255), (0, 0, 255)]])
+  guess = save(predictions / 'a.png', [[(255, 255, 255), (0, 0, 255), (255, 255, 255)]])
+  found = find_score_input(labels, predictions, drawn)
+  assert score_files(found).scores().iou == {'road': 1 / 2, 'sky': 1 / 2}
+  save(guess, [[(255, 255, 255), (0, 0, 255), (255, 0, 0)]])
+  with pytest.raises(InputError, match=r'results/a\.png: colours of no class'):
+    score_files(found)
+
+
+def test_names_that_are_not_utf8(labels, predictions):
+  name = os.fsdecode(b'a\xff.png')
+  save(labels / name, [[1]])
+  guess = save(predictions / name, [[1]])
+  found = find_score_input(labels, predictions, CAMVID_11)
+  assert score_files(found).scores().pixel_accuracy == 1.0
+  guess.write_bytes(b'')
+  with pytest.raises(InputError) as error:
+    score_files(found)
+  str(error.value).encode('utf-8')  # can be printed
+  guess.unlink()
+  with pytest.raises(InputError, match=r'expected a\\xff\.png'):
+    find_score_input(labels, predictions, CAMVID_11)
