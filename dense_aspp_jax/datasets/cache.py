@@ -1,20 +1,23 @@
 """A split at training resolution on disk: decoded and resized once, then read at memory speed.
 
-A 1024x2048 PNG takes 50 ms to decode, a raw record under 1 ms to read. A cache is a folder:
+A 1024x2048 PNG takes 50 ms to decode, a raw record under 1 ms to read. A cache is a folder NAME-DIGEST:
 
     manifest.json           what the records were made from and how, and what was left out; written last
     <digest>.array_record   one record per example that can be used, in the source's order, not compressed
 
 A record is a little-endian header `_HEADER` (image height and width, label height and width, bytes of
 the image id), then the image id in UTF-8, the image as uint8 `[h, w, 3]` RGB and the label as uint8
-`[h, w]`, both row by row. The file's name is a digest of all it was made from: two processes that build at
-once write the same file.
+`[h, w]`, both row by row. The digest is of all that the records were made from: two processes that build at
+once write the same file, and a data set that was moved or copied finds its cache. Readers hold a shared lock
+on the record file. A cache that another one supersedes is removed only if nobody reads it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
+import functools
 import hashlib
 import itertools
 import json
@@ -23,8 +26,8 @@ import pathlib
 import re
 import shutil
 import struct
-import sys
 import tempfile
+import weakref
 from typing import Any
 
 import numpy as np
@@ -37,15 +40,17 @@ from dense_aspp_jax.datasets.resize import resize_image, resize_label
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.files import remove_abandoned
 from dense_aspp_jax.labels import LabelSet
-from dense_aspp_jax.progress import progress
+from dense_aspp_jax.progress import progress, say
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _HEADER = struct.Struct('<5I')
 _MANIFEST = 'manifest.json'
 _WRITER_OPTIONS = 'group_size:1,uncompressed'
 _READER_OPTIONS = 'readahead_buffer_size:0,max_parallelism:0'  # what array_record advises for random access
 _BUILDING = '.building-'
 _GIB = 2**30
+# What a cache is for, in its manifest: of two caches for the same, the one of other content is stale.
+_PURPOSE = ('source', 'label_set_name', 'image_size', 'native_labels', 'keep_aspect')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +91,13 @@ class CacheSplit:
   It can be pickled and read from several threads; each process opens its own reader.
   """
 
-  def __init__(self, name: str, path: pathlib.Path, count: int, fingerprint: str):
-    """Takes the split's name, the record file, the number of records, the source's fingerprint."""
-    self.name = name
+  def __init__(self, source: Split, path: pathlib.Path, count: int, lock: int):
+    """Takes the stored pairs, the record file, the number of records, and a descriptor of it with a lock."""
+    self.name = source.name
     self.path = path
-    self.fingerprint = fingerprint
+    self.fingerprint, self.former_fingerprint = source.fingerprint, source.former_fingerprint
     self._count = count
+    weakref.finalize(self, os.close, lock)
     self._reader: ArrayRecordReader | None = None
 
   def __len__(self) -> int:
@@ -117,7 +123,9 @@ class CacheSplit:
     return {**self.__dict__, '_reader': None}
 
 
-def open_cache(split: DecodedSplit, cache_dir: pathlib.Path, skip_bad: int = 0) -> CacheSplit:
+def open_cache(
+  split: DecodedSplit, cache_dir: pathlib.Path, skip_bad: int = 0, fallback: pathlib.Path | None = None
+) -> CacheSplit:
   """Opens the cache of a split; builds it first if there is none, or if it is stale or incomplete.
 
   Args:
@@ -125,28 +133,89 @@ def open_cache(split: DecodedSplit, cache_dir: pathlib.Path, skip_bad: int = 0) 
     cache_dir: Folder of all caches; this one gets a folder of its own inside.
     skip_bad: How many bad pairs may be left out; a warning on stderr names them each time the cache is
       opened.
+    fallback: Another such folder, for where `cache_dir` has no such cache and cannot be written.
 
   Raises:
     InputError: More pairs that cannot be used, a folder that cannot be written, too little disk space.
     RunError: Writing failed.
   """
-  source, made_from = split.source, _made_from(split)
-  kind = (
-    ('-native' if split.preprocessing.keep_aspect else '-native-stretched') if split.native_labels else ''
-  )
-  height, width = split.preprocessing.image_size
-  name = f'{source.name}-{height}x{width}-{split.label_set.name}{kind}'
-  folder = pathlib.Path(cache_dir) / re.sub(r'[^A-Za-z0-9-]+', '_', name)[-100:]
-  path = folder / (hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16] + '.array_record')
+  made_from = _made_from(split)
+  digest = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
+  places = [cache_dir] if fallback is None else [cache_dir, fallback]
+  reasons = []
+  for folder in (folder for place in places for folder in sorted(place.glob(f'*-{digest}'))):
+    try:
+      return _open(split, folder, made_from, skip_bad)
+    except _UnusableError as error:
+      reasons.append(f'{folder}: the cache is built again: {error}')
+  folder = _make_folder(f'{_readable_name(split)}-{digest}', places)
+  stale = _find_stale(folder, split, made_from)
+  for text in reasons or [f'{path}: the cache is built again: {why}' for path, why in stale.items()][:1]:
+    say(text)
+  bad = BadPairs(split.source.name, skip_bad)
+  _build(split, folder / f'{digest}.array_record', made_from, bad)
+  for path in stale:
+    _remove_unless_read(path)
   try:
-    bad = BadPairs(source.name, skip_bad, _read_manifest(folder, made_from, skip_bad))
+    return _open(split, folder, made_from, skip_bad)
   except _UnusableError as error:
-    if (folder / _MANIFEST).exists():
-      print(f'{folder}: the cache is built again: {error}', file=sys.stderr)
-    bad = BadPairs(source.name, skip_bad)
-    _build(split, path, made_from, bad)
-  bad.say(len(source))
-  return CacheSplit(source.name, path, len(source) - len(bad.messages), source.fingerprint)
+    raise RunError(f'{folder}: the cache has changed while it was built ({error}); try again') from error
+
+
+def _open(split: DecodedSplit, folder: pathlib.Path, made_from: dict[str, Any], skip_bad: int) -> CacheSplit:
+  """Opens a cache that exists. Raises `_UnusableError`."""
+  source = split.source
+  try:
+    manifest = json.loads((folder / _MANIFEST).read_text(encoding='utf-8'))
+    for key, value in made_from.items():
+      if manifest[key] != value:
+        raise _UnusableError(f'{key} was {manifest[key]}, is {value}')
+    path = folder / manifest['file']
+    size = path.stat().st_size
+    if size != manifest['file_size']:
+      raise _UnusableError(f'{path.name} has {size} bytes, expected {manifest["file_size"]}')
+    left_out = [str(text).replace(str(manifest['source']), source.name) for text in manifest['left_out']]
+  except FileNotFoundError as error:
+    raise _UnusableError(f'{pathlib.Path(error.filename).name} is missing') from error
+  except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    raise _UnusableError(f'{_MANIFEST} cannot be read ({error!r})') from error
+  if len(left_out) > skip_bad:
+    raise _UnusableError(f'it leaves out {len(left_out)} pairs, but now at most {skip_bad} may be left out')
+  lock = os.open(path, os.O_RDONLY)
+  with contextlib.suppress(OSError):  # a file system without locks
+    fcntl.flock(lock, fcntl.LOCK_SH)
+  BadPairs(source.name, skip_bad, left_out).say(len(source))
+  return CacheSplit(source, path, len(source) - len(left_out), lock)
+
+
+def _readable_name(split: DecodedSplit) -> str:
+  height, width = split.preprocessing.image_size
+  name = f'{"/".join(split.source.name.split("/")[-2:])}-{height}x{width}-{split.label_set.name}'
+  if split.native_labels:
+    name += '-native' if split.preprocessing.keep_aspect else '-native-stretched'
+  return re.sub(r'[^A-Za-z0-9-]+', '_', name)[-80:]
+
+
+def _make_folder(name: str, places: list[pathlib.Path]) -> pathlib.Path:
+  """Makes a folder in the first of the places that can be written. Raises InputError if none can."""
+  failed = []
+  for place in places:
+    folder = place / name
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+      tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+      failed.append(f'{folder}: cannot be written ({error.strerror})')
+      continue
+    if failed:
+      _say_once(f'{places[0]}: cannot be written; caches are kept in {place} (config.data.cache_dir)')
+    return folder
+  raise InputError(f'{failed[0]}; choose another folder for caches: config.data.cache_dir')
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+  say(text)
 
 
 class _UnusableError(Exception):
@@ -165,7 +234,6 @@ def _made_from(split: DecodedSplit) -> dict[str, Any]:
     ids.append(label_set.orientation)
   return {
     'format_version': FORMAT_VERSION,
-    'source': split.source.name,
     'fingerprint': split.source.fingerprint,
     'count': len(split),
     'image_size': list(split.preprocessing.image_size),
@@ -177,49 +245,57 @@ def _made_from(split: DecodedSplit) -> dict[str, Any]:
   }
 
 
-def _read_manifest(folder: pathlib.Path, made_from: dict[str, Any], skip_bad: int) -> list[str]:
-  """What the cache in `folder` leaves out. Raises `_UnusableError`."""
-  try:
-    manifest = json.loads((folder / _MANIFEST).read_text(encoding='utf-8'))
-    for key, value in made_from.items():
-      if manifest[key] != value:
-        changed = f'{key} was {manifest[key]}, is {value}'
-        raise _UnusableError('the stored data have changed' if key == 'fingerprint' else changed)
-    size = (folder / manifest['file']).stat().st_size
-    if size != manifest['file_size']:
-      raise _UnusableError(f'{manifest["file"]} has {size} bytes, expected {manifest["file_size"]}')
-    left_out = [str(message) for message in manifest['left_out']]
-  except FileNotFoundError as error:
-    raise _UnusableError(f'{pathlib.Path(error.filename).name} is missing') from error
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise _UnusableError(f'{_MANIFEST} cannot be read ({error!r})') from error
-  if len(left_out) > skip_bad:
-    raise _UnusableError(f'it leaves out {len(left_out)} pairs, but now at most {skip_bad} may be left out')
-  return left_out
+def _find_stale(
+  folder: pathlib.Path, split: DecodedSplit, made_from: dict[str, Any]
+) -> dict[pathlib.Path, str]:
+  """Caches beside `folder` for the same purpose that were made from something else, with what has changed."""
+  wanted, found = {**made_from, **_place(split)}, {}
+  for path in sorted(folder.parent.glob(f'*/{_MANIFEST}')):
+    try:
+      manifest = json.loads(path.read_text(encoding='utf-8'))
+      if manifest['format_version'] < FORMAT_VERSION and manifest['source'] == split.source.name:
+        say(f'{path.parent}: a cache of an earlier version, which is not read any more; it may be removed')
+      if path.parent == folder or any(manifest[key] != wanted[key] for key in _PURPOSE):
+        continue
+      key = next(key for key in made_from if manifest[key] != made_from[key])
+      changed = f'{key} was {manifest[key]}, is {made_from[key]}'
+    except (OSError, ValueError, KeyError, TypeError, StopIteration, RecursionError):
+      continue
+    found[path.parent] = 'the stored data have changed' if key == 'fingerprint' else changed
+  return found
+
+
+def _place(split: DecodedSplit) -> dict[str, str]:
+  """What the manifest has besides: not identity, but which data set by name the cache was built for."""
+  return {'source': split.source.name, 'label_set_name': split.label_set.name}
+
+
+def _remove_unless_read(folder: pathlib.Path) -> None:
+  """Removes a cache; one that a process reads is left, and so is every one where there are no locks."""
+  with contextlib.suppress(OSError), contextlib.ExitStack() as files:
+    for record in folder.glob('*.array_record'):
+      fcntl.flock(files.enter_context(record.open('r+b')), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    shutil.rmtree(folder)
 
 
 def _build(split: DecodedSplit, path: pathlib.Path, made_from: dict[str, Any], bad: BadPairs) -> None:
   folder = path.parent
+  remove_abandoned(folder.parent, f'*/{_BUILDING}*')
   try:
-    folder.mkdir(parents=True, exist_ok=True)
     building = pathlib.Path(tempfile.mkdtemp(prefix=_BUILDING, dir=folder))
   except OSError as error:
-    raise InputError(
-      f'{folder}: cannot be written ({error.strerror}); choose another cache folder'
-    ) from error
+    raise RunError(f'{folder}: cannot be written ({error.strerror})') from error
   try:
-    remove_abandoned(folder, f'{_BUILDING}*')
     _write_records(split, building / path.name, bad)
     size = (building / path.name).stat().st_size
-    manifest = {**made_from, 'left_out': bad.messages, 'file': path.name, 'file_size': size}
+    manifest = {**made_from, **_place(split), 'left_out': bad.messages, 'file': path.name, 'file_size': size}
     (building / _MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n', encoding='utf-8')
     os.replace(building / path.name, path)
     os.replace(building / _MANIFEST, folder / _MANIFEST)
   finally:
     shutil.rmtree(building, ignore_errors=True)
-  for other in folder.glob('*.array_record'):
-    if other != path:
-      other.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # nothing was built, and nobody else builds there
+      folder.rmdir()
 
 
 def _write_records(split: DecodedSplit, path: pathlib.Path, bad: BadPairs) -> None:
@@ -232,7 +308,7 @@ def _write_records(split: DecodedSplit, path: pathlib.Path, bad: BadPairs) -> No
   if needed > free:
     raise InputError(
       f'{path.parent.parent}: the cache needs about {needed / _GIB:.2f} GiB, {free / _GIB:.2f} GiB are free; '
-      'free some space, choose another cache folder, or a smaller image size'
+      'free some space, choose another config.data.cache_dir, or a smaller image size'
     )
   try:
     with contextlib.closing(ArrayRecordWriter(str(path), _WRITER_OPTIONS)) as writer:

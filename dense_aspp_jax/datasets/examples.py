@@ -50,11 +50,13 @@ class Split(Sequence[Pair]):
     name: Such as 'cityscapes/validation', for messages.
     fingerprint: Hex digest that changes when the stored data change.
     pairs: The pairs, which may be read only when they are asked for.
+    former_fingerprint: What an earlier version called the same data, for runs that it began; or ''.
   """
 
   name: str
   fingerprint: str
   pairs: Sequence[Pair]
+  former_fingerprint: str = ''
 
   def __len__(self) -> int:
     return len(self.pairs)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import pathlib
 import unicodedata
 
 from dense_aspp_jax.datasets.examples import SPLITS, Split
+from dense_aspp_jax.datasets.fingerprint import content_fingerprint, former_fingerprint
 from dense_aspp_jax.datasets.images import IMAGE_EXTENSIONS, LABEL_EXTENSIONS
 from dense_aspp_jax.datasets.listing import Listing, pair_files
 from dense_aspp_jax.datasets.stored_files import StoredFile, files_of_folder
@@ -61,7 +60,7 @@ def list_folder(folder: pathlib.Path, split: str) -> Listing:
 
 
 def open_folder(folder: pathlib.Path, split: str) -> Split:
-  """Opens a split; its fingerprint is a digest of the names, sizes and modification times of its files.
+  """Opens a split; its fingerprint is of the content of its files, wherever the folder lies.
 
   Raises:
     InputError: No such folder or split, no files, files without their other half, or two files of
@@ -70,12 +69,7 @@ def open_folder(folder: pathlib.Path, split: str) -> Split:
   folder = folder.expanduser()
   listing = list_folder(folder, split)
   pairs = listing.require()
-  digest = hashlib.sha256()
-  for file in (file for pair in pairs for file in (pair.image, pair.label)):
-    stat = file.stat()
-    name = os.fsencode(file.path.relative_to(folder))
-    digest.update(name + f'\0{stat.st_size}\0{stat.st_mtime_ns}\0'.encode())
-  return Split(listing.where, digest.hexdigest(), pairs)
+  return Split(listing.where, content_fingerprint(pairs), pairs, former_fingerprint(pairs, folder))
 
 
 def _missing(folder: pathlib.Path, split: str) -> str:

@@ -88,7 +88,7 @@ def _select(split: Split, prefixes: Sequence[str], keep: bool) -> Split:
   if len(shown) > _PREFIXES_SHOWN:
     shown = f'{len(prefixes)} prefixes {_digest(*prefixes)[:8]}'
   name = f'{split.name} {"only" if keep else "without"} {shown}'
-  return Split(name, _digest(split.fingerprint, *picked.image_ids), picked)
+  return _derived(name, picked, [split], picked.image_ids)
 
 
 def _concatenate(train: Split, validation: Split) -> Split:
@@ -100,8 +100,14 @@ def _concatenate(train: Split, validation: Split) -> Split:
       f'{_quoted(both[:_NAMES_SHOWN])}; rename or remove these images in one of the splits'
     )
   places = [(split, index) for split in (train, validation) for index in range(len(split))]
-  fingerprint = _digest(train.fingerprint, validation.fingerprint)
-  return Split(f'{train.name}+validation', fingerprint, _Picked(places, first + second))
+  return _derived(f'{train.name}+validation', _Picked(places, first + second), [train, validation])
+
+
+def _derived(name: str, picked: _Picked, splits: Sequence[Split], image_ids: Sequence[str] = ()) -> Split:
+  """A split of pairs of others; `image_ids` are those that were picked, if not all."""
+  fingerprint = _digest(*(split.fingerprint for split in splits), *image_ids)
+  former = [split.former_fingerprint for split in splits]
+  return Split(name, fingerprint, picked, _digest(*former, *image_ids) if all(former) else '')
 
 
 def _read_image_ids(split: Split) -> list[str]:

@@ -1,4 +1,6 @@
 import dataclasses
+import errno
+import fcntl
 import json
 import os
 import pickle
@@ -28,6 +30,7 @@ class FakeSource:
   def __init__(self, sizes, fingerprint='f00d', name='fake/train'):
     self.name = name
     self.fingerprint = fingerprint
+    self.former_fingerprint = ''
     generator = np.random.default_rng(0)
     self.images = [generator.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
     self.labels = [generator.integers(0, 34, size, np.uint8) for size in sizes]
@@ -171,6 +174,72 @@ def test_changed_data_are_cached_again(source, tmp_path, capsys):
   data_file(tmp_path)  # the old one is gone
 
 
+def test_a_moved_split_finds_its_cache_and_names_its_own_files(source, tmp_path, capsys):
+  source.name, source.labels[0] = '/old/fake/train', source.labels[0][:, :47]
+  first = open_fake(source, tmp_path, skip_bad=1)
+  source.name = '/new/place/train'
+  capsys.readouterr()
+  moved = open_fake(source, tmp_path, skip_bad=1)
+  assert moved.path == first.path
+  printed = capsys.readouterr().err
+  assert 'caching' not in printed
+  assert '/new/place/train' in printed
+  assert '/old' not in printed
+
+
+def test_a_cache_that_is_read_is_left_when_the_data_change(source, tmp_path):
+  first = open_fake(source, tmp_path)
+  expected = list(first)
+  late = pickle.loads(pickle.dumps(first))  # as a reading process that opens the file only when it reads
+  changed = FakeSource([(32, 48)] * 5, fingerprint='beef')
+  second = open_fake(changed, tmp_path)
+  for index in range(5):
+    check_equal(late[index], expected[index])
+  assert second.path.exists()
+  del first
+  third = open_fake(FakeSource([(32, 48)] * 5, fingerprint='cafe'), tmp_path)
+  assert {path.parent for path in tmp_path.glob('*/*.array_record')} == {
+    second.path.parent,
+    third.path.parent,
+  }
+
+
+def test_two_data_sets_of_one_name_keep_their_caches(source, tmp_path, capsys):
+  other = FakeSource([(32, 48)] * 5, fingerprint='beef', name='/b/fake/train')
+  source.name = '/a/fake/train'
+  for _ in range(2):
+    open_fake(source, tmp_path)
+    open_fake(other, tmp_path)
+  assert capsys.readouterr().err.count(': 5/5') == 2
+
+
+def test_a_place_that_cannot_be_written_is_replaced_by_the_fallback(source, tmp_path, capsys):
+  (tmp_path / 'file').write_text('')  # nothing can be made below it, not even by root
+  fallback = tmp_path / 'user' / 'cache'
+  first = open_cache(decoded_split(source), tmp_path / 'file', fallback=fallback)
+  assert first.path.is_relative_to(fallback)
+  assert f'caches are kept in {fallback} (config.data.cache_dir)' in capsys.readouterr().err
+  assert open_cache(decoded_split(source), tmp_path / 'file', fallback=fallback).path == first.path
+  assert capsys.readouterr().err == ''
+
+
+def test_a_cache_in_a_place_that_cannot_be_written_is_read(source, tmp_path, monkeypatch):
+  first = open_fake(source, tmp_path / 'shared')
+  monkeypatch.setattr(cache_lib, '_make_folder', lambda *_: pytest.fail('built again'))
+  found = open_cache(decoded_split(source), tmp_path / 'shared', fallback=tmp_path / 'user')
+  check_equal(found[4], first[4])
+
+
+def test_without_locks_nothing_that_may_be_read_is_removed(source, tmp_path, monkeypatch):
+  def without_locks(*_):
+    raise OSError(errno.ENOLCK, 'No locks available')
+
+  monkeypatch.setattr(fcntl, 'flock', without_locks)
+  open_fake(source, tmp_path)
+  open_fake(FakeSource([(32, 48)] * 5, fingerprint='beef'), tmp_path)
+  assert len(list(tmp_path.glob('*/*.array_record'))) == 2
+
+
 def test_changed_meaning_of_labels_is_cached_again(source, tmp_path, capsys):
   open_fake(source, tmp_path)
   cache = open_fake(source, tmp_path, relabelled())
@@ -193,7 +262,7 @@ def test_sizes_label_sets_and_purposes_are_kept_apart(source, tmp_path, capsys):
     open_fake(source, tmp_path, image_size=(8, 12)),
     open_fake(source, tmp_path, CITYSCAPES_20),
     open_fake(source, tmp_path, native_labels=True),
-    open_fake(FakeSource([(32, 48)], name='fake/validation'), tmp_path),
+    open_fake(FakeSource([(32, 48)], 'beef', name='fake/validation'), tmp_path),
   ]
   assert len({cache.path for cache in opened}) == 5
   assert opened[1][0].image.shape == (8, 12, 3)
@@ -209,7 +278,7 @@ def test_sizes_label_sets_and_purposes_are_kept_apart(source, tmp_path, capsys):
       lambda p: change_manifest(p, image_size=[8, 12]), 'image_size was [8, 12], is [16, 24]', id='size'
     ),
     pytest.param(lambda p: change_manifest(p, count=4), 'count was 4, is 5', id='count'),
-    pytest.param(lambda p: change_manifest(p, format_version=1), 'format_version was 1, is 2', id='format'),
+    pytest.param(lambda p: change_manifest(p, format_version=1), 'format_version was 1, is 3', id='format'),
     pytest.param(lambda p: change_manifest(p, native_labels=True), 'native_labels was True', id='purpose'),
     pytest.param(
       lambda p: change_manifest(p, label_interpolation='x'), 'label_interpolation was x', id='label'
@@ -239,8 +308,7 @@ def test_a_build_that_fails_leaves_nothing(source, tmp_path):
   source.labels[3][2, 1:4] = 77
   with pytest.raises(InputError, match=r'^fake/train straße_3 \(label\): unknown label ids 77 \(3 pixels\)'):
     open_fake(source, tmp_path)
-  (folder,) = tmp_path.iterdir()
-  assert list(folder.iterdir()) == []
+  assert list(tmp_path.iterdir()) == []
   source.labels[3][:] = 7
   assert (open_fake(source, tmp_path)[3].label == 0).all()
 
@@ -362,14 +430,16 @@ def test_a_write_that_fails_is_an_error_and_leaves_nothing(source, tmp_path, mon
     return types.SimpleNamespace(write=write, close=lambda: None)
 
   monkeypatch.setattr(cache_lib, 'ArrayRecordWriter', full)
-  with pytest.raises(RunError, match=r'cityscapes19: .*No space left'):
+  with pytest.raises(RunError, match=r'cityscapes19-[0-9a-f]{16}: .*No space left'):
     open_fake(source, tmp_path)
   assert list(tmp_path.glob('*/*')) == []
 
 
 def test_a_folder_that_cannot_be_made_is_named(source, tmp_path):
   (tmp_path / 'file').write_text('')
-  with pytest.raises(InputError, match=r'file/fake_train-16x24-cityscapes19: cannot be written'):
+  with pytest.raises(
+    InputError, match=r'file/fake_train-16x24-cityscapes19-\w+: cannot be written.*cache_dir'
+  ):
     open_fake(source, tmp_path / 'file')
 
 

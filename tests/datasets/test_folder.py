@@ -104,22 +104,25 @@ def test_missing_folder_split_and_files(tmp_path: pathlib.Path):
     write(tmp_path / 'empty')
 
 
-def test_fingerprint_follows_the_files(tmp_path: pathlib.Path):
+def test_the_fingerprint_is_of_the_content_alone(tmp_path: pathlib.Path):
   layouts.write_labelled_folder(tmp_path / 'a', {'train': 2})
   first = open_folder(tmp_path / 'a', 'train').fingerprint
-  assert open_folder(tmp_path / 'a', 'train').fingerprint == first
-  (tmp_path / 'a').rename(tmp_path / 'b')  # the place does not matter
+  layouts.write_labelled_folder(tmp_path / 'b', {'train': 2})  # as extracted again: other times
+  for path in (tmp_path / 'b').rglob('*.png'):
+    os.utime(path, (1, 1))
   assert open_folder(tmp_path / 'b', 'train').fingerprint == first
-  label = tmp_path / 'b' / 'train' / 'labels' / 'scene_001.png'
-  data, stat = label.read_bytes(), label.stat()
+  images, labels = tmp_path / 'b' / 'train' / 'images', tmp_path / 'b' / 'train' / 'labels'
+  label = labels / 'scene_001.png'
+  data = label.read_bytes()
   label.write_bytes(data + b' ')
-  os.utime(label, ns=(stat.st_atime_ns, stat.st_mtime_ns))
   assert open_folder(tmp_path / 'b', 'train').fingerprint != first  # size
+  label.write_bytes(data[:-20] + bytes([data[-20] ^ 1]) + data[-19:])
+  assert open_folder(tmp_path / 'b', 'train').fingerprint != first  # content
   label.write_bytes(data)
-  os.utime(label, ns=(stat.st_atime_ns, stat.st_mtime_ns))
   assert open_folder(tmp_path / 'b', 'train').fingerprint == first
-  os.utime(label, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-  assert open_folder(tmp_path / 'b', 'train').fingerprint != first  # time
+  for folder in (images, labels):
+    (folder / 'scene_001.png').rename(folder / 'scene_009.png')
+  assert open_folder(tmp_path / 'b', 'train').fingerprint != first  # name
 
 
 def test_can_be_sent_to_a_worker(tmp_path: pathlib.Path):
