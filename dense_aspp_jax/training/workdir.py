@@ -30,6 +30,7 @@ SCORES = 'scores.json'  # of the last evaluation
 PROVENANCE = 'provenance.json'  # one entry for each time the run was started
 
 _DIRECTORY = 'directory'  # in config.json
+_CONTENT = 'by_content'  # in data.json: the fingerprint is of the content of files, not of their times
 _REMEDY = 'restore the files of the run, or check --workdir'
 
 
@@ -122,26 +123,41 @@ def begin(
   if jax.process_index() != 0:
     yield
     return
-  data = {
-    split: {'name': s.name, 'examples': len(s), 'fingerprint': s.fingerprint} for split, s in splits.items()
-  }
+  data = {split: _data_record(found) for split, found in splits.items()}
   with _lock(workdir):
     if (workdir / CONFIG).exists():
       before = read_json(workdir / DATA, _REMEDY)
-      for split, found in data.items():
-        first = before.get(split, {})
-        if (first.get('examples'), first.get('fingerprint')) != (found['examples'], found['fingerprint']):
-          raise InputError(
-            f'{workdir}: the data of split {split!r} have changed since this run began '
-            f'({first.get("examples")} examples of {first.get("name")}, now {found["examples"]} of '
-            f'{found["name"]}). Restore them, or choose another --workdir'
-          )
+      for split, found in splits.items():
+        _check_same_data(workdir, split, before.get(split, {}), found)
+      if (now := {**before, **data}) != before:  # moved, or known by times before
+        write_json(workdir / DATA, now)
     else:
       write_json(workdir / LABELS, label_set.to_json())
       write_json(workdir / DATA, data)
       write_json(workdir / PROVENANCE, [])
       write_json(workdir / CONFIG, stored)  # last: it makes the directory a run's
     yield
+
+
+def _data_record(split: CacheSplit) -> dict[str, Any]:
+  """What data.json says of a split."""
+  record = {'name': split.name, 'examples': len(split), 'fingerprint': split.fingerprint}
+  return record | ({_CONTENT: True} if split.former_fingerprint else {})
+
+
+def _check_same_data(workdir: pathlib.Path, name: str, first: Mapping[str, Any], found: CacheSplit) -> None:
+  """Raises InputError if the data of a split, wherever they lie, are not those of its record `first`."""
+  same = first.get('fingerprint') in {found.fingerprint, found.former_fingerprint} - {''}
+  if same and first.get('examples') == len(found):
+    return
+  hint = ''
+  if found.former_fingerprint and first and _CONTENT not in first:
+    hint = '. It was begun by a version that knew files by their times: copy them with these (`cp -p`)'
+  raise InputError(
+    f'{workdir}: the data of split {name!r} have changed since this run began ({first.get("examples")} '
+    f'examples of {first.get("name")}, now {len(found)} of {found.name}). Restore them, or choose another '
+    f'--workdir{hint}'
+  )
 
 
 def record_start(

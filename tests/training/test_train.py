@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_network import TINY
 
@@ -19,6 +20,7 @@ from configs import default
 from dense_aspp_jax.datasets.data import Data
 from dense_aspp_jax.errors import InputError, Stopped
 from dense_aspp_jax.evaluation.evaluate import evaluate
+from dense_aspp_jax.evaluation.pictures import save_png
 from dense_aspp_jax.labels import CITYSCAPES_20
 from dense_aspp_jax.training import train
 from dense_aspp_jax.training import workdir as workdirs
@@ -199,7 +201,12 @@ def test_changed_data_are_noticed_on_resume(scene_folder, tmp_path):
   shutil.copytree(scene_folder, folder)
   config = make_config(folder, **{'training.num_epochs': 0.5})
   train_and_evaluate(config, tmp_path / 'work')
-  next((folder / 'train' / 'images').iterdir()).touch()
+  for path in (folder / 'train' / 'images').iterdir():
+    path.touch()  # as copied without times
+  train_and_evaluate(config, tmp_path / 'work')
+  changed = np.array(Image.open(path))
+  changed[3, 5] ^= 1
+  save_png(path, changed)
   with pytest.raises(
     InputError, match=r"the data of split 'train' have changed since this run began \(16 examples"
   ):
