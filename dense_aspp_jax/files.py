@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import io
 import json
@@ -43,7 +44,9 @@ def write_file(path: pathlib.Path, data: bytes) -> None:
   Raises:
     RunError: It cannot be written.
   """
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+  # Short, so that `path` may have the longest name that there is.
+  digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+  temporary = path.with_name(f'.{digest}.{os.getpid()}.tmp')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary.write_bytes(data)
@@ -51,7 +54,7 @@ def write_file(path: pathlib.Path, data: bytes) -> None:
   except OSError as error:
     with contextlib.suppress(OSError):
       temporary.unlink()
-    raise RunError(f'{path}: cannot be written ({error.strerror})') from error
+    raise RunError(f'{shown(path)}: cannot be written ({error.strerror})') from error
 
 
 def write_json(path: pathlib.Path, data: Any) -> None:

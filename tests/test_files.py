@@ -58,6 +58,14 @@ def test_a_directory_does_not_appear_after_an_error(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+def test_the_longest_name_that_there_is(tmp_path):
+  path = tmp_path / ('ü' * 125 + '.json')  # 255 bytes
+  write_json(path, [1])
+  write_json(path, [2])
+  assert read_json(path, 'no') == [2]
+  assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_directory_that_holds_something_is_left_alone(tmp_path):
   (tmp_path / 'mine.txt').write_text('precious')
   with (

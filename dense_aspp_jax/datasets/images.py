@@ -45,10 +45,13 @@ _UPRIGHT = {
 }
 
 
-def check_image_header(path: pathlib.Path) -> None:
+def check_image_header(path: pathlib.Path) -> tuple[int, int]:
   """Checks by its beginning whether a file is an image that `decode_image` may take.
 
   Decodes nothing, whatever size the header claims; damage further on is not found.
+
+  Returns:
+    Height and width in pixels, as stored.
 
   Raises:
     InputError: Unreadable, neither PNG nor JPEG, a damaged header, or more than `MAX_PIXELS`.
@@ -59,7 +62,8 @@ def check_image_header(path: pathlib.Path) -> None:
     with path.open('rb') as file:
       plugin = _image_plugin(file.read(len(PNG_SIGNATURE)), str(path))
       file.seek(0)
-      _open(plugin, file, str(path), decode=False)
+      width, height = _open(plugin, file, str(path), decode=False).size
+      return height, width
   except OSError as error:
     raise InputError(f'{path}: cannot be read ({error.strerror or error})') from error
 

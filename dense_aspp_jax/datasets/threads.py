@@ -12,13 +12,20 @@ T = TypeVar('T')
 U = TypeVar('U')
 
 
-def map_in_threads(function: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
-  """Yields `function(item)` in order, from one thread per CPU that work a few items ahead.
+def map_in_threads(
+  function: Callable[[T], U], items: Iterable[T], num_threads: int | None = None
+) -> Iterator[U]:
+  """Yields `function(item)` in order, from threads that work 2 * num_threads + 1 items ahead.
 
   What they call should release the GIL, as Pillow, zlib, NumPy and ArrayRecord do. An exception is raised in
   its turn.
+
+  Args:
+    function: What the threads call.
+    items: Its arguments.
+    num_threads: By default one per CPU.
   """
-  num_threads = os.cpu_count() or 1
+  num_threads = num_threads or os.cpu_count() or 1
   with concurrent.futures.ThreadPoolExecutor(num_threads) as executor:
     pending = collections.deque()
     try:

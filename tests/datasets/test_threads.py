@@ -25,6 +25,9 @@ def test_items_are_taken_a_few_ahead_only():
   assert len(taken) == 2 * os.cpu_count() + 1
   results.close()
   assert len(taken) == 2 * os.cpu_count() + 1
+  taken.clear()
+  assert next(map_in_threads(negative, (taken.append(n) or n for n in range(1000)), num_threads=1)) == 0
+  assert len(taken) == 3
 
 
 def test_an_error_comes_in_its_turn():
