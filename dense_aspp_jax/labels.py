@@ -20,7 +20,7 @@ import numpy as np
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import read_json
-from dense_aspp_jax.label_tables import CAMVID, CITYSCAPES
+from dense_aspp_jax.label_tables import CAMVID, CAMVID_32, CAMVID_32_TO_11, CITYSCAPES
 
 IGNORE_LABEL = 255  # class index left out of loss and metrics
 ORIENTATIONS = ('applied', 'as_stored')
@@ -312,7 +312,19 @@ CITYSCAPES_19_TRAIN_IDS = LabelSet(
   tuple(dataclasses.replace(c, ids=(i,)) for i, c in enumerate(CITYSCAPES_19.classes)),
   (IGNORE_LABEL,),
 )
-LABEL_SETS = {s.name: s for s in (CITYSCAPES_20, CITYSCAPES_19, CITYSCAPES_19_TRAIN_IDS, CAMVID_11)}
+_CAMVID_32_IDS = {name: i for i, (name, _) in enumerate(CAMVID_32)}
+CAMVID_31 = LabelSet(
+  'camvid32',  # its 32nd label, Void, is ignored
+  tuple(LabelClass(n, (_CAMVID_32_IDS[n],), c) for n, c in CAMVID_32 if n != 'Void'),
+  (_CAMVID_32_IDS['Void'],),
+)
+CAMVID_32_AS_11 = LabelSet(
+  'camvid32_as_11',
+  tuple(LabelClass(n, tuple(_CAMVID_32_IDS[m] for m in CAMVID_32_TO_11[n]), c) for n, c in CAMVID),
+  (_CAMVID_32_IDS['Void'],),
+)
+_SETS = (CITYSCAPES_20, CITYSCAPES_19, CITYSCAPES_19_TRAIN_IDS, CAMVID_11, CAMVID_32_AS_11, CAMVID_31)
+LABEL_SETS = {s.name: s for s in _SETS}
 
 
 def load_label_set(name: str) -> LabelSet:

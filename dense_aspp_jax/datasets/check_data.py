@@ -60,10 +60,9 @@ def list_splits(
     with_files = [name for name, published in DATASETS.items() if published.files]
     if dataset not in with_files:
       raise InputError(f'dataset {dataset!r} has no source; --source is for {" and ".join(with_files)}')
-    listings = DATASETS[dataset].list_files(pathlib.Path(source).expanduser())
-    if not any(listing.pairs or listing.problems for listing in listings.values()):
-      raise InputError(f'{source}: no images found; check that this is the right folder')
-    return [listings[name]._replace(where=f'{dataset}/{name}') for name in wanted(listings, source)]
+    files = DATASETS[dataset].list_files(pathlib.Path(source).expanduser())
+    found = [files.splits[name]._replace(where=f'{dataset}/{name}') for name in wanted(files.splits, source)]
+    return [found[0]._replace(ignored=files.left + found[0].ignored), *found[1:]]
   if dataset.startswith(FOLDER_PREFIX):
     folder = pathlib.Path(dataset.removeprefix(FOLDER_PREFIX)).expanduser()
     there = [name for name in SPLITS if (folder / name).is_dir()]

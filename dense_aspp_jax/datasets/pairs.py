@@ -11,6 +11,7 @@ import numpy as np
 from dense_aspp_jax.datasets.examples import Example, Pair
 from dense_aspp_jax.datasets.images import decode_image, decode_label_ids
 from dense_aspp_jax.datasets.png import GREY, PNG_HEADER_BYTES, RGB, PngHeader, read_png_header
+from dense_aspp_jax.datasets.published_files import TranslatedFile
 from dense_aspp_jax.datasets.stored_files import StoredFile
 from dense_aspp_jax.datasets.threads import map_in_threads
 from dense_aspp_jax.errors import InputError
@@ -79,14 +80,19 @@ def check_pair(pair: Pair, label_set: LabelSet, published: bool = False) -> Chec
 def check_published_headers(pair: Pair) -> tuple[int, int]:
   """Reads the headers of a published pair alone; returns height and width.
 
+  Of a `TranslatedFile`, only the size is checked.
+
   Raises:
     InputError: An image that is no 8-bit RGB PNG, a label that is no 8-bit grey PNG, or sizes that differ.
   """
+  translated = isinstance(pair.label, TranslatedFile)
   image, label = (
-    read_png_header(file.read(PNG_HEADER_BYTES), file.where) for file in (pair.image, pair.label)
+    read_png_header(file.read(PNG_HEADER_BYTES), file.where)
+    for file in (pair.image, pair.label.original if translated else pair.label)
   )
   _check_published(image, RGB, pair.image.where)
-  _check_published(label, GREY, pair.label.where)
+  if not translated:
+    _check_published(label, GREY, pair.label.where)
   _check_equal(image[:2], label[:2], pair)
   return image[:2]
 

@@ -17,7 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import tensorflow_datasets as tfds
 
 from dense_aspp_jax.datasets.camvid import CAMVID
-from dense_aspp_jax.datasets.cityscapes import CITYSCAPES
+from dense_aspp_jax.datasets.camvid_full import CAMVID_FULL
+from dense_aspp_jax.datasets.cityscapes import CITYSCAPES, CITYSCAPES_COARSE
 from dense_aspp_jax.datasets.examples import FOLDER_PREFIX, Example, Pair
 from dense_aspp_jax.datasets.listing import Listing
 from dense_aspp_jax.datasets.pairs import BadPairs, check_pair, check_published_headers, map_good
@@ -26,9 +27,11 @@ from dense_aspp_jax.datasets.tfds_store import PublishedDataset
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.files import remove_abandoned
 from dense_aspp_jax.labels import LabelSet
+from dense_aspp_jax.progress import say
 
 # Name, as in `config.data.dataset` -> data set; others are 'folder:PATH'.
-DATASETS = {dataset.name: dataset for dataset in (CITYSCAPES, CAMVID, STREET_SCENES)}
+_DATASETS = (CITYSCAPES, CITYSCAPES_COARSE, CAMVID, CAMVID_FULL, STREET_SCENES)
+DATASETS = {dataset.name: dataset for dataset in _DATASETS}
 _DOWNLOAD_PREFIX = 'camvid_download_'
 
 
@@ -89,7 +92,10 @@ def prepare(
       dataset.store(splits, dataset.counts, str(root))
     else:
       with _find_files(dataset, source, download, root) as path:
-        checked = check_listings(dataset, dataset.list_files(path), str(path), allow_partial, skip_bad)
+        files = dataset.list_files(path)
+        for line in files.describe():
+          say(f'{path}: {line}')
+        checked = check_listings(dataset, files.splits, str(path), allow_partial, skip_bad)
         splits = {split: read_pairs(pairs, dataset.label_set, bad) for split, (pairs, bad) in checked.items()}
         dataset.store(splits, {split: len(pairs) for split, (pairs, _) in checked.items()}, str(root))
   except OSError as error:
@@ -126,15 +132,12 @@ def check_listings(
     print(f'warning: {finding}', file=sys.stderr)
 
   pairs = {split: listing.require() for split, listing in listings.items()}
-  expected = {s: n for s, n in dataset.counts.items() if s in pairs or s not in dataset.optional_splits}
-  found = {split: len(pairs.get(split, ())) for split in expected}
-  if not any(found.values()):
+  if not any(pairs.values()):
     raise InputError(f'{where}: no images found; check that this is the right folder')
-  if found != expected:
-    numbers = ', '.join(f'{split} {found[split]} (published: {expected[split]})' for split in expected)
-    permit(f'{where}: number of images: {numbers}')
+  if finding := other_counts(dataset, {split: len(found) for split, found in pairs.items()}):
+    permit(f'{where}: {finding}')
   checked = {s: ([], BadPairs(f'{dataset.name}/{s}', skip_bad if s == 'train' else 0)) for s in pairs}
-  others: Counter[tuple[int, int]] = Counter()
+  sizes: Counter[tuple[int, int]] = Counter()
   first = None
   for split, (good, bad) in checked.items():
     for pair in pairs[split]:
@@ -144,17 +147,37 @@ def check_listings(
         bad.add(error)
         continue
       good.append(pair)
+      sizes[size] += 1
       if size != dataset.image_size:
-        others[size] += 1
         first = first or pair.image.where
-  if others:
-    height, width = dataset.image_size
-    sizes = ', '.join(f'{n} of {h}x{w}' for (h, w), n in sorted(others.items()))
-    permit(
-      f'{where}: {others.total()} images not of {height}x{width} pixels (height x width), as published, but '
-      f'{sizes}; the first is {first}'
-    )
+  if finding := other_sizes(dataset, sizes):
+    permit(f'{where}: {finding}; the first is {first}')
   return checked
+
+
+def other_counts(dataset: PublishedDataset, found: Mapping[str, int]) -> str:
+  """Says how the number of images by split differs from the published one; '' if it does not."""
+  expected = {s: n for s, n in dataset.counts.items() if found.get(s) or s not in dataset.optional_splits}
+  counts = {split: found.get(split, 0) for split in expected}
+  if counts == expected or (
+    dataset.other_splits
+    and counts.keys() == dataset.counts.keys()
+    and sum(counts.values()) == sum(expected.values())
+  ):
+    return ''
+  numbers = ', '.join(f'{split} {counts[split]} (published: {expected[split]})' for split in expected)
+  return f'number of images: {numbers}'
+
+
+def other_sizes(dataset: PublishedDataset, found: Mapping[tuple[int, int], int]) -> str:
+  """Says how many images are not of the published size; '' if all are."""
+  others = {size: n for size, n in sorted(found.items()) if size != dataset.image_size}
+  if not others:
+    return ''
+  height, width = dataset.image_size
+  sizes = ', '.join(f'{n} of {h}x{w}' for (h, w), n in others.items())
+  published = f'{height}x{width} pixels (height x width), as published'
+  return f'{sum(others.values())} images not of {published}, but {sizes}'
 
 
 def read_pairs(pairs: Sequence[Pair], label_set: LabelSet, bad: BadPairs) -> Iterator[Example]:

@@ -18,7 +18,7 @@ from absl import logging as absl_logging
 from tensorflow_datasets.core import shuffle
 
 from dense_aspp_jax.datasets.examples import HELD_OUT, TRAIN_AND_VALIDATION, Example, Pair, Split
-from dense_aspp_jax.datasets.listing import Listing
+from dense_aspp_jax.datasets.published_files import PublishedFiles
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.progress import progress
@@ -29,9 +29,12 @@ class PublishedDataset:
   """A data set that is prepared once and then read through tfds.
 
   Attributes:
+    name: As in `config.data.dataset`.
     builder: Its tfds builder, an `ExampleBuilder`.
+    config: The builder's configuration; None: its first, or none.
     label_set: The label set with all ids that may occur.
     counts: Published number of images by split.
+    other_splits: Whether the images may be split otherwise, as long as all are there.
     optional_splits: Splits of `counts` that may be missing.
     image_size: Published height and width.
     terms: Terms of use, a sentence about 'the images'.
@@ -41,25 +44,23 @@ class PublishedDataset:
     generate: Draws so many examples of a split, where there are no files.
   """
 
+  name: str
   builder: type[tfds.core.GeneratorBasedBuilder]
+  config: str | None = None
   label_set: LabelSet
   counts: Mapping[str, int]
+  other_splits: bool = False
   optional_splits: tuple[str, ...] = ()
   image_size: tuple[int, int]
   terms: str
   files: str | None = None
-  list_files: Callable[[pathlib.Path], dict[str, Listing]] | None = None
+  list_files: Callable[[pathlib.Path], PublishedFiles] | None = None
   download: Callable[[pathlib.Path], pathlib.Path] | None = None
   generate: Callable[[str, int], Iterable[Example]] | None = None
 
-  @property
-  def name(self) -> str:
-    """As in `config.data.dataset`."""
-    return self.builder.name
-
   def make_builder(self, data_dir: str | None) -> tfds.core.GeneratorBasedBuilder:
     """Constructs the builder, whether the data set is prepared or not; None: where tfds keeps its data."""
-    return self.builder(data_dir=None if data_dir is None else os.path.expanduser(data_dir))
+    return self._builder(data_dir=None if data_dir is None else os.path.expanduser(data_dir))
 
   def prepared_builder(self, data_dir: str | None) -> tfds.core.GeneratorBasedBuilder | None:
     """The builder if the data set is prepared in `data_dir`, else None.
@@ -113,7 +114,10 @@ class PublishedDataset:
       for split, examples in splits.items()
     }
     with _quiet_tfds(), without_tensorflow():
-      self.builder(data_dir=data_dir, file_format='array_record', splits=shown).download_and_prepare()
+      self._builder(data_dir=data_dir, file_format='array_record', splits=shown).download_and_prepare()
+
+  def _builder(self, **options: Any) -> tfds.core.GeneratorBasedBuilder:
+    return self.builder(**options, **({'config': self.config} if self.config else {}))
 
 
 class ExampleBuilder:

@@ -120,12 +120,13 @@ def test_prepared_data_and_their_files(tmp_path, capsys):
 
 def test_cityscapes_files(tmp_path, capsys):
   layouts.write_cityscapes_tree(tmp_path, {'train': 2, 'val': 2, 'test': 1})
-  stem = f'{tmp_path}/gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds'
-  pathlib.Path(f'{stem}.png').rename(f'{stem}.PNG')
+  stem = f'{tmp_path}/gtFine/train/aachen/aachen_000000_000019_gtFine'
+  pathlib.Path(f'{stem}_instanceIds.png').unlink()
+  pathlib.Path(f'{stem}_labelIds.png').rename(f'{stem}_labelIds.PNG.bak')
   assert main(['check-data', 'cityscapes', '--source', str(tmp_path)]) == 2
   out = capsys.readouterr().out
   assert 'aachen_000000_000019_leftImg8bit.png: image without label' in out
-  assert f'not read, no part of the dataset: {stem}.PNG: .png\n' in out
+  assert f'not read, no part of the dataset: {stem}_labelIds.PNG.bak: .bak\n' in out
   assert 'cityscapes/train: 1 pairs, 0 bad; height x width: 1 of 16x32' in out
   assert 'share of pixels: void 100.00 %' in out  # the test split's labels are dummies
   assert main(['check-data', 'cityscapes', '--source', str(tmp_path), '--split', 'validation']) == 0
@@ -150,7 +151,7 @@ def test_the_label_set_is_that_of_the_folder_or_the_one_named(folder, tmp_path, 
     (('folder:/none',), '/none: no such folder'),
     (('street_scenes', '--source', '.'), "dataset 'street_scenes' has no source"),
     (('camvid', '--source', '/none'), '/none: cannot be listed (No such file or directory); check'),
-    (('cityscapes', '--source', '/none'), 'neither leftImg8bit_trainvaltest.zip nor'),
+    (('cityscapes', '--source', '/none'), 'needs leftImg8bit_trainvaltest.zip and gtFine'),
   ],
 )
 def test_what_cannot_be_opened_is_named(arguments, message, tmp_path, capsys):
@@ -169,4 +170,4 @@ def test_a_split_without_files_is_not_the_right_folder(tmp_path, capsys):
   (tmp_path / 'leftImg8bit').mkdir()
   (tmp_path / 'gtFine').mkdir()
   assert main(['check-data', 'cityscapes', '--source', str(tmp_path)]) == 2
-  assert 'no images found; check that this is the right folder' in capsys.readouterr().err
+  assert 'no images with labels found' in capsys.readouterr().err

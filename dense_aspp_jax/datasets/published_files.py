@@ -1,0 +1,110 @@
+"""Finds the files of a published data set wherever its archives and folders were put."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import pathlib
+import re
+from collections.abc import Callable, Iterable
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from dense_aspp_jax.datasets.images import encode_png
+from dense_aspp_jax.datasets.listing import Listing
+from dense_aspp_jax.datasets.stored_files import (
+  Files,
+  StoredFile,
+  describe_left,
+  files_of_folder,
+  files_of_zip,
+)
+
+SECOND_COPY = 'second copy'  # why a file is left out
+# Folder, in lower case -> split; what torchvision, mmsegmentation and Kaggle call them.
+_SPLITS = {
+  'train': 'train',
+  'val': 'validation',
+  'valid': 'validation',
+  'validation': 'validation',
+  'test': 'test',
+  'train_extra': 'train_extra',
+}
+
+
+class PublishedFiles(NamedTuple):
+  """The files of a published data set, found but not read yet.
+
+  Attributes:
+    splits: The splits that have both images and labels.
+    left: 'PATH: why' for files that belong to no split.
+    notes: What a user should know about the files that were taken; a sentence each.
+  """
+
+  splits: dict[str, Listing]
+  left: list[str]
+  notes: list[str]
+
+  def describe(self) -> list[str]:
+    """The notes, and a line about all that is left out, if anything is."""
+    left = self.left + [entry for listing in self.splits.values() for entry in listing.ignored]
+    return self.notes + [describe_left(left)] * bool(left)
+
+
+@dataclasses.dataclass(frozen=True)
+class TranslatedFile(StoredFile):
+  """Labels stored as something else than label ids, which reads as a PNG of label ids.
+
+  Attributes:
+    original: The file as it is stored.
+  """
+
+  original: StoredFile = dataclasses.field(kw_only=True)
+
+  @classmethod
+  def of(cls, original: StoredFile, decode: Callable[[bytes, str], np.ndarray]) -> TranslatedFile:
+    """`decode` takes the file's bytes and its place, for messages, and gives label ids, uint8 `[h, w]`."""
+    return cls(original.where, _Translation(original, decode), original=original)
+
+
+class _Translation(NamedTuple):
+  """Opens a translated file; can be pickled."""
+
+  original: StoredFile
+  decode: Callable[[bytes, str], np.ndarray]
+
+  def __call__(self) -> BinaryIO:
+    return io.BytesIO(encode_png(self.decode(self.original.read(), self.original.where)))
+
+
+def find_files(source: pathlib.Path, archives: str) -> Files:
+  """Lists a zip archive, or a folder with the zip archives in it.
+
+  Args:
+    source: A zip archive, or a folder.
+    archives: Regular expression for the names of the archives that belong to the data set. They are read
+      without unpacking, and come before the folder's other files.
+
+  Returns:
+    Path relative to `source` -> file. The paths of an archive's members begin with the archive's path.
+
+  Raises:
+    InputError: `source` or an archive cannot be read.
+  """
+  if source.is_file():
+    return files_of_zip(source)
+  folder = files_of_folder(source)
+  taken, left = {}, list(folder.left)
+  for name, file in folder.taken.items():
+    if re.fullmatch(archives, file.path.name):
+      members = files_of_zip(file.path)
+      taken |= {f'{name}/{member}': file for member, file in members.taken.items()}
+      left += members.left
+  others = {n: f for n, f in folder.taken.items() if not re.fullmatch(archives, f.path.name)}
+  return Files(taken | others, left)
+
+
+def split_of(folders: Iterable[str]) -> str | None:
+  """The split that the innermost of `folders` with the name of a split stands for."""
+  return next((_SPLITS[name] for name in map(str.lower, reversed(tuple(folders))) if name in _SPLITS), None)
