@@ -41,6 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.init = ml_collections.ConfigDict()
   config.init.extractor_weights = config_dict.placeholder(str)  # of `dense-aspp convert`; default: random
+  config.init.run = config_dict.placeholder(str)  # workdir of another run, whose weights this one starts from
 
   config.data = ml_collections.ConfigDict()
   config.data.dataset = 'cityscapes'  # 'camvid', 'street_scenes', or 'folder:PATH'
@@ -86,6 +87,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.optimizer.schedule = 'constant'  # ours; 'poly', 'cosine'
   config.optimizer.poly_power = 0.9
   config.optimizer.warmup_steps = 0  # steps of linear growth of the rate from 0
+  config.optimizer.extractor_learning_rate_factor = 1.0  # the extractor's share of the rate; 0: frozen; ours
 
   config.training = ml_collections.ConfigDict()
   config.training.num_epochs = 60.0  # passes over the training split; slides

@@ -65,6 +65,7 @@ class SegmentationModel(nn.Module):
     dropout_rate: Probability that a channel is dropped in front of the head, in training.
     skip_decoder: Joins the features of stride 4 to the cascade's, in front of the head; or None.
     auxiliary_head: Gives the auxiliary logits, from the features of stride 16; or None.
+    frozen_extractor: Whether the extractor works in training as in evaluation.
   """
 
   extractor: nn.Module
@@ -73,6 +74,7 @@ class SegmentationModel(nn.Module):
   dropout_rate: float = 0.0
   skip_decoder: nn.Module | None = None
   auxiliary_head: nn.Module | None = None
+  frozen_extractor: bool = False
 
   @property
   def stride(self) -> int:
@@ -99,7 +101,8 @@ class SegmentationModel(nn.Module):
       train: Whether BN uses and updates batch statistics; dropout and stochastic depth, where the network
         has them, draw from the random numbers 'dropout'.
     """
-    features = self.extractor(pad_to_multiple(image, self.extractor.stride), train)
+    image = pad_to_multiple(image, self.extractor.stride)
+    features = self.extractor(image, train and not self.frozen_extractor)
     x = self.dense_aspp(features.last, train)
     if self.skip_decoder is not None:
       x = self.skip_decoder(x, features.stride4, train)
@@ -200,8 +203,11 @@ class Network:
     check_choice('model.compute_dtype', self.compute_dtype, tuple(COMPUTE_DTYPES))
     check_choice('model.implementation', self.implementation, IMPLEMENTATIONS)
 
-  def create(self) -> SegmentationModel:
+  def create(self, frozen_extractor: bool = False) -> SegmentationModel:
     """Makes the network.
+
+    Args:
+      frozen_extractor: Whether training leaves the extractor as it is.
 
     Raises:
       InputError: A value that the extractor does not take, or that a head does not go with.
@@ -240,6 +246,7 @@ class Network:
       auxiliary_head=AuxiliaryHead(self.num_classes, self.dropout_rate, dtype=dtype)
       if self.auxiliary_head
       else None,
+      frozen_extractor=frozen_extractor,
     )
 
 

@@ -124,6 +124,7 @@ def _write_card(workdir: pathlib.Path, rows: Sequence[Row], target: pathlib.Path
       protocol=row.protocol,
       classes=label_set.class_names,
       pretrained=next((s['extractor_weights'] for s in starts if 'extractor_weights' in s), None),
+      started=next((s['init_run'] for s in starts if 'init_run' in s), None),
       has_ema=row.weights == EMA,
       tables=card_tables(summarize(rows).groups),
       weak=[f'{c} ({100 * iou:.1f})' for c, iou in weak.items()],

@@ -20,6 +20,7 @@ from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.results.protocol import BEST, LAST, ONE_MATRIX, Protocol
 from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.config import canonical, config_hash
+from dense_aspp_jax.training.start import pretraining
 
 EVALUATIONS = 'evaluations'  # folder of what `dense-aspp evaluate --record` wrote
 METRICS = 'metrics.jsonl'
@@ -131,7 +132,7 @@ def read_run(workdir: pathlib.Path) -> list[Row]:
       'classes': label_set.num_classes,
       'void_ignored': bool(label_set.ignore_ids),
       'metric': ONE_MATRIX,
-      'pretraining': ['ImageNet'] if config['init']['extractor_weights'] is not None else [],
+      'pretraining': pretraining(config, starts),
     }
 
   def row(result: Mapping[str, Any], test_time: Mapping[str, Any] | None = None) -> Row:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import pathlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
@@ -26,8 +25,6 @@ from dense_aspp_jax.models.segmentation import Network, SegmentationModel
 from dense_aspp_jax.training.augmentation import Augmentation
 from dense_aspp_jax.training.objective import Objective
 from dense_aspp_jax.training.optimizer import Optimizer
-from dense_aspp_jax.weights.convert import ForeignWeights
-from dense_aspp_jax.weights.store import load_extractor_weights
 
 
 class _Free(NamedTuple):
@@ -49,6 +46,18 @@ _FREE = {
   'evaluation.': _Free(on_resume=True, in_hash=True),
   'checkpoint.': _Free(on_resume=True, in_hash=True),
 }
+# A resumed run may change these too; the updates that follow are others, so its hash is another one.
+_CONTINUATION = (
+  'training.num_epochs',
+  'optimizer.learning_rate',
+  'optimizer.weight_decay',
+  'optimizer.schedule',
+  'optimizer.poly_power',
+  'optimizer.warmup_steps',
+)
+# Fields added since runs were published, with the value that a configuration without them means. The hash
+# leaves out this value.
+_ADDED = {'init.run': None, 'optimizer.extractor_learning_rate_factor': 1.0}
 # The arrays of a network do not depend on them. 'formulation' is the former name of 'implementation'.
 _NOT_IN_ARRAYS = ('compute_dtype', 'implementation', 'formulation', 'rematerialize', 'dropout_rate')
 _FORMULATIONS = {'fast': 'fused', 'plain': 'reference'}  # former value of model.formulation -> implementation
@@ -60,34 +69,21 @@ class Init:
   """The section `config.init`: what a run starts from."""
 
   extractor_weights: str | None = None
+  run: str | None = None
 
   def __post_init__(self):
-    """Checks the value. Raises InputError."""
-    if self.extractor_weights is not None:
-      expected = 'a directory that `dense-aspp convert` wrote'
-      fields.check_string('init.extractor_weights', self.extractor_weights, expected)
-
-  def load(self, extractor: str, data: Data) -> ForeignWeights | None:
-    """Loads the weights, checked against the network they are for.
-
-    Raises:
-      InputError: They cannot be used, are those of another extractor, or need another normalization.
-    """
-    if self.extractor_weights is None:
-      return None
-    weights = load_extractor_weights(pathlib.Path(self.extractor_weights).expanduser())
-    where = f'config.init.extractor_weights = {self.extractor_weights!r}'
-    if weights.architecture != extractor:
+    """Checks the values. Raises InputError."""
+    for name, expected in (
+      ('extractor_weights', 'a directory that `dense-aspp convert` wrote'),
+      ('run', 'the workdir of a run'),
+    ):
+      if getattr(self, name) is not None:
+        fields.check_string(f'init.{name}', getattr(self, name), expected)
+    if self.extractor_weights is not None and self.run is not None:
       raise InputError(
-        f'{where} are weights of {weights.architecture}, but config.model.extractor = {extractor!r}; '
-        'choose one of them for both'
+        f'config.init.run = {self.run!r}, config.init.extractor_weights = {self.extractor_weights!r}: set '
+        'one of them; the weights of a run include its extractor'
       )
-    for name in ('mean', 'std'):
-      if not np.allclose(getattr(data, name), getattr(weights, name), rtol=0, atol=1e-4):
-        raise InputError(
-          f'{where} need config.data.{name} = {getattr(weights, name)}, but it is {getattr(data, name)}'
-        )
-    return weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,10 +175,11 @@ def parse_config(config: ConfigDict | Mapping[str, Any], num_devices: int = 1) -
   Raises:
     InputError: Names the field, what was found and what is expected.
   """
+  config = tuples(with_added_fields(config))
   check_names(config)
   fields.check_integer('seed', config['seed'], 0, 2**32 - 1)
   sections = {name: cls(**config[name]) for name, cls in _SECTIONS.items()}
-  sections['model'] = sections['model'].create()
+  sections['model'] = sections['model'].create(sections['optimizer'].freezes_extractor)
   label_set = load_label_set(sections['data'].label_set)
   checked = Config(config['seed'], label_set=label_set, **sections)
   if label_set.num_classes != checked.model.num_classes:
@@ -217,23 +214,41 @@ def check_names(config: Mapping[str, Any]) -> None:
 
 def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
   """A stored configuration in today's fields: what an older version wrote, with what it meant."""
-  config = plain(config)
+  config = with_added_fields(config)
   if former := config.get('model', {}).pop('formulation', None):
     config['model']['implementation'] = _FORMULATIONS.get(former, former)
   return config
 
 
+def with_added_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+  """A configuration as plain data, with the fields that did not exist yet when it was written."""
+  config = plain(config)
+  for name, value in _ADDED.items():
+    section, _, field = name.partition('.')
+    if isinstance(config.get(section), dict):
+      config[section].setdefault(field, value)
+  return config
+
+
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
   """In which fields a run cannot be resumed because it was begun with others: the name and both values."""
-  stored, given = (flatten_dict(plain(config), sep='.') for config in (stored, given))
   free = tuple(name for name, field in _FREE.items() if field.on_resume)
-  if given.get('optimizer.schedule') == 'constant':  # the rate does not depend on the number of steps
-    free += ('training.num_epochs',)
   return [
-    f'config.{name}: {stored.get(name)!r} there, {given.get(name)!r} given'
-    for name in sorted(stored.keys() | given.keys())
-    if stored.get(name) != given.get(name) and not name.startswith(free)
+    f'config.{name}: {before!r} there, {after!r} given'
+    for name, (before, after) in _different(stored, given).items()
+    if not name.startswith(free) and name not in _CONTINUATION
   ]
+
+
+def continuation(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, list[Any]]:
+  """How a resumed run is to go on otherwise than it was begun: [former, new value] by field."""
+  return {name: values for name, values in _different(stored, given).items() if name in _CONTINUATION}
+
+
+def _different(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, list[Any]]:
+  stored, given = (flatten_dict(plain(config), sep='.') for config in (stored, given))
+  names = sorted(stored.keys() | given.keys())
+  return {n: [stored.get(n), given.get(n)] for n in names if stored.get(n) != given.get(n)}
 
 
 def model_record(model_fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,7 +260,9 @@ def config_hash(config: Mapping[str, Any], label_set: LabelSet, starts: Sequence
   """A short name of a configuration: equal for all seeds of an experiment, on every machine and version.
 
   The first 12 hexadecimal digits of the SHA-256 of its canonical JSON, without the fields that do not matter.
-  Paths are replaced by a folder's own name, the content of a label set, the digest of pretrained weights.
+  Paths are replaced by a folder's own name, the content of a label set, the digest of the weights that a run
+  starts from. A run that was continued with other fields is another experiment: the steps and the former
+  values count.
 
   Args:
     config: Of the run, as plain data.
@@ -261,6 +278,15 @@ def config_hash(config: Mapping[str, Any], label_set: LabelSet, starts: Sequence
   if init['extractor_weights'] is not None:
     digests = [s['extractor_weights']['sha256'] for s in starts if s.get('extractor_weights')]
     init['extractor_weights'] = digests[0] if digests else _last_part(init['extractor_weights'])
+  if init.get('run') is not None:
+    digests = [s['init_run']['sha256'] for s in starts if s.get('init_run')]
+    init['run'] = digests[0] if digests else _last_part(init['run'])
+  for name, value in _ADDED.items():
+    section, _, field = name.partition('.')
+    if field in config.get(section, {}) and config[section][field] == value:
+      del config[section][field]
+  if continued := _continuations(config, starts):
+    config['continued'] = continued
   if 'implementation' in model:  # hashed under its former name: the hashes of published runs stay
     former = {value: name for name, value in _FORMULATIONS.items()}
     implementation = model.pop('implementation')
@@ -269,6 +295,22 @@ def config_hash(config: Mapping[str, Any], label_set: LabelSet, starts: Sequence
     section, _, field = name.partition('.')
     (config[section] if field else config).pop(field or section, None)
   return hashlib.sha256(canonical(config).encode()).hexdigest()[:_HASH_DIGITS]
+
+
+def _continuations(config: Mapping[str, Any], starts: Sequence[Mapping[str, Any]]) -> list[Any]:
+  """The step of each continuation and the former values of its fields, the last one first."""
+  found = []
+  schedule, step = config.get('optimizer', {}).get('schedule'), math.inf
+  for start in reversed(starts):
+    step = min(step, start.get('step', 0))  # a run may have fallen back to an older checkpoint later
+    changed = dict(start.get('changed') or {})
+    former, _ = changed.get('optimizer.schedule', (schedule, schedule))
+    if former == schedule == 'constant':  # the same updates as of a run that was begun with as many epochs
+      changed.pop('training.num_epochs', None)
+    if changed:
+      found.append([step, {name: before for name, (before, _) in changed.items()}])
+    schedule = former
+  return found
 
 
 def canonical(data: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -33,6 +34,9 @@ class Optimizer:
       learning_rate x (1 + cos(pi t / T)) / 2. t counts from the end of the warm-up, T is what remains.
     poly_power: Exponent of 'poly'.
     warmup_steps: Steps over which the rate grows linearly: step i has (i + 1) / (warmup_steps + 1) of it.
+    extractor_learning_rate_factor: The extractor's learning rate is the rate times this factor, as in a
+      parameter group of torch.optim. 0 freezes the extractor: its parameters are neither updated nor decayed,
+      and its BN normalizes by the running statistics, which stay.
   """
 
   name: str = 'adam'
@@ -44,6 +48,7 @@ class Optimizer:
   schedule: str = 'constant'
   poly_power: float = 0.9
   warmup_steps: int = 0
+  extractor_learning_rate_factor: float = 1.0
 
   def __post_init__(self):
     """Checks the values. Raises InputError."""
@@ -56,6 +61,13 @@ class Optimizer:
     fields.check_choice('optimizer.schedule', self.schedule, SCHEDULES)
     fields.check_number('optimizer.poly_power', self.poly_power, above=0)
     fields.check_integer('optimizer.warmup_steps', self.warmup_steps, 0)
+    name = 'optimizer.extractor_learning_rate_factor'
+    fields.check_number(name, self.extractor_learning_rate_factor, at_least=0)
+
+  @property
+  def freezes_extractor(self) -> bool:
+    """Whether the extractor stays as it is."""
+    return self.extractor_learning_rate_factor == 0
 
   def rate(self, num_steps: int) -> optax.Schedule:
     """The learning rate as a function of the step, in a run of `num_steps`.
@@ -78,12 +90,21 @@ class Optimizer:
     return optax.join_schedules([warmup, after_warmup], [self.warmup_steps])
 
   def create(self, rate: optax.Schedule) -> optax.GradientTransformation:
-    """The update rule at a learning rate from `rate`."""
+    """The update rule at a learning rate from `rate`, of the parameters that are trained."""
     decay = optax.add_decayed_weights(self.weight_decay, None if self.decay_norms_and_biases else _kernels)
     direction = optax.trace(decay=self.momentum) if self.name == 'sgd' else optax.scale_by_adam()
     rule = (direction, decay) if self.name == 'adamw' else (decay, direction)
     clip = (optax.clip_by_global_norm(self.clip_norm),) if self.clip_norm else ()
-    return optax.chain(*clip, *rule, optax.scale_by_learning_rate(rate))
+    factor = self.extractor_learning_rate_factor
+    scaled = () if factor in (0, 1) else (optax.stateless(functools.partial(_scale_extractor, factor)),)
+    return optax.chain(*clip, *rule, optax.scale_by_learning_rate(rate), *scaled)
+
+
+def _scale_extractor(factor: float, updates: Any, _: Any) -> Any:
+  return {
+    part: jax.tree.map(lambda x: factor * x, tree) if part == 'extractor' else tree
+    for part, tree in updates.items()
+  }
 
 
 def _kernels(params: Any) -> Any:

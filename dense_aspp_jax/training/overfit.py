@@ -20,7 +20,7 @@ from dense_aspp_jax.evaluation.pictures import Rgb, comparison, gallery
 from dense_aspp_jax.evaluation.predictor import Predictor
 from dense_aspp_jax.progress import progress_bar, say
 from dense_aspp_jax.training.augmentation import Augmentation
-from dense_aspp_jax.training.config import parse_config
+from dense_aspp_jax.training.config import parse_config, tuples, with_added_fields
 from dense_aspp_jax.training.train_step import create_state, make_train_step
 
 _STEPS_BETWEEN_SCORES = 20
@@ -52,9 +52,10 @@ class Overfitted(NamedTuple):
 def overfit(config: ConfigDict, *, num_images: int, target: float, max_steps: int) -> Overfitted:
   """Trains on a few images alone until their mean IoU, with running statistics, is above `target`.
 
-  Disables augmentation, dropout, weight decay and moving averages; the learning rate follows a cosine to 0
-  after a warm-up of at most a tenth of the steps. Everything else is as configured. Every batch holds all
-  images, on one device. Images larger than the configured crop are cropped to their centre.
+  Starts from random weights and trains all of them. Disables augmentation, dropout, weight decay and moving
+  averages; the learning rate follows a cosine to 0 after a warm-up of at most a tenth of the steps.
+  Everything else is as configured. Every batch holds all images, on one device. Images larger than the
+  configured crop are cropped to their centre.
 
   Args:
     config: As configs/default.py.
@@ -65,12 +66,13 @@ def overfit(config: ConfigDict, *, num_images: int, target: float, max_steps: in
   Raises:
     InputError: Bad configuration or data.
   """
-  config = config.copy_and_resolve_references()
+  config = ConfigDict(tuples(with_added_fields(config)))
   config.update_from_flattened_dict(
     {
       'model.dropout_rate': 0.0,
       'optimizer.weight_decay': 0.0,
       'optimizer.schedule': 'cosine',
+      'optimizer.extractor_learning_rate_factor': 1.0,
       'optimizer.warmup_steps': min(config.optimizer.warmup_steps, max_steps // 10),
       'training.batch_size': num_images,
       'training.gradient_accumulation': 1,

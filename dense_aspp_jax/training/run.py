@@ -19,7 +19,7 @@ from dense_aspp_jax.evaluation.predictor import Predictor
 from dense_aspp_jax.files import replaced_directory, write_json
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.models.counts import abstract_variables
-from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.models.segmentation import Network
 from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.training.checkpoints import EMA, RAW, restore_variables
 from dense_aspp_jax.training.workdir import CONFIG, LABELS, read_config, read_label_set
@@ -139,7 +139,8 @@ def load_run(
   config = read_config(workdir)
   label_set = read_label_set(workdir)
   try:
-    model = create_model(**config['model'])
+    frozen_extractor = config.get('optimizer', {}).get('extractor_learning_rate_factor') == 0
+    model = Network(**config['model']).create(frozen_extractor)
     preprocessing = Data(**config['data']).preprocessing
   except (KeyError, TypeError) as error:
     raise InputError(f'{workdir / CONFIG}: not the configuration of a run ({error})') from error

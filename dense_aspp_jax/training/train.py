@@ -28,9 +28,11 @@ from dense_aspp_jax.progress import progress_bar, say
 from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.checkpoints import EMA, LATEST, RAW, Checkpoints, has_latest
-from dense_aspp_jax.training.config import Config, check_names, parse_config, plain
+from dense_aspp_jax.training.config import Config, check_names, parse_config, with_added_fields
 from dense_aspp_jax.training.log import RunLog
 from dense_aspp_jax.training.monitor import StepMonitor
+from dense_aspp_jax.training.optimizer import Optimizer
+from dense_aspp_jax.training.start import load_start
 from dense_aspp_jax.training.stop import StopSignals
 from dense_aspp_jax.training.train_step import TrainState, create_state, make_train_step
 
@@ -57,14 +59,15 @@ def train_and_evaluate(
   # ---------------------------------------- Check: nothing is written before all this has passed.
   mesh = Mesh(np.array(jax.devices()), ('data',))
   replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P('data'))
-  given = plain(config)
+  given = with_added_fields(config)
   check_names(given)  # `stored` has one more
   stored = workdirs.to_store(workdir, given)
   checked = parse_config(workdirs.resolve(stored), mesh.size)
   label_set, training = checked.label_set, checked.training
-  weights = None if has_latest(workdir) else checked.init.load(config.model.extractor, checked.data)
-  origin: dict[str, Any] = {'extractor_weights': weights.description} if weights else {}
   workdirs.check(workdir, stored, label_set)
+  changed = workdirs.changed(workdir, stored)
+  start = None if has_latest(workdir) else load_start(checked, given['model'])
+  origin = dict(start.origin) if start else {}
 
   # ---------------------------------------- Data
   data = checked.data
@@ -99,7 +102,9 @@ def train_and_evaluate(
     contextlib.ExitStack() as files,
   ):
     # ---------------------------------------- Restore
-    state = create_state(model, optimizer, checked.seed, weights, ema=training.ema_decay > 0)
+    state = create_state(
+      model, optimizer, checked.seed, start.merge if start else None, ema=training.ema_decay > 0
+    )
     state = checkpoints.restore_latest(state, strict_resume) or state
     state = jax.tree.map(  # the same on every process, on all devices
       lambda x: jax.make_array_from_callback(x.shape, replicated, np.asarray(x).__getitem__), state
@@ -110,15 +115,20 @@ def train_and_evaluate(
     if first_step > num_steps or (first_step == num_steps and evaluated):
       say(
         f'{workdir}: this run is finished, at step {first_step} of {num_steps}; nothing was trained. '
-        'Evaluate it, or choose another --workdir'
+        'Evaluate it, continue it with more training.num_epochs, or choose another --workdir'
       )
       return None
-    if weights:
-      say(f'extractor weights: {weights.description["source"]}, {weights.description["file"]}')
+    if start:
+      say(start.text)
+    if first_step and changed:
+      origin['changed'] = changed
     workdirs.record_start(workdir, stored, first_step, origin)
     if first_step:
       say(f'{workdir}: resuming at step {first_step} of {num_steps}')
-    _say_sizes(checked, config.model.extractor, len(train_split), len(validation_split), num_steps, mesh)
+      if changed:
+        former_steps = steps(changed.get('training.num_epochs', [training.num_epochs])[0])
+        _say_continuation(changed, checked.optimizer, first_step, former_steps, num_steps)
+    _say_sizes(checked, given['model']['extractor'], len(train_split), len(validation_split), num_steps, mesh)
 
     # ---------------------------------------- Evaluate
     predictor = Predictor(model, state.variables, data.preprocessing)
@@ -250,11 +260,27 @@ def _device_memory_explained() -> Iterator[None]:
     ) from error
 
 
+def _say_continuation(
+  changed: dict[str, list[Any]], optimizer: Optimizer, step: int, former_steps: int, num_steps: int
+) -> None:
+  listed = ', '.join(f'config.{name} {before!r} -> {after!r}' for name, (before, after) in changed.items())
+  fields = {name.removeprefix('optimizer.'): values[0] for name, values in changed.items()}
+  fields.pop('training.num_epochs', None)
+  before = dataclasses.replace(optimizer, **fields).rate(former_steps)(step)
+  after = optimizer.rate(num_steps)(step)
+  say(
+    f'continued with {listed}: {former_steps} -> {num_steps} steps, learning rate of the next step '
+    f'{float(before):.3g} -> {float(after):.3g}'
+  )
+
+
 def _say_sizes(
   config: Config, extractor: str, num_train: int, num_validation: int, num_steps: int, mesh: Mesh
 ) -> None:
   counts: dict[str, Any] = count_parameters(config.model, config.data.image_size)
   height, width = config.data.image_size
+  if config.optimizer.freezes_extractor:
+    say(f'the extractor is frozen: {counts["total"] - counts["extractor"]:,} parameters are trained')
   names = {'extractor': extractor, 'dense_aspp': 'DenseASPP'}
   names |= {'skip_decoder': 'skip decoder', 'auxiliary_head': 'auxiliary head'}
   parts = ' + '.join(f'{names.get(part, part)} {counts[part]:,}' for part in PARTS if counts[part])

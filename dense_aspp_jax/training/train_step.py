@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
@@ -18,8 +18,6 @@ from dense_aspp_jax.models.segmentation import SegmentationModel
 from dense_aspp_jax.training.augmentation import augment
 from dense_aspp_jax.training.config import Config
 from dense_aspp_jax.training.objective import above_zero
-from dense_aspp_jax.weights.convert import ForeignWeights
-from dense_aspp_jax.weights.store import merge_extractor
 
 Batch = dict[str, jax.Array]
 # Means over the step's batch: 'loss', 'pixel_accuracy', 'gradient_norm'; 'learning_rate'; and 'skipped',
@@ -37,7 +35,7 @@ class TrainState:
     step: Updates made so far, int32 scalar.
     params: Parameters, float32.
     batch_stats: Running BN statistics, float32.
-    opt_state: The optimizer's state.
+    opt_state: The optimizer's state, of the parameters that are trained.
     ema: Exponential moving averages {'params': ..., 'batch_stats': ...}; None where there are none.
   """
 
@@ -53,11 +51,17 @@ class TrainState:
     return {'params': self.params, 'batch_stats': self.batch_stats}
 
 
+def trained(model: SegmentationModel, params: Mapping[str, Any]) -> dict[str, Any]:
+  """The parameters that training changes: all but those of a frozen extractor."""
+  frozen = getattr(model, 'frozen_extractor', False)
+  return {part: tree for part, tree in params.items() if not (frozen and part == 'extractor')}
+
+
 def create_state(
   model: SegmentationModel,
   optimizer: optax.GradientTransformation,
   seed: int,
-  extractor_weights: ForeignWeights | None = None,
+  start: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
   ema: bool = False,
 ) -> TrainState:
   """Draws the initial parameters from `seed`; they do not depend on the image size.
@@ -66,20 +70,20 @@ def create_state(
     model: The network.
     optimizer: The update rule.
     seed: Of the parameters.
-    extractor_weights: Initial parameters of the extractor, instead.
+    start: Puts the weights that a run starts from into the initial variables.
     ema: Whether the state has moving averages; they start as the initial variables.
 
   Raises:
-    InputError: The weights do not fit the model's extractor.
+    InputError: These weights do not fit the network.
   """
   variables = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, 64, 64, 3)))
-  if extractor_weights is not None:
-    variables = merge_extractor(variables, model.extractor, extractor_weights)
+  if start is not None:
+    variables = start(variables)
   state = TrainState(
     step=jnp.zeros((), jnp.int32),
     params=variables['params'],
     batch_stats=variables.get('batch_stats', {}),
-    opt_state=optimizer.init(variables['params']),
+    opt_state=optimizer.init(trained(model, variables['params'])),
   )
   # Copies: a step takes the state's memory, each array's once.
   return state.replace(ema=jax.tree.map(jnp.copy, state.variables)) if ema else state
@@ -105,6 +109,8 @@ def create_train_step(
   statistics alike, d' = min(ema_decay, (1 + t) / (10 + t)) in update t = 0, 1, ..., so that the first ones do
   not weigh long (as tf.train.ExponentialMovingAverage with num_updates).
 
+  Nothing of a frozen extractor changes, and it costs no backward pass.
+
   Args:
     config: The configuration.
     optimizer: The update rule.
@@ -115,9 +121,9 @@ def create_train_step(
   num_parts = config.training.gradient_accumulation
   padding = tuple(255.0 * m for m in preprocessing.mean)
 
-  def loss_of_part(params, batch_stats, part, key, total_weight):
+  def loss_of_part(params, frozen, batch_stats, part, key, total_weight):
     logits, updates = model.apply(
-      {'params': params, 'batch_stats': batch_stats},
+      {'params': {**params, **frozen}, 'batch_stats': batch_stats},
       part['image'],
       train=True,
       mutable=['batch_stats'],
@@ -139,32 +145,36 @@ def create_train_step(
     batch['weight'] = objective.weights(batch['label'], model.num_classes)
     total_weight = above_zero(jnp.sum(batch['weight']))
     value_and_grad = jax.value_and_grad(loss_of_part, has_aux=True)
+    params = trained(model, state.params)
+    frozen = {part: tree for part, tree in state.params.items() if part not in params}
 
     def add_part(carry, part_and_key):
       gradients, batch_stats, loss, correct = carry
       (part_loss, (batch_stats, part_correct)), part_gradients = value_and_grad(
-        state.params, batch_stats, *part_and_key, total_weight
+        params, frozen, batch_stats, *part_and_key, total_weight
       )
       gradients = jax.tree.map(jnp.add, gradients, part_gradients)
       return (gradients, batch_stats, loss + part_loss, correct + part_correct), None
 
     if num_parts == 1:
       (loss, (batch_stats, correct)), gradients = value_and_grad(
-        state.params, state.batch_stats, batch, dropout_keys[0], total_weight
+        params, frozen, state.batch_stats, batch, dropout_keys[0], total_weight
       )
     else:
-      zeros = jax.tree.map(jnp.zeros_like, state.params)
+      zeros = jax.tree.map(jnp.zeros_like, params)
       start = (zeros, state.batch_stats, jnp.zeros(()), jnp.zeros((), jnp.int32))
       parts = jax.tree.map(functools.partial(_split, parts=num_parts), batch)
       (gradients, batch_stats, loss, correct), _ = jax.lax.scan(add_part, start, (parts, dropout_keys))
 
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, params)
     new = state.replace(
-      params=optax.apply_updates(state.params, updates), batch_stats=batch_stats, opt_state=opt_state
+      params={**optax.apply_updates(params, updates), **frozen}, batch_stats=batch_stats, opt_state=opt_state
     )
     if state.ema is not None:
       decay = jnp.minimum(config.training.ema_decay, (1 + state.step) / (10 + state.step))
       averages = jax.tree.map(lambda x, y: decay * x + (1 - decay) * y, state.ema, new.variables)
+      for name, parts in averages.items():  # an average of equal values differs by rounding
+        parts.update({part: state.ema[name][part] for part in frozen if part in parts})
       new = new.replace(ema=averages)
     step_metrics = {
       'loss': loss,

@@ -21,7 +21,7 @@ from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.files import check_writable, read_json, write_json
 from dense_aspp_jax.labels import LABEL_SETS, LabelSet
 from dense_aspp_jax.provenance import provenance
-from dense_aspp_jax.training.config import differences, migrate, plain, tuples
+from dense_aspp_jax.training.config import continuation, differences, migrate, plain, tuples
 
 CONFIG = 'config.json'
 LABELS = 'labels.json'
@@ -68,6 +68,7 @@ def _paths(config: Mapping[str, Any]) -> dict[tuple[str, str], str]:
     ('data', 'dataset', FOLDER_PREFIX, ()),
     ('data', 'label_set', '', LABEL_SETS),
     ('init', 'extractor_weights', '', ()),
+    ('init', 'run', '', ()),
   ):
     fields = config.get(section)
     value = fields.get(field) if isinstance(fields, Mapping) else None
@@ -102,6 +103,13 @@ def check(workdir: pathlib.Path, stored: Mapping[str, Any], label_set: LabelSet)
       f'{workdir}: holds {", ".join(found[:3])}{", ..." if len(found) > 3 else ""} but no {CONFIG}, so it '
       'is not the directory of a run; nothing was written. Choose another --workdir'
     )
+
+
+def changed(workdir: pathlib.Path, stored: Mapping[str, Any]) -> dict[str, list[Any]]:
+  """How the run of a directory is to go on otherwise, see `continuation`; nothing if it holds none yet."""
+  if not (workdir / CONFIG).exists():
+    return {}
+  return continuation(read_config(workdir), resolve(stored))
 
 
 @contextlib.contextmanager

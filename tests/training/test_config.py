@@ -12,6 +12,7 @@ from dense_aspp_jax.training.config import (
   Init,
   Training,
   config_hash,
+  differences,
   migrate,
   parse_config,
   plain,
@@ -46,6 +47,10 @@ def test_the_default_configuration_is_parsed_section_by_section():
       lambda c: c.loss.update(class_weights=(1.0, 2.0)),
       'class_weights has 2 values; expected 20',
     ),
+    (
+      lambda c: c.init.update(run='a', extractor_weights='b'),
+      "config.init.run = 'a', config.init.extractor_weights = 'b': set one of them",
+    ),
     (lambda c: c.training.update(batch_size=9), 'config.training.batch_size = 9: expected a multiple of 2'),
   ],
 )
@@ -78,6 +83,7 @@ WRONG = {
     'schedule': ['', 'step'],
     'poly_power': [0.0],
     'warmup_steps': [-1, 0.5],
+    'extractor_learning_rate_factor': [-0.1, float('inf'), None],
   },
   ('training', Training): {
     'num_epochs': [0.0],
@@ -89,7 +95,7 @@ WRONG = {
   },
   ('evaluation', Evaluation): {'every_epochs': [0.0], 'batch_size': [0], 'num_pictures': [-1]},
   ('checkpoint', Checkpoint): {'every_epochs': [0.0], 'keep': [0]},
-  ('init', Init): {'extractor_weights': ['', 1]},
+  ('init', Init): {'extractor_weights': ['', 1], 'run': ['', 1]},
 }
 
 
@@ -134,3 +140,56 @@ def test_an_older_configuration_is_migrated_and_has_the_same_hash():
   old = {**config, 'model': {**model, 'formulation': 'fast'}}
   assert migrate(old) == migrate(config) == config
   assert config_hash(old, CITYSCAPES_20, []) == config_hash(config, CITYSCAPES_20, [])
+
+
+def test_a_configuration_without_the_fields_of_later_versions_means_their_defaults():
+  """A file of one's own that lists all fields of an earlier version, and the config.json of its runs."""
+  config = plain(default.get_config())
+  old = copy.deepcopy(config)
+  assert old['init'].pop('run', ...) is None
+  assert old['optimizer'].pop('extractor_learning_rate_factor') == 1
+  assert parse_config(old) == parse_config(config)
+  assert migrate(old) == config
+  assert differences(migrate(old), config) == []
+  assert config_hash(old, CITYSCAPES_20, []) == config_hash(config, CITYSCAPES_20, []) == '5c91cce6748a'
+  frozen = copy.deepcopy(config)
+  frozen['optimizer']['extractor_learning_rate_factor'] = 0.5
+  assert config_hash(frozen, CITYSCAPES_20, []) != config_hash(config, CITYSCAPES_20, [])
+
+
+def test_the_hash_knows_the_weights_that_a_run_starts_from_by_their_digest():
+  def digest(path, sha256):
+    config = plain(default.get_config())
+    config['init']['run'] = path
+    return config_hash(config, CITYSCAPES_20, [{'step': 0, 'init_run': {'sha256': sha256}}, {'step': 5}])
+
+  assert digest('/home/a', '00') == digest('/mnt/b', '00') != digest('/home/a', '01')
+
+
+def test_a_continued_run_is_another_experiment():
+  config = plain(default.get_config())
+  config['optimizer']['schedule'] = 'poly'
+
+  def digest(*starts):
+    return config_hash(config, CITYSCAPES_20, [{'step': 0}, *starts])
+
+  epochs = {'training.num_epochs': [40.0, 60.0]}
+  straight, continued = digest({'step': 3}), digest({'step': 10, 'changed': epochs})
+  assert len({straight, continued, digest({'step': 11, 'changed': epochs})}) == 3
+  assert continued == digest({'step': 10, 'changed': epochs}, {'step': 15})
+  # It fell back to an older checkpoint: the first updates with the new fields are those after step 8.
+  assert continued != digest({'step': 10, 'changed': epochs}, {'step': 8})
+  assert digest({'step': 10, 'changed': epochs}, {'step': 8}) == digest({'step': 8, 'changed': epochs})
+  assert digest({'step': 10, 'changed': {'optimizer.learning_rate': [1e-3, 3e-4]}}) != straight
+
+
+def test_more_epochs_at_a_constant_rate_are_the_same_experiment_as_all_at_once():
+  config = plain(default.get_config())
+  assert config['optimizer']['schedule'] == 'constant'
+  more = {'step': 10, 'changed': {'training.num_epochs': [40.0, 60.0]}}
+  assert config_hash(config, CITYSCAPES_20, [{'step': 0}, more]) == config_hash(config, CITYSCAPES_20, [])
+  other = {
+    'step': 10,
+    'changed': {'training.num_epochs': [40.0, 60.0], 'optimizer.schedule': ['poly', 'constant']},
+  }
+  assert config_hash(config, CITYSCAPES_20, [other]) != config_hash(config, CITYSCAPES_20, [])

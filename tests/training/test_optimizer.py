@@ -112,6 +112,24 @@ def test_decay_of_kernels_alone_leaves_norms_and_biases_as_without_decay(name):
     assert (everything['bias'] < none['bias']).all()
 
 
+@pytest.mark.parametrize('name', ['adam', 'adamw', 'sgd'])
+def test_the_extractor_learns_at_its_share_of_the_rate(name):
+  """As in a parameter group of torch.optim with that learning rate."""
+
+  def updates(factor, rate=0.1):
+    section = Optimizer(name=name, weight_decay=0.5, extractor_learning_rate_factor=factor)
+    optimizer = section.create(optax.constant_schedule(rate))
+    params = {part: {'kernel': jnp.arange(1.0, 4.0)} for part in ('extractor', 'dense_aspp', 'head')}
+    gradients = {part: {'kernel': jnp.float32([0.3, -0.2, 0.1])} for part in params}
+    result, _ = optimizer.update(gradients, optimizer.init(params), params)
+    return {part: np.asarray(tree['kernel']) for part, tree in result.items()}
+
+  found, whole, tenth = updates(0.1), updates(1.0), updates(1.0, rate=0.01)
+  np.testing.assert_allclose(found['extractor'], tenth['extractor'], rtol=1e-6)
+  for part in ('dense_aspp', 'head'):
+    np.testing.assert_array_equal(found[part], whole[part])
+
+
 def test_gradients_are_clipped_by_their_norm_before_decay():
   arguments = dict(name='sgd', momentum=0.0, weight_decay=0.5)
   optimizer = Optimizer(**arguments, clip_norm=2.0).create(optax.constant_schedule(1.0))

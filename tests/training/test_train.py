@@ -21,7 +21,6 @@ from dense_aspp_jax.datasets.data import Data
 from dense_aspp_jax.errors import InputError, Stopped
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.evaluation.pictures import save_png
-from dense_aspp_jax.labels import CITYSCAPES_20
 from dense_aspp_jax.training import train
 from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.checkpoints import Checkpoints
@@ -290,16 +289,6 @@ def test_a_checkpoint_that_cannot_be_read_is_one_message(finished, scene_folder,
   assert process.returncode == 2
   (line,) = (line for line in process.stderr.splitlines() if line.startswith('dense-aspp predict: '))
   assert message in line
-
-
-def test_more_epochs_are_refused_where_the_schedule_would_change(scene_folder, tmp_path):
-  poly = {'optimizer.schedule': 'poly', 'training.num_epochs': 0.5}
-  config = make_config(scene_folder, **poly).to_dict()
-  with workdirs.begin(tmp_path, workdirs.to_store(tmp_path, config), CITYSCAPES_20, {}):
-    pass
-  longer = make_config(scene_folder, **{**poly, 'training.num_epochs': 2.0})
-  with pytest.raises(InputError, match=r'num_epochs: 0\.5 .* 2\.0'):
-    train_and_evaluate(longer, tmp_path)
 
 
 def test_a_foreign_directory_is_refused_and_untouched(scene_folder, tmp_path):

@@ -10,14 +10,16 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxprs import described_gpu
 from step_config import MEAN, STD, step_config
+from tiny_network import SHALLOW, draw_variables
 
 from configs import default
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.datasets.street_scenes.builder import render_scene
 from dense_aspp_jax.evaluation.predictor import predict_images
 from dense_aspp_jax.labels import CITYSCAPES_20, IGNORE_LABEL
+from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.layers import BatchNorm, channel_dropout
-from dense_aspp_jax.models.segmentation import Logits, create_model
+from dense_aspp_jax.models.segmentation import Logits, Network, create_model
 from dense_aspp_jax.training.augmentation import Augmentation, augment
 from dense_aspp_jax.training.objective import Objective
 from dense_aspp_jax.training.optimizer import Optimizer
@@ -357,3 +359,51 @@ def test_moving_averages_change_nothing_else():
   batch = make_batch()
   found, expected = jax.jit(with_ema)(state, batch)[0], jax.jit(without)(other, batch)[0]
   jax.tree.map(np.testing.assert_array_equal, found.replace(ema=None), expected)
+
+
+@pytest.mark.parametrize('implementation', ['fused', 'reference'])
+def test_a_frozen_extractor_stays_bit_for_bit_while_the_rest_learns(implementation):
+  section = Optimizer(name='adamw', weight_decay=0.1, extractor_learning_rate_factor=0.0)
+  network = Network(**SHALLOW, final_norm=True, num_classes=3, implementation=implementation)
+  model = network.create(section.freezes_extractor)
+  config = step_config(model, ema_decay=0.5, gradient_accumulation=2, max_skipped_steps=1)
+  rate = optax.constant_schedule(0.1)
+  optimizer = section.create(rate)
+  drawn = draw_variables(abstract_variables(model))  # statistics unlike those of any batch
+  state = create_state(model, optimizer, 0, lambda _: jax.tree.map(jnp.asarray, drawn), ema=True)
+  rng = np.random.default_rng(0)
+  batch = {
+    'image': rng.integers(0, 256, (4, 32, 32, 3)).astype(np.uint8),
+    'label': rng.integers(0, 3, (4, 32, 32)).astype(np.uint8),
+  }
+  step = jax.jit(create_train_step(config, optimizer, rate))
+  new, metrics = step(state, batch)
+  new, _ = step(new, batch)
+  assert not metrics['skipped']
+  for found, initial in ((new.variables, drawn), (new.ema, drawn)):
+    for name, parts in initial.items():
+      jax.tree.map(np.testing.assert_array_equal, found[name]['extractor'], parts['extractor'])
+  assert 'extractor' not in str(jax.tree_util.tree_structure(new.opt_state))
+  assert (new.params['head']['kernel'] != drawn['params']['head']['kernel']).all()
+  statistics = (tree['batch_stats']['dense_aspp'] for tree in (new.variables, drawn))
+  assert not any(np.array_equal(*pair) for pair in zip(*map(jax.tree.leaves, statistics), strict=True))
+
+
+def test_a_frozen_extractor_normalizes_by_its_running_statistics_in_training():
+  model = Network(**SHALLOW, num_classes=3).create(frozen_extractor=True)
+  variables = draw_variables(abstract_variables(model))
+  image = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+
+  def features(model, train):
+    _, found = model.apply(
+      variables,
+      image,
+      train=train,
+      mutable=['batch_stats', 'intermediates'],
+      capture_intermediates=lambda module, _: module.name == 'extractor',
+    )
+    return np.asarray(found['intermediates']['extractor']['__call__'][0].last)
+
+  evaluated = features(model, train=False)
+  np.testing.assert_array_equal(features(model, train=True), evaluated)
+  assert not np.allclose(features(model.clone(frozen_extractor=False), train=True), evaluated)

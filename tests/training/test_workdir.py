@@ -10,8 +10,13 @@ from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.labels import CITYSCAPES_20
 from dense_aspp_jax.training import workdir as workdirs
 
-# What a given step computes depends on none of these.
+# What a given step computes depends on none of these, or the run is continued with another value.
 FREE = {
+  'optimizer.learning_rate',
+  'optimizer.weight_decay',
+  'optimizer.schedule',
+  'optimizer.poly_power',
+  'optimizer.warmup_steps',
   'data.data_dir',
   'data.num_workers',
   'data.on_device',
@@ -76,28 +81,28 @@ def test_a_start_that_fails_leaves_no_configuration_and_can_be_made_again(tmp_pa
   assert (tmp_path / 'config.json').exists()
 
 
-@pytest.mark.parametrize(('schedule', 'allowed'), [('constant', True), ('poly', False), ('cosine', False)])
-def test_more_epochs_are_allowed_where_the_schedule_does_not_end_with_the_run(tmp_path, schedule, allowed):
+def test_what_a_run_is_continued_with_is_told_by_field(tmp_path):
   config = default.get_config()
-  config.optimizer.schedule = schedule
+  config.optimizer.schedule = 'poly'
+  first = workdirs.to_store(tmp_path, config.to_dict())
+  assert workdirs.changed(tmp_path, first) == {}
   start(tmp_path, config.to_dict())
-  config.training.num_epochs += 1
-  if allowed:
-    check(tmp_path, config.to_dict())
-  else:
-    with pytest.raises(InputError, match=r'num_epochs: 60\.0 .* 61\.0'):
-      check(tmp_path, config.to_dict())
+  assert workdirs.changed(tmp_path, first) == {}
+  config.training.update(num_epochs=61.0, log_every_steps=7)
+  config.optimizer.learning_rate = 1e-4
+  expected = {'optimizer.learning_rate': [3e-4, 1e-4], 'training.num_epochs': [60.0, 61.0]}
+  assert workdirs.changed(tmp_path, workdirs.to_store(tmp_path, config.to_dict())) == expected
 
 
 def test_relative_paths_are_those_of_the_directory_they_were_given_in():
   config = default.get_config().to_dict()
   config['data'].update(dataset='folder:scenes', data_dir='/data', label_set='scenes/labels.json')
-  config['init']['extractor_weights'] = 'weights'
+  config['init'].update(extractor_weights='weights', run='runs/a')
   found = workdirs.resolve({'directory': '/home', **config})
   assert found['data']['dataset'] == 'folder:/home/scenes'
   assert found['data']['data_dir'] == '/data'
   assert found['data']['label_set'] == '/home/scenes/labels.json'
-  assert found['init']['extractor_weights'] == '/home/weights'
+  assert found['init'] == {'extractor_weights': '/home/weights', 'run': '/home/runs/a'}
   assert workdirs.resolve({'directory': '/elsewhere', **found}) == workdirs.resolve(found) == found
   assert config['data']['dataset'] == 'folder:scenes'
 
