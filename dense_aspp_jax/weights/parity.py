@@ -66,8 +66,14 @@ def check_parity(weights: ForeignWeights, path: pathlib.Path) -> None:
     path: The file they came from.
 
   Raises:
+    InputError: The file has no classification head of ImageNet's classes.
     RunError: A stage differs by more than `TOLERANCE`, or there is nothing to compare with.
   """
+  head = weights.variables['params'].get('head')
+  if head is None or head['linear']['bias'].shape != (1000,) or weights.left:
+    raise InputError(
+      f'{path}: not just a classifier of 1000 classes, which --check compares; convert without --check'
+    )
   classifier = create_classifier(create_extractor(weights.architecture, output_stride=32))
   stored = find_reference(weights.digest)
   if stored:

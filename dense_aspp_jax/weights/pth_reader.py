@@ -23,12 +23,16 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from dense_aspp_jax.progress import say
 from dense_aspp_jax.weights.restricted_pickle import Global, RefusedError, ordered_dict, unpickle
 
 ZIP_START = b'PK\x03\x04'
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
-_WRAPPERS = ('state_dict', 'model')  # keys under which training scripts keep the state dict
+# Under which training scripts keep the state dict, and the moving averages of its tensors.
+_RAW = ('state_dict', 'model', 'model_state_dict', 'model_state', 'net', 'network', 'weights', 'params')
+_EMA = ('state_dict_ema', 'model_ema', 'ema_state_dict', 'ema', 'params_ema', 'ema_model')
+_MOST_WRAPPERS = 3  # one inside another
 # Tensors may share storages (tied weights), but a small file must not become a large one in memory.
 _MAX_EXPANSION = 4
 _MAX_DIMENSIONS = 64  # NumPy's
@@ -95,7 +99,7 @@ class _Tensor:
     return np.lib.stride_tricks.as_strided(start, self.shape, strides, writeable=False).copy(order='C')
 
 
-def read_zip(path: pathlib.Path) -> dict[str, np.ndarray]:
+def read_zip(path: pathlib.Path, ema: bool = False) -> dict[str, np.ndarray]:
   """Reads a checkpoint in the zip format; see `readers.read_tensors`.
 
   Raises:
@@ -106,6 +110,11 @@ def read_zip(path: pathlib.Path) -> dict[str, np.ndarray]:
     members = {info.filename: info for info in archive.infolist()}
     if len(members) < len(archive.infolist()):
       raise RefusedError('two members of the archive have one name')
+    if any(name.endswith('/constants.pkl') or '/code/' in name for name in members):
+      raise RefusedError(
+        'a TorchScript archive, which holds code. Where you trust it, save its tensors alone, with torch: '
+        'torch.save(torch.jit.load(FILE).state_dict(), "plain.pth")'
+      )
     for name, info in members.items():
       if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
         raise RefusedError(f'member {name[:200]!r} of the archive is compressed, which torch never writes')
@@ -119,10 +128,10 @@ def read_zip(path: pathlib.Path) -> dict[str, np.ndarray]:
       raise RefusedError('the byte order is not little endian; save it again on a little-endian machine')
     stream = io.BytesIO(archive.read(pickles[0]))
     content = unpickle(stream, _FUNCTIONS, lambda pid: _storage(pid, num_fields=5))
-    return _read_state(content, lambda key: archive.read(f'{root}data/{key}'), size)
+    return _read_state(content, lambda key: archive.read(f'{root}data/{key}'), size, ema)
 
 
-def read_legacy(data: bytes) -> dict[str, np.ndarray]:
+def read_legacy(data: bytes, ema: bool = False) -> dict[str, np.ndarray]:
   """Reads a checkpoint in the legacy format, given its content; see `readers.read_tensors`.
 
   Raises:
@@ -161,14 +170,14 @@ def read_legacy(data: bytes) -> dict[str, np.ndarray]:
       raise RefusedError(f'cut off: it should have at least {end} bytes and has {len(data)}')
     parts[key] = memoryview(data)[start + 8 : end]
     start = end
-  return _read_state(content, parts.__getitem__, len(data))
+  return _read_state(content, parts.__getitem__, len(data), ema)
 
 
 def _read_state(
-  content: Any, read_storage: Callable[[str], bytes | memoryview], file_size: int
+  content: Any, read_storage: Callable[[str], bytes | memoryview], file_size: int, ema: bool
 ) -> dict[str, np.ndarray]:
   """Makes arrays from an unpickled state dict, or from one inside a wrapper."""
-  tensors = _state_dict(content)
+  tensors = _state_dict(content, ema)
   if sum(tensor.num_bytes for tensor in tensors.values()) > _MAX_EXPANSION * file_size:
     raise RefusedError(f'its tensors overlap so much that they are over {_MAX_EXPANSION} times the file')
   parts: dict[str, bytes | memoryview] = {}
@@ -185,11 +194,28 @@ def _read_state(
   return arrays
 
 
-def _state_dict(content: Any) -> Mapping[str, _Tensor]:
-  if isinstance(content, dict):
-    content = next((content[w] for w in _WRAPPERS if isinstance(content.get(w), dict)), content)
-  if not isinstance(content, dict):
-    raise RefusedError(f'it holds an object of type {type(content).__name__}; expected a dict of tensors')
+def _state_dict(content: Any, ema: bool) -> Mapping[str, _Tensor]:
+  """Finds the tensors: the content itself, or a dict in it; with `ema`, the one of moving averages."""
+  kind = 'moving averages' if ema else 'tensors'
+  for _ in range(_MOST_WRAPPERS):
+    if not isinstance(content, dict):
+      raise RefusedError(f'it holds an object of type {type(content).__name__}; expected a dict of tensors')
+    inner = {name: value for name, value in content.items() if isinstance(value, dict) and value}
+    if not inner or any(isinstance(value, _Tensor) for value in content.values()):
+      break
+    known = [name for name in (_EMA if ema else (*_RAW, *_EMA)) if name in inner]
+    if not known and (ema or len(inner) > 1):
+      found = ', '.join(repr(str(name)[:200]) for name in inner)
+      raise RefusedError(
+        f'it holds the dicts {found}; expected {kind} under {", ".join(_EMA if ema else _RAW)}'
+      )
+    name = known[0] if known else next(iter(inner))
+    content, ema = inner[name], False
+    if left := [str(other)[:200] for other in inner if other != name]:
+      hint = '; convert --ema takes moving averages' if set(left) & set(_EMA) else ''
+      say(f'of the file, {name!r} is taken, and left: {", ".join(left)}{hint}')
+  if ema:
+    raise RefusedError(f'it has no moving averages; expected them under {", ".join(_EMA)}')
   for name, value in content.items():
     if not isinstance(name, str) or not isinstance(value, _Tensor):
       raise RefusedError(

@@ -11,14 +11,28 @@ import safetensors
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.weights.pth_reader import SAFETENSORS_DTYPES, ZIP_START, read_legacy, read_zip
-from dense_aspp_jax.weights.restricted_pickle import RefusedError
+from dense_aspp_jax.weights.restricted_pickle import NotPlainError, RefusedError
+
+_START_BYTES = 64
+# What is downloaded or named in place of weights, by its first bytes.
+_NOT_WEIGHTS = {
+  b'version https://git-lfs': 'a Git LFS pointer in place of the file; fetch that with `git lfs pull`',
+  b'\x1f\x8b': 'a gzip archive; unpack it first',
+  b'\x89HDF': 'an HDF5 file, as Keras writes it; expected a torch checkpoint or .safetensors',
+  b'7z\xbc\xaf': 'a 7z archive; unpack it first',
+}
 
 
-def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+def read_tensors(path: pathlib.Path, ema: bool = False) -> dict[str, np.ndarray]:
   """Reads a torch checkpoint (.pth, .pt; zip or legacy format) or a .safetensors file.
 
   The format is detected from the content, not the name. Nothing in the file is executed, and only tensors are
-  accepted. A state dict under the key 'state_dict' or 'model' is unwrapped.
+  accepted. A state dict under a key such as 'state_dict', 'model' or 'net' is unwrapped.
+
+  Args:
+    path: The file.
+    ema: Whether to take the moving averages that training scripts keep beside the state dict, under a key
+      such as 'state_dict_ema' or 'model_ema'.
 
   Returns:
     Array by name, in the order of the file, with the stored shape and type: float64, 32 or 16, bfloat16 (from
@@ -28,16 +42,23 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     InputError: It cannot be read, is damaged or in another format, or holds something else, which is named.
   """
   try:
-    arrays = _read(path)
+    arrays = _read(path, ema)
     for name, array in arrays.items():
       if array.dtype == bool and (array.view(np.uint8) > 1).any():
         raise RefusedError(f'{name[:200]!r} holds truth values that are neither 0 nor 1')
     return arrays
+  except NotPlainError as error:
+    raise InputError(
+      f'{path}: refused: {_one_line(error)}. Where you trust the file, save its tensors alone, with torch: '
+      'torch.save(torch.load(FILE, weights_only=False)["state_dict"], "plain.pth")'
+    ) from error
   except RefusedError as error:
     raise InputError(f'{path}: refused: {_one_line(error)}') from error
   except OSError as error:
     raise InputError(f'{path}: cannot be read ({_one_line(error.strerror or error)})') from error
   except Exception as error:  # damage can raise anything
+    if text := _text(path):
+      raise InputError(f'{path}: a text that begins with {text!r}; download the file again') from error
     raise InputError(
       f'{path}: damaged, or not a torch checkpoint or .safetensors file '
       f'({type(error).__name__}: {_one_line(error)}); get it again'
@@ -70,13 +91,17 @@ def check_sha256_prefix(path: pathlib.Path) -> str:
   return digest
 
 
-def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+def _read(path: pathlib.Path, ema: bool) -> dict[str, np.ndarray]:
   with path.open('rb') as file:
-    start = file.read(9)
+    start = file.read(_START_BYTES)
+  if what := _what_else(start):
+    raise RefusedError(f'it is {what}')
   if start.startswith(ZIP_START):
-    return read_zip(path)
-  if start[8:] != b'{':  # of a .safetensors file, after the length of the header
-    return read_legacy(path.read_bytes())
+    return read_zip(path, ema)
+  if start[8:9] != b'{':  # of a .safetensors file, after the length of the header
+    return read_legacy(path.read_bytes(), ema)
+  if ema:
+    raise RefusedError('a .safetensors file has no moving averages beside its tensors')
   arrays = {}
   for name, tensor in safetensors.deserialize(path.read_bytes()):  # checks the header
     if tensor['dtype'] not in SAFETENSORS_DTYPES:
@@ -84,6 +109,25 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     values = np.frombuffer(tensor['data'], SAFETENSORS_DTYPES[tensor['dtype']])
     arrays[name] = values.reshape(tensor['shape']).copy()
   return arrays
+
+
+def _what_else(start: bytes) -> str | None:
+  """What a file that begins like this is, if it cannot hold weights."""
+  for beginning, what in _NOT_WEIGHTS.items():
+    if start.startswith(beginning):
+      return what
+  if not start:
+    return 'empty; get it again'
+  if start.lstrip().lower().startswith((b'<!doctype', b'<html', b'<?xml')):
+    return 'a web page in place of the file; download it again, by its direct link'
+  return None
+
+
+def _text(path: pathlib.Path) -> str | None:
+  """The beginning of a text, such as '404: Not Found'; None for other files."""
+  with path.open('rb') as file:
+    start = _one_line(file.read(_START_BYTES).decode('latin-1'))
+  return start if start.isascii() and start.isprintable() else None
 
 
 def _one_line(error: object) -> str:

@@ -19,6 +19,10 @@ class RefusedError(ValueError):
   """The file holds something that is not allowed; the message names it."""
 
 
+class NotPlainError(RefusedError):
+  """The pickle refers to objects other than tensors."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Global:
   """A name that a pickle refers to, such as 'torch.FloatStorage'; nothing is imported for it."""
@@ -47,7 +51,7 @@ def unpickle(
     dict of these; keys are str or int. It may be deeply nested or contain itself: do not recurse into it.
 
   Raises:
-    RefusedError: It holds a name that is not in `functions`, or an opcode that no state dict needs.
+    NotPlainError: It holds a name that is not in `functions`, or an opcode that no state dict needs.
     Exception: Of any type, if it is malformed.
   """
   machine = _Machine(functions, persistent_load)
@@ -137,18 +141,18 @@ class _Machine:
         self._stack.append(self._persistent_load(persistent_id))
       case _:
         what = f'{name} {argument[:200]!r}' if isinstance(argument, str) else name
-        raise RefusedError(f'the pickle has the opcode {what}, which no state dict needs')
+        raise NotPlainError(f'the pickle has the opcode {what}, which no state dict needs')
 
   def _global(self, module: Any, attribute: Any) -> Global:
     name = f'{_as(str, module)}.{_as(str, attribute)}'
     if name not in self._functions:
-      raise RefusedError(f'the pickle refers to {name[:200]!r}, which is not part of a state dict')
+      raise NotPlainError(f'the pickle refers to {name[:200]!r}, which is not part of a state dict')
     return Global(name)
 
   def _call(self, function: Any, arguments: Any) -> Any:
     call = self._functions[_as(Global, function).name]
     if call is None:
-      raise RefusedError(f'the pickle calls {function.name!r}')
+      raise NotPlainError(f'the pickle calls {function.name!r}')
     self._copied_items += sum(len(a) for a in _as(tuple, arguments) if isinstance(a, list | tuple | dict))
     if self._copied_items > _MOST_COPIED_ITEMS:
       raise RefusedError(f'the pickle passes more than {_MOST_COPIED_ITEMS} items to functions')

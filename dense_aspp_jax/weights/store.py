@@ -1,7 +1,7 @@
 """Converted extractor weights on disk: an Orbax checkpoint and its description.
 
 DIRECTORY/weights.json   architecture, preprocessing, origin of the weights; written last
-DIRECTORY/checkpoint/    Orbax: 'params', 'batch_stats' of the extractor, 'classifier' (ImageNet head)
+DIRECTORY/checkpoint/    Orbax: 'params', 'batch_stats' of the extractor, 'classifier' (its head, if any)
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def save_extractor_weights(directory: pathlib.Path, weights: ForeignWeights) -> 
     RunError: It cannot be written.
   """
   items = {name: tree['extractor'] for name, tree in weights.variables.items() if 'extractor' in tree}
-  items['classifier'] = weights.variables['params']['head']
+  if 'head' in weights.variables['params']:
+    items['classifier'] = weights.variables['params']['head']
   weights = dataclasses.replace(weights, provenance=provenance())
   with new_directory(directory) as folder:
     save_checkpoint(folder / CHECKPOINT, items, shown=directory)
@@ -52,7 +53,8 @@ def load_extractor_weights(directory: pathlib.Path) -> ForeignWeights:
   try:
     description = json.loads((directory / WEIGHTS).read_text(encoding='utf-8'))
     preprocessing = {name: tuple(float(v) for v in description[name]) for name in ('mean', 'std')}
-    weights = ForeignWeights(**{**description, **preprocessing, 'variables': {}})
+    left = tuple(description.get('left', ()))
+    weights = ForeignWeights(**{**description, **preprocessing, 'left': left, 'variables': {}})
     extractor = create_extractor(weights.architecture, implementation='reference')  # the same arrays
   except (OSError, ValueError, KeyError, TypeError) as error:  # InputError is a ValueError
     raise InputError(

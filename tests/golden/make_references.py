@@ -32,6 +32,7 @@ from dense_aspp_jax.weights.name_maps import SOURCES
 
 # timm names the larger members as the smallest.
 DUPLICATES = {('timm', 'convnext_small'), ('timm', 'convnext_base')}
+WITHOUT_MODULE = ('efficientnet_lite_pytorch', 'facebookresearch/ConvNeXt')
 SOURCE_KEYS = pathlib.Path(__file__).with_name('source_keys.json')
 DRAWN = pathlib.Path(__file__).with_name('references')
 
@@ -115,6 +116,13 @@ def write_source_keys(released):
       if source.name == 'efficientnet_lite_pytorch':
         (path,) = released.rglob(f'{name.replace("_", "-")}-*.pth')
         shapes = {key: array.shape for key, array in read_canonical(path).items()}
+      elif source.name == 'facebookresearch/ConvNeXt':  # not a package: timm renames these keys to its own
+        from timm.models import convnext
+
+        shapes = source_shapes(create_classifier(create_extractor(name)), source)
+        module = torch_reference.source_module(name, 'timm')
+        tensors = {key: torch.zeros(shape) for key, shape in shapes.items()}
+        module.load_state_dict(convnext.checkpoint_filter_fn(tensors, module))
       else:
         own = name == 'densenet_tiny'
         module = small_module(name) if own else torch_reference.source_module(name, source.name)
@@ -141,7 +149,7 @@ def main():
       continue
     extractor = create_extractor(name, output_stride=32)
     for source in SOURCES[type(extractor)]:
-      if source.name == 'efficientnet_lite_pytorch' or (source.name, name) in DUPLICATES:
+      if source.name in WITHOUT_MODULE or (source.name, name) in DUPLICATES:
         continue
       tensors = draw_weights(source_shapes(create_classifier(extractor), source))
       file = f'{name}.drawn' if source is SOURCES[type(extractor)][0] else f'{name}.drawn_{source.name}'

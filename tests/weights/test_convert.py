@@ -138,14 +138,55 @@ def test_half_precision_becomes_float32(tmp_path, tensors):
 def test_one_error_lists_missing_extra_and_mismatched(tmp_path, tensors):
   wrong = {k: v for k, v in tensors.items() if k != 'features.norm5.bias'}
   wrong['features.extra.weight'] = np.zeros(3, np.float32)
-  wrong['classifier.weight'] = tensors['classifier.weight'][:10]
+  wrong['features.conv0.weight'] = tensors['features.conv0.weight'][:1]
   with pytest.raises(InputError) as caught:
     read(tmp_path, wrong)
   message = str(caught.value)
   assert '1 missing: features.norm5.bias (8,)' in message
   assert '1 extra: features.extra.weight (3,)' in message
-  assert '1 mismatched: classifier.weight (10, 8) for (1000, 8)' in message
+  assert '1 mismatched: features.conv0.weight (1,' in message
   assert str(tmp_path / 'weights.pth') in message
+
+
+def head_of(weights):
+  return weights.variables['params'].get('head', {}).get('linear', {}).get('bias')
+
+
+@pytest.mark.parametrize('num_classes', [2, 21841])
+def test_a_head_of_any_number_of_classes_is_read(num_classes, tmp_path, tensors):
+  head = {'classifier.weight': np.ones((num_classes, 8)), 'classifier.bias': np.zeros(num_classes)}
+  weights = read(tmp_path, {**tensors, **{k: v.astype(np.float32) for k, v in head.items()}})
+  assert (head_of(weights).shape, weights.left) == ((num_classes,), ())
+  assert_equal(
+    weights.variables['params']['extractor'], read(tmp_path, tensors).variables['params']['extractor']
+  )
+
+
+def test_an_encoder_alone_and_one_with_another_head_are_read_and_what_is_left_is_named(tmp_path, tensors):
+  extractor = {k: v for k, v in tensors.items() if k.startswith('features.')}
+  expected = read(tmp_path, tensors).variables['params']['extractor']
+  weights = read(tmp_path, extractor)
+  assert (head_of(weights), weights.left) == (None, ())
+  assert_equal(weights.variables['params']['extractor'], expected)
+  others = {'fc.weight': np.ones((3, 8), np.float32), 'classifier.weight': np.ones((5, 4), np.float32)}
+  weights = read(tmp_path, {**extractor, **others})
+  assert (head_of(weights), sorted(weights.left)) == (None, ['classifier.weight', 'fc.weight'])
+  assert_equal(weights.variables['params']['extractor'], expected)
+
+
+@pytest.mark.parametrize('prefix', ['_orig_mod.', 'model.', 'backbone.', 'encoder.', 'module._orig_mod.net.'])
+def test_whatever_all_keys_begin_with_is_dropped(prefix, tmp_path, tensors):
+  within = {f'{prefix}{key}': array for key, array in tensors.items()}
+  weights = read(tmp_path, {**within, 'decode_head.conv.weight': np.ones(3, np.float32)})
+  assert weights.left == ('decode_head.conv.weight',)
+  assert_equal(weights.variables, read(tmp_path, tensors).variables)
+  assert weights.digest == read(tmp_path, tensors).digest
+
+
+def test_two_networks_in_one_file_are_not_chosen_from(tmp_path, tensors):
+  both = {f'{prefix}.{key}': array for key, array in tensors.items() for prefix in ('student', 'teacher')}
+  with pytest.raises(InputError, match=r'2 networks, with keys that begin with student\., teacher\.'):
+    read(tmp_path, both)
 
 
 def test_a_transposed_kernel_of_the_right_size_is_refused(tmp_path, tensors):

@@ -1,8 +1,10 @@
 """Files of foreign weights: real ones, all types, and files made to do harm."""
 
+import gzip
 import hashlib
 import pathlib
 import pickle
+import re
 import zipfile
 
 import ml_dtypes
@@ -88,13 +90,51 @@ def test_a_safetensors_type_that_is_not_supported_is_named(tmp_path):
 
 
 @formats
-@pytest.mark.parametrize('key', ['state_dict', 'model'])
+@pytest.mark.parametrize('key', ['state_dict', 'model', 'net', 'model_state_dict', 'anything'])
 def test_a_state_dict_is_taken_out_of_its_wrapper(tmp_path, legacy, key):
   inner = torch_files.state({'a': FLOATS}, legacy)
   body = b'}(' + text('epoch') + integer(3) + text('loss') + b'N' + text(key) + inner + b'u'
   tensors = read_tensors(write(tmp_path / 'a.pth', body, legacy))
   assert list(tensors) == ['a']
   np.testing.assert_array_equal(tensors['a'], np.arange(6.0).reshape(2, 3))
+
+
+def wrapped(**views):
+  """Opcodes of a dict that has a state dict of one tensor, under each key; each value is nested as often."""
+  body = b'}('
+  for key, (tensor_name, depth) in views.items():
+    inner = torch_files.state({tensor_name: FLOATS})
+    for _ in range(depth - 1):
+      inner = b'}(' + text('model') + inner + b'u'
+    body += text(key) + inner
+  return body + b'u'
+
+
+def test_raw_weights_are_taken_before_moving_averages_and_that_is_said(tmp_path, capsys):
+  path = write(tmp_path / 'a.pth', wrapped(state_dict_ema=('ema', 1), state_dict=('raw', 1)), legacy=False)
+  assert list(read_tensors(path)) == ['raw']
+  assert "'state_dict' is taken, and left: state_dict_ema; convert --ema" in capsys.readouterr().err
+  assert list(read_tensors(path, ema=True)) == ['ema']
+
+
+def test_a_wrapper_may_stand_in_another(tmp_path):
+  body = wrapped(model_ema=('ema', 2), model=('raw', 2), optimizer=('momentum', 1))
+  path = write(tmp_path / 'a.pth', body, legacy=False)
+  assert list(read_tensors(path)) == ['raw']
+  assert list(read_tensors(path, ema=True)) == ['ema']
+
+
+def test_moving_averages_alone_are_taken_and_where_there_are_none_that_is_an_error(tmp_path):
+  assert list(read_tensors(write(tmp_path / 'a.pth', wrapped(ema=('a', 1)), legacy=False))) == ['a']
+  for body in (wrapped(state_dict=('raw', 1)), torch_files.state({'raw': FLOATS})):
+    with pytest.raises(InputError, match='state_dict_ema'):
+      read_tensors(write(tmp_path / 'a.pth', body, legacy=False), ema=True)
+
+
+def test_dicts_of_unknown_names_are_listed(tmp_path):
+  path = write(tmp_path / 'a.pth', wrapped(student=('a', 1), teacher=('b', 1)), legacy=False)
+  with pytest.raises(InputError, match="'student', 'teacher'; expected tensors under state_dict"):
+    read_tensors(path)
 
 
 def test_a_tensor_named_model_is_no_wrapper(tmp_path):
@@ -429,11 +469,49 @@ def test_streams_of_other_programs_are_refused(tmp_path, wrong):
     read_tensors(tmp_path / 'a.pth')
 
 
-@pytest.mark.parametrize('content', [b'', b'x', b'<html>not found</html>', b'PK\x03\x04', bytes(100)])
-def test_files_of_another_kind(tmp_path, content):
+@pytest.mark.parametrize('content', [b'PK\x03\x04', bytes(100), b'\x80\x02}q\x00X'])
+def test_a_damaged_file(tmp_path, content):
   (tmp_path / 'a.pth').write_bytes(content)
   with pytest.raises(InputError, match=r'a\.pth: damaged'):
     read_tensors(tmp_path / 'a.pth')
+
+
+@pytest.mark.parametrize(
+  ('content', 'what'),
+  [
+    (b'', 'empty'),
+    (b'404: Not Found', "a text that begins with '404: Not Found'"),
+    (b'\n<!DOCTYPE html><html>', 'a web page'),
+    (b'<html>not found</html>', 'a web page'),
+    (b'version https://git-lfs.github.com/spec/v1\noid sha256:12\n', 'git lfs pull'),
+    (gzip.compress(b'weights'), 'gzip archive'),
+    (b'\x89HDF\r\n\x1a\n', 'Keras'),
+  ],
+)
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_what_stands_in_place_of_weights_is_not_called_damaged(tmp_path, content, what, suffix):
+  path = tmp_path / f'a{suffix}'
+  path.write_bytes(content)
+  with pytest.raises(InputError, match=re.escape(what)) as error:
+    read_tensors(path)
+  assert 'damaged' not in str(error.value)
+
+
+def test_a_torchscript_archive_is_named_with_its_remedy(tmp_path):
+  with zipfile.ZipFile(tmp_path / 'a.pt', 'w', zipfile.ZIP_DEFLATED) as archive:  # torch compresses the code
+    archive.writestr('a/code/__torch__/net.py', 'def forward(self, x): ...' * 10)
+  with pytest.raises(InputError, match=r'TorchScript.*torch\.jit\.load\(FILE\)\.state_dict'):
+    read_tensors(tmp_path / 'a.pt')
+
+
+@formats
+def test_other_objects_are_refused_with_the_remedy(tmp_path, legacy):
+  arguments = call('argparse Namespace', [])
+  body = (
+    b'}(' + text('args') + arguments + text('state_dict') + torch_files.state({'a': FLOATS}, legacy) + b'u'
+  )
+  with pytest.raises(InputError, match=r"'argparse\.Namespace'.*torch\.save\(torch\.load\(FILE"):
+    read_tensors(write(tmp_path / 'a.pth', body, legacy))
 
 
 @formats
