@@ -157,6 +157,13 @@ class LabelSet:
       )
     return labels.astype(np.uint8)
 
+  def count_classes(self, id_pixels: np.ndarray) -> np.ndarray:
+    """Pixels by class index, int64 `[256]` with those at `IGNORE_LABEL`, from pixels by label id, `[256]`."""
+    found = np.flatnonzero(id_pixels)
+    pixels = np.zeros(256, np.int64)
+    np.add.at(pixels, self.encode(found.astype(np.uint8), self.name), id_pixels[found])
+    return pixels
+
   def decode(self, labels: np.ndarray) -> np.ndarray:
     """Maps class indices (uint8, any shape) to the label ids of predictions."""
     return self._id_of_class[labels]

@@ -133,6 +133,7 @@ def render_report(
     num_images=images,
     parameters=parameters,
     starts=starts,
+    warnings=starts[-1].get('warnings', []) if starts else [],
     scores=scores,
     means={MEAN_NAMES.get(name, name): value for name, value in scores.means.items() if value is not None},
     best=ranked[0],

@@ -1,23 +1,35 @@
 """Check every pair of a data set and list all that is wrong.
 
-Problems and a summary of each split go to standard output. The exit code is 2 if there are more bad pairs
-than --skip-bad permits, or other problems, such as an image without label.
+Problems and a summary of each split go to standard output. The exit code is 2 where `train` would refuse the
+data: more bad pairs in the training split than --skip-bad permits, any in another split, other problems such
+as an image without label, a split that is missing or entirely void. The test split is checked like the
+others, but may be void, as published ones are.
 """
 
 from __future__ import annotations
 
 import argparse
 import textwrap
+from collections.abc import Iterator
 
 from dense_aspp_jax.commands.prepare import add_skip_bad_argument
-from dense_aspp_jax.datasets.check_data import SplitReport, check_split, find_label_set, list_splits
+from dense_aspp_jax.datasets.check_data import (
+  TRAINED_ON,
+  SplitReport,
+  check_split,
+  find_label_set,
+  list_splits,
+)
+from dense_aspp_jax.datasets.class_frequencies import class_warnings
 from dense_aspp_jax.datasets.listing import Listing
 from dense_aspp_jax.datasets.prepare import DATASETS
+from dense_aspp_jax.datasets.stored_files import describe_left
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import LABEL_SETS, LabelSet
+from dense_aspp_jax.evaluation.metrics import scored_classes
+from dense_aspp_jax.labels import IGNORE_LABEL, LABEL_SETS, LabelSet
 
 _WIDTH = 100
-_IGNORED_SHOWN = 10
+_LEFT_SHOWN = 10
 _NO_BREAK = '\xa0'  # keeps a class and its figure on one line
 
 
@@ -42,47 +54,74 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help=f'{", ".join(LABEL_SETS)} or a labels.json (default: PATH/labels.json, or all ids of the dataset)',
   )
   parser.add_argument('--split', help='train, validation or test (default: all there are)')
-  add_skip_bad_argument(parser, 'bad pairs that are permitted, in all splits together')
+  add_skip_bad_argument(parser, 'bad pairs of the training split that are permitted, as config.data.skip_bad')
 
 
 def run(args: argparse.Namespace) -> int:
-  """Prints the problems and the summary of each split; raises InputError if there are too many problems."""
-  num_bad = num_others = 0
+  """Prints the problems and the summary of each split; raises InputError where training would refuse."""
+  refused, taken = [], []
   splits = list_splits(args.dataset, args.source, args.data_dir, args.split)
   label_set = find_label_set(args.dataset, args.label_set)
-  for split in splits:
+  for name, split in splits.items():
     report = check_split(split, label_set, published=args.source is not None)
+    permitted = args.skip_bad if name == 'train' else 0
+    findings = _findings(name, split, report, label_set, permitted)
     for message in (*split.problems, *report.bad):
       print(message)
-    print(_summary(split, report, label_set))
-    num_bad += len(report.bad)
-    num_others += len(split.problems)
-  found = f'{num_bad} bad pairs, {num_others} other problems'
-  if num_others or num_bad > args.skip_bad:
-    raise InputError(f'{args.dataset}: {found}; at most {args.skip_bad} bad pairs (--skip-bad) are permitted')
-  print(f'{args.dataset}: {found}')
+    print(_summary(name, split, report, label_set))
+    refused += [f'{name}: {finding}' for finding in findings]
+    taken.append(f'{len(split.pairs) - len(report.bad)} of {len(split.pairs)} pairs of {name}')
+  if refused:
+    raise InputError(
+      f'{args.dataset}: cannot be used as it is: {"; ".join(refused)}. Of the training split alone bad pairs '
+      'may be left out (--skip-bad)'
+    )
+  print(f'{args.dataset}: can be used: {", ".join(taken)}')
   return 0
 
 
-def _summary(split: Listing, report: SplitReport, label_set: LabelSet) -> str:
+def _findings(
+  name: str, split: Listing, report: SplitReport, label_set: LabelSet, permitted: int
+) -> Iterator[str]:
+  """Why `train`, or `evaluate` with another split, would refuse the split; in short."""
+  if split.problems:
+    yield _counted(len(split.problems), 'problem')
+  if len(report.bad) > permitted:
+    yield f'{_counted(len(report.bad), "bad pair")}, at most {permitted} permitted'
+  elif split.pairs and len(report.bad) == len(split.pairs):
+    yield 'no good pair'
+  elif name in TRAINED_ON and split.pairs:
+    counted = range(label_set.num_classes) if name == 'train' else scored_classes(label_set)
+    if not report.class_pixels[list(counted)].any():
+      yield 'every pixel is void'
+
+
+def _summary(name: str, split: Listing, report: SplitReport, label_set: LabelSet) -> str:
   sizes = ', '.join(f'{n} of {h}x{w}' for (h, w), n in report.sizes.most_common())
   lines = [f'{split.where}: {len(split.pairs)} pairs, {len(report.bad)} bad; height x width: {sizes or "-"}']
-  total = int(report.class_pixels.sum()) + report.ignored_pixels
-  if total:
-    counts = dict(zip(label_set.class_names, report.class_pixels, strict=True))
-    shares = [_share(name, n, total) for name, n in counts.items() if n]
-    shares.append(_share('ignored', report.ignored_pixels, total))
+  if total := int(report.class_pixels.sum()):
+    counts = dict(zip(label_set.class_names, report.class_pixels, strict=False))
+    shares = [_share(class_name, n, total) for class_name, n in counts.items() if n]
+    shares.append(_share('ignored', report.class_pixels[IGNORE_LABEL], total))
     lines.append(_wrapped('share of pixels: ' + ', '.join(shares)))
-    absent = [name for name, n in counts.items() if not n]
+    absent = [class_name for class_name, n in counts.items() if not n]
     if len(absent) == label_set.num_classes:
       lines.append('  every pixel is ignored: nothing can be learned from this split or scored on it')
+    elif name == 'train':
+      warnings = class_warnings(report.class_pixels, label_set, range(label_set.num_classes))
+      lines += [_wrapped(f'warning: {warning}') for warning in warnings]
     elif absent:
       lines.append(_wrapped('absent classes: ' + ', '.join(absent)))
-  for path in split.ignored[:_IGNORED_SHOWN]:
-    lines.append(f'  not read, no part of the dataset: {path}')
-  if len(split.ignored) > _IGNORED_SHOWN:
-    lines.append(f'  and {len(split.ignored) - _IGNORED_SHOWN} more files')
+  if split.left:
+    lines.append(f'  {describe_left(split.left)}')
+    lines += [f'    {entry}' for entry in split.left[1:_LEFT_SHOWN]]
+  if len(split.left) > _LEFT_SHOWN:
+    lines.append(f'    and {len(split.left) - _LEFT_SHOWN} more')
   return '\n'.join(lines)
+
+
+def _counted(number: int, noun: str) -> str:
+  return f'{number} {noun}' if number == 1 else f'{number} {noun}s'
 
 
 def _share(name: str, part: int, total: int) -> str:

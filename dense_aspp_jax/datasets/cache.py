@@ -89,13 +89,19 @@ class CacheSplit:
   """The examples of a cache, by random access; made by `open_cache`.
 
   It can be pickled and read from several threads; each process opens its own reader.
+
+  Attributes:
+    name, fingerprint, former_fingerprint: Those of the source.
+    path: The record file.
+    class_pixels: Pixels of its labels by class index, int64 `[256]`; those at `IGNORE_LABEL` are ignored.
   """
 
-  def __init__(self, source: Split, path: pathlib.Path, count: int, lock: int):
+  def __init__(self, source: Split, path: pathlib.Path, count: int, lock: int, class_pixels: np.ndarray):
     """Takes the stored pairs, the record file, the number of records, and a descriptor of it with a lock."""
     self.name = source.name
     self.path = path
     self.fingerprint, self.former_fingerprint = source.fingerprint, source.former_fingerprint
+    self.class_pixels = class_pixels
     self._count = count
     weakref.finalize(self, os.close, lock)
     self._reader: ArrayRecordReader | None = None
@@ -174,6 +180,7 @@ def _open(split: DecodedSplit, folder: pathlib.Path, made_from: dict[str, Any], 
     size = path.stat().st_size
     if size != manifest['file_size']:
       raise _UnusableError(f'{path.name} has {size} bytes, expected {manifest["file_size"]}')
+    values = np.array(manifest['label_values'], np.int64).reshape(256)
     left_out = [str(text).replace(str(manifest['source']), source.name) for text in manifest['left_out']]
   except FileNotFoundError as error:
     raise _UnusableError(f'{pathlib.Path(error.filename).name} is missing') from error
@@ -185,7 +192,8 @@ def _open(split: DecodedSplit, folder: pathlib.Path, made_from: dict[str, Any], 
   with contextlib.suppress(OSError):  # a file system without locks
     fcntl.flock(lock, fcntl.LOCK_SH)
   BadPairs(source.name, skip_bad, left_out).say(len(source))
-  return CacheSplit(source, path, len(source) - len(left_out), lock)
+  class_pixels = split.label_set.count_classes(values) if split.native_labels else values
+  return CacheSplit(source, path, len(source) - len(left_out), lock, class_pixels)
 
 
 def _readable_name(split: DecodedSplit) -> str:
@@ -286,9 +294,10 @@ def _build(split: DecodedSplit, path: pathlib.Path, made_from: dict[str, Any], b
   except OSError as error:
     raise RunError(f'{folder}: cannot be written ({error.strerror})') from error
   try:
-    _write_records(split, building / path.name, bad)
+    values = _write_records(split, building / path.name, bad).tolist()
     size = (building / path.name).stat().st_size
     manifest = {**made_from, **_place(split), 'left_out': bad.messages, 'file': path.name, 'file_size': size}
+    manifest['label_values'] = values
     (building / _MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n', encoding='utf-8')
     os.replace(building / path.name, path)
     os.replace(building / _MANIFEST, folder / _MANIFEST)
@@ -298,13 +307,20 @@ def _build(split: DecodedSplit, path: pathlib.Path, made_from: dict[str, Any], b
       folder.rmdir()
 
 
-def _write_records(split: DecodedSplit, path: pathlib.Path, bad: BadPairs) -> None:
+def _write_records(split: DecodedSplit, path: pathlib.Path, bad: BadPairs) -> np.ndarray:
+  """Writes the records; returns how many pixels of the labels have each value, int64 `[256]`."""
+
+  def pack(index: int) -> tuple[bytes, np.ndarray]:
+    example = split[index]
+    return _pack(example), _count(example)
+
   indices = progress(range(len(split)), f'caching {split.source.name}', unit='image')
-  records = map_good(lambda index: _pack(split[index]), indices, bad)
+  values = np.zeros(256, np.int64)
+  records = map_good(pack, indices, bad)
   first = next(records, None)
   if first is None:
     raise InputError(f'{bad.name}: none of {len(split)} pairs can be used; correct them')
-  needed, free = len(first) * len(split), shutil.disk_usage(path.parent).free
+  needed, free = len(first[0]) * len(split), shutil.disk_usage(path.parent).free
   if needed > free:
     raise InputError(
       f'{path.parent.parent}: the cache needs about {needed / _GIB:.2f} GiB, {free / _GIB:.2f} GiB are free; '
@@ -312,8 +328,9 @@ def _write_records(split: DecodedSplit, path: pathlib.Path, bad: BadPairs) -> No
     )
   try:
     with contextlib.closing(ArrayRecordWriter(str(path), _WRITER_OPTIONS)) as writer:
-      for record in itertools.chain([first], records):
+      for record, counts in itertools.chain([first], records):
         writer.write(record)
+        values += counts
     # The writer does not report every failure, so count the records.
     with contextlib.closing(ArrayRecordReader(str(path), _READER_OPTIONS)) as reader:
       written = reader.num_records()
@@ -324,6 +341,11 @@ def _write_records(split: DecodedSplit, path: pathlib.Path, bad: BadPairs) -> No
     raise RunError(
       f'{path.parent.parent}: {written} of {expected} records of the cache were written; is the disk full?'
     )
+  return values
+
+
+def _count(example: CachedExample) -> np.ndarray:
+  return np.bincount(example.label.ravel(), minlength=256)
 
 
 def _pack(example: CachedExample) -> bytes:

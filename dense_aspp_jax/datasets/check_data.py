@@ -16,8 +16,10 @@ from dense_aspp_jax.datasets.listing import Listing
 from dense_aspp_jax.datasets.pairs import BadPairs, check_pair, map_good
 from dense_aspp_jax.datasets.prepare import DATASETS, find_dataset
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import IGNORE_LABEL, LabelSet, load_label_set
+from dense_aspp_jax.labels import LabelSet, load_label_set
 from dense_aspp_jax.progress import progress
+
+TRAINED_ON = ('train', 'validation')  # what `train` reads unless its configuration names other splits
 
 
 class SplitReport(NamedTuple):
@@ -26,26 +28,24 @@ class SplitReport(NamedTuple):
   Attributes:
     bad: What is wrong with each bad pair, a line for each problem.
     sizes: Number of good pairs by (height, width).
-    class_pixels: Pixels of good pairs by class index, int64 `[C]`.
-    ignored_pixels: Their pixels that no class has.
+    class_pixels: Pixels of good pairs by class index, int64 `[256]`; those at `IGNORE_LABEL` are ignored.
   """
 
   bad: list[str]
   sizes: Counter[tuple[int, int]]
   class_pixels: np.ndarray
-  ignored_pixels: int
 
 
 def list_splits(
   dataset: str, source: str | None = None, data_dir: str | None = None, split: str | None = None
-) -> list[Listing]:
-  """Finds the splits of a data set.
+) -> dict[str, Listing]:
+  """Finds the splits of a data set, by name.
 
   Args:
     dataset: 'folder:PATH' or the name of a data set.
     source: Files of Cityscapes or CamVid, as for `prepare`; None: what was prepared.
     data_dir: Where prepared data sets are; None: where tfds keeps them.
-    split: The only split wanted; None: all there are.
+    split: The only split wanted; None: all there are, and of a folder those that training needs.
 
   Raises:
     InputError: No such data set or split, not prepared, or an archive that cannot be read.
@@ -61,19 +61,22 @@ def list_splits(
     if dataset not in with_files:
       raise InputError(f'dataset {dataset!r} has no source; --source is for {" and ".join(with_files)}')
     files = DATASETS[dataset].list_files(pathlib.Path(source).expanduser())
-    found = [files.splits[name]._replace(where=f'{dataset}/{name}') for name in wanted(files.splits, source)]
-    return [found[0]._replace(ignored=files.left + found[0].ignored), *found[1:]]
+    names = wanted(files.splits, source)
+    found = {name: files.splits[name]._replace(where=f'{dataset}/{name}') for name in names}
+    found[names[0]] = found[names[0]]._replace(left=files.left + found[names[0]].left)
+    return found
   if dataset.startswith(FOLDER_PREFIX):
     folder = pathlib.Path(dataset.removeprefix(FOLDER_PREFIX)).expanduser()
     there = [name for name in SPLITS if (folder / name).is_dir()]
     if not there:
       list_folder(folder, split or SPLITS[0])  # says what is missing
-    return [_list_split(folder, name) for name in ([split] if split else there)]
+    names = [name for name in SPLITS if name in (*there, *TRAINED_ON)]
+    return {name: _list_split(folder, name) for name in ([split] if split else names)}
   published = find_dataset(dataset)
   builder = published.prepared_builder(data_dir)
   names = wanted(builder.info.splits, dataset) if builder else [split or SPLITS[0]]
   opened = [published.open_split(name, data_dir) for name in names]
-  return [Listing(split.name, split, [], []) for split in opened]
+  return {name: Listing(split.name, split, [], []) for name, split in zip(names, opened, strict=True)}
 
 
 def find_label_set(dataset: str, name: str | None) -> LabelSet:
@@ -106,7 +109,7 @@ def check_split(split: Listing, label_set: LabelSet, published: bool) -> SplitRe
   for size, counts in map_good(statistics, pairs, bad):
     sizes[size] += 1
     pixels += counts
-  return SplitReport(bad.messages, sizes, pixels[: label_set.num_classes], int(pixels[IGNORE_LABEL]))
+  return SplitReport(bad.messages, sizes, pixels)
 
 
 def _list_split(folder: pathlib.Path, split: str) -> Listing:

@@ -19,13 +19,13 @@ class Listing(NamedTuple):
     where: The split's place, for messages.
     pairs: Image with label, sorted by image id.
     problems: What does not fit together, such as an image without label; a message each.
-    ignored: Paths of files that do not belong to the data set.
+    left: 'PATH: why' for each file that does not belong to the data set, as `Files.left`.
   """
 
   where: str
   pairs: Sequence[Pair]
   problems: list[str]
-  ignored: list[str]
+  left: list[str]
 
   def require(self) -> Sequence[Pair]:
     """The pairs. Raises InputError, which lists the first problems, if there is any."""

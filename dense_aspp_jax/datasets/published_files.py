@@ -48,7 +48,7 @@ class PublishedFiles(NamedTuple):
 
   def describe(self) -> list[str]:
     """The notes, and a line about all that is left out, if anything is."""
-    left = self.left + [entry for listing in self.splits.values() for entry in listing.ignored]
+    left = self.left + [entry for listing in self.splits.values() for entry in listing.left]
     return self.notes + [describe_left(left)] * bool(left)
 
 

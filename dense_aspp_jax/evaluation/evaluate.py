@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -10,7 +11,7 @@ from jax.experimental import multihost_utils
 
 from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples, padded_batches
 from dense_aspp_jax.datasets.examples import CachedExample
-from dense_aspp_jax.evaluation.metrics import ConfusionMatrix
+from dense_aspp_jax.evaluation.metrics import ConfusionMatrix, nothing_to_score, scored_classes
 from dense_aspp_jax.evaluation.predictor import BatchPredictor
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.progress import progress_bar
@@ -64,7 +65,11 @@ def evaluate(
     batch_size: Images per call; the result depends on it only where the predictor says so.
     show_progress: Whether there is a progress bar.
     before_batch: See `predict_split`.
+
+  Raises:
+    InputError: Nothing can be scored, which is found before anything is predicted.
   """
+  _require_scorable(split, label_set)
   confusion = ConfusionMatrix(label_set)
   share = len(range(jax.process_index(), len(split), jax.process_count()))
   with progress_bar(share, 'evaluating', 'image', hidden=not show_progress) as bar:
@@ -74,6 +79,18 @@ def evaluate(
   if jax.process_count() > 1:
     confusion.counts[...] = sum_over_processes(confusion.counts)
   return confusion
+
+
+def _require_scorable(split: Sequence[CachedExample], label_set: LabelSet) -> None:
+  """Reads labels up to the first with a pixel of a scored class; raises InputError if there is none."""
+  scored, total = scored_classes(label_set), 0
+  with contextlib.closing(evaluation_examples(split)) as examples:
+    for example in examples:
+      pixels = label_set.count_classes(np.bincount(example.label.ravel(), minlength=256))
+      if pixels[scored].any():
+        return
+      total += example.label.size
+  raise nothing_to_score(total)
 
 
 def sum_over_processes(counts: np.ndarray) -> np.ndarray:

@@ -116,6 +116,11 @@ def is_cityscapes(label_set: LabelSet) -> bool:
   return label_set in (CITYSCAPES_19, CITYSCAPES_20)
 
 
+def scored_classes(label_set: LabelSet) -> range:
+  """The class indices of which the ground truth needs at least one pixel; Cityscapes' void is not one."""
+  return range((CITYSCAPES_19 if is_cityscapes(label_set) else label_set).num_classes)
+
+
 def protocol(label_set: LabelSet) -> str:
   """The definition of the scores in words, for a report."""
   return _CITYSCAPES_PROTOCOL if is_cityscapes(label_set) else _PROTOCOL
@@ -180,13 +185,18 @@ def class_scores(counts: Int64[np.ndarray, 'n n'], scored: Sequence[int], names:
   scored = list(scored)
   num_valid = int(counts[scored].sum())
   if not num_valid:
-    raise InputError(
-      f'all {int(counts.sum())} pixels of the ground truth are void, nothing can be scored (the public '
-      'labels of the Cityscapes test split are such); use a split with real labels'
-    )
+    raise nothing_to_score(int(counts.sum()))
   iou = _iou(counts, scored)
   accuracy = int(counts[scored, scored].sum()) / num_valid
   return Scores({'mean_iou': _mean(iou)}, accuracy, dict(zip(names, iou, strict=True)))
+
+
+def nothing_to_score(num_pixels: int) -> InputError:
+  """The error for a ground truth whose pixels are of no class that is scored."""
+  return InputError(
+    f'all {num_pixels} pixels of the ground truth are void, nothing can be scored (the public '
+    'labels of the Cityscapes test split are such); use a split with real labels'
+  )
 
 
 def format_table(scores: Scores) -> str:

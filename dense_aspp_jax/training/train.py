@@ -16,10 +16,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
+from dense_aspp_jax.datasets.class_frequencies import class_warnings, require_pixels
 from dense_aspp_jax.datasets.train_batches import train_batches
 from dense_aspp_jax.errors import RunError, Stopped
 from dense_aspp_jax.evaluation.evaluate import evaluate, predict_split
-from dense_aspp_jax.evaluation.metrics import Scores, format_table, protocol
+from dense_aspp_jax.evaluation.metrics import Scores, format_table, protocol, scored_classes
 from dense_aspp_jax.evaluation.pictures import predictions_gallery
 from dense_aspp_jax.evaluation.predictor import Predictor
 from dense_aspp_jax.files import write_json
@@ -73,6 +74,13 @@ def train_and_evaluate(
   data = checked.data
   train_split = data.open_train(label_set=label_set)
   validation_split = data.open(data.validation_split, label_set=label_set)
+  learned = [i for i in range(label_set.num_classes) if i != checked.loss.ignore_label]
+  pixels, scored_pixels = train_split.class_pixels, validation_split.class_pixels
+  require_pixels(train_split.name, pixels, label_set, learned)
+  require_pixels(validation_split.name, scored_pixels, label_set, scored_classes(label_set))
+  if warnings := class_warnings(pixels, label_set, learned, scored_pixels):
+    say('\n'.join(f'warning: {train_split.name}: {text}' for text in warnings))
+    origin['warnings'] = warnings
 
   def steps(epochs: float) -> int:
     """Updates in so many passes over the training split, at least 1; batches run across epoch ends."""

@@ -396,3 +396,17 @@ def test_a_line_that_a_killed_run_cut_off_is_left_out(tmp_path):
   path.write_text('{"step": 1}\n{"step": 2}\n{"st')
   assert read_metrics(path) == [{'step': 1}, {'step': 2}]
   assert read_metrics(tmp_path / 'missing.jsonl') == []
+
+
+def test_what_the_training_split_cannot_teach_is_said_first():
+  start = {
+    'step': 0,
+    **report_example.provenance(),
+    'warnings': ['no training pixel is of class <car>, never learned'],
+  }
+  page = Page(report(metrics=[], starts=[{'step': 0, **report_example.provenance()}, start]))
+  assert 'Warning: no training pixel is of class <car>, never learned.' in page.text
+  assert (
+    'Warning:'
+    not in Page(report(metrics=[], starts=[start, {'step': 2, **report_example.provenance()}])).text
+  )

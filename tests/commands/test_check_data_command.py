@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dense_aspp_jax.commands.main import main
-from dense_aspp_jax.datasets.images import encode_png
+from dense_aspp_jax.datasets.images import decode_label, encode_png
 from dense_aspp_jax.labels import CITYSCAPES_19
 
 
@@ -57,25 +57,81 @@ def test_all_problems_of_all_splits_are_listed(folder, capsys):
     assert line.startswith(start)
   assert f'checking {train}: 5/5' in err
   assert err.endswith(
-    f'dense-aspp check-data: folder:{folder}: 4 bad pairs, 3 other problems; '
-    'at most 0 bad pairs (--skip-bad) are permitted\n'
+    f'dense-aspp check-data: folder:{folder}: cannot be used as it is: train: 2 problems; train: 3 bad '
+    'pairs, at most 0 permitted; validation: 1 bad pair, at most 0 permitted; test: 1 problem. Of the '
+    'training split alone bad pairs may be left out (--skip-bad)\n'
   )
 
 
 @pytest.mark.parametrize(('skip_bad', 'code'), [(0, 2), (1, 2), (2, 0), (3, 0)])
-def test_bad_pairs_are_permitted_up_to_a_number(skip_bad, code, folder, capsys):
-  for split in ('train', 'validation'):
-    write(folder / split, 'scene_001', np.full((3, 4), 7))
+def test_bad_training_pairs_are_permitted_up_to_a_number(skip_bad, code, folder, capsys):
+  for name in ('scene_001', 'scene_002'):
+    write(folder / 'train', name, np.full((3, 4), 7))
   assert main(['check-data', f'folder:{folder}', '--skip-bad', str(skip_bad)]) == code
   out, err = capsys.readouterr()
   assert out.count('unknown label ids 7 (12 pixels)') == 2
-  assert f'folder:{folder}: 2 bad pairs, 0 other problems' in (out if code == 0 else err)
+  if code == 0:
+    assert 'can be used: 4 of 6 pairs of train, 2 of 2 pairs of validation' in out
+  else:
+    assert f'train: 2 bad pairs, at most {skip_bad} permitted' in err
+
+
+@pytest.mark.parametrize('split', ['validation', 'test'])
+def test_bad_pairs_of_other_splits_are_not_permitted(split, tmp_path, capsys):
+  """`train` takes no score on fewer images either."""
+  layouts.write_labelled_folder(tmp_path, {'train': 2, 'validation': 2, 'test': 2})
+  write(tmp_path / split, 'scene_001', np.full((3, 4), 7))
+  assert main(['check-data', f'folder:{tmp_path}', '--skip-bad', '9']) == 2
+  assert f'{split}: 1 bad pair, at most 0 permitted' in capsys.readouterr().err
 
 
 def test_other_problems_are_never_permitted(folder, capsys):
   (folder / 'train' / 'labels' / 'scene_000.png').unlink()
   assert main(['check-data', f'folder:{folder}', '--skip-bad', '9']) == 2
-  assert '0 bad pairs, 1 other problems' in capsys.readouterr().err
+  assert 'train: 1 problem.' in capsys.readouterr().err
+
+
+def test_no_good_pair_is_refused_whatever_is_permitted(folder, capsys):
+  for path in (folder / 'train' / 'images').iterdir():
+    path.write_bytes(b'')
+  assert main(['check-data', f'folder:{folder}', '--skip-bad', '9']) == 2
+  assert 'train: no good pair' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('split', ['train', 'validation'])
+def test_a_split_without_a_pixel_to_learn_or_to_score_is_refused(split, folder, capsys):
+  for path in (folder / split / 'labels').iterdir():
+    path.write_bytes(encode_png(np.full((16, 24), 255, np.uint8)))
+  assert main(['check-data', f'folder:{folder}']) == 2
+  assert f': {split}: every pixel is void' in capsys.readouterr().err
+
+
+def test_void_alone_is_not_scored_on_cityscapes_classes(folder, capsys):
+  assert main(['check-data', f'folder:{folder}', '--label-set', 'cityscapes20']) == 2
+  assert 'used as it is: validation: every pixel is void' in capsys.readouterr().err
+
+
+def test_a_folder_without_validation_is_refused_as_by_train(tmp_path, capsys):
+  layouts.write_labelled_folder(tmp_path, {'train': 2})
+  assert main(['check-data', f'folder:{tmp_path}']) == 2
+  out, err = capsys.readouterr()
+  assert "no split 'validation' (it has train)" in out
+  assert 'validation: 1 problem' in err
+  assert main(['check-data', f'folder:{tmp_path}', '--split', 'train']) == 0
+
+
+def test_a_mask_of_which_one_class_is_ignored_is_warned_of(folder, capsys):
+  labels = json.loads((folder / 'labels.json').read_text())
+  for path in (folder / 'train' / 'labels').iterdir():
+    ids = decode_label(path.read_bytes(), '')
+    path.write_bytes(encode_png(np.where(ids == 0, 255, 1).astype(np.uint8)))
+  (folder / 'labels.json').write_text(json.dumps(labels | {'classes': labels['classes'][:2]}))
+  for path in (folder / 'validation' / 'labels').iterdir():
+    path.write_bytes(encode_png(np.ones((16, 24), np.uint8)))
+  assert main(['check-data', f'folder:{folder}']) == 0
+  out = ' '.join(capsys.readouterr().out.split())
+  assert 'warning: no training pixel is of class class 0, never learned' in out
+  assert 'warning: all training pixels are of class class 1 or ignored' in out
 
 
 def test_the_summary_of_a_split(tmp_path, capsys):
@@ -87,10 +143,10 @@ def test_the_summary_of_a_split(tmp_path, capsys):
   assert capsys.readouterr().out == (
     f'{tmp_path}/train: 3 pairs, 0 bad; height x width: 2 of 1x4, 1 of 4x1\n'
     '  share of pixels: class 0 25.00 %, class 1 58.33 %, ignored 16.67 %\n'
-    '  absent classes: class 2\n'
-    f'  not read, no part of the dataset: {tmp_path}/train/images/Thumbs.old: .old\n'
-    f'  not read, no part of the dataset: {tmp_path}/train/notes.txt: .txt\n'
-    f'folder:{tmp_path}: 0 bad pairs, 0 other problems\n'
+    '  warning: no training pixel is of class class 2, never learned\n'
+    f'  2 files left out: 1 .old, 1 .txt; the first is {tmp_path}/train/images/Thumbs.old\n'
+    f'    {tmp_path}/train/notes.txt: .txt\n'
+    f'folder:{tmp_path}: can be used: 3 of 3 pairs of train\n'
   )
 
 
@@ -115,7 +171,8 @@ def test_prepared_data_and_their_files(tmp_path, capsys):
   assert main(['check-data', 'camvid', *source]) == 2
   out = capsys.readouterr().out
   assert f'{tmp_path}/CamVid/valannot/0001TP_006690.png: missing, though val.txt names it in line 1' in out
-  assert f'not read, no part of the dataset: {tmp_path}/CamVid/train/stray.png: .png\n' in out
+  assert 'left out: 1 ' in out
+  assert f'{tmp_path}/CamVid/train/stray.png' in out
 
 
 def test_cityscapes_files(tmp_path, capsys):
@@ -126,7 +183,7 @@ def test_cityscapes_files(tmp_path, capsys):
   assert main(['check-data', 'cityscapes', '--source', str(tmp_path)]) == 2
   out = capsys.readouterr().out
   assert 'aachen_000000_000019_leftImg8bit.png: image without label' in out
-  assert f'not read, no part of the dataset: {stem}_labelIds.PNG.bak: .bak\n' in out
+  assert f'1 file left out: 1 .bak; the first is {stem}_labelIds.PNG.bak\n' in out
   assert 'cityscapes/train: 1 pairs, 0 bad; height x width: 1 of 16x32' in out
   assert 'share of pixels: void 100.00 %' in out  # the test split's labels are dummies
   assert main(['check-data', 'cityscapes', '--source', str(tmp_path), '--split', 'validation']) == 0
@@ -137,7 +194,7 @@ def test_cityscapes_files(tmp_path, capsys):
 
 def test_the_label_set_is_that_of_the_folder_or_the_one_named(folder, tmp_path, capsys):
   (tmp_path / 'other.json').write_text(json.dumps(CITYSCAPES_19.to_json()))
-  assert main(['check-data', f'folder:{folder}', '--label-set', str(tmp_path / 'other.json')]) == 0
+  assert main(['check-data', f'folder:{folder}', '--label-set', str(tmp_path / 'other.json')]) == 2
   assert 'ignored 100.00 %' in capsys.readouterr().out  # ids 0 to 2 are void in Cityscapes
   (folder / 'labels.json').unlink()
   assert main(['check-data', f'folder:{folder}']) == 2

@@ -451,3 +451,18 @@ def test_damage_inside_a_record_is_an_error(source, tmp_path):
   cache.path.write_bytes(data)
   with pytest.raises(RunError, match=r'record: record 2 .* remove '):
     list(open_fake(source, tmp_path))
+
+
+@pytest.mark.parametrize('native_labels', [True, False])
+def test_the_pixels_of_each_class_are_known(source, native_labels, tmp_path):
+  cache = open_fake(source, tmp_path, native_labels=native_labels)
+  expected = np.zeros(256, np.int64)
+  for index in range(5):
+    label = cache[index].label
+    expected += np.bincount(
+      (CITYSCAPES_19.encode(label, '') if native_labels else label).ravel(), minlength=256
+    )
+  assert expected[IGNORE_LABEL]
+  np.testing.assert_array_equal(cache.class_pixels, expected)  # of a cache that was just built
+  again = open_fake(source, tmp_path, native_labels=native_labels)
+  np.testing.assert_array_equal(again.class_pixels, expected)

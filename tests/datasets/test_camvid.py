@@ -93,7 +93,7 @@ def test_only_the_last_two_parts_of_listed_paths_count(folder: pathlib.Path):
   listing = camvid.list_files(folder).splits['train']
   pairs = listing.require()
   assert [p.image_id for p in pairs] == ['0001TP_006690', '0001TP_006720']
-  assert len(listing.ignored) == 2 * (COUNTS['train'] - 2)  # not listed
+  assert len(listing.left) == 2 * (COUNTS['train'] - 2)  # not listed
   assert pairs[1].label.where == str(folder / 'trainannot' / '0001TP_006720.png')
 
 

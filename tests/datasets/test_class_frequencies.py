@@ -1,10 +1,15 @@
 import numpy as np
 import pytest
 
-from dense_aspp_jax.datasets.class_frequencies import class_weights, count_classes
+from dense_aspp_jax.datasets.class_frequencies import (
+  class_warnings,
+  class_weights,
+  count_classes,
+  require_pixels,
+)
 from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.errors import InputError, RunError
-from dense_aspp_jax.labels import IGNORE_LABEL
+from dense_aspp_jax.labels import CAMVID_11, IGNORE_LABEL
 
 V = IGNORE_LABEL
 
@@ -64,3 +69,33 @@ def test_a_record_that_cannot_be_read_ends_the_count():
 
   with pytest.raises(RunError, match='record 1'):
     count_classes(Broken(SPLIT), 4)
+
+
+def pixels_of(**counts):
+  pixels = np.zeros(256, np.int64)
+  for name, count in counts.items():
+    pixels[V if name == 'ignored' else CAMVID_11.class_names.index(name)] = count
+  return pixels
+
+
+def test_a_split_needs_a_pixel_that_counts():
+  require_pixels('x', pixels_of(sky=1, ignored=9), CAMVID_11, range(11))
+  with pytest.raises(InputError, match=r"^x: every pixel is ignored.*'camvid11'"):
+    require_pixels('x', pixels_of(ignored=9), CAMVID_11, range(11))
+  with pytest.raises(InputError, match=r'^x: every pixel is of class sky, which does not count'):
+    require_pixels('x', pixels_of(sky=1, ignored=9), CAMVID_11, range(1, 11))
+
+
+def test_what_a_split_cannot_teach():
+  names = CAMVID_11.class_names
+  assert class_warnings(pixels_of(**dict.fromkeys(names, 1)), CAMVID_11, range(11)) == []
+  most = pixels_of(**dict.fromkeys(names[:9], 1))
+  (warning,) = class_warnings(most, CAMVID_11, range(11), pixels_of(bicyclist=1, sky=1))
+  assert warning.startswith('no training pixel is of class pedestrian, bicyclist')
+  assert warning.endswith('pixels of bicyclist are scored')
+  assert class_warnings(most, CAMVID_11, range(9)) == []  # the loss ignores the others
+  absent, single = class_warnings(pixels_of(road=3, ignored=1), CAMVID_11, range(11))
+  assert 'class sky, building, pole, pavement' in absent
+  assert single.startswith('all training pixels are of class road or ignored (25.00 %)')
+  (single,) = class_warnings(pixels_of(sky=3), CAMVID_11, [0])
+  assert single.startswith('all training pixels are of class sky: ')
