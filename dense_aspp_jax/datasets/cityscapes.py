@@ -39,11 +39,12 @@ from dense_aspp_jax.datasets.published_files import (
 from dense_aspp_jax.datasets.stored_files import StoredFile, describe_left
 from dense_aspp_jax.datasets.tfds_store import ExampleBuilder, PublishedDataset
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.files import shown
 from dense_aspp_jax.labels import CITYSCAPES as LABELS
 from dense_aspp_jax.labels import CITYSCAPES_20, NUM_CITYSCAPES_IDS, count_ids
 
 _ZIPS = r'(leftImg8bit_train(valtest|extra)|gtFine_trainvaltest|gtCoarse)\b.*\.zip'
-_NAME = re.compile(r'([^_]+_\d+_\d+)_(leftImg8bit|gtFine_\w+|gtCoarse_\w+)\.(?i:png|json)')
+_NAME = re.compile(r'((?:[^\W_]|-)+_\d+_\d+)_(leftImg8bit|gtFine_\w+|gtCoarse_\w+)\.(?i:png|json)')
 _OTHER_PACKAGE = re.compile(
   r'leftImg8bit_(?!train)\w+'
 )  # such as leftImg8bit_sequence, all frames of the videos
@@ -113,7 +114,7 @@ class _Annotations:
       InputError: All images or all labels are missing, or an archive cannot be read.
     """
     if not source.exists():
-      raise InputError(f'{source}: not found. {self._needed(source)}')
+      raise InputError(f'{shown(source)}: not found. {self._needed(source)}')
     files = find_files(source, _ZIPS)
     found: dict[tuple[str, str], dict[str, StoredFile]] = {}  # split, kind -> image id -> file
     left = list(files.left)
@@ -155,7 +156,7 @@ class _Annotations:
         there, missing = ('images', 'labels') if images else ('labels', 'images')
         notes.append(f'split {split} left out: {len(images or labels)} {there} without any {missing}')
       elif images:
-        splits[split] = Listing(f'{source}, split {split}', *pair_files(images, labels), [])
+        splits[split] = Listing(f'{shown(source)}, split {split}', *pair_files(images, labels), [])
         for kind, count in kinds.items():
           if what := _LABEL_KINDS[kind][1]:
             notes.append(
@@ -163,7 +164,7 @@ class _Annotations:
             )
     if not splits:
       others = ''.join(f'. {line}' for line in (*notes, describe_left(left)) if line)
-      raise InputError(f'{source}: no images with labels found{others}. {self._needed(source)}')
+      raise InputError(f'{shown(source)}: no images with labels found{others}. {self._needed(source)}')
     return PublishedFiles(splits, left, notes)
 
   def _needed(self, source: pathlib.Path) -> str:
@@ -171,7 +172,7 @@ class _Annotations:
       f'{self.dataset} needs {" and ".join(self.zips)}, or trees of the files *_leftImg8bit.png and '
       f'*_{self.name}_labelIds.png with a folder for each split (train, val, ...). Register at '
       'https://www.cityscapes-dataset.com, download the zips (no need to unpack them), put them into '
-      f'{source} or another folder, and run: dense-aspp prepare {self.dataset} --source FOLDER'
+      f'{shown(source)} or another folder, and run: dense-aspp prepare {self.dataset} --source FOLDER'
     )
 
 

@@ -24,7 +24,7 @@ class Data:
     dataset: A name in `prepare.DATASETS`, or 'folder:PATH'.
     data_dir: Where prepared data are and caches go; None: TFDS_DATA_DIR, else ~/tensorflow_datasets.
     label_set: The name of a label set, or the path of a labels.json.
-    train_split: Such as 'train' or 'train+validation'.
+    train_split: Such as 'train', 'train+validation' or 'train+train_extra'.
     validation_split: Such as 'validation' or 'held_out'.
     held_out: Beginnings of the ids of images that are held out of training (`open_split`).
     image_size, keep_aspect, mean, std: The fields of `Preprocessing`.

@@ -7,7 +7,7 @@ import hashlib
 import pathlib
 from collections.abc import Sequence
 
-from dense_aspp_jax.datasets.examples import FOLDER_PREFIX, HELD_OUT, TRAIN_AND_VALIDATION, Pair, Split
+from dense_aspp_jax.datasets.examples import FOLDER_PREFIX, HELD_OUT, Pair, Split
 from dense_aspp_jax.datasets.folder import open_folder
 from dense_aspp_jax.datasets.prepare import find_dataset
 from dense_aspp_jax.datasets.threads import map_in_threads
@@ -26,7 +26,8 @@ def open_split(dataset: str, split: str, data_dir: str | None = None, held_out: 
 
   Args:
     dataset: A name in `prepare.DATASETS`, or 'folder:PATH' (layout: docs/own_data.md).
-    split: 'train', 'validation' or 'test'; 'held_out', the images held out; 'train+validation'.
+    split: 'train', 'validation' or 'test'; 'train_extra' of cityscapes_coarse; 'held_out', the images held
+      out; 'train+validation', or 'train+' another split.
     data_dir: Where tfds keeps prepared data sets; None: TFDS_DATA_DIR, else ~/tensorflow_datasets.
       A folder does not use it.
     held_out: Beginnings of the image ids held out; (): none are, and 'train' is as it is stored.
@@ -46,12 +47,13 @@ def open_split(dataset: str, split: str, data_dir: str | None = None, held_out: 
       f'split {HELD_OUT!r}: no images are held out of training; set config.data.held_out to the beginnings '
       "of their image ids, such as ('0006R0',)"
     )
-  if split not in ('train', HELD_OUT, TRAIN_AND_VALIDATION):
+  other = split.removeprefix('train+')
+  if split not in ('train', HELD_OUT, f'train+{other}'):
     return stored(split)
   train = stored('train')
   if held_out:
     train = _select(train, held_out, keep=split == HELD_OUT)
-  return _concatenate(train, stored('validation')) if split == TRAIN_AND_VALIDATION else train
+  return _concatenate(train, stored(other), other) if other != split else train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,16 +93,16 @@ def _select(split: Split, prefixes: Sequence[str], keep: bool) -> Split:
   return _derived(name, picked, [split], picked.image_ids)
 
 
-def _concatenate(train: Split, validation: Split) -> Split:
+def _concatenate(train: Split, other: Split, name: str) -> Split:
   """The pairs of both splits, one after the other. Raises InputError for an image id that both have."""
-  first, second = _read_image_ids(train), _read_image_ids(validation)
+  first, second = _read_image_ids(train), _read_image_ids(other)
   if both := sorted(set(first) & set(second)):
     raise InputError(
-      f'{train.name} and {validation.name}: {len(both)} image ids are in both, such as '
+      f'{train.name} and {other.name}: {len(both)} image ids are in both, such as '
       f'{_quoted(both[:_NAMES_SHOWN])}; rename or remove these images in one of the splits'
     )
-  places = [(split, index) for split in (train, validation) for index in range(len(split))]
-  return _derived(f'{train.name}+validation', _Picked(places, first + second), [train, validation])
+  places = [(split, index) for split in (train, other) for index in range(len(split))]
+  return _derived(f'{train.name}+{name}', _Picked(places, first + second), [train, other])
 
 
 def _derived(name: str, picked: _Picked, splits: Sequence[Split], image_ids: Sequence[str] = ()) -> Split:

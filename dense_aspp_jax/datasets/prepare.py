@@ -25,7 +25,7 @@ from dense_aspp_jax.datasets.pairs import BadPairs, check_pair, check_published_
 from dense_aspp_jax.datasets.street_scenes.builder import STREET_SCENES
 from dense_aspp_jax.datasets.tfds_store import PublishedDataset
 from dense_aspp_jax.errors import InputError, RunError
-from dense_aspp_jax.files import remove_abandoned
+from dense_aspp_jax.files import remove_abandoned, shown
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.progress import say
 
@@ -94,8 +94,8 @@ def prepare(
       with _find_files(dataset, source, download, root) as path:
         files = dataset.list_files(path)
         for line in files.describe():
-          say(f'{path}: {line}')
-        checked = check_listings(dataset, files.splits, str(path), allow_partial, skip_bad)
+          say(f'{shown(path)}: {line}')
+        checked = check_listings(dataset, files.splits, shown(path), allow_partial, skip_bad)
         splits = {split: read_pairs(pairs, dataset.label_set, bad) for split, (pairs, bad) in checked.items()}
         dataset.store(splits, {split: len(pairs) for split, (pairs, _) in checked.items()}, str(root))
   except OSError as error:

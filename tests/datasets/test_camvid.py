@@ -146,6 +146,21 @@ def test_lists_written_on_windows(folder: pathlib.Path):
   assert pair.image_id == '0001TP_006690'
 
 
+def test_without_lists_the_folders_are_the_splits(folder: pathlib.Path, tmp_path: pathlib.Path):
+  def read_all() -> dict[str, list[Example]]:
+    splits = camvid.list_files(tmp_path).splits
+    return {split: list(map(layouts.read_pair, listing.require())) for split, listing in splits.items()}
+
+  listed = read_all()
+  for name in layouts.CAMVID_FOLDERS.values():
+    (folder / f'{name}.txt').unlink()
+  assert read_all() == listed
+  assert 'no val.txt: all images of val/ are taken' in camvid.list_files(tmp_path).describe()
+  (folder / 'valannot' / '0001TP_006690.png').unlink()
+  with pytest.raises(InputError, match=r'val/0001TP_006690\.png: image without label'):
+    camvid.list_files(tmp_path).splits['validation'].require()
+
+
 def test_full_size_frames_have_their_own_name(tmp_path: pathlib.Path):
   layouts.write_tree(tmp_path, layouts.camvid_full_files(['0001TP_006690']))
   with pytest.raises(InputError, match=r'in colours .*prepare camvid_full --source'):

@@ -75,6 +75,23 @@ def test_as_on_kaggle(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, c
       assert image_ids == {image_id for image_id, there in KAGGLE.items() if there == folder}
 
 
+def test_label_ids_of_fast_ai(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+  publish(monkeypatch, train=2, validation=1, test=2)
+  files = {f'images/{n.split("/")[1]}': data for n, data in FILES.items() if n.startswith('701')}
+  for index, image_id in enumerate(IMAGE_IDS):
+    files[f'labels/{image_id}_P.png'] = encode_png(layouts.scene(7000 + index, (12, 16), 32)[1])
+  layouts.write_tree(tmp_path / 'camvid', files)
+  layouts.write_tree(tmp_path / 'published', FILES)
+  for source in ('camvid', 'published'):
+    assert prepare('camvid_full', tmp_path / source, str(tmp_path / f'data_{source}'))
+  for split in SPLITS:
+    fast_ai, published = (
+      list(map(layouts.read_pair, open_split('camvid_full', split, str(tmp_path / f'data_{source}'))))
+      for source in ('camvid', 'published')
+    )
+    assert fast_ai == published
+
+
 def test_all_frames_are_expected(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
   publish(monkeypatch, train=3, validation=1, test=2)
   layouts.write_tree(tmp_path / 'source', as_on_kaggle())

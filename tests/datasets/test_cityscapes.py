@@ -139,6 +139,29 @@ def test_layouts_that_people_have(change, tmp_path: pathlib.Path):
         assert pair.label.read() == labels[f'{image_id}_gtFine_labelIds.png']
 
 
+def test_links_to_folders_are_followed(tmp_path: pathlib.Path):
+  layouts.write_cityscapes_tree(tmp_path / 'store', COUNTS)
+  for kind in ('leftImg8bit', 'gtFine'):
+    (tmp_path / 'tree' / kind).mkdir(parents=True)
+    for split in SPLITS.values():
+      (tmp_path / 'tree' / kind / split).symlink_to(tmp_path / 'store' / kind / split)
+  (tmp_path / 'data').mkdir()
+  (tmp_path / 'data' / 'cityscapes').symlink_to(tmp_path / 'tree')  # as mmsegmentation's documents say
+  assert counts(CITYSCAPES.list_files(tmp_path / 'data')) == {'train': 7, 'validation': 3, 'test': 2}
+
+
+def test_names_that_are_no_utf_8(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture):
+  source = tmp_path / os.fsdecode(b'caf\xe9')
+  layouts.write_cityscapes_tree(source, COUNTS)
+  layouts.write_tree(
+    source, {os.fsdecode(b'leftImg8bit/train/a/Li\xe8ge_000000_000019_leftImg8bit.png'): b''}
+  )
+  prepare_partial(source, tmp_path / 'data')
+  err = capsys.readouterr().err
+  assert '1 file left out: 1 PNG of another name; the first is' in err
+  assert err.encode()  # can be printed
+
+
 def test_what_is_left_out_is_counted_and_named(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture):
   layouts.write_cityscapes_zips(tmp_path / 'source', COUNTS)
   image_files, _ = layouts.cityscapes_files(COUNTS)
@@ -270,6 +293,8 @@ def test_coarse_labels_and_train_extra(
     stem = f'train_extra/bad-honnef/{image_id}'
     assert image == extra[f'leftImg8bit/{stem}_leftImg8bit.png']
     assert label == label_files[f'gtCoarse/{stem}_gtCoarse_labelIds.png']
+  both = open_split('cityscapes_coarse', 'train+train_extra', str(tmp_path / 'data'))
+  assert (both.name, len(both)) == ('cityscapes_coarse/train+train_extra', 7)
   stored = stock.Builder(config='semantic_segmentation_extra', data_dir=tmp_path / 'data')  # tfds reads it
   assert {s: i.num_examples for s, i in stored.info.splits.items()} == {
     'train': 3, 'train_extra': 4, 'validation': 2
