@@ -146,23 +146,12 @@ def test_predict_goes_on_past_a_bad_file_and_names_it(cityscapes, tmp_path, caps
   assert (
     main(['predict', '--workdir', str(root / 'work'), '--output', str(tmp_path / 'out'), str(folder)]) == 2
   )
-  assert f'1 of 6 images could not be read:\n  {bad}' in capsys.readouterr().err
+  assert f'1 of 6 images could not be predicted:\n  {bad}' in capsys.readouterr().err
   assert len(list((tmp_path / 'out' / 'label_ids').rglob('*.png'))) == 5
   written = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
   assert (written['images'], written['step'], written['checkpoint']) == (5, 3, 'best')
   assert written['label_set'] == CITYSCAPES_20.to_json()
   assert written['provenance']['libraries']['jax']
-
-
-def test_predict_refuses_two_images_that_would_be_written_to_one_file(cityscapes, tmp_path, capsys):
-  root, _ = cityscapes
-  for folder in ('a', 'b'):
-    (tmp_path / folder).mkdir()
-    Image.new('RGB', (8, 8)).save(tmp_path / folder / 'x.png')
-  folders = [str(tmp_path / 'a'), str(tmp_path / 'b')]
-  assert main(['predict', '--workdir', str(root / 'work'), '--output', str(tmp_path / 'o'), *folders]) == 2
-  assert 'both would be written as x.png' in capsys.readouterr().err
-  assert not (tmp_path / 'o').exists()
 
 
 def test_evaluate_prints_its_scores_as_the_last_line_and_reads_the_data_directory_given(

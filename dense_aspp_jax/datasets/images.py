@@ -25,6 +25,7 @@ from dense_aspp_jax.datasets.png import (
   read_png_header,
 )
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.files import shown
 from dense_aspp_jax.labels import LabelSet, count_ids
 
 # Lower case, each the only list of its kind.
@@ -56,16 +57,17 @@ def check_image_header(path: pathlib.Path) -> tuple[int, int]:
   Raises:
     InputError: Unreadable, neither PNG nor JPEG, a damaged header, or more than `MAX_PIXELS`.
   """
+  where = shown(path)
   if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
-    raise InputError(f'{path}: not a file')
+    raise InputError(f'{where}: not a file')
   try:
     with path.open('rb') as file:
-      plugin = _image_plugin(file.read(len(PNG_SIGNATURE)), str(path))
+      plugin = _image_plugin(file.read(len(PNG_SIGNATURE)), where)
       file.seek(0)
-      width, height = _open(plugin, file, str(path), decode=False).size
+      width, height = _open(plugin, file, where, decode=False).size
       return height, width
   except OSError as error:
-    raise InputError(f'{path}: cannot be read ({error.strerror or error})') from error
+    raise InputError(f'{where}: cannot be read ({error.strerror or error})') from error
 
 
 def decode_image(data: bytes, where: str, upright_only: bool = False, as_stored: bool = False) -> np.ndarray:

@@ -20,6 +20,7 @@ from dense_aspp_jax.datasets.png import GREY, PALETTE, PNG_SIGNATURE, read_png_h
 from dense_aspp_jax.datasets.stored_files import Files, StoredFile, files_of_folder
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix, is_cityscapes, score_confusion
+from dense_aspp_jax.evaluation.prediction_folder import LABEL_IDS_FOLDER, PREDICTIONS_FILE
 from dense_aspp_jax.files import read_json, shown
 from dense_aspp_jax.labels import (
   CITYSCAPES_19,
@@ -32,8 +33,6 @@ from dense_aspp_jax.labels import (
 )
 from dense_aspp_jax.progress import progress
 
-LABEL_IDS_FOLDER = 'label_ids'  # where `predict` puts the PNGs that can be scored
-PREDICTIONS_FILE = 'predictions.json'  # written by `predict` beside that folder
 LABEL, TRAIN = IDS = ('label', 'train')  # what label maps may hold
 _NAMES_SHOWN = 5  # in a message
 _NUM_TRAIN_IDS = 20  # of Cityscapes: 19 classes, and void where a network has 20

@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 from dense_aspp_jax.commands.main import main
+from dense_aspp_jax.commands.predict import find_images
 from dense_aspp_jax.datasets.images import encode_png
+from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.tta import AveragingPredictor
 from dense_aspp_jax.labels import CITYSCAPES_20
 from dense_aspp_jax.training.run import load_run
@@ -52,11 +54,11 @@ def test_bad_images_are_listed_and_the_others_predicted(tiny_run, folder, tmp_pa
   assert '2 images predicted' in printed.out
   cut, page = folder / 'a_cut.png', folder / 'c_page.jpg'
   refused = {
-    'c_page': f"{page}: neither PNG nor JPEG (it begins with b'<html>no'); convert it to one of them",
     'a_cut': f'{cut}: truncated PNG of {cut.stat().st_size} bytes; get the file again',
+    'c_page': f"{page}: neither PNG nor JPEG (it begins with b'<html>no'); convert it to one of them",
   }
   listed = '\n  '.join(refused.values())
-  assert printed.err.endswith(f'dense-aspp predict: 2 of 4 images could not be read:\n  {listed}\n')
+  assert printed.err.endswith(f'dense-aspp predict: 2 of 4 images could not be predicted:\n  {listed}\n')
   assert printed.err.index(f'warning: {refused["c_page"]}') < printed.err.index('predicting')
   predictor = load_run(tiny_run).predictor
   for name, pixels in (('b_good', PIXELS), ('d_good', PIXELS[::-1])):
@@ -98,7 +100,7 @@ def test_a_network_is_not_loaded_for_bad_images_alone(nothing_is_loaded, folder,
   bad = [folder / 'a_cut.png', folder / 'c_page.jpg']
   for images in ([bad[0]], [bad[1]], bad):
     assert predict(tmp_path / 'no run', tmp_path / 'out', *images) == 2
-    assert f'{len(images)} of {len(images)} images could not be read' in capsys.readouterr().err
+    assert f'{len(images)} of {len(images)} images could not be predicted' in capsys.readouterr().err
   assert not (tmp_path / 'out').exists()
 
 
@@ -124,11 +126,13 @@ def test_an_output_that_cannot_be_written_is_found_first(nothing_is_loaded, fold
   assert f'{in_the_way} is not a directory that can be written' in capsys.readouterr().err
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason='root may write anywhere')
-def test_an_output_in_a_folder_of_others_is_found_first(nothing_is_loaded, folder, tmp_path, capsys):
-  (tmp_path / 'theirs').mkdir(mode=0o500)
-  assert predict(tmp_path, tmp_path / 'theirs' / 'out', folder) == 2
-  assert f'{tmp_path}/theirs is not a directory that can be written' in capsys.readouterr().err
+def test_a_folder_of_others_is_found_first(nothing_is_loaded, folder, tmp_path, capsys, monkeypatch):
+  (tmp_path / 'out' / 'overlay' / 'sub').mkdir(parents=True)
+  (folder / 'sub').mkdir()
+  (folder / 'sub' / 'e.png').write_bytes(encode_png(PIXELS))
+  monkeypatch.setattr('os.access', lambda path, _: pathlib.Path(path).name != 'sub')
+  assert predict(tmp_path, tmp_path / 'out', folder) == 2
+  assert f'{tmp_path}/out/overlay/sub is not a directory that can be written' in capsys.readouterr().err
 
 
 def test_what_is_no_file_does_not_hang(nothing_is_loaded, tmp_path, capsys):
@@ -139,6 +143,115 @@ def test_what_is_no_file_does_not_hang(nothing_is_loaded, tmp_path, capsys):
   error = capsys.readouterr().err
   assert f'1 file left out: 1 pipe; the first is {tmp_path}/in/pipe.png' in error
   assert f'{tmp_path}/in/dangling.png: cannot be read (No such file or directory)' in error
+
+
+def tree(folder: pathlib.Path, *names: str) -> pathlib.Path:
+  """A folder with one image under each name."""
+  for name in names:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(encode_png(PIXELS))
+  return folder
+
+
+@pytest.mark.parametrize(
+  ('files', 'given', 'expected'),
+  [
+    (['a.png', 'sub/b.c.png'], ['.'], {'a': 'a.png', 'sub/b.c': 'sub/b.c.png'}),
+    (['a.jpg', 'a.png', 'b.png'], ['.'], {'a.jpg': 'a.jpg', 'a.png': 'a.png', 'b': 'b.png'}),
+    (['x/a.png', 'y/a.png'], ['x', 'y'], {'x/a.png': 'x/a.png', 'y/a.png': 'y/a.png'}),
+    (['x/a.png', 'y/a.png'], ['y/a.png', 'x'], {'x/a.png': 'x/a.png', 'y/a.png': 'y/a.png'}),
+    (
+      ['x/a.png', 'y/a.png', 'y/a.jpg'],
+      ['x', 'y'],
+      {'x/a.png': 'x/a.png', 'y/a.png': 'y/a.png', 'a.jpg': 'y/a.jpg'},
+    ),
+    (
+      ['a.jpg', 'a.png', 'a.jpg.png'],
+      ['.'],
+      {'in/a.jpg': 'a.jpg', 'a.png': 'a.png', 'a.jpg.png': 'a.jpg.png'},
+    ),
+    (['1/s/a.png', '2/s/a.png'], ['1/s', '2/s'], {'1/s/a.png': '1/s/a.png', '2/s/a.png': '2/s/a.png'}),
+    (['a.png'], ['.', 'a.png', './a.png'], {'a': 'a.png'}),
+    (['s/a.png'], ['.', 's/a.png', 's'], {'s/a': 's/a.png', 'a': 's/a.png'}),
+  ],
+)
+def test_names_are_told_apart(tmp_path, files, given, expected):
+  folder = tree(tmp_path / 'in', *files)
+  images, left = find_images([folder / path for path in given], tmp_path / 'out')
+  found = {name: str(path.relative_to(folder)) for name, path in images.items()}
+  assert (found, left) == (expected, [])
+
+
+def test_names_that_cannot_be_written_are_found_first(nothing_is_loaded, tmp_path, capsys):
+  folder = tree(tmp_path / 'in', 'a', 'b.png', 'x' * 252, 'sub/a.png/c.png')
+  (folder / 'sub' / 'a.png' / 'c.png').write_bytes(b'')
+  (tmp_path / 'out' / 'color' / 'b.png').mkdir(parents=True)
+  images = [folder / name for name in ('a', 'b.png', 'x' * 252, 'sub')]
+  assert predict(tmp_path, tmp_path / 'out', *images) == 2
+  error = capsys.readouterr().err
+  assert '4 of 4 images' in error
+  assert f'{folder}/a: its prediction a.png would have the name of a folder' in error
+  assert f'{folder}/b.png: its prediction b.png would have the name of a folder' in error
+  assert 'x: its prediction would have a name of more than 255 bytes' in error
+
+
+def test_its_own_output_is_no_input(tmp_path):
+  folder = tree(tmp_path / 'in', 'a.png', 'overlay/a.png', 'out/color/a.png', 'out/other.png')
+  assert find_images([folder], folder / 'out') == (
+    {'a': folder / 'a.png', 'overlay/a': folder / 'overlay' / 'a.png'},
+    [f'{folder}/out/{name}.png: earlier predictions' for name in ('color/a', 'other')],
+  )
+  images, left = find_images([folder], folder)  # images may lie where predictions go
+  assert list(images) == ['a', 'out/color/a', 'out/other']
+  assert left == [f'{folder}/overlay/a.png: earlier predictions']
+  with pytest.raises(InputError, match=r'holds no image \(1 file left out: 1 earlier predictions'):
+    find_images([folder / 'overlay'], folder)
+
+
+def test_a_folder_with_files_of_all_kinds(tiny_run, tmp_path, capsys):
+  folder, output = tmp_path / 'in', tmp_path / 'out'
+  name = os.fsdecode(b'b\xff')
+  tree(folder, f'{name}.png', 's/a.png', 's/a.PNG', 'c' * 251 + '.png', 'd.txt', 'no_suffix', '.hidden/e.png')
+  tree(tmp_path / 'elsewhere', 'f.png')
+  (folder / 'link').symlink_to(tmp_path / 'elsewhere')
+  (folder / 'loop').symlink_to(folder)
+  os.mkfifo(folder / 'pipe.png')
+  (folder / os.fsdecode(b'g\xff.png')).write_bytes(b'')
+  assert predict(tiny_run, output, folder) == 2
+  printed = capsys.readouterr()
+  assert '5 images predicted' in printed.out
+  assert f'1 of 6 images could not be predicted:\n  {folder}/g\\xff.png: ' in printed.err
+  assert '4 files left out: 1 loop, 1 pipe, 1 .txt, 1 no suffix; the first is ' in printed.err
+  written = json.loads((output / 'predictions.json').read_text())
+  names = {name: f'{name}.png', 's/a.png': 's/a.png', 's/a.PNG': 's/a.PNG', 'link/f': 'link/f.png'}
+  names['c' * 251] = 'c' * 251 + '.png'
+  assert written['sources'] == {name: str(folder / path) for name, path in names.items()}
+  assert list(written['refused']) == [os.fsdecode(b'g\xff')]
+  assert len(written['left']) == 4
+  for kind in ('label_ids', 'color', 'overlay'):
+    written = {path.relative_to(output / kind).as_posix() for path in (output / kind).rglob('*.*')}
+    assert written == {f'{name}.png' for name in names}
+  (folder / 's' / 'a.PNG').unlink()  # the others stand; and an image alone may be added
+  assert predict(tiny_run, output, tmp_path / 'elsewhere' / 'f.png') == 0
+  assert json.loads((output / 'predictions.json').read_text())['images'] == 6
+
+
+def test_what_was_predicted_stays_when_a_later_image_fails(tiny_run, tmp_path, monkeypatch):
+  folder, output = tree(tmp_path / 'in', 'a.png', 'b.png', 'c.png'), tmp_path / 'out'
+  run = load_run(tiny_run)
+  images = iter(range(3))
+
+  def predict_image(image):
+    if next(images) == 2:
+      raise MemoryError('too large')
+    return np.zeros(image.shape[:2], np.uint8)
+
+  monkeypatch.setattr(run.predictor, 'predict', predict_image)
+  monkeypatch.setattr('dense_aspp_jax.commands.predict.load_run', lambda *_: run)
+  with pytest.raises(MemoryError):
+    predict(tiny_run, output, folder)
+  assert sorted(path.name for path in (output / 'overlay').iterdir()) == ['a.png', 'b.png']
+  assert sorted(json.loads((output / 'predictions.json').read_text())['sources']) == ['a', 'b']
 
 
 def test_the_help_states_the_rules(capsys):

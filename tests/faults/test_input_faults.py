@@ -140,7 +140,8 @@ def test_scenario_22_a_bomb_in_a_folder_is_named_before_the_network_is_loaded(
   assert not output.exists()
   assert predict(tiny_run, output, folder) == 2
   assert (
-    f'1 of 2 images could not be read:\n  {folder}/bomb.png: 20000x20000 pixels' in capsys.readouterr().err
+    f'1 of 2 images could not be predicted:\n  {folder}/bomb.png: 20000x20000 pixels'
+    in capsys.readouterr().err
   )
   check_prediction(run, output, 'a', rgb)
 
