@@ -46,6 +46,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.data = ml_collections.ConfigDict()
   config.data.dataset = 'cityscapes'  # 'camvid', 'street_scenes', or 'folder:PATH'
   config.data.data_dir = config_dict.placeholder(str)  # default: TFDS_DATA_DIR or ~/tensorflow_datasets
+  config.data.cache_dir = config_dict.placeholder(str)  # of resized images; default: data_dir/cache
   config.data.label_set = 'cityscapes20'  # 'cityscapes19', 'camvid11', or the path of a labels.json
   config.data.train_split = 'train'  # or 'train+validation'
   config.data.validation_split = 'validation'  # or 'held_out', see below

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any, NoReturn
 
 from dense_aspp_jax.errors import InputError
@@ -28,7 +29,9 @@ def check(field: str, value: Any, holds: bool, expected: str) -> None:
 
 def is_number(value: Any) -> bool:
   """Whether a value is a finite int or float; True and False are none."""
-  return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+  if not isinstance(value, int | float) or isinstance(value, bool):
+    return False
+  return abs(value) <= sys.float_info.max  # also where an int is too large for math.isfinite
 
 
 def is_integer(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:

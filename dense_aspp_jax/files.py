@@ -90,7 +90,7 @@ def read_json(path: pathlib.Path, remedy: str, *, default: Any = None) -> Any:
     if default is not None:
       return default
     raise InputError(f'{path}: no such file; {remedy}') from error
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     raise InputError(f'{path}: cannot be read as JSON ({error}); {remedy}') from error
 
 

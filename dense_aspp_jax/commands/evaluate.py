@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     check_writable(args.workdir / EVALUATIONS, '--workdir')
   run = load_run(args.workdir, args.checkpoint, args.weights, 'running' if by_batch else args.bn)
   split = run.load_split(args.split, args.data_dir)
-  batch_size = args.batch_size or run.config['evaluation']['batch_size']
+  batch_size = args.batch_size or run.batch_size
   predictor = run.predictor
   if by_batch:
     predictor = BatchStatisticsPredictor(run.model, run.variables, predictor.preprocessing)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least
+from dense_aspp_jax.commands.run_arguments import add_cache_argument, add_run_arguments, check_at_least
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.batch_norm import largest_changes, precise_bn_statistics
 from dense_aspp_jax.files import check_writable
@@ -14,6 +14,7 @@ from dense_aspp_jax.training.run import RECALIBRATED_FOLDER, load_run
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's options."""
   add_run_arguments(parser, ('--workdir', '--checkpoint', '--weights', '--data-dir'))
+  add_cache_argument(parser)
   parser.add_argument(
     '--batch-size', type=int, help='images that are normalized together (default: the batch size of training)'
   )
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
   batch_size = args.batch_size or run.config.get('training', {}).get('batch_size')
   if batch_size is None:
     raise InputError(f'{args.workdir}: trained elsewhere, with an unknown batch size; give --batch-size')
-  split = run.load_train_split(args.data_dir)
+  split = run.load_train_split(args.data_dir, args.cache_dir)
   after = precise_bn_statistics(
     run.model, run.variables, split, run.predictor.preprocessing, batch_size=batch_size
   )

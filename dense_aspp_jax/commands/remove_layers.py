@@ -7,7 +7,12 @@ import argparse
 import grain
 
 from dense_aspp_jax.analysis.layer_removal import analyse_layer_removal, format_removal_table
-from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least, check_output_folder
+from dense_aspp_jax.commands.run_arguments import (
+  add_cache_argument,
+  add_run_arguments,
+  check_at_least,
+  check_output_folder,
+)
 from dense_aspp_jax.files import replaced_directory, write_json
 from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.training.run import load_run
@@ -16,6 +21,7 @@ from dense_aspp_jax.training.run import load_run
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's options."""
   add_run_arguments(parser)
+  add_cache_argument(parser)
   parser.add_argument('--images', type=int, metavar='N', help='score only the first N images (default all)')
   parser.add_argument('--pictures', type=int, default=3, help='images drawn as pictures (default 3)')
   parser.add_argument(
@@ -31,13 +37,13 @@ def run(args: argparse.Namespace) -> int:
   check_at_least('--pictures', args.pictures, 0)
   run = load_run(args.workdir, args.checkpoint, args.weights, args.bn)
   # Every setting reads the whole split.
-  split = run.load_split(args.split, args.data_dir, cached=args.images is None)
+  split = run.load_split(args.split, args.data_dir, args.images is None, args.cache_dir)
   with replaced_directory(output, 'layer_removal.json') as folder:
     result = analyse_layer_removal(
       run.predictor,
       grain.MapDataset.source(split)[: args.images],
       run.label_set,
-      batch_size=run.config['evaluation']['batch_size'],
+      batch_size=run.batch_size,
       num_pictures=args.pictures,
       output=folder,
     )

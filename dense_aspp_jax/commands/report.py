@@ -58,7 +58,7 @@ def _write_report(args: argparse.Namespace) -> pathlib.Path:
   check_at_least('--images', args.images)
   check_at_least('--pictures', args.pictures)
   run = load_run(args.workdir, args.checkpoint, args.weights, args.bn)
-  predictor, label_set, batch_size = run.predictor, run.label_set, run.config['evaluation']['batch_size']
+  predictor, label_set, batch_size = run.predictor, run.label_set, run.batch_size
   split = run.load_split(args.split, args.data_dir)
   confusion = evaluate(predictor, split, label_set, batch_size=batch_size)
   confusion.scores()  # raises now, not after the analyses, where nothing can be scored

@@ -33,7 +33,10 @@ _OPTIONS = {
     help="'validation' (default), 'train' (not augmented), 'test', 'held_out', 'train+validation', or "
     'another split of the data set',
   ),
-  '--data-dir': dict(help="where the prepared data are, if not where the run's configuration says"),
+  '--data-dir': dict(
+    help="where the data are, if not where the run's configuration says: the folder of a labelled folder, "
+    'or where prepared data sets are kept'
+  ),
 }
 
 
@@ -47,6 +50,13 @@ def add_run_arguments(
   for option in options:
     bn = dict(choices=bn_modes, help=bn_help) if option == '--bn' else {}
     parser.add_argument(option, **_OPTIONS[option], **bn)
+
+
+def add_cache_argument(parser: argparse.ArgumentParser) -> None:
+  """Adds --cache-dir, for commands that keep what they read."""
+  parser.add_argument(
+    '--cache-dir', help='folder for the cache of images (default: what config.data.cache_dir says)'
+  )
 
 
 def add_averaging_arguments(parser: argparse.ArgumentParser) -> None:

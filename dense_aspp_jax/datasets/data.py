@@ -7,13 +7,24 @@ elsewhere where tfds and ArrayRecord are missing.
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 
 from dense_aspp_jax import fields
-from dense_aspp_jax.datasets.examples import CachedExample
+from dense_aspp_jax.datasets.examples import FOLDER_PREFIX, CachedExample
 from dense_aspp_jax.datasets.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import LabelSet, load_label_set
+from dense_aspp_jax.paths import local_path, user_cache
+from dense_aspp_jax.progress import say
+
+_IN_FOLDERS = (
+  'labels.json',
+  'train',
+  'validation',
+  'val',
+  'test',
+  'images',
+)  # one is in every labelled folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,7 +33,9 @@ class Data:
 
   Attributes:
     dataset: A name in `prepare.DATASETS`, or 'folder:PATH'.
-    data_dir: Where prepared data are and caches go; None: TFDS_DATA_DIR, else ~/tensorflow_datasets.
+    data_dir: Where prepared data are; None: TFDS_DATA_DIR, else ~/tensorflow_datasets.
+    cache_dir: Where caches go; None: data_dir/cache, or the user's cache directory where that cannot be
+      written.
     label_set: The name of a label set, or the path of a labels.json.
     train_split: Such as 'train', 'train+validation' or 'train+train_extra'.
     validation_split: Such as 'validation' or 'held_out'.
@@ -35,6 +48,7 @@ class Data:
 
   dataset: str
   data_dir: str | None = None
+  cache_dir: str | None = None
   label_set: str
   train_split: str = 'train'
   validation_split: str = 'validation'
@@ -51,8 +65,9 @@ class Data:
     """Checks the values. Raises InputError."""
     for name in ('dataset', 'label_set', 'train_split', 'validation_split'):
       fields.check_string(f'data.{name}', getattr(self, name))
-    if self.data_dir is not None:
-      fields.check_string('data.data_dir', self.data_dir, 'a folder')
+    for name in ('data_dir', 'cache_dir'):
+      if getattr(self, name) is not None:
+        fields.check_string(f'data.{name}', getattr(self, name), 'a folder')
     holds = isinstance(self.held_out, tuple | list) and all(v and isinstance(v, str) for v in self.held_out)
     fields.check('data.held_out', self.held_out, holds, 'strings, beginnings of image ids')
     fields.check_bool('data.on_device', self.on_device)
@@ -75,8 +90,8 @@ class Data:
     Args:
       split: As for `open_split`.
       label_set: Already loaded; None: the one that `self.label_set` names.
-      cached: Whether to build a cache in `data_dir`/cache, if there is none; without it each access
-        decodes, which is enough for one pass.
+      cached: Whether to build a cache, if there is none; without it each access decodes, which is enough
+        for one pass.
 
     Raises:
       InputError: The data set cannot be opened, or a pair cannot be used.
@@ -92,6 +107,34 @@ class Data:
       InputError: The data set cannot be opened, or more pairs cannot be used.
     """
     return self._open(self.train_split, label_set, cached, native_labels=False)
+
+  def moved(self, data_dir: str) -> Data:
+    """The same data set in another place: a labelled folder as it is, a prepared one below `data_dir`."""
+    there = local_path(data_dir)
+    if not self.dataset.startswith(FOLDER_PREFIX):
+      return dataclasses.replace(self, data_dir=str(there))
+    folder = local_path(self.dataset.removeprefix(FOLDER_PREFIX))
+    if folder.is_dir() and not any((there / name).exists() for name in _IN_FOLDERS):
+      say(f'{there}: not a labelled folder, the images are read from {folder}')
+      return dataclasses.replace(self, data_dir=str(there))
+    return dataclasses.replace(self, dataset=f'{FOLDER_PREFIX}{there}')
+
+  def check_place(self, remedy: str) -> None:
+    """Raises InputError, with a remedy, if the data set is not where it should be."""
+    from dense_aspp_jax.datasets.prepare import find_dataset
+
+    if self.dataset.startswith(FOLDER_PREFIX):
+      folder = local_path(self.dataset.removeprefix(FOLDER_PREFIX))
+      if not folder.is_dir():
+        raise InputError(f'{folder}: no such folder. If the data were moved, {remedy}')
+    else:
+      published = find_dataset(self.dataset)
+      if not published.generate and published.prepared_builder(self.data_dir) is None:
+        at = '' if self.data_dir is None else f' --data-dir {self.data_dir}'
+        raise InputError(
+          f'dataset {self.dataset!r} is not prepared in {published.make_builder(self.data_dir).data_dir}; '
+          f'prepare it with: dense-aspp prepare {self.dataset}{at}. If the data were moved, {remedy}'
+        )
 
   def _open(
     self, split: str, label_set: LabelSet | None, cached: bool, native_labels: bool
@@ -109,5 +152,8 @@ class Data:
     decoded = DecodedSplit(source, label_set, self.preprocessing, native_labels)
     if not cached:
       return decoded
-    data_dir = pathlib.Path(self.data_dir or tfds.core.constants.DATA_DIR).expanduser()
-    return open_cache(decoded, data_dir / 'cache', 0 if native_labels else self.skip_bad)
+    skip_bad = 0 if native_labels else self.skip_bad
+    if self.cache_dir is not None:
+      return open_cache(decoded, local_path(self.cache_dir), skip_bad)
+    data_dir = local_path(self.data_dir or tfds.core.constants.DATA_DIR)
+    return open_cache(decoded, data_dir / 'cache', skip_bad, fallback=user_cache() / 'data')

@@ -35,9 +35,10 @@ class _Free(NamedTuple):
 
 
 # Fields that do not matter everywhere. A name that ends with a dot is a whole section.
-_FREE = {
+FREE = {
   'seed': _Free(on_resume=False, in_hash=True),
   'data.data_dir': _Free(on_resume=True, in_hash=True),
+  'data.cache_dir': _Free(on_resume=True, in_hash=True),
   'data.num_workers': _Free(on_resume=True, in_hash=True),
   'data.on_device': _Free(on_resume=True, in_hash=True),
   'data.skip_bad': _Free(on_resume=True, in_hash=False),  # data.json tells if it leaves out other images
@@ -46,18 +47,9 @@ _FREE = {
   'evaluation.': _Free(on_resume=True, in_hash=True),
   'checkpoint.': _Free(on_resume=True, in_hash=True),
 }
-# A resumed run may change these too; the updates that follow are others, so its hash is another one.
-_CONTINUATION = (
-  'training.num_epochs',
-  'optimizer.learning_rate',
-  'optimizer.weight_decay',
-  'optimizer.schedule',
-  'optimizer.poly_power',
-  'optimizer.warmup_steps',
-)
 # Fields added since runs were published, with the value that a configuration without them means. The hash
 # leaves out this value.
-_ADDED = {'init.run': None, 'optimizer.extractor_learning_rate_factor': 1.0}
+_ADDED = {'data.cache_dir': None, 'init.run': None, 'optimizer.extractor_learning_rate_factor': 1.0}
 # The arrays of a network do not depend on them. 'formulation' is the former name of 'implementation'.
 _NOT_IN_ARRAYS = ('compute_dtype', 'implementation', 'formulation', 'rematerialize', 'dropout_rate')
 _FORMULATIONS = {'fast': 'fused', 'plain': 'reference'}  # former value of model.formulation -> implementation
@@ -135,7 +127,7 @@ class Checkpoint:
     fields.check_integer('checkpoint.keep', self.keep, 1)
 
 
-_SECTIONS = {
+SECTIONS = {
   'model': Network,
   'init': Init,
   'data': Data,
@@ -178,7 +170,7 @@ def parse_config(config: ConfigDict | Mapping[str, Any], num_devices: int = 1) -
   config = tuples(with_added_fields(config))
   check_names(config)
   fields.check_integer('seed', config['seed'], 0, 2**32 - 1)
-  sections = {name: cls(**config[name]) for name, cls in _SECTIONS.items()}
+  sections = {name: cls(**config[name]) for name, cls in SECTIONS.items()}
   sections['model'] = sections['model'].create(sections['optimizer'].freezes_extractor)
   label_set = load_label_set(sections['data'].label_set)
   checked = Config(config['seed'], label_set=label_set, **sections)
@@ -203,11 +195,11 @@ def parse_config(config: ConfigDict | Mapping[str, Any], num_devices: int = 1) -
 
 def check_names(config: Mapping[str, Any]) -> None:
   """Raises InputError for fields that are unknown or missing."""
-  expected = {f'{name}.{field.name}' for name, cls in _SECTIONS.items() for field in dataclasses.fields(cls)}
+  expected = {f'{name}.{field.name}' for name, cls in SECTIONS.items() for field in dataclasses.fields(cls)}
   expected.add('seed')
   found = set(flatten_dict(plain(config), keep_empty_nodes=True, sep='.'))
   problems = [f'unknown field config.{name}' for name in sorted(found - expected)]
-  problems += [f'missing field config.{name}' for name in sorted(expected - found)]
+  problems += [f'missing field config.{name}' for name in sorted(expected - found - _ADDED)]
   if problems:
     raise InputError(f'{"; ".join(problems)}. configs/default.py has every field')
 
@@ -215,8 +207,9 @@ def check_names(config: Mapping[str, Any]) -> None:
 def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
   """A stored configuration in today's fields: what an older version wrote, with what it meant."""
   config = with_added_fields(config)
-  if former := config.get('model', {}).pop('formulation', None):
-    config['model']['implementation'] = _FORMULATIONS.get(former, former)
+  model = config.get('model')
+  if isinstance(model, dict) and (former := model.pop('formulation', None)):
+    model['implementation'] = _FORMULATIONS.get(former, former) if isinstance(former, str) else former
   return config
 
 
@@ -228,27 +221,6 @@ def with_added_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(config.get(section), dict):
       config[section].setdefault(field, value)
   return config
-
-
-def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-  """In which fields a run cannot be resumed because it was begun with others: the name and both values."""
-  free = tuple(name for name, field in _FREE.items() if field.on_resume)
-  return [
-    f'config.{name}: {before!r} there, {after!r} given'
-    for name, (before, after) in _different(stored, given).items()
-    if not name.startswith(free) and name not in _CONTINUATION
-  ]
-
-
-def continuation(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, list[Any]]:
-  """How a resumed run is to go on otherwise than it was begun: [former, new value] by field."""
-  return {name: values for name, values in _different(stored, given).items() if name in _CONTINUATION}
-
-
-def _different(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, list[Any]]:
-  stored, given = (flatten_dict(plain(config), sep='.') for config in (stored, given))
-  names = sorted(stored.keys() | given.keys())
-  return {n: [stored.get(n), given.get(n)] for n in names if stored.get(n) != given.get(n)}
 
 
 def model_record(model_fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -291,7 +263,7 @@ def config_hash(config: Mapping[str, Any], label_set: LabelSet, starts: Sequence
     former = {value: name for name, value in _FORMULATIONS.items()}
     implementation = model.pop('implementation')
     model['formulation'] = former.get(implementation, implementation)
-  for name in (name for name, free in _FREE.items() if free.in_hash):
+  for name in (name for name, free in FREE.items() if free.in_hash):
     section, _, field = name.partition('.')
     (config[section] if field else config).pop(field or section, None)
   return hashlib.sha256(canonical(config).encode()).hexdigest()[:_HASH_DIGITS]

@@ -22,6 +22,7 @@ from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.segmentation import Network
 from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.training.checkpoints import EMA, RAW, restore_variables
+from dense_aspp_jax.training.config import Evaluation
 from dense_aspp_jax.training.workdir import CONFIG, LABELS, read_config, read_label_set
 
 RUNNING, RECALIBRATED = 'running', 'recalibrated'
@@ -79,25 +80,40 @@ class Run:
     """The run's data set, as this network takes it."""
     return Data(**self.config['data'])
 
+  @property
+  def batch_size(self) -> int:
+    """Images per call in evaluation, which does not affect results."""
+    return Evaluation(**self.config.get('evaluation', {})).batch_size
+
   def load_split(
-    self, split: str, data_dir: str | None = None, cached: bool = False
+    self, split: str, data_dir: str | None = None, cached: bool = False, cache_dir: str | None = None
   ) -> CacheSplit | DecodedSplit:
     """Opens a split of the run's data set as this network takes it, with labels at their native size.
 
     Args:
       split: 'train' (not augmented, without what the run held out), 'held_out', 'train+validation',
         'validation' or 'test'.
-      data_dir: Where the prepared data are; None: where the run's configuration says.
+      data_dir: Where the data are now: the folder of a labelled folder, or where prepared data are kept;
+        None: where the run's configuration says.
       cached: See `Data.open`.
+      cache_dir: Where the cache goes; None: as `Data.cache_dir` says.
+
+    Raises:
+      InputError: The data are not there, or cannot be used.
     """
-    return self._data(data_dir).open(split, label_set=self.label_set, cached=cached)
+    data = self._data(data_dir, cache_dir)
+    return data.open(split, label_set=self.label_set, cached=cached)
 
-  def load_train_split(self, data_dir: str | None = None) -> CacheSplit:
+  def load_train_split(self, data_dir: str | None = None, cache_dir: str | None = None) -> CacheSplit:
     """Opens the training split as training reads it, without what is held out; not augmented."""
-    return self._data(data_dir).open_train(label_set=self.label_set)
+    return self._data(data_dir, cache_dir).open_train(label_set=self.label_set)
 
-  def _data(self, data_dir: str | None) -> Data:
-    return dataclasses.replace(self.data, data_dir=data_dir) if data_dir else self.data
+  def _data(self, data_dir: str | None, cache_dir: str | None) -> Data:
+    data = dataclasses.replace(self.data, cache_dir=cache_dir) if cache_dir else self.data
+    if data_dir:
+      data = data.moved(data_dir)
+    data.check_place('give the place where they are now: --data-dir (data_dir= in Python)')
+    return data
 
   def save_statistics(self, batch_stats: Mapping[str, Any], record: Mapping[str, Any]) -> pathlib.Path:
     """Stores BN statistics that were estimated again for this step and these weights; replaces earlier ones.
@@ -138,12 +154,9 @@ def load_run(
   workdir = pathlib.Path(workdir)
   config = read_config(workdir)
   label_set = read_label_set(workdir)
-  try:
-    frozen_extractor = config.get('optimizer', {}).get('extractor_learning_rate_factor') == 0
-    model = Network(**config['model']).create(frozen_extractor)
-    preprocessing = Data(**config['data']).preprocessing
-  except (KeyError, TypeError) as error:
-    raise InputError(f'{workdir / CONFIG}: not the configuration of a run ({error})') from error
+  frozen_extractor = config.get('optimizer', {}).get('extractor_learning_rate_factor') == 0
+  model = Network(**config['model']).create(frozen_extractor)
+  preprocessing = Data(**config['data']).preprocessing
   if label_set.num_classes != config['model']['num_classes']:
     raise InputError(
       f'{workdir}: {LABELS} has {label_set.num_classes} classes, {CONFIG} says model.num_classes = '

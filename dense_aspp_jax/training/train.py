@@ -105,7 +105,7 @@ def train_and_evaluate(
   splits = {data.train_split: train_split, data.validation_split: validation_split}
   with (
     StopSignals() as stop,  # outermost: also while the last checkpoint is written
-    workdirs.begin(workdir, stored, label_set, splits),
+    workdirs.begin(workdir, stored, label_set, splits) as verify_workdir,
     Checkpoints(workdir, checked.checkpoint.keep, given['model']) as checkpoints,
     contextlib.ExitStack() as files,
   ):
@@ -146,12 +146,14 @@ def train_and_evaluate(
     def evaluate_state(state: TrainState) -> dict[str, Scores]:
       """Scores raw weights and, if there are any, moving averages; keeps the best, writes the scores."""
       step, scores, num_pictures = int(state.step), {}, checked.evaluation.num_pictures
+      verify_workdir()
       for name, variables in ((RAW, state.variables), (EMA, state.ema)):
         if variables is None:
           continue
         predictor.update(variables)
         options = dict(batch_size=checked.evaluation.batch_size, before_batch=stop.check)
         scores[name], picture = evaluate(predictor, validation_split, label_set, **options).scores(), None
+        verify_workdir()
         if num_pictures and name == RAW and jax.process_index() == 0:
           predictions = predict_split(predictor, validation_split, **options)
           picture = predictions_gallery(itertools.islice(predictions, num_pictures), label_set)
@@ -222,6 +224,7 @@ def train_and_evaluate(
                 with monitor.paused():  # the loss is known to be finite before a state is saved or scored
                   # Saved first: a run that ends in an evaluation repeats only the evaluation.
                   if due(step, save_every):
+                    verify_workdir()
                     checkpoints.save_latest(state)
                   if due(step, evaluate_every):
                     scores = evaluate_state(state)
@@ -230,6 +233,7 @@ def train_and_evaluate(
           say(monitor.finish())
     except Stopped as stopped:
       with monitor.paused():
+        verify_workdir()
         checkpoints.save_latest(state)
       checkpoints.close()
       say(monitor.finish())

@@ -7,21 +7,23 @@ in. The functions here call this content `stored`; `resolve` makes its relative 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 
+from dense_aspp_jax import fields
 from dense_aspp_jax.datasets.cache import CacheSplit
 from dense_aspp_jax.datasets.examples import FOLDER_PREFIX
-from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import check_writable, read_json, write_json
 from dense_aspp_jax.labels import LABEL_SETS, LabelSet
 from dense_aspp_jax.provenance import provenance
-from dense_aspp_jax.training.config import continuation, differences, migrate, plain, tuples
+from dense_aspp_jax.training.config import migrate, plain, tuples
+from dense_aspp_jax.training.hold import hold
+from dense_aspp_jax.training.stored_config import check_stored, continuation, differences
 
 CONFIG = 'config.json'
 LABELS = 'labels.json'
@@ -38,15 +40,17 @@ def to_store(workdir: pathlib.Path, config: Mapping[str, Any]) -> dict[str, Any]
   """What config.json will hold: a configuration, and the directory of its relative paths.
 
   That is the current directory. For a run that is resumed with the same paths it is the one they were first
-  given in, unless they lead somewhere from the current one.
+  given in, unless as many of them lead somewhere from the current one.
   """
-  here = first = pathlib.Path.cwd()
+  here = pathlib.Path.cwd()
   if (workdir / CONFIG).exists():
     stored, paths = _read_stored(workdir), _paths(config)
+    first = pathlib.Path(stored.get(_DIRECTORY) or here)
     relative = [path for path in map(pathlib.Path, paths.values()) if not path.expanduser().is_absolute()]
-    if _paths(stored) == paths and not all((here / path).exists() for path in relative):
-      first = stored.get(_DIRECTORY, here)
-  return {_DIRECTORY: str(first), **config}
+    there, from_here = (sum((d / path).exists() for path in relative) for d in (first, here))
+    if _paths(stored) == paths and (there > from_here or not from_here):
+      return {_DIRECTORY: str(first), **config}
+  return {_DIRECTORY: str(here), **config}
 
 
 def resolve(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,6 +69,7 @@ def _paths(config: Mapping[str, Any]) -> dict[tuple[str, str], str]:
   paths = {}
   for section, field, prefix, names in (
     ('data', 'data_dir', '', ()),
+    ('data', 'cache_dir', '', ()),
     ('data', 'dataset', FOLDER_PREFIX, ()),
     ('data', 'label_set', '', LABEL_SETS),
     ('init', 'extractor_weights', '', ()),
@@ -85,8 +90,9 @@ def check(workdir: pathlib.Path, stored: Mapping[str, Any], label_set: LabelSet)
   """
   check_writable(workdir, '--workdir')
   if (workdir / CONFIG).exists():
-    different = differences(read_config(workdir), resolve(stored))
-    if read_label_set(workdir) != label_set:
+    same_label_set = read_label_set(workdir) == label_set
+    different = differences(read_config(workdir), resolve(stored), same_label_set)
+    if not same_label_set and not any('data.label_set' in text for text in different):
       different.append(f'the content of label set {label_set.name!r}')
     if different:
       raise InputError(
@@ -115,8 +121,10 @@ def changed(workdir: pathlib.Path, stored: Mapping[str, Any]) -> dict[str, list[
 @contextlib.contextmanager
 def begin(
   workdir: pathlib.Path, stored: Mapping[str, Any], label_set: LabelSet, splits: Mapping[str, CacheSplit]
-) -> Iterator[None]:
+) -> Iterator[Callable[[], None]]:
   """Makes a directory that passed `check` a run's; inside the `with` block no other process trains there.
+
+  Yields a function to call before each save. It raises RunError if the directory is no longer where it was.
 
   Args:
     workdir: Created if missing.
@@ -129,12 +137,12 @@ def begin(
     RunError: It cannot be written.
   """
   if jax.process_index() != 0:
-    yield
+    yield lambda: None
     return
   data = {split: _data_record(found) for split, found in splits.items()}
-  with _lock(workdir):
+  with hold(workdir) as verify:
     if (workdir / CONFIG).exists():
-      before = read_json(workdir / DATA, _REMEDY)
+      before = _read_records(workdir / DATA, dict)
       for split, found in splits.items():
         _check_same_data(workdir, split, before.get(split, {}), found)
       if (now := {**before, **data}) != before:  # moved, or known by times before
@@ -144,7 +152,7 @@ def begin(
       write_json(workdir / DATA, data)
       write_json(workdir / PROVENANCE, [])
       write_json(workdir / CONFIG, stored)  # last: it makes the directory a run's
-    yield
+    yield verify
 
 
 def _data_record(split: CacheSplit) -> dict[str, Any]:
@@ -173,41 +181,54 @@ def record_start(
 ) -> None:
   """Notes that a run starts or resumes at `step`, with this configuration and code; and its origin."""
   if jax.process_index() == 0:
-    starts = read_json(workdir / PROVENANCE, _REMEDY)
+    starts = _read_records(workdir / PROVENANCE, list)
+    _check_same_weights(workdir, starts, origin)
     write_json(workdir / PROVENANCE, [*starts, {'step': step, **provenance(), **origin}])
     write_json(workdir / CONFIG, stored)
-
-
-@contextlib.contextmanager
-def _lock(workdir: pathlib.Path) -> Iterator[None]:
-  """Keeps a second training out of the directory; the lock ends with the process, however it ends."""
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    file = (workdir / '.lock').open('a')
-  except OSError as error:
-    raise RunError(f'{workdir}: cannot be written ({error.strerror})') from error
-  with file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-      raise InputError(f'{workdir}: another process is training there; wait, or choose another') from error
-    yield
 
 
 def _read_stored(workdir: pathlib.Path) -> dict[str, Any]:
   if not (workdir / CONFIG).exists():
     raise InputError(f'{workdir}: no {CONFIG} there, so it is not the directory of a run; check --workdir')
   stored = read_json(workdir / CONFIG, _REMEDY)
-  if not isinstance(stored, dict):
-    raise InputError(f'{workdir / CONFIG}: not the configuration of a run; {_REMEDY}')
-  return migrate(stored)
+  try:
+    sections = migrate(stored) if isinstance(stored, dict) else stored
+    directory = sections.pop(_DIRECTORY, None) if isinstance(sections, dict) else None
+    check_stored(tuples(sections))
+    fields.check(_DIRECTORY, directory, isinstance(directory, str | None), 'a directory')
+  except InputError as error:
+    raise InputError(f'{workdir / CONFIG}: {error}; {_REMEDY}') from error
+  return sections if directory is None else {_DIRECTORY: directory, **sections}
+
+
+def _read_records(path: pathlib.Path, kind: type) -> Any:
+  """JSON objects in a list or, by name, in an object. Raises InputError for anything else."""
+  records = read_json(path, _REMEDY)
+  entries = records.values() if isinstance(records, dict) else records
+  if not isinstance(records, kind) or not all(isinstance(entry, dict) for entry in entries):
+    raise InputError(f'{path}: not what a training writes; {_REMEDY}')
+  return records
+
+
+def _check_same_weights(
+  workdir: pathlib.Path, starts: Sequence[Mapping[str, Any]], origin: Mapping[str, Any]
+) -> None:
+  """Raises InputError if a run starts from the beginning again, but from other weights than before."""
+  for kind, field in (('extractor_weights', 'extractor_weights'), ('init_run', 'run')):
+    records = [start[kind] for start in (*starts, origin) if isinstance(start.get(kind), dict)]
+    digests = [record.get('sha256') for record in records]
+    if origin.get(kind) and digests[0] != digests[-1]:
+      raise InputError(
+        f'{workdir}: this run began with other weights than those of config.init.{field} (SHA-256 '
+        f'{digests[0]}, now {digests[-1]}). Give those it began with, or choose another --workdir'
+      )
 
 
 def scored_step(workdir: pathlib.Path) -> int | None:
   """Step of the last evaluation that is complete, None if there is none."""
   try:
     return json.loads((workdir / SCORES).read_text(encoding='utf-8'))['step']
-  except (OSError, ValueError, KeyError, TypeError):
+  except (OSError, ValueError, KeyError, TypeError, RecursionError):
     return None
 
 
