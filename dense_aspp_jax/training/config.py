@@ -199,7 +199,7 @@ def check_names(config: Mapping[str, Any]) -> None:
   expected.add('seed')
   found = set(flatten_dict(plain(config), keep_empty_nodes=True, sep='.'))
   problems = [f'unknown field config.{name}' for name in sorted(found - expected)]
-  problems += [f'missing field config.{name}' for name in sorted(expected - found - _ADDED)]
+  problems += [f'missing field config.{name}' for name in sorted(expected - found)]
   if problems:
     raise InputError(f'{"; ".join(problems)}. configs/default.py has every field')
 

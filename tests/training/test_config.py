@@ -12,13 +12,13 @@ from dense_aspp_jax.training.config import (
   Init,
   Training,
   config_hash,
-  differences,
   migrate,
   parse_config,
   plain,
 )
 from dense_aspp_jax.training.objective import Objective
 from dense_aspp_jax.training.optimizer import Optimizer
+from dense_aspp_jax.training.stored_config import differences
 
 
 def test_the_default_configuration_is_parsed_section_by_section():

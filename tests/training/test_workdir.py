@@ -2,6 +2,7 @@ import contextlib
 import copy
 import dataclasses
 import json
+import pathlib
 
 import pytest
 
@@ -124,3 +125,36 @@ def test_a_stored_formulation_is_read_as_the_implementation(tmp_path, old, new):
   stored = {**config, 'model': {**config['model'], 'formulation': old}}
   (tmp_path / 'config.json').write_text(json.dumps(stored))
   assert workdirs.read_config(tmp_path) == {**config, 'model': {**config['model'], 'implementation': new}}
+
+
+def test_a_moved_project_resumes_with_its_relative_paths(tmp_path, monkeypatch):
+  config = default.get_config().to_dict()
+  config['data'].update(dataset='folder:scenes', data_dir='data')
+  config['init']['extractor_weights'] = 'weights'
+  old, new = tmp_path / 'old', tmp_path / 'new'
+  for name in ('scenes', 'weights'):
+    (old / name).mkdir(parents=True)
+  monkeypatch.chdir(old)
+  start(pathlib.Path('work'), config)
+  old.rename(new)
+  monkeypatch.chdir(new)
+  (new / 'weights').rmdir()  # not needed any more
+  stored = workdirs.to_store(pathlib.Path('work'), config)
+  assert workdirs.resolve(stored)['data']['dataset'] == f'folder:{new}/scenes'
+  workdirs.check(pathlib.Path('work'), stored, CITYSCAPES_20)
+
+
+@pytest.mark.parametrize(('kind', 'field'), [('extractor_weights', 'extractor_weights'), ('init_run', 'run')])
+def test_a_start_made_again_needs_the_weights_it_began_with(tmp_path, kind, field):
+  config = default.get_config().to_dict()
+  config['init'][field] = '/a'
+  start(tmp_path, config)
+  workdirs.record_start(tmp_path, config, 0, {kind: {'sha256': 'ab'}})
+  config['init'][field] = '/b'  # no checkpoint was saved: they are read again
+  check(tmp_path, config)
+  workdirs.record_start(tmp_path, config, 0, {kind: {'sha256': 'ab'}})
+  with pytest.raises(InputError, match=rf'other weights than those of config\.init\.{field}.*ab, now cd'):
+    workdirs.record_start(tmp_path, config, 0, {kind: {'sha256': 'cd'}})
+  config['init'][field] = None
+  with pytest.raises(InputError, match=rf"config\.init\.{field}: '/b' there, None given"):
+    check(tmp_path, config)
