@@ -3,14 +3,16 @@
 Problems and a summary of each split go to standard output. The exit code is 2 where `train` would refuse the
 data: more bad pairs in the training split than --skip-bad permits, any in another split, other problems such
 as an image without label, a split that is missing or entirely void. The test split is checked like the
-others, but may be void, as published ones are.
+others, but may be void, as published ones are. With --source it is 2 also where `prepare` would refuse the
+files.
 """
 
 from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from dense_aspp_jax.commands.prepare import add_skip_bad_argument
 from dense_aspp_jax.datasets.check_data import (
@@ -19,6 +21,7 @@ from dense_aspp_jax.datasets.check_data import (
   check_split,
   find_label_set,
   list_splits,
+  other_than_published,
 )
 from dense_aspp_jax.datasets.class_frequencies import class_warnings
 from dense_aspp_jax.datasets.listing import Listing
@@ -41,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--source',
     metavar='PATH',
-    help='cityscapes and camvid: their files, as for `dense-aspp prepare` (default: what was prepared)',
+    help='published datasets: their files, as for `dense-aspp prepare` (default: what was prepared)',
   )
   parser.add_argument(
     '--data-dir',
@@ -54,23 +57,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help=f'{", ".join(LABEL_SETS)} or a labels.json (default: PATH/labels.json, or all ids of the dataset)',
   )
   parser.add_argument('--split', help='train, validation or test (default: all there are)')
+  parser.add_argument(
+    '--allow-partial',
+    action='store_true',
+    help='with --source: accept other numbers and sizes of images than the published ones, as `prepare` does',
+  )
   add_skip_bad_argument(parser, 'bad pairs of the training split that are permitted, as config.data.skip_bad')
 
 
 def run(args: argparse.Namespace) -> int:
   """Prints the problems and the summary of each split; raises InputError where training would refuse."""
-  refused, taken = [], []
-  splits = list_splits(args.dataset, args.source, args.data_dir, args.split)
+  refused, taken, sizes = [], [], Counter()
+  listings = list_splits(args.dataset, args.source, args.data_dir, args.split)
   label_set = find_label_set(args.dataset, args.label_set)
-  for name, split in splits.items():
+  for line in (*listings.notes, *_left(listings.left)):
+    print(line)
+  for name, split in listings.splits.items():
     report = check_split(split, label_set, published=args.source is not None)
     permitted = args.skip_bad if name == 'train' else 0
     findings = _findings(name, split, report, label_set, permitted)
     for message in (*split.problems, *report.bad):
       print(message)
     print(_summary(name, split, report, label_set))
+    sizes += report.sizes
     refused += [f'{name}: {finding}' for finding in findings]
     taken.append(f'{len(split.pairs) - len(report.bad)} of {len(split.pairs)} pairs of {name}')
+  if args.source is not None:
+    counts = {name: len(split.pairs) for name, split in listings.splits.items()}
+    for finding in other_than_published(args.dataset, counts, sizes, args.split):
+      if not args.allow_partial:
+        refused.append(f'{finding} (--allow-partial accepts it)')
+      print(f'warning: {finding}')
   if refused:
     raise InputError(
       f'{args.dataset}: cannot be used as it is: {"; ".join(refused)}. Of the training split alone bad pairs '
@@ -112,12 +129,15 @@ def _summary(name: str, split: Listing, report: SplitReport, label_set: LabelSet
       lines += [_wrapped(f'warning: {warning}') for warning in warnings]
     elif absent:
       lines.append(_wrapped('absent classes: ' + ', '.join(absent)))
-  if split.left:
-    lines.append(f'  {describe_left(split.left)}')
-    lines += [f'    {entry}' for entry in split.left[1:_LEFT_SHOWN]]
-  if len(split.left) > _LEFT_SHOWN:
-    lines.append(f'    and {len(split.left) - _LEFT_SHOWN} more')
-  return '\n'.join(lines)
+  return '\n'.join((*lines, *(f'  {line}' for line in _left(split.left))))
+
+
+def _left(left: Sequence[str]) -> Iterator[str]:
+  if left:
+    yield describe_left(left)
+    yield from (f'  {entry}' for entry in left[1:_LEFT_SHOWN])
+  if len(left) > _LEFT_SHOWN:
+    yield f'  and {len(left) - _LEFT_SHOWN} more'
 
 
 def _counted(number: int, noun: str) -> str:

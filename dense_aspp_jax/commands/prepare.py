@@ -26,9 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action='store_true',
     help='accept other numbers and sizes of images than the published ones, with a warning',
   )
-  add_skip_bad_argument(
-    parser, 'cityscapes, camvid: pairs of the training split that may be left out because they are bad'
-  )
+  add_skip_bad_argument(parser, 'pairs of the training split that may be left out because they are bad')
   parser.add_argument('--download', action='store_true', help='camvid: download it (needs a network)')
 
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 import tensorflow_datasets as tfds
 
 from dense_aspp_jax.datasets.examples import Pair
-from dense_aspp_jax.datasets.listing import Listing, pair_files
-from dense_aspp_jax.datasets.published_files import PublishedFiles, find_files
+from dense_aspp_jax.datasets.listing import Listing, Listings, pair_files
+from dense_aspp_jax.datasets.published_files import find_files
 from dense_aspp_jax.datasets.stored_files import StoredFile
 from dense_aspp_jax.datasets.tfds_store import ExampleBuilder, PublishedDataset
 from dense_aspp_jax.errors import InputError
@@ -31,7 +31,7 @@ _EXPECTED = (
 _FOLDERS = {'train': 'train', 'validation': 'val', 'test': 'test'}
 
 
-def list_files(source: pathlib.Path) -> PublishedFiles:
+def list_files(source: pathlib.Path) -> Listings:
   """Finds the files that the list files name, by split.
 
   Args:
@@ -70,7 +70,7 @@ def list_files(source: pathlib.Path) -> PublishedFiles:
     for folder in folders.values()
     if f'{folder}.txt' not in here
   ]
-  return PublishedFiles(splits, files.left + left, notes)
+  return Listings(splits, files.left + left, notes)
 
 
 def download(folder: pathlib.Path) -> pathlib.Path:

@@ -20,10 +20,9 @@ import tensorflow_datasets as tfds
 
 from dense_aspp_jax.datasets.camvid import CAMVID
 from dense_aspp_jax.datasets.images import decode_label_ids
-from dense_aspp_jax.datasets.listing import Listing, pair_files
+from dense_aspp_jax.datasets.listing import Listing, Listings, pair_files
 from dense_aspp_jax.datasets.published_files import (
   SECOND_COPY,
-  PublishedFiles,
   TranslatedFile,
   find_files,
   split_of,
@@ -40,7 +39,7 @@ _COMPANIONS = ('label_colors.txt', 'class_dict.csv', 'codes.txt')
 _DRAWN = dataclasses.replace(CAMVID_31, label_colors=True)  # Void is black
 
 
-def list_files(source: pathlib.Path) -> PublishedFiles:
+def list_files(source: pathlib.Path) -> Listings:
   """Finds frames and labels by name, at any depth.
 
   Args:
@@ -81,7 +80,7 @@ def list_files(source: pathlib.Path) -> PublishedFiles:
     f'{folder_splits} of {len(frames)} frames are split by their folders; published scores are on the split '
     'of SegNet'
   ] * bool(folder_splits)
-  return PublishedFiles({split: listing for split, listing in splits.items() if listing.pairs}, left, notes)
+  return Listings({split: listing for split, listing in splits.items() if listing.pairs}, left, notes)
 
 
 def segnet_split(image_id: str) -> str:

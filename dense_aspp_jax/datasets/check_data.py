@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pathlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from dense_aspp_jax.datasets.examples import FOLDER_PREFIX, SPLITS, Pair
 from dense_aspp_jax.datasets.folder import list_folder
-from dense_aspp_jax.datasets.listing import Listing
+from dense_aspp_jax.datasets.listing import Listing, Listings
 from dense_aspp_jax.datasets.pairs import BadPairs, check_pair, map_good
-from dense_aspp_jax.datasets.prepare import DATASETS, find_dataset
+from dense_aspp_jax.datasets.prepare import DATASETS, find_dataset, other_counts, other_sizes
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import LabelSet, load_label_set
 from dense_aspp_jax.progress import progress
@@ -38,8 +39,8 @@ class SplitReport(NamedTuple):
 
 def list_splits(
   dataset: str, source: str | None = None, data_dir: str | None = None, split: str | None = None
-) -> dict[str, Listing]:
-  """Finds the splits of a data set, by name.
+) -> Listings:
+  """Finds the splits of a data set.
 
   Args:
     dataset: 'folder:PATH' or the name of a data set.
@@ -63,20 +64,20 @@ def list_splits(
     files = DATASETS[dataset].list_files(pathlib.Path(source).expanduser())
     names = wanted(files.splits, source)
     found = {name: files.splits[name]._replace(where=f'{dataset}/{name}') for name in names}
-    found[names[0]] = found[names[0]]._replace(left=files.left + found[names[0]].left)
-    return found
+    return files._replace(splits=found)
   if dataset.startswith(FOLDER_PREFIX):
     folder = pathlib.Path(dataset.removeprefix(FOLDER_PREFIX)).expanduser()
     there = [name for name in SPLITS if (folder / name).is_dir()]
     if not there:
       list_folder(folder, split or SPLITS[0])  # says what is missing
     names = [name for name in SPLITS if name in (*there, *TRAINED_ON)]
-    return {name: _list_split(folder, name) for name in ([split] if split else names)}
+    return Listings({name: _list_split(folder, name) for name in ([split] if split else names)}, [], [])
   published = find_dataset(dataset)
   builder = published.prepared_builder(data_dir)
   names = wanted(builder.info.splits, dataset) if builder else [split or SPLITS[0]]
   opened = [published.open_split(name, data_dir) for name in names]
-  return {name: Listing(split.name, split, [], []) for name, split in zip(names, opened, strict=True)}
+  found = {name: Listing(split.name, split, [], []) for name, split in zip(names, opened, strict=True)}
+  return Listings(found, [], [])
 
 
 def find_label_set(dataset: str, name: str | None) -> LabelSet:
@@ -110,6 +111,23 @@ def check_split(split: Listing, label_set: LabelSet, published: bool) -> SplitRe
     sizes[size] += 1
     pixels += counts
   return SplitReport(bad.messages, sizes, pixels)
+
+
+def other_than_published(
+  dataset: str, counts: Mapping[str, int], sizes: Counter[tuple[int, int]], split: str | None
+) -> list[str]:
+  """How files differ from the published data set, as `prepare` finds it.
+
+  Args:
+    dataset: The name of the data set.
+    counts: Number of images by split.
+    sizes: Number of images by (height, width).
+    split: The only split that was read; None: all.
+  """
+  published = find_dataset(dataset)
+  if split is not None:
+    published = dataclasses.replace(published, counts={split: published.counts[split]}, optional_splits=())
+  return [finding for finding in (other_counts(published, counts), other_sizes(published, sizes)) if finding]
 
 
 def _list_split(folder: pathlib.Path, split: str) -> Listing:

@@ -27,11 +27,10 @@ from tensorflow_datasets.core import registered
 from tensorflow_datasets.datasets.cityscapes import cityscapes_dataset_builder as stock
 
 from dense_aspp_jax.datasets.images import decode_label
-from dense_aspp_jax.datasets.listing import Listing, pair_files
+from dense_aspp_jax.datasets.listing import Listing, Listings, pair_files
 from dense_aspp_jax.datasets.png import GREY, check_png
 from dense_aspp_jax.datasets.published_files import (
   SECOND_COPY,
-  PublishedFiles,
   TranslatedFile,
   find_files,
   split_of,
@@ -103,7 +102,7 @@ class _Annotations:
   splits: tuple[str, ...]
   zips: tuple[str, ...]
 
-  def list_files(self, source: pathlib.Path) -> PublishedFiles:
+  def list_files(self, source: pathlib.Path) -> Listings:
     """Lists the files of every split that has images and labels.
 
     Args:
@@ -143,7 +142,7 @@ class _Annotations:
 
   def _pair(
     self, source: pathlib.Path, found: Mapping[tuple[str, str], dict[str, StoredFile]], left: list[str]
-  ) -> PublishedFiles:
+  ) -> Listings:
     splits, notes = {}, []
     for split in self.splits:
       images, labels, kinds = found.get((split, 'image'), {}), {}, Counter()
@@ -154,7 +153,7 @@ class _Annotations:
             kinds[kind] += 1
       if bool(images) != bool(labels):
         there, missing = ('images', 'labels') if images else ('labels', 'images')
-        notes.append(f'split {split} left out: {len(images or labels)} {there} without any {missing}')
+        notes.append(f'split {split} left out: it has {len(images or labels)} {there}, but no {missing}')
       elif images:
         splits[split] = Listing(f'{shown(source)}, split {split}', *pair_files(images, labels), [])
         for kind, count in kinds.items():
@@ -165,7 +164,7 @@ class _Annotations:
     if not splits:
       others = ''.join(f'. {line}' for line in (*notes, describe_left(left)) if line)
       raise InputError(f'{shown(source)}: no images with labels found{others}. {self._needed(source)}')
-    return PublishedFiles(splits, left, notes)
+    return Listings(splits, left, notes)
 
   def _needed(self, source: pathlib.Path) -> str:
     return (

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from dense_aspp_jax.datasets.examples import Pair
-from dense_aspp_jax.datasets.stored_files import StoredFile
+from dense_aspp_jax.datasets.stored_files import StoredFile, describe_left
 from dense_aspp_jax.errors import InputError
 
 _PROBLEMS_SHOWN = 5
@@ -35,6 +35,25 @@ class Listing(NamedTuple):
       rest = f'\n  and {more} more; `dense-aspp check-data` lists them all' if more > 0 else ''
       raise InputError(f'{self.where}: {len(self.problems)} problems:{shown}{rest}')
     return self.pairs
+
+
+class Listings(NamedTuple):
+  """The files of a data set.
+
+  Attributes:
+    splits: Its splits by name.
+    left: As `Listing.left`, for files that belong to no split.
+    notes: What a user should know about the files that were taken; a sentence each.
+  """
+
+  splits: dict[str, Listing]
+  left: list[str]
+  notes: list[str]
+
+  def describe(self) -> list[str]:
+    """The notes, and a line about all that is left out, if anything is."""
+    left = self.left + [entry for listing in self.splits.values() for entry in listing.left]
+    return self.notes + [describe_left(left)] * bool(left)
 
 
 def pair_files(

@@ -12,14 +12,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from dense_aspp_jax.datasets.images import encode_png
-from dense_aspp_jax.datasets.listing import Listing
-from dense_aspp_jax.datasets.stored_files import (
-  Files,
-  StoredFile,
-  describe_left,
-  files_of_folder,
-  files_of_zip,
-)
+from dense_aspp_jax.datasets.stored_files import Files, StoredFile, files_of_folder, files_of_zip
 
 SECOND_COPY = 'second copy'  # why a file is left out
 # Folder, in lower case -> split; what torchvision, mmsegmentation and Kaggle call them.
@@ -31,25 +24,6 @@ _SPLITS = {
   'test': 'test',
   'train_extra': 'train_extra',
 }
-
-
-class PublishedFiles(NamedTuple):
-  """The files of a published data set, found but not read yet.
-
-  Attributes:
-    splits: The splits that have both images and labels.
-    left: 'PATH: why' for files that belong to no split.
-    notes: What a user should know about the files that were taken; a sentence each.
-  """
-
-  splits: dict[str, Listing]
-  left: list[str]
-  notes: list[str]
-
-  def describe(self) -> list[str]:
-    """The notes, and a line about all that is left out, if anything is."""
-    left = self.left + [entry for listing in self.splits.values() for entry in listing.left]
-    return self.notes + [describe_left(left)] * bool(left)
 
 
 @dataclasses.dataclass(frozen=True)

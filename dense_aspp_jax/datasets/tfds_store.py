@@ -18,7 +18,7 @@ from absl import logging as absl_logging
 from tensorflow_datasets.core import shuffle
 
 from dense_aspp_jax.datasets.examples import HELD_OUT, TRAIN_AND_VALIDATION, Example, Pair, Split
-from dense_aspp_jax.datasets.published_files import PublishedFiles
+from dense_aspp_jax.datasets.listing import Listings
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.progress import progress
@@ -54,7 +54,7 @@ class PublishedDataset:
   image_size: tuple[int, int]
   terms: str
   files: str | None = None
-  list_files: Callable[[pathlib.Path], PublishedFiles] | None = None
+  list_files: Callable[[pathlib.Path], Listings] | None = None
   download: Callable[[pathlib.Path], pathlib.Path] | None = None
   generate: Callable[[str, int], Iterable[Example]] | None = None
 

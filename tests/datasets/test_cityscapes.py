@@ -17,9 +17,9 @@ from tensorflow_datasets.datasets.cityscapes import cityscapes_dataset_builder a
 
 from dense_aspp_jax.datasets.cityscapes import CITYSCAPES, CITYSCAPES_COARSE
 from dense_aspp_jax.datasets.images import decode_image, decode_label, encode_png
+from dense_aspp_jax.datasets.listing import Listings
 from dense_aspp_jax.datasets.open import open_split
 from dense_aspp_jax.datasets.prepare import DATASETS, prepare
-from dense_aspp_jax.datasets.published_files import PublishedFiles
 from dense_aspp_jax.datasets.tfds_store import PublishedDataset
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import CITYSCAPES as LABELS
@@ -38,7 +38,7 @@ def read(data_dir: pathlib.Path) -> dict[str, list]:
   return {s: list(map(layouts.read_pair, open_split('cityscapes', s, str(data_dir)))) for s in SPLITS}
 
 
-def counts(files: PublishedFiles) -> dict[str, int]:
+def counts(files: Listings) -> dict[str, int]:
   return {split: len(listing.require()) for split, listing in files.splits.items()}
 
 
@@ -265,7 +265,7 @@ def test_a_test_split_without_labels_is_left_out(
   layouts.write_tree(tmp_path / 'tree', image_files | labelled)
   publish(monkeypatch, CITYSCAPES, train=7, validation=3, test=2)
   assert prepare('cityscapes', tmp_path / 'tree', str(tmp_path / 'data'))  # no --allow-partial
-  assert 'split test left out: 2 images without any labels' in capsys.readouterr().err
+  assert 'split test left out: it has 2 images, but no labels' in capsys.readouterr().err
   with pytest.raises(InputError, match=r"no split 'test'"):
     open_split('cityscapes', 'test', str(tmp_path / 'data'))
 
@@ -283,7 +283,7 @@ def test_coarse_labels_and_train_extra(
   publish(monkeypatch, CITYSCAPES_COARSE, train=3, train_extra=4, validation=2)
   arguments = 'cityscapes_coarse', tmp_path / 'zips'
   assert prepare(*arguments, str(tmp_path / 'without'))
-  assert 'split train_extra left out: 4 labels without any images' in capsys.readouterr().err
+  assert 'split train_extra left out: it has 4 labels, but no images' in capsys.readouterr().err
   layouts.write_zip(tmp_path / 'zips' / 'leftImg8bit_trainextra.zip', extra)
   assert prepare(*arguments, str(tmp_path / 'data'))
   assert capsys.readouterr().err.startswith('Preparing cityscapes_coarse/train')
