@@ -13,6 +13,7 @@ from dense_aspp_jax.benchmark.output import append_result, lines, read_results
 from dense_aspp_jax.benchmark.steps import resized
 from dense_aspp_jax.commands.config_file import add_config_argument, read_config_file
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.files import check_writable
 from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.progress import say
 from dense_aspp_jax.provenance import provenance
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
   config = resized(config, args.batch, args.image_size and tuple(args.image_size))
   parse_config(config, jax.device_count())
   if args.output:
+    check_writable(args.output.parent, '--output')
     read_results(args.output)  # says now, not after minutes, that the file cannot be appended to
   results = []
   for mode in ALL if args.mode == 'all' else (args.mode,):

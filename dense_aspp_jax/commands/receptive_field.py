@@ -21,9 +21,9 @@ from dense_aspp_jax.analysis.receptive_field import (
   scales_figure,
 )
 from dense_aspp_jax.commands.config_file import CONFIG_HELP, read_config_file
-from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least, check_output_folder
+from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.files import write_json
+from dense_aspp_jax.files import check_writable, write_json
 from dense_aspp_jax.models.segmentation import Network, create_model
 from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.provenance import provenance
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
   if args.config_arguments and not args.config:
     raise InputError(f'{" ".join(args.config_arguments)}: expected --config=FILE with it, or neither')
   output = args.output or args.workdir / 'analysis' / 'receptive_field'
-  check_output_folder(output)
+  check_writable(output, '--output')
   check_at_least('--images', args.images)
   for option in ('checkpoint', 'weights', 'bn'):
     value = getattr(args, option)

@@ -12,9 +12,8 @@ from dense_aspp_jax.analysis.layer_removal import analyse_layer_removal
 from dense_aspp_jax.analysis.report import REMEDY, Analysis, read_analysis, read_metrics, render_report
 from dense_aspp_jax.analysis.report_pictures import predict_examples
 from dense_aspp_jax.analysis.similarity import analyse_similarity
-from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least
+from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least, check_output_file
 from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples
-from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.files import read_json, write_file
 from dense_aspp_jax.models.counts import count_parameters
@@ -53,8 +52,7 @@ def report_run(workdir: pathlib.Path, split: str) -> pathlib.Path:
 def _write_report(args: argparse.Namespace) -> pathlib.Path:
   """Scores a checkpoint, runs the analyses whose results are missing, writes the report."""
   output = args.output or args.workdir / 'report.html'
-  if output.is_dir():
-    raise InputError(f'{output}: a folder; --output expects the name of an HTML file')
+  check_output_file(output, 'an HTML file')
   check_at_least('--images', args.images)
   check_at_least('--pictures', args.pictures)
   run = load_run(args.workdir, args.checkpoint, args.weights, args.bn)

@@ -10,7 +10,7 @@ import argparse
 import pathlib
 
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.files import write_file, write_json
+from dense_aspp_jax.files import check_writable, write_file, write_json
 from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.results.model_card import write_cards
@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
   for output in args.output:
     if output.suffix not in ('.json', '.md') or output.is_dir():
       raise InputError(f'--output {output}: expected the name of a .json or .md file')
+    check_writable(output.parent, '--output')
   files = [path for path in args.runs if path.is_file()]
   if args.cards and files:
     raise InputError(f'--cards: {files[0]} holds only scores; give the directory of the run')

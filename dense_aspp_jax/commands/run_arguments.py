@@ -11,7 +11,7 @@ from typing import Any
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.tta import AveragingPredictor
-from dense_aspp_jax.files import write_json
+from dense_aspp_jax.files import check_writable, write_json
 from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.training.run import Run
 
@@ -94,10 +94,12 @@ def averaging_predictor(args: argparse.Namespace, run: Run) -> AveragingPredicto
   )
 
 
-def check_output_file(path: pathlib.Path | None) -> None:
-  """Raises InputError if --output is a folder instead of a JSON file."""
+def check_output_file(path: pathlib.Path | None, kind: str = 'a JSON file') -> None:
+  """Raises InputError if --output is a folder instead of a file, or cannot be written, before the work."""
   if path and path.is_dir():
-    raise InputError(f'{path}: a folder; --output expects the name of a JSON file')
+    raise InputError(f'{path}: a folder; --output expects the name of {kind}')
+  if path:
+    check_writable(path.parent, '--output')
 
 
 def write_result(result: dict[str, Any], output: pathlib.Path | None) -> None:
@@ -107,12 +109,6 @@ def write_result(result: dict[str, Any], output: pathlib.Path | None) -> None:
     print(f'{result["images"]} images; report in {output}')
   else:
     print(json.dumps(result))
-
-
-def check_output_folder(path: pathlib.Path) -> None:
-  """Raises InputError if --output is a file instead of a folder."""
-  if path.exists() and not path.is_dir():
-    raise InputError(f'{path}: a file; --output expects a folder')
 
 
 def check_at_least(option: str, value: int | None, least: int = 1) -> None:

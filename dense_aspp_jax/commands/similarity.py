@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from dense_aspp_jax.analysis.similarity import analyse_similarity
-from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least, check_output_folder
-from dense_aspp_jax.files import replaced_directory, write_json
+from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least
+from dense_aspp_jax.files import check_writable, replaced_directory, write_json
 from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.training.run import load_run
 
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
   # The report reads the folder 'similarity': what the head reads.
   name = 'similarity' if args.layer == 'dense_aspp' else f'similarity_{args.layer}'
   output = args.output or args.workdir / 'analysis' / name
-  check_output_folder(output)
+  check_writable(output, '--output')
   check_at_least('--images', args.images)
   run = load_run(args.workdir, args.checkpoint, args.weights, args.bn)
   split = run.load_split(args.split, args.data_dir)

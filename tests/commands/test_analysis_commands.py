@@ -123,7 +123,10 @@ def test_bad_input_is_named(workdir, tmp_path, arguments, message, capsys):
 def test_an_output_that_is_a_file_is_refused(workdir, tmp_path, command, capsys):
   (tmp_path / 'file').write_text('')
   assert run(command, '--workdir', workdir, '--output', tmp_path / 'file') == 2
-  assert f'{tmp_path / "file"}: a file; --output expects a folder' in capsys.readouterr().err
+  assert (
+    f'{tmp_path / "file"} is not a directory that can be written; choose another --output'
+    in capsys.readouterr().err
+  )
 
 
 @pytest.mark.parametrize(
@@ -153,3 +156,21 @@ def test_a_folder_of_something_else_is_left_alone(workdir, tmp_path, capsys):
   assert run('similarity', '--workdir', workdir, '--output', tmp_path) == 2
   assert f'{tmp_path}: expected a new or an empty folder' in capsys.readouterr().err
   assert [p.name for p in tmp_path.iterdir()] == ['mine.txt']
+
+
+@pytest.mark.parametrize(
+  'arguments',
+  [
+    ('similarity',),
+    ('remove-layers',),
+    ('receptive-field',),
+    ('report',),
+    ('recalibrate',),
+    ('evaluate', '--output', 'scores.json'),
+  ],
+)
+def test_a_run_on_a_read_only_disk_is_refused_before_the_work(workdir, arguments, monkeypatch, capsys):
+  monkeypatch.setattr('os.access', lambda *_, **__: False)  # as on a disk that is mounted so
+  monkeypatch.setattr('dense_aspp_jax.training.run.read_config', pytest.fail)
+  assert run(*arguments, '--workdir', workdir) == 2
+  assert 'not a directory that can be written' in capsys.readouterr().err

@@ -145,7 +145,7 @@ def test_a_run_of_another_network_is_refused(workdir, tmp_path, capsys):
     (['--checkpoint=best'], '--checkpoint best: expected the --workdir of a run'),
     (['--weights=raw'], '--weights raw: expected the --workdir of a run'),
     (['--bn=recalibrated'], '--bn recalibrated: expected the --workdir of a run'),
-    (['--output', CONFIG], 'default.py: a file; --output expects a folder'),
+    (['--output', CONFIG], 'default.py is not a directory that can be written'),
     (['--config.training.batch_size=0'], 'config.training.batch_size = 0: expected'),
   ],
 )

@@ -9,7 +9,7 @@ from PIL import Image
 
 import dense_aspp_jax
 from dense_aspp_jax.commands import score
-from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.errors import InputError
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_output_that_is_a_folder_is_refused_at_once(folders, tmp_path):
 
 def test_report_that_cannot_be_written(folders, tmp_path):
   (tmp_path / 'file').write_text('')
-  with pytest.raises(RunError, match=r'scores\.json: cannot be written'):
+  with pytest.raises(InputError, match=r'file is not a directory that can be written'):
     run([*folders, '--output', str(tmp_path / 'file' / 'scores.json')])
 
 
