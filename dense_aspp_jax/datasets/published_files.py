@@ -57,8 +57,8 @@ def find_files(source: pathlib.Path, archives: str) -> Files:
 
   Args:
     source: A zip archive, or a folder.
-    archives: Regular expression for the names of the archives that belong to the data set. They are read
-      without unpacking, and come before the folder's other files.
+    archives: Regular expression for the names of the archives that belong to the data set, in upper or lower
+      case. They are read without unpacking, and come before the folder's other files.
 
   Returns:
     Path relative to `source` -> file. The paths of an archive's members begin with the archive's path.
@@ -69,14 +69,15 @@ def find_files(source: pathlib.Path, archives: str) -> Files:
   if source.is_file():
     return files_of_zip(source)
   folder = files_of_folder(source)
-  taken, left = {}, list(folder.left)
+  members, others, left = {}, {}, list(folder.left)
   for name, file in folder.taken.items():
-    if re.fullmatch(archives, file.path.name):
-      members = files_of_zip(file.path)
-      taken |= {f'{name}/{member}': file for member, file in members.taken.items()}
-      left += members.left
-  others = {n: f for n, f in folder.taken.items() if not re.fullmatch(archives, f.path.name)}
-  return Files(taken | others, left)
+    if re.fullmatch(archives, file.path.name, re.IGNORECASE):
+      archive = files_of_zip(file.path)
+      members |= {f'{name}/{member}': file for member, file in archive.taken.items()}
+      left += archive.left
+    else:
+      others[name] = file
+  return Files(members | others, left)
 
 
 def split_of(folders: Iterable[str]) -> str | None:

@@ -59,8 +59,19 @@ class PublishedDataset:
   generate: Callable[[str, int], Iterable[Example]] | None = None
 
   def make_builder(self, data_dir: str | None) -> tfds.core.GeneratorBasedBuilder:
-    """Constructs the builder, whether the data set is prepared or not; None: where tfds keeps its data."""
-    return self._builder(data_dir=None if data_dir is None else os.path.expanduser(data_dir))
+    """Constructs the builder, whether the data set is prepared or not; None: where tfds keeps its data.
+
+    Raises:
+      InputError: tfds cannot read the description of what is prepared.
+    """
+    try:
+      return self._builder(data_dir=None if data_dir is None else os.path.expanduser(data_dir))
+    except Exception as error:  # tfds raises whatever its parsers do
+      folder = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser() / self.builder.name
+      raise InputError(
+        f'{folder}: what tfds stored there cannot be read ({" ".join(str(error).split())}). If a '
+        'dataset_info.json is damaged, remove the folder that has it and prepare the dataset again'
+      ) from error
 
   def prepared_builder(self, data_dir: str | None) -> tfds.core.GeneratorBasedBuilder | None:
     """The builder if the data set is prepared in `data_dir`, else None.
@@ -99,7 +110,7 @@ class PublishedDataset:
     name, features = f'{self.name}/{split}', (self.builder.IMAGE, 'segmentation_label')
     fingerprint = _fingerprint(builder, split)
     examples = builder.as_data_source(split, decoders=dict.fromkeys(features, tfds.decode.SkipDecoding()))
-    return Split(name, fingerprint, _TfdsPairs(name, examples, self.builder.IMAGE))
+    return Split(name, fingerprint, _TfdsPairs(name, examples, self.builder.IMAGE, str(builder.data_dir)))
 
   def store(self, splits: Mapping[str, Iterable[Example]], counts: Mapping[str, int], data_dir: str) -> None:
     """Stores examples as array_record, with progress bars; the data set appears whole or not at all.
@@ -164,12 +175,19 @@ class _TfdsPairs(Sequence[Pair]):
   name: str
   examples: Sequence[Mapping[str, bytes]]
   image: str  # name of the feature
+  folder: str
 
   def __len__(self) -> int:
     return len(self.examples)
 
   def __getitem__(self, index: int) -> Pair:
-    stored = self.examples[index]
+    try:
+      stored = self.examples[index]
+    except (OSError, RuntimeError) as error:
+      raise InputError(
+        f'{self.name}: record {index} in {self.folder} cannot be read ({error}). If the file is damaged or '
+        'truncated, remove the folder and prepare the dataset again'
+      ) from error
     example = Example(stored['image_id'].decode(), stored[self.image], stored['segmentation_label'])
     return Pair.in_memory(example, self.name)
 

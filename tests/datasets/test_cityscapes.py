@@ -120,7 +120,8 @@ def test_layouts_that_people_have(change, tmp_path: pathlib.Path):
   for name, members in zip((IMAGES_ZIP, LABELS_ZIP), files, strict=True):
     layouts.write_zip(tmp_path / 'zips' / 'below' / name, members)
   layouts.write_zip(tmp_path / 'all.zip', files[0] | files[1])
-  sources = [tmp_path / 'zips', tmp_path / 'all.zip']
+  layouts.write_zip(tmp_path / 'one' / 'Cityscapes (1).ZIP', files[0] | files[1])
+  sources = [tmp_path / 'zips', tmp_path / 'all.zip', tmp_path / 'one']
   if change is not LAYOUTS['backslashes']:
     for members in files:
       layouts.write_tree(tmp_path / 'tree', members)
@@ -460,6 +461,13 @@ def test_bad_zip_member_is_named(tmp_path: pathlib.Path):
   )
   with pytest.raises(InputError, match=f'{LABELS_ZIP}: {LABEL}: unknown label ids 77'):
     prepare('cityscapes', tmp_path / 'zips', str(tmp_path / 'data'), allow_partial=True)
+
+
+def test_zips_of_other_packages_are_not_opened(zips: pathlib.Path):
+  layouts.write_tree(zips, {'gtCoarse.zip': b'half a download', 'leftImg8bit_sequence_trainvaltest.zip': b''})
+  files = CITYSCAPES.list_files(zips)
+  assert counts(files) == {'train': 7, 'validation': 3, 'test': 2}
+  assert files.left == [f'{zips}/leftImg8bit_sequence_trainvaltest.zip: .zip']
 
 
 def test_truncated_zip_is_refused(zips: pathlib.Path, tmp_path: pathlib.Path):

@@ -94,6 +94,22 @@ def test_missing_records(data_dir: str, tmp_path: pathlib.Path):
     open_split('camvid', 'train', str(tmp_path))
 
 
+@pytest.mark.parametrize(
+  ('name', 'keep', 'message'),
+  [
+    ('dataset_info.json', -60, r'camvid: what tfds stored there cannot be read .*prepare the dataset again'),
+    ('camvid-train.array_record-00000-of-00001', -60, r'camvid/train: record \d in .*1\.0\.0 cannot be read'),
+    ('camvid-train.array_record-00000-of-00001', 0, r'camvid/train: record \d in .*1\.0\.0 cannot be read'),
+  ],
+)
+def test_damaged_files_are_named(name: str, keep: int, message: str, data_dir: str, tmp_path: pathlib.Path):
+  shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
+  path = tmp_path / FOLDER / name
+  path.write_bytes(path.read_bytes()[:keep])
+  with pytest.raises(InputError, match=message):
+    list(open_split('camvid', 'train', str(tmp_path)))
+
+
 def test_empty_split(data_dir: str, tmp_path: pathlib.Path):
   shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
   info = tmp_path / FOLDER / 'dataset_info.json'
