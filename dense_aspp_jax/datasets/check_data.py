@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dense_aspp_jax.datasets.examples import FOLDER_PREFIX, SPLITS, Pair
-from dense_aspp_jax.datasets.folder import list_folder
+from dense_aspp_jax.datasets.folder import label_set_of, list_folder, splits_of
 from dense_aspp_jax.datasets.listing import Listing, Listings
 from dense_aspp_jax.datasets.pairs import BadPairs, check_pair, map_good
 from dense_aspp_jax.datasets.prepare import DATASETS, find_dataset, other_counts, other_sizes
@@ -67,11 +67,12 @@ def list_splits(
     return files._replace(splits=found)
   if dataset.startswith(FOLDER_PREFIX):
     folder = pathlib.Path(dataset.removeprefix(FOLDER_PREFIX)).expanduser()
-    there = [name for name in SPLITS if (folder / name).is_dir()]
-    if not there:
-      list_folder(folder, split or SPLITS[0])  # says what is missing
-    names = [name for name in SPLITS if name in (*there, *TRAINED_ON)]
-    return Listings({name: _list_split(folder, name) for name in ([split] if split else names)}, [], [])
+    there = splits_of(folder)
+    if split or not there:
+      name = split or SPLITS[0]
+      return Listings({name: list_folder(folder, name)}, [], [])  # raises where it is not there
+    splits = {name: _list_split(folder, name) for name in SPLITS if name in (*there, *TRAINED_ON)}
+    return Listings(splits, [], [])
   published = find_dataset(dataset)
   builder = published.prepared_builder(data_dir)
   names = wanted(builder.info.splits, dataset) if builder else [split or SPLITS[0]]
@@ -90,10 +91,12 @@ def find_label_set(dataset: str, name: str | None) -> LabelSet:
     return load_label_set(name)
   if dataset in DATASETS:
     return DATASETS[dataset].label_set
-  path = pathlib.Path(dataset.removeprefix(FOLDER_PREFIX)).expanduser() / 'labels.json'
-  if not dataset.startswith(FOLDER_PREFIX) or not path.is_file():
+  own = None
+  if dataset.startswith(FOLDER_PREFIX):
+    own = label_set_of(pathlib.Path(dataset.removeprefix(FOLDER_PREFIX)).expanduser())
+  if own is None:
     raise InputError(f'dataset {dataset!r}: no label set known for it; name one with --label-set')
-  return load_label_set(str(path))
+  return own
 
 
 def check_split(split: Listing, label_set: LabelSet, published: bool) -> SplitReport:
@@ -131,8 +134,9 @@ def other_than_published(
 
 
 def _list_split(folder: pathlib.Path, split: str) -> Listing:
-  """A split without its folders has that as its problem; the others are checked all the same."""
+  """A split without its folders has that as its problem, unless training does not need it."""
   try:
     return list_folder(folder, split)
   except InputError as error:
-    return Listing(f'{folder}/{split}', [], [str(error)], [])
+    problems, left = ([str(error)], []) if split in TRAINED_ON else ([], [f'{folder}/{split}: no labels'])
+    return Listing(f'{folder}/{split}', [], problems, left)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from dense_aspp_jax.datasets.examples import Pair
 from dense_aspp_jax.datasets.stored_files import StoredFile, describe_left
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.files import shown
 
 _PROBLEMS_SHOWN = 5
+_NEAREST_SOUGHT = _PROBLEMS_SHOWN  # each costs a pass over all names
 
 
 class Listing(NamedTuple):
@@ -64,14 +67,21 @@ def pair_files(
   Returns:
     The pairs, sorted by image id, and a message for each file without its other half.
   """
-  problems = [
-    f'{file.where}: image without label; expected a label named {image_id}. Add it, or remove the image'
-    for image_id, file in sorted(image_files.items())
-    if image_id not in label_files
-  ] + [
-    f'{file.where}: label without image; expected an image named {image_id}. Add it, or remove the label'
-    for image_id, file in sorted(label_files.items())
-    if image_id not in image_files
-  ]
+  problems = []
+  for kind, files, article, other, others in (
+    ('image', image_files, 'a', 'label', label_files),
+    ('label', label_files, 'an', 'image', image_files),
+  ):
+    alone = sorted(files.keys() - others.keys())
+    for number, image_id in enumerate(alone):
+      nearest = ''
+      if number < _NEAREST_SOUGHT and (
+        near := difflib.get_close_matches(image_id, others.keys() - files.keys(), 1)
+      ):
+        nearest = f' (the nearest without {kind} is {others[near[0]].where})'
+      problems.append(
+        f'{files[image_id].where}: {kind} without {other}; expected {article} {other} named '
+        f'{shown(image_id)}{nearest}. Add it, or remove the {kind}'
+      )
   both = sorted(image_files.keys() & label_files.keys())
   return [Pair(i, image_files[i], label_files[i]) for i in both], problems

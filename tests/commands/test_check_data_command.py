@@ -49,16 +49,16 @@ def test_all_problems_of_all_splits_are_listed(folder, capsys):
     f'{train}: 5 pairs, 3 bad; height x width: 2 of 16x24',
     f'{folder}/validation/labels/scene_001.png: not a PNG file',
     f'{folder}/validation: 2 pairs, 1 bad; height x width: 1 of 16x24',
-    f"{folder}: no split 'test'",
     f'{folder}/test: 0 pairs, 0 bad; height x width: -',
   ]
   assert len(lines) == len(expected)
+  assert f'1 file left out: 1 no labels; the first is {folder}/test\n' in out  # training does not read it
   for line, start in zip(lines, expected, strict=True):
     assert line.startswith(start)
   assert f'checking {train}: 5/5' in err
   assert err.endswith(
     f'dense-aspp check-data: folder:{folder}: cannot be used as it is: train: 2 problems; train: 3 bad '
-    'pairs, at most 0 permitted; validation: 1 bad pair, at most 0 permitted; test: 1 problem. Of the '
+    'pairs, at most 0 permitted; validation: 1 bad pair, at most 0 permitted. Of the '
     'training split alone bad pairs may be left out (--skip-bad)\n'
   )
 

@@ -1,5 +1,6 @@
 """Labelled folders: layout, pairing by name, what is refused."""
 
+import json
 import os
 import pathlib
 import pickle
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from dense_aspp_jax.datasets.examples import Split
-from dense_aspp_jax.datasets.folder import open_folder
+from dense_aspp_jax.datasets.folder import list_folder, open_folder, splits_of
 from dense_aspp_jax.datasets.images import decode_image, decode_label, encode_png
 from dense_aspp_jax.datasets.open import open_split
 from dense_aspp_jax.errors import InputError
@@ -42,9 +43,16 @@ def test_reads_what_was_written(tmp_path: pathlib.Path):
     split[2]
 
 
+PAGE = (pathlib.Path(__file__).parents[2] / 'docs' / 'own_data.md').read_text(encoding='utf-8')
+
+
+def documented(language: str) -> list[str]:
+  return [text.split('```')[0] for text in PAGE.split(f'```{language}\n')[1:]]
+
+
 def test_the_documented_example_is_a_label_set(tmp_path: pathlib.Path):
-  page = (pathlib.Path(__file__).parents[2] / 'docs' / 'own_data.md').read_text(encoding='utf-8')
-  (tmp_path / 'labels.json').write_text(page.split('```json')[1].split('```')[0])
+  page = PAGE
+  (tmp_path / 'labels.json').write_text(documented('json')[0])
   label_set = load_label_set(str(tmp_path / 'labels.json'))
   ids = np.array([[0, 1, 2, 3, 255]], np.uint8)
   labels = label_set.encode(ids, '')
@@ -139,3 +147,226 @@ def test_file_that_vanished_is_named(tmp_path: pathlib.Path):
   (tmp_path / 'train' / 'images' / 'scene_000.png').unlink()
   with pytest.raises(InputError, match=r'images/scene_000\.png: cannot be read'):
     split[0].image.read()
+
+
+# Entries of labels.json, files of the training split with their image ids, and what is left.
+LAYOUTS = {
+  'mmseg': (
+    {'images': 'img_dir/{split}', 'labels': 'ann_dir/{split}'},
+    {'img_dir/train/a/1.jpg': 'a/1', 'ann_dir/train/a/1.png': 'a/1', 'img_dir/val/2.jpg': None},
+    {},
+  ),
+  'mmseg, Cityscapes': (
+    {
+      'images': 'leftImg8bit/{split}',
+      'labels': 'gtFine/{split}',
+      'image_suffix': '_leftImg8bit.png',
+      'label_suffix': '_gtFine_labelTrainIds.png',
+    },
+    {
+      'leftImg8bit/train/aachen/aachen_0_leftImg8bit.png': 'aachen/aachen_0',
+      'gtFine/train/aachen/aachen_0_gtFine_labelTrainIds.png': 'aachen/aachen_0',
+    },
+    {'gtFine/train/aachen/aachen_0_gtFine_labelIds.png', 'gtFine/train/aachen/aachen_0_gtFine_polygons.json'},
+  ),
+  'VOC': (
+    {
+      'images': 'JPEGImages',
+      'labels': 'SegmentationClass',
+      'lists': 'ImageSets/Segmentation/{split}.txt',
+    },
+    {
+      'JPEGImages/1.jpg': '1',
+      'SegmentationClass/1.png': '1',
+      'JPEGImages/2.jpg': None,
+      'SegmentationClass/2.png': None,
+      'ImageSets/Segmentation/train.txt': None,
+      'ImageSets/Segmentation/val.txt': None,
+    },
+    {'JPEGImages/3.jpg'},
+  ),
+  'pairs in a folder': (
+    {'images': '{split}', 'labels': '{split}', 'image_suffix': '_sat', 'label_suffix': '_mask'},
+    {
+      'train/1_sat.JPG': '1',
+      'train/1_mask.png': '1',
+      'train/x/2_sat.png': 'x/2',
+      'train/x/2_mask.png': 'x/2',
+    },
+    {'train/readme.txt', 'train/3.png'},
+  ),
+  'pairs told by extension': (
+    {'images': '{split}', 'labels': '{split}', 'image_suffix': '.jpg', 'label_suffix': '.png'},
+    {'train/1.jpg': '1', 'train/1.png': '1'},
+    set(),
+  ),
+  'Kaggle': (
+    {'images': 'images', 'labels': 'masks', 'label_suffix': '_L', 'lists': '{split}.txt'},
+    {'images/1.png': '1', 'masks/1_L.png': '1', 'images/2.png': None, 'masks/2_L.png': None},
+    {'images/3.png'},
+  ),
+  'Supervisely': (
+    {'images': '{split}/img', 'labels': '{split}/masks_machine'},
+    {'train/img/1.jpg': '1', 'train/masks_machine/1.png': '1'},
+    {'train/ann/1.jpg.json'},
+  ),
+  'labels inside': (
+    {'images': '{split}', 'labels': '{split}/masks'},
+    {'train/1.png': '1', 'train/masks/1.png': '1'},
+    set(),
+  ),
+}
+LISTS = {'train': '\ufeff# comment\nJPEGImages/1.jpg\tSegmentationClass/1.png\n\n', 'val': '2\n'}
+
+
+def write_layout(folder: pathlib.Path, entries: dict[str, str], names: list[str]) -> None:
+  labels = {'classes': ['road', 'sky'], **entries}
+  data = {
+    name: LISTS[pathlib.PurePath(name).stem].encode()
+    if name.endswith('.txt') and 'lists' in entries
+    else IMAGE
+    for name in names
+  }
+  layouts.write_tree(folder, {'labels.json': json.dumps(labels).encode(), **data})
+
+
+@pytest.mark.parametrize(('entries', 'files', 'left'), LAYOUTS.values(), ids=LAYOUTS)
+def test_layouts_of_others(entries, files, left, tmp_path: pathlib.Path):
+  names = [*files, *left]
+  if 'lists' in entries:
+    names += [entries['lists'].replace('{split}', name) for name in LISTS]
+  write_layout(tmp_path, entries, dict.fromkeys(names))
+  listing = list_folder(tmp_path, 'train')
+  assert listing.problems == []
+  found = {}
+  for pair in listing.pairs:
+    for file in (pair.image, pair.label):
+      found[file.path.relative_to(tmp_path).as_posix()] = pair.image_id
+  assert found == {name: image_id for name, image_id in files.items() if image_id is not None}
+  assert {entry.rpartition(': ')[0] for entry in listing.left} == {f'{tmp_path}/{name}' for name in left}
+  assert open_folder(tmp_path, 'train').name == f'{tmp_path}/train'
+
+
+def test_lists_choose_the_split_and_are_checked(tmp_path: pathlib.Path):
+  entries, files, _ = LAYOUTS['VOC']
+  write_layout(tmp_path, entries, list(files))
+  assert splits_of(tmp_path) == ['train', 'validation']
+  (pair,) = open_folder(tmp_path, 'validation')
+  assert pair.image_id == '2'
+  path = tmp_path / 'ImageSets' / 'Segmentation' / 'val.txt'
+  path.write_text('2\n2.jpg\n20\n')
+  again, unknown = list_folder(tmp_path, 'validation').problems
+  assert again.startswith(f"{path}: line 2 names '2.jpg' again, as line 1 does")
+  assert unknown.startswith(
+    f"{path}: line 3 names '20', no image in {tmp_path}/JPEGImages (the nearest is '2')"
+  )
+  path.write_text('\n')
+  (empty,) = list_folder(tmp_path, 'validation').problems
+  assert f'{path}: empty' in empty
+  path.unlink()
+  with pytest.raises(InputError, match=r"no split 'validation' \(it has train\)"):
+    open_folder(tmp_path, 'validation')
+
+
+def test_files_may_lie_elsewhere(tmp_path: pathlib.Path):
+  """A labels.json of one's own for data that one may only read."""
+  _, files, _ = LAYOUTS['VOC']
+  write_layout(tmp_path / 'shared', LAYOUTS['VOC'][0], list(files))
+  entries = {name: f'{tmp_path}/shared/{value}' for name, value in LAYOUTS['VOC'][0].items()}
+  write_layout(tmp_path / 'mine', entries, [])
+  split = open_folder(tmp_path / 'mine', 'train')
+  assert split.fingerprint == open_folder(tmp_path / 'shared', 'train').fingerprint
+
+
+@pytest.mark.parametrize(
+  ('entries', 'message'),
+  [
+    ({'images': 'images', 'labels': 'masks'}, r'neither "images" nor "lists" has \{split\}'),
+    ({'images': '{split}', 'labels': '{split}/'}, 'are the same folder; expected a "label_suffix"'),
+    ({'images': ['{split}']}, r'"images" is .*; expected a string'),
+    ({'label_suffix': None}, '"label_suffix" is None; expected a string'),
+  ],
+)
+def test_a_layout_that_means_nothing_is_refused(entries, message, tmp_path: pathlib.Path):
+  write_layout(tmp_path, entries, [])
+  with pytest.raises(InputError, match=message) as error:
+    list_folder(tmp_path, 'train')
+  assert f'{tmp_path}/labels.json: ' in str(error.value)
+
+
+def test_a_labels_json_of_another_program_describes_no_layout(tmp_path: pathlib.Path):
+  layouts.write_labelled_folder(tmp_path, {'train': 1})
+  (tmp_path / 'labels.json').write_text('{"images": [{"id": 1}], "categories": []}')  # COCO
+  assert len(open_folder(tmp_path, 'train')) == 1
+
+
+@pytest.mark.parametrize(
+  ('name', 'split'), [('val', 'validation'), ('valid', 'validation'), ('testing', 'test')]
+)
+def test_splits_have_synonyms(name, split, tmp_path: pathlib.Path):
+  layouts.write_labelled_folder(tmp_path, {'train': 1, name: 2})
+  found = open_folder(tmp_path, split)
+  assert (len(found), found.name) == (2, f'{tmp_path}/{split}')
+  assert splits_of(tmp_path) == ['train', split]
+  layouts.write_labelled_folder(tmp_path, {split: 1})  # its own name comes first, the other is counted
+  listing = list_folder(tmp_path, split)
+  assert (len(listing.pairs), listing.left) == (1, [f'{tmp_path}/{name}/images: besides {split}/'])
+
+
+@pytest.mark.parametrize(
+  ('images', 'labels', 'hint'),
+  [
+    (['1', '2', '10'], ['1_mask', '2_mask', '10_mask'], '"label_suffix": "_mask"'),
+    (['1_sat', '2_sat'], ['1', '2'], '"image_suffix": "_sat"'),
+    (['1', '2'], ['1', '22'], None),
+    (['1', '2', '3'], ['1', '2', '3_L'], None),
+  ],
+)
+def test_a_suffix_is_suggested_where_most_names_have_it(images, labels, hint, tmp_path: pathlib.Path):
+  names = [*(f'images/{name}.png' for name in images), *(f'labels/{name}.png' for name in labels)]
+  with pytest.raises(InputError) as error:
+    write(tmp_path, *names)
+  assert ('if that is the rule' in str(error.value)) == bool(hint)
+  assert hint is None or f'add {hint} to labels.json' in str(error.value)
+
+
+def test_the_nearest_name_is_given(tmp_path: pathlib.Path):
+  with pytest.raises(InputError) as error:
+    write(tmp_path, 'images/street_01.png', 'labels/street-01.png')
+  assert f'street_01 (the nearest without image is {tmp_path}/train/labels/street-01.png)' in str(error.value)
+
+
+def test_files_left_out_are_counted_when_a_split_is_opened(tmp_path: pathlib.Path, capsys):
+  write(tmp_path, 'images/a.png', 'labels/a.png', 'labels/notes.txt', 'readme.md')
+  assert f'{tmp_path}/train: 2 files left out: 1 .txt, 1 .md; the first is' in capsys.readouterr().err
+
+
+def test_the_documented_layouts_are_read(tmp_path: pathlib.Path):
+  """mmseg, VOC, pairs side by side, images and masks with lists."""
+  files = (
+    ('img_dir/val/a.jpg', 'ann_dir/val/a.png'),
+    ('JPEGImages/a.jpg', 'SegmentationClass/a.png', 'ImageSets/Segmentation/val.txt'),
+    ('val/a.jpg', 'val/a_mask.png'),
+    ('images/a.png', 'masks/a.png', 'val.txt'),
+  )
+  for number, (text, names) in enumerate(zip(documented('json')[1:], files, strict=True)):
+    folder = tmp_path / str(number)
+    layouts.write_tree(
+      folder, {n: b'a' if n.endswith('txt') else IMAGE for n in names} | {'labels.json': text.encode()}
+    )
+    assert load_label_set(str(folder / 'labels.json')).num_classes in (2, 3)
+    assert [pair.image_id for pair in open_folder(folder, 'validation')] == ['a']
+
+
+def test_the_documented_script_merges_one_mask_per_class(tmp_path: pathlib.Path, monkeypatch):
+  (script,) = (text for text in documented('python') if 'CLASSES' in text)
+  road, car = np.zeros((2, 3, 4), np.uint8)
+  road[:2], car[1] = 255, 255
+  layouts.write_tree(
+    tmp_path / 'masks',
+    {'a/road.png': encode_png(road), 'a/car.png': encode_png(car), 'b/car.png': encode_png(car)},
+  )
+  monkeypatch.chdir(tmp_path)
+  exec(compile(script, 'own_data.md', 'exec'), {})
+  labels = [decode_label((tmp_path / 'train' / 'labels' / f'{i}.png').read_bytes(), '') for i in 'ab']
+  np.testing.assert_array_equal(labels, [[[0] * 4, [1] * 4, [255] * 4], [[255] * 4, [1] * 4, [255] * 4]])
