@@ -18,6 +18,7 @@ from dense_aspp_jax.datasets.pairs import BadPairs, check_pair, map_good
 from dense_aspp_jax.datasets.prepare import DATASETS, find_dataset, other_counts, other_sizes
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import LabelSet, load_label_set
+from dense_aspp_jax.paths import local_path
 from dense_aspp_jax.progress import progress
 
 TRAINED_ON = ('train', 'validation')  # what `train` reads unless its configuration names other splits
@@ -61,7 +62,7 @@ def list_splits(
     with_files = [name for name, published in DATASETS.items() if published.files]
     if dataset not in with_files:
       raise InputError(f'dataset {dataset!r} has no source; --source is for {" and ".join(with_files)}')
-    files = DATASETS[dataset].list_files(pathlib.Path(source).expanduser())
+    files = DATASETS[dataset].list_files(local_path(source))
     names = wanted(files.splits, source)
     found = {name: files.splits[name]._replace(where=f'{dataset}/{name}') for name in names}
     return files._replace(splits=found)

@@ -27,6 +27,7 @@ from dense_aspp_jax.datasets.tfds_store import PublishedDataset
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.files import remove_abandoned, shown
 from dense_aspp_jax.labels import LabelSet
+from dense_aspp_jax.paths import local_path
 from dense_aspp_jax.progress import say
 
 # Name, as in `config.data.dataset` -> data set; others are 'folder:PATH'.
@@ -205,7 +206,7 @@ def _find_files(
       f'dataset {dataset.name}: expected either --source FOLDER ({dataset.files}) or --download'
     )
   elif source is not None:
-    yield pathlib.Path(source).expanduser()
+    yield local_path(source)
   else:
     root.mkdir(parents=True, exist_ok=True)  # on the disk that has room for data sets
     # The archive is open as long as its files are referred to; NFS then keeps the folder.

@@ -21,6 +21,7 @@ from dense_aspp_jax.datasets.examples import HELD_OUT, TRAIN_AND_VALIDATION, Exa
 from dense_aspp_jax.datasets.listing import Listings
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import LabelSet
+from dense_aspp_jax.paths import local_path
 from dense_aspp_jax.progress import progress
 
 
@@ -62,12 +63,13 @@ class PublishedDataset:
     """Constructs the builder, whether the data set is prepared or not; None: where tfds keeps its data.
 
     Raises:
-      InputError: tfds cannot read the description of what is prepared.
+      InputError: No local path, or tfds cannot read the description of what is prepared.
     """
+    root = local_path(data_dir or tfds.core.constants.DATA_DIR)
     try:
-      return self._builder(data_dir=None if data_dir is None else os.path.expanduser(data_dir))
+      return self._builder(data_dir=None if data_dir is None else str(root))
     except Exception as error:  # tfds raises whatever its parsers do
-      folder = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser() / self.builder.name
+      folder = root / self.builder.name
       raise InputError(
         f'{folder}: what tfds stored there cannot be read ({" ".join(str(error).split())}). If a '
         'dataset_info.json is damaged, remove the folder that has it and prepare the dataset again'

@@ -87,3 +87,12 @@ def test_what_is_taken_left_and_refused_is_said(source: pathlib.Path, capsys: py
   assert counts in err
   assert main(['check-data', 'cityscapes', '--source', str(source), '--split', 'validation']) == 0
   assert 'can be used: 2 of 2 pairs of validation' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('command', ['check-data', 'prepare'])
+@pytest.mark.parametrize('option', ['--source', '--data-dir'])
+def test_urls_are_refused(command: str, option: str, tmp_path: pathlib.Path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  assert main([command, 'camvid', option, 'gs://bucket/data']) == 2
+  assert 'gs://bucket/data: a URL; expected a path of this machine' in capsys.readouterr().err
+  assert list(tmp_path.iterdir()) == []
