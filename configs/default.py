@@ -59,7 +59,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.num_workers = 0  # reading processes; 0: threads of this one
   config.data.skip_bad = 0  # bad pairs of the training split that may be left out, with a warning
 
-  config.augmentation = ml_collections.ConfigDict()  # all off: the slides' recipe
+  config.augmentation = ml_collections.ConfigDict()  # by default all off: the slides' recipe
   config.augmentation.scale_range = (1.0, 1.0)  # factor drawn uniformly
   config.augmentation.crop_size = config_dict.placeholder(tuple)  # (height, width); default: none
   config.augmentation.flip_probability = 0.0  # left-right

@@ -20,6 +20,7 @@ from dense_aspp_jax.errors import InputError, RunError, Stopped
 COMMANDS = {
   'prepare': 'Prepare a data set, once, without TensorFlow.',
   'check-data': 'Check every pair of a data set and list all that is wrong.',
+  'config': 'Print a configuration with every field, to copy and change.',
   'train': 'Train a network.',
   'overfit': 'Overfit a few images: the first thing to run when something looks wrong.',
   'evaluate': 'Score the checkpoint of a run on a split.',
