@@ -1,29 +1,28 @@
 """Decoding and encoding of images and label maps; Pillow and NumPy only.
 
-Deliberately strict: every PNG chunk is verified (`png.py`), formats are recognized by their first bytes, a
-palette of label ids is never turned into grey values, and anything doubtful is an `InputError`.
+Deliberately strict: every PNG chunk is verified (`png.py`), formats are recognized by their first bytes
+(`image_formats.py`), a palette of label ids is never turned into grey values, and anything doubtful is an
+`InputError`. A file that is whole is never called damaged.
 """
 
 from __future__ import annotations
 
 import io
 import pathlib
-from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, JpegImagePlugin, PngImagePlugin
+from PIL import Image
 
-from dense_aspp_jax.datasets.png import (
-  GREY,
-  PALETTE,
-  PNG_SIGNATURE,
-  RGB,
-  beginning,
-  check_png,
-  check_size,
-  damaged_png,
-  read_png_header,
+from dense_aspp_jax.datasets.image_formats import (
+  UPRIGHT,
+  Opened,
+  check_header,
+  explained_memory,
+  file_format,
+  open_image,
+  what_it_is,
 )
+from dense_aspp_jax.datasets.png import check_size
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import shown
 from dense_aspp_jax.labels import LabelSet, count_ids
@@ -31,19 +30,15 @@ from dense_aspp_jax.labels import LabelSet, count_ids
 # Lower case, each the only list of its kind.
 IMAGE_EXTENSIONS = ('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.tif', '.tiff', '.webp', '.bmp', '.gif')
 LABEL_EXTENSIONS = ('.png', '.tif', '.tiff', '.bmp', '.gif', '.npy')
-_JPEG_SIGNATURE = b'\xff\xd8\xff'
-_ORIENTATION_TAG = 0x0112
+_LABEL_FORMATS = 'PNG, TIFF, BMP, GIF or .npy'
+_NPY_SIGNATURE = b'\x93NUMPY'
+_IGNORED_ID = 255
+# Pillow's modes that may hold ids -> how they are called in messages.
+_CHANNELS = {
+  '1': 'grey', 'L': 'grey', 'I;16': 'grey', 'I;16B': 'grey', 'I': 'grey', 'P': 'palette',
+  'LA': 'grey with alpha', 'RGB': 'RGB', 'RGBA': 'RGB with alpha',
+}  # fmt: skip
 _COLORS_SHOWN = 5  # in a message
-# EXIF orientation -> what makes the picture upright (EXIF 2.3, table 6).
-_UPRIGHT = {
-  2: Image.Transpose.FLIP_LEFT_RIGHT,
-  3: Image.Transpose.ROTATE_180,
-  4: Image.Transpose.FLIP_TOP_BOTTOM,
-  5: Image.Transpose.TRANSPOSE,
-  6: Image.Transpose.ROTATE_270,
-  7: Image.Transpose.TRANSVERSE,
-  8: Image.Transpose.ROTATE_90,
-}
 
 
 def check_image_header(path: pathlib.Path) -> tuple[int, int]:
@@ -55,23 +50,20 @@ def check_image_header(path: pathlib.Path) -> tuple[int, int]:
     Height and width in pixels, as stored.
 
   Raises:
-    InputError: Unreadable, neither PNG nor JPEG, a damaged header, or more than `MAX_PIXELS`.
+    InputError: Unreadable, no image, a damaged header, or more than `MAX_PIXELS`.
   """
   where = shown(path)
   if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
     raise InputError(f'{where}: not a file')
   try:
     with path.open('rb') as file:
-      plugin = _image_plugin(file.read(len(PNG_SIGNATURE)), where)
-      file.seek(0)
-      width, height = _open(plugin, file, where, decode=False).size
-      return height, width
+      return check_header(file, where)
   except OSError as error:
     raise InputError(f'{where}: cannot be read ({error.strerror or error})') from error
 
 
 def decode_image(data: bytes, where: str, upright_only: bool = False, as_stored: bool = False) -> np.ndarray:
-  """Decodes a PNG or JPEG to 8-bit RGB.
+  """Decodes a PNG, JPEG, TIFF, WebP, BMP or GIF (of several pictures the first) to 8-bit RGB.
 
   Grey and palette images become RGB; an alpha channel is dropped, the colour below it kept; CMYK is
   converted by Pillow (no colour profile); of 16-bit samples the upper 8 bits are taken (`value >> 8`).
@@ -89,84 +81,92 @@ def decode_image(data: bytes, where: str, upright_only: bool = False, as_stored:
     RGB, uint8 `[h, w, 3]`.
 
   Raises:
-    InputError: Neither PNG nor JPEG, truncated, damaged, more than `MAX_PIXELS`, or not upright.
+    InputError: None of these formats, truncated, damaged, of samples without a fixed range (float, 32-bit),
+      more than `MAX_PIXELS`, or not upright.
+    RunError: Too little memory.
   """
-  plugin = _image_plugin(data, where)
-  header = check_png(data, where) if plugin is PngImagePlugin.PngImageFile else None
-  image = _open(plugin, io.BytesIO(data), where)
-  if header and header.color_type == PALETTE and (highest := np.asarray(image).max()) >= header.num_colors:
-    raise damaged_png(f', colour {highest} of a palette of {header.num_colors}', where)
-  orientation = 1 if as_stored else _orientation(image)
-  if upright_only and orientation in _UPRIGHT:
+  opened = open_image(data, where)
+  image, orientation = opened.image, 1 if as_stored else opened.orientation
+  if upright_only and orientation in UPRIGHT:
     raise InputError(
       f'{where}: {image.height}x{image.width} pixels (height x width) with EXIF orientation {orientation}: '
       'viewers turn it; expected an upright image, which its label map fits as stored. Turn the pixels and '
       'drop the tag (`mogrify -auto-orient` does), and see that the label fits'
     )
-  image.info.pop('transparency', None)
-  if image.mode.startswith('I'):  # 16-bit grey: Pillow's own conversion would clip at 255
-    image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-  image = image.convert('RGB')
-  if orientation in _UPRIGHT:
-    image = image.transpose(_UPRIGHT[orientation])
-  return np.array(image)
+  with explained_memory(where):
+    rgb = _to_rgb(opened, where)
+    return np.array(rgb.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else rgb)
 
 
-def decode_label(data: bytes, where: str) -> np.ndarray:
-  """Decodes a PNG of label ids; `where` is its path or name, for messages.
+def decode_label(data: bytes, where: str, minus_one: bool = False) -> np.ndarray:
+  """Decodes label ids: PNG, TIFF, BMP or GIF of one picture, or an integer array [h, w] in a .npy file.
 
   Grey values are ids as stored at any bit depth; a palette image's ids are its indices, whatever
-  the colours. An orientation is not applied.
+  the colours; three equal 8-bit channels are one, and opaque alpha is dropped. An orientation is not applied.
+
+  Args:
+    data: The file's bytes.
+    where: Its path or name, for messages.
+    minus_one: Whether -1 (65535 without sign) may occur in ids of more than 8 bits; it becomes 255.
 
   Returns:
     Label ids, uint8 `[h, w]`.
 
   Raises:
-    InputError: Not a PNG, truncated, damaged, a picture in colours (RGB or alpha), an id above 255, or more
-      than `MAX_PIXELS`.
+    InputError: None of these formats, truncated, damaged, a picture in colours, transparent, an id outside
+      0..255, or more than `MAX_PIXELS`.
+    RunError: Too little memory.
   """
-  if data.startswith(_JPEG_SIGNATURE):
-    raise InputError(
-      f'{where}: a JPEG, which alters label ids; expected a PNG of label ids, saved as PNG from the start'
-    )
-  header = check_png(data, where)
-  if header.color_type not in (GREY, PALETTE):
-    raise InputError(
-      f'{where}: {header.description} PNG of {header.height}x{header.width} pixels; expected label ids in a '
-      'single channel (grey or palette). Colours are not ids: convert the picture with the colour table it '
-      'was drawn with, or, if it has the colours of the classes, say "label_colors": true in the label set'
-    )
-  ids = np.asarray(_open(PngImagePlugin.PngImageFile, io.BytesIO(data), where))
-  if header.bit_depth == 16:
-    if ids.max() > 255:
+  with explained_memory(where):
+    if data.startswith(_NPY_SIGNATURE):
+      ids = _read_npy(data, where)
+      what = f'.npy array of {ids.dtype}'
+    else:
+      opened = _open_label(data, where)
+      ids, what = _single_channel(opened, where), _describe(opened)
+    if minus_one and ids.dtype != np.uint8:
+      ids = np.where(np.isin(ids, (-1, 65535)), _IGNORED_ID, ids)
+    if ids.dtype != np.uint8 and (wrong := (ids < 0) | (ids > 255)).any():
       raise InputError(
-        f'{where}: label ids {count_ids(ids[ids > 255])} in a 16-bit PNG; expected 0..255. '
-        'Write the ids again as 8-bit grey, an ignored id -1 as 255'
+        f'{where}: label ids {count_ids(ids[wrong])} in a {what}; expected 0..255. Write the ids again as '
+        f'8-bit grey. -1 and 65535 are read as {_IGNORED_ID} where the label set lists that in ignore_ids'
       )
-  elif header.color_type == GREY and header.bit_depth in (2, 4):
-    ids = ids // (255 // (2**header.bit_depth - 1))  # Pillow stretches these grey values to 0..255
-  return np.array(ids, np.uint8)
+    return np.array(ids, np.uint8)
 
 
 def decode_label_ids(data: bytes, label_set: LabelSet, where: str) -> np.ndarray:
   """As `decode_label`, or, where the set has `label_colors`, from the colours of the classes.
 
-  Each colour must be exactly that of a class, or black where ids are ignored.
+  Each colour must be exactly one of `LabelSet.id_of_color`. Where the set ignores id 255, wider integers may
+  have -1 (or 65535, its unsigned form) for it.
 
   Raises:
-    InputError: As `decode_label`; with `label_colors`, anything but an 8-bit RGB PNG, or unknown colours:
-      how many pixels, where the first of them is, and which class is nearest.
+    InputError: As `decode_label`; with `label_colors`, anything but 8-bit RGB or a palette, or unknown
+      colours: how many pixels, where the first of them is, and which class is nearest.
+    RunError: Too little memory.
   """
   if not label_set.label_colors:
-    return decode_label(data, where)
-  header = read_png_header(data, where)
-  if (header.bit_depth, header.color_type) != (8, RGB):
-    raise InputError(
-      f'{where}: {header.description} PNG of {header.height}x{header.width} pixels; expected 8-bit RGB in '
-      f'the colours of the classes, as label set {label_set.name!r} says (label_colors). Save it so, without '
-      'alpha, or correct the label set'
-    )
-  return _ids_of(decode_image(data, where, upright_only=True), label_set, where)
+    return decode_label(data, where, minus_one=_IGNORED_ID in label_set.ignore_ids)
+  with explained_memory(where):
+    if data.startswith(_NPY_SIGNATURE):
+      raise InputError(
+        f'{where}: a .npy array; expected a picture in the colours of the classes, as label set '
+        f'{label_set.name!r} says (label_colors). Save it so, or correct the label set'
+      )
+    opened = _open_label(data, where)
+    if opened.image.mode not in ('RGB', 'RGBA', 'P') or opened.bits > 8:
+      raise InputError(
+        f'{where}: {_describe(opened)}; expected 8-bit RGB or a palette in the colours of the classes, as '
+        f'label set {label_set.name!r} says (label_colors). Save it so, or correct the label set'
+      )
+    if opened.orientation in UPRIGHT:
+      raise InputError(
+        f'{where}: {_describe(opened)} with EXIF orientation {opened.orientation}; expected a label without '
+        'one, which fits its image as stored. Drop the tag, and see that the label fits'
+      )
+    if opened.image.mode == 'RGBA':
+      _require_opaque(np.asarray(opened.image)[..., 3], opened, where)
+    return _ids_of(np.asarray(_to_rgb(opened, where)), label_set, where)
 
 
 def encode_png(array: np.ndarray) -> bytes:
@@ -177,35 +177,108 @@ def encode_png(array: np.ndarray) -> bytes:
   return buffer.getvalue()
 
 
-def _image_plugin(data: bytes, where: str) -> type:
-  if data.startswith(_JPEG_SIGNATURE):
-    return JpegImagePlugin.JpegImageFile
-  if data.startswith(PNG_SIGNATURE):
-    return PngImagePlugin.PngImageFile
-  raise InputError(f'{where}: neither PNG nor JPEG ({beginning(data)}); convert it to one of them')
-
-
-def _open(plugin: type, file: BinaryIO, where: str, decode: bool = True) -> Image.Image:
-  """Opens with the plugin itself: no guessing of formats, and the size is checked before decoding."""
-  try:
-    image = plugin(file)
-    check_size(*image.size, where)
-    if decode:
-      image.load()
-  except InputError:
-    raise
-  except Exception as error:  # Pillow's decoders raise whatever the damage leads to
+def _to_rgb(opened: Opened, where: str) -> Image.Image:
+  image, colors = opened.image, opened.num_colors
+  if image.mode == 'P' and (highest := np.asarray(image).max()) >= colors:
     raise InputError(
-      f'{where}: damaged or truncated {plugin.format} ({error}); get the file again'
-    ) from error
-  return image
-
-
-def _orientation(image: Image.Image) -> int:
+      f'{where}: damaged {opened.format}, colour {highest} of a palette of {colors}; get the file again'
+    )
+  if image.mode.startswith('I;16'):  # Pillow's own conversion would clip at 255
+    image = Image.fromarray((np.asarray(image) >> (opened.bits - 8)).astype(np.uint8))
+  elif image.mode in ('I', 'F'):
+    raise InputError(
+      f'{where}: {_describe(opened)}, whose samples have no fixed range; expected unsigned samples of up to '
+      '16 bits. Convert it so that 0 is black and the highest value is white'
+    )
+  image.info.pop('transparency', None)  # the colour below it is kept
   try:
-    return image.getexif().get(_ORIENTATION_TAG, 1)
-  except Exception:  # EXIF is a hint: that it is broken does not make the pixels wrong
-    return 1
+    return image.convert('RGB')
+  except (ValueError, ImportError) as error:  # a mode that cannot be converted, or LAB without littleCMS
+    raise InputError(f'{where}: {_describe(opened)}; convert it to RGB') from error
+
+
+def _open_label(data: bytes, where: str) -> Opened:
+  """Opens a picture of label ids or colours. Raises InputError where it is doubtful which pixels it has."""
+  name = file_format(data)
+  if name is None:
+    raise InputError(f'{where}: not a {_LABEL_FORMATS} file ({what_it_is(data)})')
+  if name in ('JPEG', 'WEBP'):
+    raise InputError(
+      f'{where}: a {name}, which alters label ids; expected {_LABEL_FORMATS}, saved so from the start'
+    )
+  opened = open_image(data, where)
+  if opened.doubt:
+    raise InputError(f'{where}: {_describe(opened)} {opened.doubt}; save the label as a plain PNG')
+  return opened
+
+
+def _single_channel(opened: Opened, where: str) -> np.ndarray:
+  """Ids [h, w] of any integer type. Raises InputError for colours and whatever else may not be ids."""
+  image, what = opened.image, _describe(opened)
+  if image.mode not in _CHANNELS:
+    raise InputError(f'{where}: {what}; expected label ids as 8-bit grey')
+  samples = np.asarray(image)
+  if samples.ndim == 2:
+    if image.mode == 'L' and opened.bits in (2, 4):
+      return samples // (255 // (2**opened.bits - 1))  # Pillow stretches these grey values to 0..255
+    if opened.format == 'GIF' and image.mode == 'P':
+      used = np.unique(samples)
+      palette = np.array(image.getpalette()).reshape(-1, 3)
+      colors = palette[used.clip(max=len(palette) - 1)]
+      if (colors == colors[:, :1]).all() and (colors[:, 0] != used).any():
+        raise InputError(
+          f'{where}: {what} with greys {colors[:, 0].tolist()} at indices {used.tolist()}; it is not clear '
+          'which are the ids. Save the label as a plain PNG'
+        )
+    return samples
+  alpha = samples[..., 3:] if image.mode == 'RGBA' else samples[..., 1:] if image.mode == 'LA' else None
+  colors = samples[..., :3] if image.mode != 'LA' else samples[..., :1]
+  if opened.bits > 8 or (colors != colors[..., :1]).any():
+    raise InputError(
+      f'{where}: {what}; expected label ids in a single channel (grey or palette). Colours are not ids: '
+      'convert the picture with the colour table it was drawn with, or, if it has the colours of the '
+      'classes, say "label_colors": true in the label set'
+    )
+  if alpha is not None:
+    _require_opaque(alpha, opened, where)
+  return colors[..., 0]
+
+
+def _require_opaque(alpha: np.ndarray, opened: Opened, where: str) -> None:
+  if transparent := int((alpha != 255).sum()):
+    raise InputError(
+      f'{where}: {_describe(opened)}, {transparent} of them transparent; expected opaque ones. Save the '
+      'label without alpha, with an id or a colour for these'
+    )
+
+
+def _describe(opened: Opened) -> str:
+  """Such as '8-bit RGB PNG of 2x3 pixels'."""
+  image = opened.image
+  channels = _CHANNELS.get(image.mode, 'float' if image.mode == 'F' else image.mode)
+  return f'{opened.bits}-bit {channels} {opened.format} of {image.height}x{image.width} pixels'
+
+
+def _read_npy(data: bytes, where: str) -> np.ndarray:
+  """Integers [h, w] from a .npy file, which is not unpickled; truth values are 0 and 1."""
+  file = io.BytesIO(data)
+  try:
+    version = np.lib.format.read_magic(file)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, is_fortran, dtype = read_header[version](file)
+  except Exception as error:  # NumPy evaluates the header as Python literals
+    raise InputError(f'{where}: damaged .npy header ({error}); save the array again') from error
+  if len(shape) != 2 or min(shape) < 0 or dtype.kind not in 'iub':
+    raise InputError(
+      f'{where}: a .npy array of {dtype} {list(shape)}; expected integers [height, width]. Save the ids so'
+    )
+  check_size(shape[1], shape[0], where)
+  stored = np.uint8 if dtype.kind == 'b' else dtype
+  if (found := len(data) - file.tell()) < (expected := shape[0] * shape[1] * np.dtype(stored).itemsize):
+    raise InputError(f'{where}: truncated .npy, {found} of {expected} bytes of ids; get the file again')
+  ids = np.frombuffer(data, stored, shape[0] * shape[1], file.tell())
+  ids = ids.reshape(shape, order='F' if is_fortran else 'C')
+  return (ids != 0).astype(np.uint8) if dtype.kind == 'b' else ids
 
 
 def _ids_of(rgb: np.ndarray, label_set: LabelSet, where: str) -> np.ndarray:
@@ -220,10 +293,11 @@ def _ids_of(rgb: np.ndarray, label_set: LabelSet, where: str) -> np.ndarray:
   for i in np.argsort(-counts, kind='stable')[:_COLORS_SHOWN]:
     row, column = divmod(int(np.flatnonzero(unknown)[first[i]]), rgb.shape[1])
     color = rgb[row, column].astype(np.int32)
-    nearest = min(label_set.classes, key=lambda c: ((color - c.color) ** 2).sum())
+    closest = min(label_set.id_of_color, key=lambda c: ((color - c) ** 2).sum())
+    nearest = next((c.name for c in label_set.classes if label_set.id_of_color[closest] in c.ids), 'ignored')
     texts.append(
       f'{tuple(color.tolist())} ({counts[i]} pixels, the first at row {row}, column {column}; the nearest '
-      f'class is {nearest.name!r}, {nearest.color})'
+      f'class is {nearest!r}, {closest})'
     )
   more = f' and {len(found) - _COLORS_SHOWN} more' if len(found) > _COLORS_SHOWN else ''
   raise InputError(

@@ -2,7 +2,8 @@
 
 Pillow verifies the chunks before the pixels. It accepts a wrong checksum of the pixels, fills missing rows
 with zeros, gives colours to indices that the palette does not have, and does not miss the end mark; these are
-found here.
+found here. It also refuses whole files for texts and colour profiles that it finds too large; it does not get
+to see them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,13 @@ GREY, RGB, PALETTE = 0, 2, 3  # colour types
 
 _COLOR_TYPES = {GREY: 'grey', RGB: 'RGB', PALETTE: 'palette', 4: 'grey with alpha', 6: 'RGB with alpha'}
 _CHANNELS = {GREY: 1, RGB: 3, PALETTE: 1, 4: 2, 6: 4}
+_PICTURE_CHUNKS = (b'IHDR', b'PLTE', b'IDAT', b'IEND')
+# What may say how the picture is turned: Exif, as such or as ImageMagick writes it, and XMP.
+_ORIENTATION_CHUNKS = {
+  b'eXIf': b'',
+  **dict.fromkeys((b'tEXt', b'zTXt'), b'Raw profile type exif\0'),
+  b'iTXt': b'XML:com.adobe.xmp\0',
+}
 _PIECE = 2**20  # bytes that are unpacked at a time
 # First column and row, and their steps, of the passes of an interlaced image (PNG specification, 8.2).
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -94,6 +102,18 @@ def check_png(data: bytes, where: str) -> PngHeader:
     position = end
   check_rows(pixels, num_row_bytes(header), where)
   return header
+
+
+def without_metadata(data: bytes, keep_orientation: bool) -> bytes:
+  """The chunks of the picture, and perhaps of its orientation, of a PNG that `check_png` found good."""
+  view, position, kind, parts = memoryview(data), len(PNG_SIGNATURE), b'', [PNG_SIGNATURE]
+  while kind != b'IEND':
+    length, kind = struct.unpack_from('>I4s', data, position)
+    content, position = position + 8, position + length + 12
+    orientation = keep_orientation and kind in _ORIENTATION_CHUNKS
+    if kind in _PICTURE_CHUNKS or (orientation and data.startswith(_ORIENTATION_CHUNKS[kind], content)):
+      parts.append(view[content - 8 : position])
+  return b''.join(parts)
 
 
 def num_row_bytes(header: PngHeader) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import lzma
 import os
 import pathlib
 import stat
@@ -13,11 +14,12 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import BinaryIO, NamedTuple
 
-from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.files import shown
 
-# What zipfile raises for damaged or encrypted members, and for compression methods it does not know.
-_READ_ERRORS = (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError)
+# What zipfile raises for damaged members, and for encryption and compression that it does not know.
+_DAMAGED = (EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+_UNKNOWN = (RuntimeError, NotImplementedError)
 MAX_MEMBER_BYTES = 2**30  # unpacked; an image of png.MAX_PIXELS pixels has 0.7 GiB at most
 
 
@@ -50,20 +52,26 @@ class StoredFile:
     return cls(shown(path), functools.partial(path.open, 'rb'), path)
 
   def read(self, size: int = -1) -> bytes:
-    """Reads the first `size` bytes, or all. Raises InputError where that fails."""
+    """Reads the first `size` bytes, or all.
+
+    Raises:
+      InputError: That fails.
+      RunError: Too little memory.
+    """
     try:
       with self.open() as file:
         return file.read(size)
-    except _READ_ERRORS as error:
-      reason = getattr(error, 'strerror', None) or error
-      raise InputError(f'{self.where}: cannot be read ({reason}); check the file, or get it again') from error
+    except MemoryError as error:
+      raise RunError(f'{self.where}: too little memory to read it') from error
+    except (OSError, *_DAMAGED, *_UNKNOWN) as error:
+      raise _unreadable(self.where, error) from error
 
   def stat(self) -> os.stat_result:
     """Size and times of a file on disk. Raises InputError where they cannot be read."""
     try:
       return self.path.stat()
     except OSError as error:
-      raise InputError(f'{self.where}: cannot be read ({error.strerror}); check the file') from error
+      raise _unreadable(self.where, error) from error
 
   def left(self, why: str | None = None) -> str:
     """An entry of `Files.left`; by default the suffix is why."""
@@ -167,14 +175,16 @@ def files_of_zip(path: pathlib.Path) -> Files:
   """
   try:
     archive = zipfile.ZipFile(path)
-  except _READ_ERRORS as error:
-    raise InputError(f'{path}: not a readable zip archive ({error}); get the file again') from error
+  except (OSError, *_DAMAGED, *_UNKNOWN) as error:
+    if isinstance(error, OSError) and error.errno is not None:
+      raise _unreadable(shown(path), error) from error
+    raise InputError(f'{shown(path)}: not a readable zip archive ({error}); get the file again') from error
   taken, left = {}, []
   for member in archive.infolist():
     if reason := _why_unsafe(member):
       raise InputError(
-        f'{path}: unsafe member {member.filename!r} ({reason}); nothing was read. Get the archive from its '
-        'source'
+        f'{shown(path)}: unsafe member {member.filename!r} ({reason}); nothing was read. Get the archive '
+        'from its source'
       )
     name = member.filename.replace('\\', '/')
     if name.endswith('/') or any(map(_is_hidden, name.split('/'))):
@@ -184,6 +194,17 @@ def files_of_zip(path: pathlib.Path) -> Files:
       left.append(taken[name].left('older member of the same name'))
     taken[name] = file
   return Files(dict(sorted(taken.items())), left)
+
+
+def _unreadable(where: str, error: Exception) -> InputError:
+  """Says what to do; only what is damaged should be fetched again."""
+  if isinstance(error, _UNKNOWN):  # NotImplementedError is a RuntimeError
+    remedy = 'unpack the archive with another program, and give the folder'
+  elif isinstance(error, _DAMAGED) or error.errno is None:
+    remedy = 'get the archive again'
+  else:
+    remedy = 'check that it is there, that it may be read, and the disk'
+  return InputError(f'{where}: cannot be read ({getattr(error, "strerror", None) or error}); {remedy}')
 
 
 def _why_unsafe(member: zipfile.ZipInfo) -> str | None:

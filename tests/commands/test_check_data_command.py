@@ -44,10 +44,10 @@ def test_all_problems_of_all_splits_are_listed(folder, capsys):
     f'{train}/images/scene_000.png: image without label; expected a label named scene_000',
     f'{train}/labels/scene_001.png: label of 3x4 pixels (height x width) for an image of 5x6',
     f'{train}/labels/scene_001.png: unknown label ids 7 (12 pixels); label set',
-    f'{train}/images/scene_002.png: neither PNG nor JPEG (an empty file)',
-    f'{train}/images/scene_003.jpg: neither PNG nor JPEG (an empty file)',
+    f'{train}/images/scene_002.png: not a PNG, JPEG, TIFF, WebP, BMP or GIF (an empty file',
+    f'{train}/images/scene_003.jpg: not a PNG, JPEG, TIFF, WebP, BMP or GIF (an empty file',
     f'{train}: 5 pairs, 3 bad; height x width: 2 of 16x24',
-    f'{folder}/validation/labels/scene_001.png: not a PNG file',
+    f'{folder}/validation/labels/scene_001.png: not a PNG',
     f'{folder}/validation: 2 pairs, 1 bad; height x width: 1 of 16x24',
     f'{folder}/test: 0 pairs, 0 bad; height x width: -',
   ]

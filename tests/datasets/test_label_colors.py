@@ -15,9 +15,9 @@ COLORED = LabelSet('colored', CLASSES, ignore_ids=(9, 200), label_colors=True)
 PICTURE = np.array([[(128, 64, 128), (0, 0, 255)], [(0, 0, 0), (128, 64, 128)]], np.uint8)
 
 
-def saved(image: Image.Image) -> bytes:
+def saved(image: Image.Image, file_format: str = 'PNG') -> bytes:
   buffer = io.BytesIO()
-  image.save(buffer, 'PNG')
+  image.save(buffer, file_format)
   return buffer.getvalue()
 
 
@@ -52,12 +52,32 @@ def test_unknown_colours_are_counted_and_the_first_pixel_and_the_nearest_class_n
   )
 
 
-def test_anything_but_rgb_is_refused_where_colours_are_declared():
-  image = Image.fromarray(PICTURE)
-  for mode, found in (('L', '8-bit grey'), ('P', '8-bit palette'), ('RGBA', '8-bit RGB with alpha')):
-    data = saved(image.convert(mode))
-    found = found if mode != 'P' else r'\d-bit palette'
-    with pytest.raises(InputError, match=rf'a\.png: {found} PNG of 2x2'):
+def test_palettes_and_opaque_pictures_in_other_formats_have_colours_too():
+  palette = Image.fromarray(np.array([[2, 1], [0, 2]], np.uint8))
+  palette.putpalette([0, 0, 0, 0, 0, 255, 128, 64, 128])
+  rgb = Image.fromarray(PICTURE)
+  for image in (palette, rgb, rgb.convert('RGBA')):
+    for file_format in ('PNG', 'TIFF', 'BMP'):
+      ids = decode_label_ids(saved(image, file_format), COLORED, 'a')
+      np.testing.assert_array_equal(ids, [[7, 3], [9, 7]])
+  np.testing.assert_array_equal(decode_label_ids(saved(palette, 'GIF'), COLORED, 'a'), [[7, 3], [9, 7]])
+
+
+def test_what_may_be_ids_or_lossy_or_transparent_is_refused_where_colours_are_declared():
+  rgb = Image.fromarray(PICTURE)
+  transparent = rgb.convert('RGBA')
+  transparent.putpixel((1, 0), (0, 0, 255, 0))
+  buffer = io.BytesIO()
+  np.save(buffer, PICTURE[..., 0])
+  for data, found in (
+    (saved(rgb.convert('L')), '8-bit grey PNG of 2x2.*label_colors'),
+    (saved(rgb.convert('LA')), '8-bit grey with alpha PNG of 2x2'),
+    (saved(transparent), '8-bit RGB with alpha PNG of 2x2 pixels, 1 of them transparent'),
+    (saved(rgb, 'JPEG'), 'a JPEG, which alters'),
+    (saved(rgb, 'WEBP'), 'a WEBP, which alters'),
+    (buffer.getvalue(), r'a \.npy array.*label_colors'),
+  ):
+    with pytest.raises(InputError, match=rf'a\.png: {found}'):
       decode_label_ids(data, COLORED, 'a.png')
 
 

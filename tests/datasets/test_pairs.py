@@ -76,7 +76,7 @@ def test_an_image_that_is_not_upright_is_refused_where_it_has_a_label(file_forma
   ('image', 'label', 'message'),
   [
     (encode_png(RGB[..., 0]), encode_png(IDS), r'^i\.png: 8-bit grey PNG'),
-    (photo(1, 'JPEG'), encode_png(IDS), r'^i\.png: not a PNG file'),
+    (photo(1, 'JPEG'), encode_png(IDS), r'^i\.png: not a PNG'),
     (encode_png(RGB), encode_png(RGB), r'^l\.png: 8-bit RGB PNG'),
   ],
 )

@@ -9,7 +9,7 @@ import pytest
 
 from dense_aspp_jax.datasets import stored_files
 from dense_aspp_jax.datasets.stored_files import StoredFile, describe_left, files_of_folder, files_of_zip
-from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.errors import InputError, RunError
 
 
 def test_members_are_read_in_order_of_their_names(tmp_path: pathlib.Path):
@@ -43,6 +43,35 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: pathlib.Path):
   assert StoredFile.on_disk(tmp_path / 'a').read(2) == b'12'
   with pytest.raises(InputError, match=r'none: cannot be read \(No such file'):
     StoredFile.on_disk(tmp_path / 'none').read()
+
+
+def test_only_what_is_damaged_is_to_be_fetched_again(tmp_path: pathlib.Path):
+  def message_of(file: StoredFile) -> str:
+    with pytest.raises(InputError) as caught:
+      file.read()
+    return str(caught.value)
+
+  assert 'again' not in message_of(StoredFile.on_disk(tmp_path / 'none'))
+  assert 'again' not in message_of(StoredFile.on_disk(pathlib.Path('/proc/self/mem')))  # EIO
+  layouts.write_zip(tmp_path / 'a.zip', {'a.png': bytes(range(256))})
+  whole = (tmp_path / 'a.zip').read_bytes()
+  for place, change, remedy in (
+    (whole.index(bytes(range(256))), 0xFF, 'get the archive again'),
+    (whole.index(b'PK\1\2') + 8, 1, 'unpack the archive'),  # encrypted
+    (whole.index(b'PK\1\2') + 10, 6, 'unpack the archive'),  # a compression from the nineties
+  ):
+    data = bytearray(whole)
+    data[place] ^= change
+    (tmp_path / 'b.zip').write_bytes(data)
+    assert f'; {remedy}' in message_of(files_of_zip(tmp_path / 'b.zip').taken['a.png'])
+
+  def fail(*_):
+    raise MemoryError
+
+  with pytest.raises(RunError, match=r'a\.png: too little memory'):
+    StoredFile('a.png', fail).read()
+  with pytest.raises(InputError, match=r'none\.zip: cannot be read \(No such file'):
+    files_of_zip(tmp_path / 'none.zip')
 
 
 def test_links_to_files_and_folders_are_followed(tmp_path: pathlib.Path):

@@ -94,11 +94,11 @@ def drops_late_signal(leave):
 
 def pillow_label(decode):
   """Pillow's idea of a label map: whatever its mode, 8-bit grey values."""
-  return lambda data, where: np.asarray(Image.open(io.BytesIO(data)).convert('L'))
+  return lambda data, where, **_: np.asarray(Image.open(io.BytesIO(data)).convert('L'))
 
 
 def low_byte(decode):
-  return lambda data, where: np.asarray(Image.open(io.BytesIO(data))).astype(np.uint8)
+  return lambda data, where, **_: np.asarray(Image.open(io.BytesIO(data))).astype(np.uint8)
 
 
 def header_alone(check):
@@ -140,7 +140,11 @@ def without_problems(listing):
 
 
 def lower_case_alone(files):
-  return lambda folder: {n: f for n, f in files(folder).items() if n.rpartition('.')[2].islower()}
+  def listed(folder):
+    found = files(folder)
+    return found._replace(taken={n: f for n, f in found.taken.items() if n.rpartition('.')[2].islower()})
+
+  return listed
 
 
 def zero_for_none(score):
