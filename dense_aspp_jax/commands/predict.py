@@ -37,9 +37,10 @@ from dense_aspp_jax.training.run import load_run
 _NUM_THREADS = 4  # that decode, and as many that write
 _MAX_PIXELS_IN_THREADS = 2**23  # of larger images, some twenty in memory would take gigabytes
 _RULES = """\
-Images are PNG and JPEG files of any kind. Grey and palette images become RGB; alpha is dropped, the colour
-below it kept; CMYK is converted without a colour profile; of 16-bit samples the upper 8 bits are taken. The
-EXIF orientation is applied, so a prediction has the size of the picture as viewers show it; --as-stored
+Images are PNG, JPEG, TIFF, WebP, BMP and GIF files of any kind; of several pictures in a file the first is
+taken. Grey and palette images become RGB; alpha is dropped, the colour below it kept; CMYK is converted
+without a colour profile; of 16-bit samples the upper 8 bits are taken; float and 32-bit samples are rejected.
+The EXIF orientation is applied, so a prediction has the size of the picture as viewers show it; --as-stored
 ignores it. An image may have up to 89,478,485 pixels; one of 6000x8000 needs 1 GB of memory besides that of
 the network.
 
@@ -69,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--as-stored', action='store_true', help='predict the pixels as stored, whatever the EXIF orientation'
   )
   parser.add_argument(
-    'images', nargs='+', type=path_argument, metavar='IMAGE', help='PNG or JPEG files, and folders of them'
+    'images', nargs='+', type=path_argument, metavar='IMAGE', help='image files, and folders of them'
   )
   add_averaging_arguments(parser)
 

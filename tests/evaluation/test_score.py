@@ -282,7 +282,7 @@ class TestScoreFiles:
     [
       ([[7, 34]], r'results/frankfurt\S*png: unknown label ids 34 \(1 pixels\)'),
       ([[7, 8, 8]], r'results/frankfurt\S*png: 1x3 pixels .* labelIds\.png has 1x2'),
-      ([[[7, 7, 7], [8, 8, 8]]], r'results/frankfurt\S*png: .*RGB'),
+      ([[[7, 7, 7], [8, 8, 9]]], r'results/frankfurt\S*png: .*RGB'),
     ],
     ids=['id', 'size', 'channels'],
   )
