@@ -128,7 +128,7 @@ class PredictionFolder:
     if remaining := sorted(standing - self._images.keys()):
       raise InputError(
         f'{shown(self.path)}: has {len(standing)} predictions of another network or with other options '
-        f'({difference}); {len(remaining)} of them would remain, such as {shown(remaining[0])}. {_REMEDY}'
+        f'({difference}); {len(remaining)} of them would remain, such as {shown(remaining[0])}; {_REMEDY}'
       )
     if standing:
       say(f'replacing the {len(standing)} predictions in {shown(self.path)} ({difference})')

@@ -45,7 +45,8 @@ _CITYSCAPES_KINDS = {
   'gtCoarse_labelTrainIds': TRAIN,
 }
 _RENAME = (
-  'ground truth in train ids is read from *_labelTrainIds.png, or with --label-set cityscapes19_train_ids'
+  'ground truth in train ids is read from *_labelTrainIds.png, or with a label set of these ids, such as '
+  'cityscapes19_train_ids'
 )
 _OPTION = 'give --ids train'
 _CITYSCAPES_NAME = re.compile(r'([^_]+_[^_]+_[^_]+)_(gt(?:Fine|Coarse))_.+')
@@ -281,18 +282,18 @@ def _label_ids(ids: np.ndarray, kind: str, label_set: LabelSet, where: str, reme
     InputError: Unknown train ids, or train ids where label ids were expected, as far as that shows.
   """
   has_ignored = bool(label_set.ignore_ids) or is_cityscapes(label_set)
-  ignored = ids == IGNORE_LABEL
+  of_classes = ids[ids != IGNORE_LABEL] if has_ignored else ids
   if kind == TRAIN:
-    unknown = ids[(ids >= label_set.num_classes) & ~(ignored & has_ignored)]
+    unknown = of_classes[of_classes >= label_set.num_classes]
     if unknown.size:
       raise InputError(
         f'{where}: unknown train ids {count_ids(unknown)}; expected 0..{label_set.num_classes - 1}'
         f'{f" and {IGNORE_LABEL}" if has_ignored else ""}. If they are label ids, leave out --ids'
       )
     return label_set.decode(ids)
-  if is_cityscapes(label_set) and ignored.any() and ids[~ignored].max(initial=0) < _NUM_TRAIN_IDS:
-    raise InputError(
-      f'{where}: unknown label ids {count_ids(ids[ignored])}, and all others are below {_NUM_TRAIN_IDS}, as '
-      f'train ids of Cityscapes are: {remedy}'
-    )
+  if of_classes.max(initial=0) < (_NUM_TRAIN_IDS if is_cityscapes(label_set) else label_set.num_classes):
+    try:
+      label_set.encode(ids, where)
+    except InputError as error:
+      raise InputError(f'{error}. If these are train ids: {remedy}') from error
   return ids

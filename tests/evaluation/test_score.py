@@ -256,6 +256,8 @@ class TestScoreFiles:
     guess = save(predictions / 'x.png', [[0, 1, 0]])
     found = find_score_input(labels, predictions, own, ids='train')
     assert score_files(found).scores().iou == {'a': 1 / 2, 'b': 1 / 2}
+    with pytest.raises(InputError, match=r'x\.png: unknown label ids 0 .*If these are train ids: give --ids'):
+      score_files(find_score_input(labels, predictions, own))
     save(guess, [[0, 1, 255]])  # nothing is ignored in this set
     with pytest.raises(InputError, match=r'x\.png: unknown train ids 255'):
       score_files(found)
