@@ -151,9 +151,12 @@ class LabelSet:
     labels = self._class_of_id[label_ids]
     if labels.min(initial=0) < 0:
       known = compact_ranges(np.flatnonzero(self._class_of_id >= 0))
+      remedy = 'Correct the label image, or choose another label set'
+      if self.name in ('cityscapes20', 'cityscapes19') and np.isin(label_ids, (*range(19), 255)).all():
+        remedy = 'These are train ids: name the files *_labelTrainIds.png, or use cityscapes19_train_ids'
       raise InputError(
         f'{where}: unknown label ids {count_ids(label_ids[labels < 0])}; label set {self.name!r} knows '
-        f'{known}. Correct the label image, or choose another label set'
+        f'{known}. {remedy}'
       )
     return labels.astype(np.uint8)
 
@@ -319,17 +322,12 @@ CITYSCAPES_19_TRAIN_IDS = LabelSet(
   tuple(dataclasses.replace(c, ids=(i,)) for i, c in enumerate(CITYSCAPES_19.classes)),
   (IGNORE_LABEL,),
 )
-_CAMVID_32_IDS = {name: i for i, (name, _) in enumerate(CAMVID_32)}
-CAMVID_31 = LabelSet(
-  'camvid32',  # its 32nd label, Void, is ignored
-  tuple(LabelClass(n, (_CAMVID_32_IDS[n],), c) for n, c in CAMVID_32 if n != 'Void'),
-  (_CAMVID_32_IDS['Void'],),
+_ID = {name: i for i, (name, _) in enumerate(CAMVID_32)}
+CAMVID_31 = LabelSet(  # the 32nd label, Void, is ignored
+  'camvid32', tuple(LabelClass(n, (_ID[n],), c) for n, c in CAMVID_32 if n != 'Void'), (_ID['Void'],)
 )
-CAMVID_32_AS_11 = LabelSet(
-  'camvid32_as_11',
-  tuple(LabelClass(n, tuple(_CAMVID_32_IDS[m] for m in CAMVID_32_TO_11[n]), c) for n, c in CAMVID),
-  (_CAMVID_32_IDS['Void'],),
-)
+_MERGED = tuple(LabelClass(n, tuple(_ID[m] for m in CAMVID_32_TO_11[n]), c) for n, c in CAMVID)
+CAMVID_32_AS_11 = LabelSet('camvid32_as_11', _MERGED, (_ID['Void'],))
 _SETS = (CITYSCAPES_20, CITYSCAPES_19, CITYSCAPES_19_TRAIN_IDS, CAMVID_11, CAMVID_32_AS_11, CAMVID_31)
 LABEL_SETS = {s.name: s for s in _SETS}
 

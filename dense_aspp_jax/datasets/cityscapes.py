@@ -5,7 +5,7 @@ order, so either can read the other's. Unlike the stock builder, this one neithe
 TensorFlow, and it checks what it stores.
 
 A file is known by its name, `<city>_<seq>_<frame>_<kind>.png`, and its split by the innermost folder named
-train, val, validation, test or train_extra above it. Nothing else in its path matters.
+train, val, validation, test or train_extra above it, else by its city. Nothing else in its path matters.
 
 Source: Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding", CVPR 2016,
 https://www.cityscapes-dataset.com; names and ids: https://github.com/mcordts/cityscapesScripts.
@@ -43,9 +43,14 @@ from dense_aspp_jax.labels import CITYSCAPES as LABELS
 from dense_aspp_jax.labels import CITYSCAPES_20, NUM_CITYSCAPES_IDS, count_ids
 
 _NAME = re.compile(r'((?:[^\W_]|-)+_\d+_\d+)_(leftImg8bit|gtFine_\w+|gtCoarse_\w+)\.(?i:png|json)')
-_OTHER_PACKAGE = re.compile(
-  r'leftImg8bit_(?!train)\w+'
-)  # such as leftImg8bit_sequence, all frames of the videos
+_OTHER_PACKAGE = re.compile(r'leftImg8bit_(?!train)\w+')  # such as leftImg8bit_sequence, whole videos
+_CITIES = {
+  'train': 'aachen bochum bremen cologne darmstadt dusseldorf erfurt hamburg hanover jena krefeld '
+  'monchengladbach strasbourg stuttgart tubingen ulm weimar zurich',
+  'validation': 'frankfurt lindau munster',
+  'test': 'berlin bielefeld bonn leverkusen mainz munich',
+}
+_SPLIT_OF_CITY = {city: split for split, cities in _CITIES.items() for city in cities.split()}
 _IMAGES, _EXTRA_IMAGES = 'leftImg8bit_trainvaltest.zip', 'leftImg8bit_trainextra.zip'
 _FINE_LABELS, _COARSE_LABELS = 'gtFine_trainvaltest.zip', 'gtCoarse.zip'
 # Not read and not counted: what the zips hold besides, and the zips of the other data set.
@@ -63,7 +68,10 @@ def _ids_of_train_ids(data: bytes, where: str) -> np.ndarray:
   ids = id_of[train_ids]
   if (ids == 255).any():
     found = count_ids(train_ids[ids == 255])
-    raise InputError(f'{where}: train ids {found}; expected 0..18, and 255 for what is not trained')
+    raise InputError(
+      f'{where}: train ids {found}; expected 0..18, and 255 for what is not trained. If these are label ids, '
+      'name the files *_labelIds.png'
+    )
   return ids
 
 
@@ -122,7 +130,8 @@ class _Annotations:
     left = list(files.left)
     for name, file in files.taken.items():
       *folders, file_name = pathlib.PurePosixPath(name).parts
-      match, split = _NAME.fullmatch(file_name), split_of(folders)
+      match = _NAME.fullmatch(file_name)
+      split = split_of(folders) or (match and _SPLIT_OF_CITY.get(match[1].split('_')[0]))
       if not match:
         if file_name not in _COMPANIONS:
           left.append(file.left('PNG of another name' if file_name.lower().endswith('.png') else None))

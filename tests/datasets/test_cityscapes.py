@@ -109,6 +109,7 @@ LAYOUTS = {
   'mmsegmentation': lambda name: f'data/cityscapes/{name}',
   'one tree': lambda name: name.replace('leftImg8bit/', '', 1).replace('gtFine/', ''),
   'capitals and digits': lambda name: name.replace('aachen', 'Aachen2'),
+  'flat': lambda name: f'{"images" if "leftImg8bit" in name else "labels"}/{name.split("/")[-1]}',
   'upper case': lambda name: name.replace('.png', '.PNG').replace('/train/', '/Train/'),
   'backslashes': lambda name: name.replace('/', '\\'),
 }
@@ -168,7 +169,7 @@ def test_what_is_left_out_is_counted_and_named(tmp_path: pathlib.Path, capsys: p
   image_files, _ = layouts.cityscapes_files(COUNTS)
   layouts.write_tree(tmp_path / 'source', image_files)  # extracted beside its zip
   stray = {
-    'leftImg8bit/ulm/ulm_000000_000019_leftImg8bit.png': 'in no folder train, val or test',
+    'leftImg8bit/coventry/coventry_000000_000019_leftImg8bit.png': 'in no folder train, val or test',
     'leftImg8bit/train_extra/ulm/ulm_000001_000019_leftImg8bit.png': 'of split train_extra',
     'leftImg8bit_sequence/train/ulm/ulm_000002_000019_leftImg8bit.png': 'of another package',
     'leftImg8bit/train/ulm/frame.png': 'PNG of another name',
@@ -417,6 +418,7 @@ GOOD_IMAGE = layouts.cityscapes_files(COUNTS)[0][IMAGE]
     (LABEL, encode_png(np.zeros((16, 32, 3), np.uint8)), '8-bit RGB PNG.*8-bit grey'),
     (IMAGE, encode_png(np.zeros((16, 32), np.uint8)), '8-bit grey PNG.*8-bit RGB'),
     (LABEL, encode_png(np.full((16, 32), 34, np.uint8)), r'unknown label ids 34 \(512 pixels\)'),
+    (LABEL, encode_png(np.full((16, 32), 255, np.uint8)), r'255 \(512 pixels\).*train ids.*_labelTrainIds'),
     (LABEL, GOOD_LABEL[:-12], 'truncated PNG'),
     (IMAGE, GOOD_IMAGE[:-12], 'truncated PNG'),
     (IMAGE, GOOD_IMAGE[:300] + b'\xff\0' + GOOD_IMAGE[302:], 'damaged PNG.*checksum'),
@@ -430,6 +432,7 @@ GOOD_IMAGE = layouts.cityscapes_files(COUNTS)[0][IMAGE]
     'label in colours',
     'grey image',
     'unknown id',
+    'train id',
     'truncated label',
     'truncated image',
     'damaged image',
