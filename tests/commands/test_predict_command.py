@@ -238,21 +238,24 @@ def test_a_folder_with_files_of_all_kinds(tiny_run, tmp_path, capsys):
 
 
 def test_what_was_predicted_stays_when_a_later_image_fails(tiny_run, tmp_path, monkeypatch):
-  folder, output = tree(tmp_path / 'in', 'a.png', 'b.png', 'c.png'), tmp_path / 'out'
+  folder, output = tree(tmp_path / 'in', 'a.png', 'b.png', 'c.png', 'd.png'), tmp_path / 'out'
   run = load_run(tiny_run)
-  images = iter(range(3))
+  results = iter([0, InputError('too flat'), 1, MemoryError('too large')])
 
   def predict_image(image):
-    if next(images) == 2:
-      raise MemoryError('too large')
-    return np.zeros(image.shape[:2], np.uint8)
+    result = next(results)
+    if isinstance(result, Exception):
+      raise result
+    return np.full(image.shape[:2], result, np.uint8)
 
   monkeypatch.setattr(run.predictor, 'predict', predict_image)
   monkeypatch.setattr('dense_aspp_jax.commands.predict.load_run', lambda *_: run)
   with pytest.raises(MemoryError):
     predict(tiny_run, output, folder)
-  assert sorted(path.name for path in (output / 'overlay').iterdir()) == ['a.png', 'b.png']
-  assert sorted(json.loads((output / 'predictions.json').read_text())['sources']) == ['a', 'b']
+  assert sorted(path.name for path in (output / 'overlay').iterdir()) == ['a.png', 'c.png']
+  written = json.loads((output / 'predictions.json').read_text())
+  assert sorted(written['sources']) == ['a', 'c']
+  assert written['refused'] == {'b': f'{folder}/b.png: too flat'}
 
 
 def test_the_help_states_the_rules(capsys):
