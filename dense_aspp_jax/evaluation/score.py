@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dense_aspp_jax.datasets.image_formats import file_format, open_image
 from dense_aspp_jax.datasets.images import LABEL_EXTENSIONS, decode_label, decode_label_ids
-from dense_aspp_jax.datasets.png import GREY, PALETTE, PNG_SIGNATURE, read_png_header
 from dense_aspp_jax.datasets.stored_files import Files, StoredFile, files_of_folder
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix, is_cityscapes, score_confusion
@@ -139,11 +139,14 @@ def score_files(score_input: ScoreInput) -> ConfusionMatrix:
   confusion = ConfusionMatrix(label_set)
   for label_path, prediction_path in progress(score_input.pairs, 'score', unit='image'):
     label_file, prediction_file = StoredFile.on_disk(label_path), StoredFile.on_disk(prediction_path)
-    label_ids = decode_label_ids(label_file.read(), label_set, label_file.where)
-    prediction_ids = _decode_prediction(prediction_file.read(), label_set, prediction_file.where)
+    data = label_file.read()
+    if score_input.label_ids == TRAIN:
+      label_ids = decode_label(data, label_file.where, minus_one=True)
+    else:
+      label_ids = decode_label_ids(data, label_set, label_file.where)
     confusion.add(
       _label_ids(label_ids, score_input.label_ids, label_set, label_file.where, _RENAME),
-      _label_ids(prediction_ids, score_input.prediction_ids, label_set, prediction_file.where, _OPTION),
+      _prediction_ids(prediction_file.read(), score_input.prediction_ids, label_set, prediction_file.where),
       label_file.where,
       prediction_file.where,
     )
@@ -267,12 +270,13 @@ def _read_label_set(predictions: pathlib.Path) -> LabelSet | None:
   return LabelSet.from_json(data['label_set'], shown(path))
 
 
-def _decode_prediction(data: bytes, label_set: LabelSet, where: str) -> np.ndarray:
-  """Ids of a prediction; where the set has `label_colors`, a picture in these colours is read too."""
-  is_png = data.startswith(PNG_SIGNATURE)
-  if label_set.label_colors and is_png and read_png_header(data, where).color_type not in (GREY, PALETTE):
+def _prediction_ids(data: bytes, kind: str, label_set: LabelSet, where: str) -> np.ndarray:
+  """Label ids of a prediction; where the set has `label_colors`, a picture in these colours is read too."""
+  is_picture = file_format(data) is not None  # and no array
+  if label_set.label_colors and is_picture and open_image(data, where).image.mode in ('RGB', 'RGBA'):
     return decode_label_ids(data, label_set, where)
-  return decode_label(data, where)
+  minus_one = kind == TRAIN or IGNORE_LABEL in label_set.ignore_ids
+  return _label_ids(decode_label(data, where, minus_one), kind, label_set, where, _OPTION)
 
 
 def _label_ids(ids: np.ndarray, kind: str, label_set: LabelSet, where: str, remedy: str) -> np.ndarray:

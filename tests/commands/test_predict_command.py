@@ -237,6 +237,25 @@ def test_a_folder_with_files_of_all_kinds(tiny_run, tmp_path, capsys):
   assert json.loads((output / 'predictions.json').read_text())['images'] == 6
 
 
+def test_images_of_all_formats_in_a_folder(tiny_run, tmp_path, capsys):
+  folder, output = tmp_path / 'in', tmp_path / 'out'
+  folder.mkdir()
+  picture = Image.fromarray(np.repeat(np.repeat(PIXELS[:10, :15], 4, 0), 4, 1))
+  formats = {'tif': 'TIFF', 'TIFF': 'TIFF', 'webp': 'WEBP', 'bmp': 'BMP', 'gif': 'GIF'}
+  for suffix in (*formats, 'png', 'jpg', 'jpe', 'jfif', 'jpeg'):
+    picture.save(
+      folder / f'{suffix}.{suffix}', format=formats.get(suffix, 'PNG' if suffix == 'png' else 'JPEG')
+    )
+  (folder / 'clip.mp4').touch()
+  assert predict(tiny_run, output, folder) == 0
+  printed = capsys.readouterr()
+  assert '10 images predicted' in printed.out
+  assert f'1 file left out: 1 .mp4; the first is {folder}/clip.mp4' in printed.err
+  label_ids = {path.stem: np.asarray(Image.open(path)) for path in (output / 'label_ids').iterdir()}
+  for lossless in ('tif', 'TIFF', 'bmp'):
+    np.testing.assert_array_equal(label_ids[lossless], label_ids['png'])
+
+
 def test_what_was_predicted_stays_when_a_later_image_fails(tiny_run, tmp_path, monkeypatch):
   folder, output = tree(tmp_path / 'in', 'a.png', 'b.png', 'c.png', 'd.png'), tmp_path / 'out'
   run = load_run(tiny_run)

@@ -317,6 +317,8 @@ def test_predictions_drawn_in_declared_colours(labels, predictions):
   guess = save(predictions / 'a.png', [[(255, 255, 255), (0, 0, 255), (255, 255, 255)]])
   found = find_score_input(labels, predictions, drawn)
   assert score_files(found).scores().iou == {'road': 1 / 2, 'sky': 1 / 2}
+  save(guess, [[7, 3, 7]])
+  assert score_files(found).scores().iou == {'road': 1 / 2, 'sky': 1 / 2}
   save(guess, [[(255, 255, 255), (0, 0, 255), (255, 0, 0)]])
   with pytest.raises(InputError, match=r'results/a\.png: colours of no class'):
     score_files(found)
@@ -335,3 +337,26 @@ def test_names_that_are_not_utf8(labels, predictions):
   guess.unlink()
   with pytest.raises(InputError, match=r'expected a\\xff\.png'):
     find_score_input(labels, predictions, CAMVID_11)
+
+
+@pytest.mark.parametrize('suffix', ['tif', 'bmp', 'npy', 'RGB.png'])
+def test_other_formats_of_label_maps(labels, predictions, suffix):
+  truth, guess = np.array([[0, 3, 3]], np.uint8), np.array([[0, 0, 3]], np.uint8)
+  for folder, ids in ((labels, truth), (predictions, guess)):
+    if suffix == 'npy':
+      folder.mkdir(parents=True, exist_ok=True)
+      np.save(folder / 'a.npy', ids.astype(np.int64))
+    else:
+      save(folder / f'a.{suffix}', np.dstack([ids] * 3) if 'RGB' in suffix else ids)
+  found = find_score_input(labels, predictions, CAMVID_11)
+  scores = score_files(found).scores()
+  assert (scores.iou['sky'], scores.iou['road']) == (1 / 2, 1 / 2)
+  save(predictions / 'a.png', guess)  # goes first where there are several formats
+  save(labels / 'a.png', truth)
+  assert [path.name for path in find_score_input(labels, predictions, CAMVID_11).pairs[0]] == ['a.png'] * 2
+
+
+def test_minus_one_in_arrays_of_train_ids(labels, predictions):
+  save(labels / 'x' / f'{A}_gtFine_labelTrainIds.png', [[0, 1, 255]])
+  np.save(predictions / f'{A}.npy', np.array([[0, 1, -1]], np.int16))
+  assert score_files(find_score_input(labels, predictions, ids='train')).scores().means['mean_iou_19'] == 1.0
