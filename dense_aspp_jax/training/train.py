@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
+from dense_aspp_jax import fields
 from dense_aspp_jax.datasets.class_frequencies import class_warnings, require_pixels
 from dense_aspp_jax.datasets.train_batches import train_batches
 from dense_aspp_jax.errors import RunError, Stopped
@@ -36,6 +37,8 @@ from dense_aspp_jax.training.optimizer import Optimizer
 from dense_aspp_jax.training.start import load_start
 from dense_aspp_jax.training.stop import StopSignals
 from dense_aspp_jax.training.train_step import TrainState, create_state, make_train_step
+
+_MOST_STEPS = 2**31 - 1  # they are counted in int32
 
 
 def train_and_evaluate(
@@ -84,9 +87,11 @@ def train_and_evaluate(
 
   def steps(epochs: float) -> int:
     """Updates in so many passes over the training split, at least 1; batches run across epoch ends."""
-    return max(1, int(epochs * len(train_split) / training.batch_size))
+    return max(1, int(min(epochs * len(train_split) / training.batch_size, _MOST_STEPS)))
 
   num_steps = steps(training.num_epochs)
+  few = num_steps < _MOST_STEPS
+  fields.check('training.num_epochs', training.num_epochs, few, f'fewer than {_MOST_STEPS} steps')
   evaluate_every, save_every = steps(checked.evaluation.every_epochs), steps(checked.checkpoint.every_epochs)
 
   def due(step: int, every: int) -> bool:

@@ -204,6 +204,19 @@ def test_the_licence_is_that_of_weights_and_data(dataset, terms, tmp_path):
   assert f'- {json.dumps(dataset.replace("/home/somebody/", ""))}\nmetrics' in text
 
 
+def test_a_card_names_the_run_whose_weights_were_the_start(tmp_path, variables):
+  starts = [
+    make_start(init_run={'run': 'streets', 'sha256': 'f00d', 'dataset': 'cityscapes', 'pretraining': []})
+  ]
+  workdir = make_run(tmp_path / 'run', config=make_config(2), starts=starts)
+  add_checkpoint(workdir, variables)
+  text = (card_of(workdir, tmp_path / 'cards') / 'README.md').read_text()
+  assert 'license: other' in text
+  assert '4 steps from a network trained on cityscapes' in text
+  assert 'the weights of the run streets on cityscapes' in text
+  assert 'from scratch' not in text
+
+
 def test_a_card_is_a_run_that_evaluate_takes(scene_folder, tmp_path, monkeypatch):
   overrides = {'data.dataset': f'folder:{scene_folder}', 'data.label_set': str(scene_folder / 'labels.json')}
   config = make_config(**overrides, **{'data.image_size': (32, 64), 'model.num_classes': 20})

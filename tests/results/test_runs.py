@@ -129,6 +129,14 @@ def test_what_training_saw_is_in_the_protocol(tmp_path):
   assert (protocol.label_set, protocol.void_ignored) == ('eleven', False)
 
 
+def test_a_run_that_started_from_another_was_pretrained_on_what_that_one_saw(tmp_path):
+  config = make_config(**{'init.run': '/home/somebody/runs/b'})
+  starts = [make_start(init_run={'sha256': 'f00', 'dataset': 'cityscapes', 'pretraining': ['ImageNet']})]
+  (row,) = read_run(make_run(tmp_path / 'a', config=config, starts=[*starts, make_start(2)]))
+  assert row.protocol.pretraining == ['ImageNet', 'cityscapes']
+  assert 'pretrained on cityscapes' in row.protocol.differences
+
+
 def test_every_start_of_a_resumed_run_is_named_once(tmp_path):
   starts = [
     make_start(),

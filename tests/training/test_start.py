@@ -8,9 +8,11 @@ import flax
 import jax
 import numpy as np
 import pytest
-from tiny_network import SHALLOW, draw_variables, tiny_config
+from tiny_network import SHALLOW as SHALLOW_WITHOUT_NORM
+from tiny_network import draw_variables, tiny_config
 
 from dense_aspp_jax.errors import InputError, Stopped
+from dense_aspp_jax.evaluation.batch_norm import precise_bn_statistics
 from dense_aspp_jax.files import write_json
 from dense_aspp_jax.labels import CITYSCAPES_20, LabelClass, LabelSet
 from dense_aspp_jax.models.counts import abstract_variables
@@ -21,6 +23,8 @@ from dense_aspp_jax.training.config import parse_config
 from dense_aspp_jax.training.run import load_run
 from dense_aspp_jax.training.start import load_start
 from dense_aspp_jax.training.train import train_and_evaluate
+
+SHALLOW = SHALLOW_WITHOUT_NORM | {'final_norm': True}  # statistics that a frozen extractor does not stop
 
 pytestmark = pytest.mark.usefixtures('one_device')
 
@@ -172,6 +176,11 @@ def test_fine_tuning_with_other_classes_and_a_frozen_extractor(source, three, sc
   ours = arrays_of(workdir, 3)
   for name in (name for name in ours if name.split('/')[1] == 'extractor'):
     np.testing.assert_array_equal(ours[name], theirs[name])
+  run = load_run(workdir, '3', 'raw')
+  split = run.load_train_split()
+  again = precise_bn_statistics(run.model, run.variables, split, run.predictor.preprocessing, batch_size=8)
+  for name, array in flat({'batch_stats': again}).items():
+    assert np.array_equal(array, ours[name]) == (name.split('/')[1] == 'extractor'), name
   first, second = json.loads((workdir / 'provenance.json').read_text())
   origin = first['init_run']
   assert (origin['run'], origin['step'], origin['weights'], origin['dataset']) == (

@@ -306,6 +306,7 @@ def test_a_foreign_directory_is_refused_and_untouched(scene_folder, tmp_path):
     ('training.log_every_steps', 0, r'training\.log_every_steps = 0: expected an integer of at least 1'),
     ('checkpoint.every_epochs', -1.0, r'checkpoint\.every_epochs = -1\.0: expected a number above 0'),
     ('optimizer.learning_rate', float('nan'), r'optimizer\.learning_rate = nan: expected a number above 0'),
+    ('training.num_epochs', 1e300, r'training\.num_epochs = 1e\+300: expected fewer than 2147483647 steps'),
     ('training.num_epochs', float('inf'), r'training\.num_epochs = inf: expected a number above 0'),
     ('data.std', (0.5, 0.0, 0.5), r'data\.std = .*: expected three numbers above 0'),
     ('data.num_workers', -1, r'data\.num_workers = -1: expected an integer of at least 0'),
