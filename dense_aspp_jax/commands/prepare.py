@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--source',
     metavar='PATH',
     help='; '.join(f'{name}: {dataset.files}' for name, dataset in DATASETS.items() if dataset.files)
-    + ' (default: cityscapes: downloads/manual in the data directory)',
+    + ' (default, except for camvid: downloads/manual in the data directory)',
   )
   parser.add_argument(
     '--data-dir',

@@ -27,7 +27,7 @@ from dense_aspp_jax.datasets.published_files import (
   find_files,
   split_of,
 )
-from dense_aspp_jax.datasets.stored_files import StoredFile, describe_left
+from dense_aspp_jax.datasets.stored_files import Files, StoredFile, describe_left
 from dense_aspp_jax.datasets.tfds_store import ExampleBuilder, PublishedDataset
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import shown
@@ -49,7 +49,7 @@ def list_files(source: pathlib.Path) -> Listings:
   Raises:
     InputError: No frames with labels, or an archive that cannot be read.
   """
-  files = find_files(source, _ZIPS)
+  files = find_files(source, _ZIPS) if source.exists() else Files({}, [])
   frames: dict[str, tuple[StoredFile, str | None]] = {}  # by image id, with the split of its folder
   labels: dict[str, StoredFile] = {}
   left = list(files.left)
@@ -112,7 +112,7 @@ CAMVID_FULL = PublishedDataset(
   other_splits=True,
   image_size=(720, 960),
   terms=CAMVID.terms,
-  files='701_StillsRaw_full and LabeledApproved_full, or the folders of Kaggle (train, train_labels, ...), '
-  'extracted or as zips',
+  files='a folder with 701_StillsRaw_full and LabeledApproved_full, with the folders of Kaggle (train, '
+  'train_labels, ...) or of fast.ai (images, labels), extracted or as zips',
   list_files=list_files,
 )

@@ -128,10 +128,11 @@ class _Annotations:
     files = find_files(source, rf'({names}|cityscapes)\b.*\.zip')
     found: dict[tuple[str, str], dict[str, StoredFile]] = {}  # split, kind -> image id -> file
     left = list(files.left)
-    for name, file in files.taken.items():
+    in_split = {name: split_of(pathlib.PurePosixPath(name).parts[:-1]) for name in files.taken}
+    for name, file in sorted(files.taken.items(), key=lambda item: in_split[item[0]] is None):
       *folders, file_name = pathlib.PurePosixPath(name).parts
       match = _NAME.fullmatch(file_name)
-      split = split_of(folders) or (match and _SPLIT_OF_CITY.get(match[1].split('_')[0]))
+      split = in_split[name] or (match and _SPLIT_OF_CITY.get(match[1].split('_')[0]))
       if not match:
         if file_name not in _COMPANIONS:
           left.append(file.left('PNG of another name' if file_name.lower().endswith('.png') else None))

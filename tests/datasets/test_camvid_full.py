@@ -128,6 +128,8 @@ def test_other_folders_are_refused(tmp_path: pathlib.Path):
   layouts.write_camvid(tmp_path / 'CamVid', {'train': 2, 'validation': 1})
   with pytest.raises(InputError, match=r"no frames with labels found.*701_StillsRaw_full.*SegNet's version"):
     prepare('camvid_full', tmp_path / 'CamVid', str(tmp_path / 'data'))
+  with pytest.raises(InputError, match=r'downloads/manual: no frames with labels found'):
+    prepare('camvid_full', None, str(tmp_path / 'data'))
 
 
 def test_the_split_is_that_of_segnets_lists():

@@ -171,6 +171,7 @@ def test_what_is_left_out_is_counted_and_named(tmp_path: pathlib.Path, capsys: p
   stray = {
     'leftImg8bit/coventry/coventry_000000_000019_leftImg8bit.png': 'in no folder train, val or test',
     'leftImg8bit/train_extra/ulm/ulm_000001_000019_leftImg8bit.png': 'of split train_extra',
+    'a/aachen_000000_000019_leftImg8bit.png': 'second copy',  # in no folder of a split
     'leftImg8bit_sequence/train/ulm/ulm_000002_000019_leftImg8bit.png': 'of another package',
     'leftImg8bit/train/ulm/frame.png': 'PNG of another name',
     'leftImg8bit/train/ulm/ulm_000003_000019_leftImg8bit.jpg': '.jpg',
@@ -183,7 +184,7 @@ def test_what_is_left_out_is_counted_and_named(tmp_path: pathlib.Path, capsys: p
   copies = {f'{tmp_path}/source/{name}: second copy' for name in image_files if name.endswith('png')}
   assert set(files.left) == reasons | copies
   prepare_partial(tmp_path / 'source', tmp_path / 'data')
-  assert f'{tmp_path}/source: 17 files left out: 12 second copy, ' in capsys.readouterr().err
+  assert f'{tmp_path}/source: 18 files left out: 13 second copy, ' in capsys.readouterr().err
 
 
 TRAIN_IDS = {label.id: label.train_id for label in LABELS if label.id >= 0}
@@ -333,11 +334,17 @@ def test_stray_files_are_counted(tmp_path: pathlib.Path):
     'a.txt',
   ):
     (city / name).write_bytes(b'stray')
+  layouts.write_tree(tmp_path / 'tree', {'a/aachen_000000_000019_leftImg8bit.png': b'of no split'})
   files = CITYSCAPES.list_files(tmp_path / 'tree')
   assert counts(files) == {'train': 7, 'validation': 3, 'test': 2}
-  assert files.left == [f'{city}/a.txt: .txt', f'{city}/copy of image.png: PNG of another name']
+  assert all(str(tmp_path / 'tree' / 'leftImg8bit') in p.image.where for p in files.splits['train'].pairs)
+  assert files.left == [
+    f'{city}/a.txt: .txt',
+    f'{city}/copy of image.png: PNG of another name',
+    f'{tmp_path}/tree/a/aachen_000000_000019_leftImg8bit.png: second copy',
+  ]
   (line,) = files.describe()
-  assert line.startswith('2 files left out: ')
+  assert line.startswith('3 files left out: ')
 
 
 def test_splits_may_be_missing_if_partial_is_allowed(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture):
