@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from matplotlib.image import AxesImage
 
 from dense_aspp_jax.evaluation.pictures import save_png
 
+_MOST_NAME_BYTES = 240  # with a suffix, what file systems take
 MOST_NUMBERED = 40  # classes; beyond, the numbers in the cells would touch
 
 
@@ -31,7 +33,10 @@ def literal(names: Iterable[str]) -> list[str]:
 
 def picture_name(kind: str, number: int, image_id: str) -> str:
   """File name, without suffix, of the picture of an image; the number tells a/b_c and a_b/c apart."""
-  return f'{kind}_{number}_{image_id.replace("/", "_")}'
+  name = f'{kind}_{number}_{image_id.replace("/", "_")}'
+  if len(encoded := os.fsencode(name)) <= _MOST_NAME_BYTES:
+    return name
+  return encoded[:_MOST_NAME_BYTES].decode(errors='ignore')
 
 
 def draw_matrix(

@@ -30,7 +30,7 @@ from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.datasets.resize import resize_image
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.predictor import Predictor
-from dense_aspp_jax.files import write_arrays
+from dense_aspp_jax.files import shown, write_arrays
 from dense_aspp_jax.labels import IGNORE_LABEL, LabelSet
 from dense_aspp_jax.models.segmentation import reference_model
 from dense_aspp_jax.models.upsampling import bilinear_matrix
@@ -231,7 +231,7 @@ def analyse_similarity(
         classes=names[present],
         means=np.asarray(means)[present],
       )
-      title = f'Cosine similarity with the mean feature of each class: {layer}, {image_id}'
+      title = f'Cosine similarity with the mean feature of each class: {layer}, {shown(image_id)}'
       save_figure(output / f'{pictures[-1]}.png', similarity_figure(image, labels, maps, label_set, title))
   if not pixels.any():
     raise InputError('no pixel of the ground truth belongs to a class; use a split with real labels')

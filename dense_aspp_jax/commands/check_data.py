@@ -29,6 +29,7 @@ from dense_aspp_jax.datasets.prepare import DATASETS
 from dense_aspp_jax.datasets.stored_files import describe_left
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.metrics import scored_classes
+from dense_aspp_jax.files import shown
 from dense_aspp_jax.labels import IGNORE_LABEL, LABEL_SETS, LabelSet
 
 _WIDTH = 100
@@ -90,10 +91,10 @@ def run(args: argparse.Namespace) -> int:
       print(f'warning: {finding}')
   if refused:
     raise InputError(
-      f'{args.dataset}: cannot be used as it is: {"; ".join(refused)}. Of the training split alone bad pairs '
-      'may be left out (--skip-bad)'
+      f'{shown(args.dataset)}: cannot be used as it is: {"; ".join(refused)}. Of the training split alone '
+      'bad pairs may be left out (--skip-bad)'
     )
-  print(f'{args.dataset}: can be used: {", ".join(taken)}')
+  print(f'{shown(args.dataset)}: can be used: {", ".join(taken)}')
   return 0
 
 

@@ -87,5 +87,5 @@ def _write_report(args: argparse.Namespace) -> pathlib.Path:
     metrics=read_metrics(args.workdir / 'metrics.jsonl'),
     starts=read_json(args.workdir / PROVENANCE, REMEDY, default=[]),
   )
-  write_file(output, page.encode())
+  write_file(output, page.encode(errors='backslashreplace'))  # image ids are file names, of any bytes
   return output

@@ -115,7 +115,7 @@ class CacheSplit:
       raise IndexError(f'{self.name}: example {index} of {self._count}')
     try:
       # Two threads may both open a reader here; one is dropped, which does no harm.
-      reader = self._reader or ArrayRecordReader(str(self.path), _READER_OPTIONS)
+      reader = self._reader or ArrayRecordReader(os.fsencode(self.path), _READER_OPTIONS)
       self._reader = reader
       (record,) = reader.read([int(index)])
       return _unpack(record)
@@ -327,12 +327,12 @@ def _write_records(split: DecodedSplit, path: pathlib.Path, bad: BadPairs) -> np
       'free some space, choose another config.data.cache_dir, or a smaller image size'
     )
   try:
-    with contextlib.closing(ArrayRecordWriter(str(path), _WRITER_OPTIONS)) as writer:
+    with contextlib.closing(ArrayRecordWriter(os.fsencode(path), _WRITER_OPTIONS)) as writer:
       for record, counts in itertools.chain([first], records):
         writer.write(record)
         values += counts
     # The writer does not report every failure, so count the records.
-    with contextlib.closing(ArrayRecordReader(str(path), _READER_OPTIONS)) as reader:
+    with contextlib.closing(ArrayRecordReader(os.fsencode(path), _READER_OPTIONS)) as reader:
       written = reader.num_records()
   except (OSError, RuntimeError) as error:
     raise RunError(f'{path.parent.parent}: the cache could not be written ({error})') from error

@@ -1,6 +1,7 @@
 import contextlib
 import io
 import json
+import os
 import pathlib
 import shutil
 
@@ -155,6 +156,9 @@ def test_a_label_set_with_an_ignored_id_has_one_mean(tmp_path):
   labels = json.loads((folder / 'labels.json').read_text())
   labels['classes'], labels['ignore_ids'] = labels['classes'][:2], [2]
   (folder / 'labels.json').write_text(json.dumps(labels))
+  name = os.fsdecode(b'caf\xe9 ' + b'x' * 240)  # not UTF-8, and as long as a name may be
+  for kind in ('images', 'labels'):
+    (folder / 'validation' / kind / 'scene_000.png').rename(folder / 'validation' / kind / f'{name}.png')
   make_run(tmp_path / 'run', folder, tmp_path / 'data')
   assert report(tmp_path / 'run', '--images', 1) == 0
   assert (
@@ -165,6 +169,7 @@ def test_a_label_set_with_an_ignored_id_has_one_mean(tmp_path):
   assert f'Mean IoU {100 * scores["mean_iou"]:.2f} %' in text
   assert '19 classes' not in text
   assert 'wrong pixels and ignored pixels over the grey image' in text
+  assert 'caf\\udce9 xxx' in text
 
 
 @pytest.mark.parametrize(
