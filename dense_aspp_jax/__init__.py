@@ -1,3 +1,16 @@
-"""Semantic segmentation of street scenes with DenseASPP, in JAX and Flax."""
+"""Semantic segmentation of street scenes with DenseASPP, in JAX and Flax.
+
+`dense_aspp_jax.load_run('runs/x').predictor.predict('photo.jpg')` predicts an image; see docs/predictor.md.
+"""
+
+import importlib
+from typing import Any
 
 __version__ = '0.1.0'
+
+
+def __getattr__(name: str) -> Any:
+  # Imported when it is used: importing the package alone loads no JAX.
+  if name == 'load_run':
+    return importlib.import_module('dense_aspp_jax.training.run').load_run
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,5 +1,6 @@
 """The contracts of pyproject.toml, and what importing the package needs."""
 
+import importlib
 import pathlib
 import pkgutil
 import subprocess
@@ -30,4 +31,11 @@ def test_importing_everything_needs_neither_tensorflow_nor_torch():
     'print([name for name in ("tensorflow", "torch", "timm", "cv2") if name in sys.modules])'
   )
   result = run_python(code)
+  assert result.stdout == '[]\n', result.stderr
+
+
+def test_the_public_door_is_there_and_costs_no_import():
+  assert dense_aspp_jax.load_run is importlib.import_module('dense_aspp_jax.training.run').load_run
+  assert not hasattr(dense_aspp_jax, 'load_ruin')
+  result = run_python('import sys, dense_aspp_jax; print([n for n in ("jax", "numpy") if n in sys.modules])')
   assert result.stdout == '[]\n', result.stderr

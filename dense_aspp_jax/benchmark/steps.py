@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from dense_aspp_jax.compilation_cache import without_compilation_cache
-from dense_aspp_jax.evaluation.predictor import Predictor
+from dense_aspp_jax.evaluation.predictor import Predictor, over_devices, predict_images
 from dense_aspp_jax.models.counts import multiply_adds
 from dense_aspp_jax.training.config import parse_config
 from dense_aspp_jax.training.train_step import create_state, make_train_step
@@ -105,7 +106,7 @@ def training_step(config: ConfigDict, mesh: Mesh) -> Lowered:
 
 
 def inference_step(config: ConfigDict) -> Lowered:
-  """The step of `Predictor` on all devices of this process: images to class indices of their size.
+  """What `Predictor` computes on all devices of this process, as one step: images to classes of their size.
 
   Args:
     config: Checked; gives model, `evaluation.batch_size`, image size and seed.
@@ -115,8 +116,12 @@ def inference_step(config: ConfigDict) -> Lowered:
   variables = jax.jit(model.init)(jax.random.key(config.seed), jnp.zeros((1, 64, 64, 3)))
   predictor = Predictor(model, variables, checked.data.preprocessing)
   images = predictor.place(random_batch(config, batch_size)['image'])
+  predict = functools.partial(
+    predict_images, model, output_size=size, preprocessing=checked.data.preprocessing
+  )
+  step = jax.jit(over_devices(predict, predictor.mesh, predictor.together))
   begin = time.perf_counter()
-  lowered = predictor.step.lower(predictor.variables, images, size)
+  lowered = step.lower(predictor.variables, images)
   lower_seconds = time.perf_counter() - begin
 
   def start(compiled: jax.stages.Compiled) -> Callable[[], Any]:

@@ -5,23 +5,23 @@ Statistics of the batch that is predicted, and statistics estimated again over a
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import UInt8
+from jaxtyping import Num
 
 from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples, padded_batches
 from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.errors import RunError
-from dense_aspp_jax.evaluation.predictor import BatchPredictor
+from dense_aspp_jax.evaluation.outputs import CLASSES, Upsampling
+from dense_aspp_jax.evaluation.predictor import NETWORKS_KEPT, BatchPredictor
+from dense_aspp_jax.evaluation.programs import Programs
 from dense_aspp_jax.models.fused.statistics import EPSILON
 from dense_aspp_jax.models.segmentation import Logits, SegmentationModel, with_fields
-from dense_aspp_jax.models.upsampling import upsampled_argmax
 from dense_aspp_jax.progress import progress_bar
 
 _MEAN, _VARIANCE = 'mean', 'var'  # as flax names them
@@ -55,18 +55,17 @@ class BatchStatisticsPredictor(BatchPredictor):
     self._variables, self.preprocessing = dict(variables), preprocessing
     model = without_dropout(model)
 
-    @functools.partial(jax.jit, static_argnames='output_size')
-    def predict(variables, images, output_size):
-      logits, _ = _in_training(model, variables, images, preprocessing)
-      return upsampled_argmax(logits.main, output_size, model.logits_scale(images.shape[1:3], output_size))
+    def logits(variables, images):
+      return _in_training(model, variables, images, preprocessing)[0].main
 
-    self._predict = predict
+    self._logits, self._networks, self._upsample = logits, Programs(NETWORKS_KEPT), Upsampling(model)
 
-  def predict_batch(
-    self, images: UInt8[np.ndarray, 'b h w 3'], output_size: tuple[int, int]
-  ) -> UInt8[np.ndarray, 'b oh ow']:
+  def predict_resized(
+    self, images: np.ndarray, output_size: tuple[int, int], outputs: str = CLASSES
+  ) -> Num[np.ndarray, 'b oh ow *classes']:
     """Predicts the images as one batch; see `BatchPredictor`."""
-    return np.asarray(self._predict(self._variables, images, tuple(output_size)))
+    logits = self._networks.run(images.shape, self._logits, self._variables, images)
+    return self._upsample(logits, images.shape[1:3], tuple(output_size), outputs)
 
 
 def precise_bn_statistics(

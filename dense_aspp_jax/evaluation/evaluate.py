@@ -40,7 +40,7 @@ def predict_split(
       before_batch()
     count = len(batch.image_ids)  # what follows is padding
     images = batch.image if predictor.takes_padding else batch.image[:count]
-    predictions = predictor.predict_batch(images, batch.labels[0].shape)[:count]
+    predictions = predictor.predict_resized(images, batch.labels[0].shape)[:count]
     for *example, prediction in zip(batch.image_ids, batch.image, batch.labels, predictions, strict=False):
       yield CachedExample(*example), prediction
 

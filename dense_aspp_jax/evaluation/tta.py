@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Num, UInt8
 
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.datasets.resize import resize_image
+from dense_aspp_jax.evaluation.outputs import CLASSES, PROBABILITIES, PROGRAMS_KEPT, check_outputs
 from dense_aspp_jax.evaluation.predictor import (
+  NETWORKS_KEPT,
   BatchPredictor,
   Predictor,
+  over_devices,
   place_on_devices,
-  step_on_devices,
 )
+from dense_aspp_jax.evaluation.programs import Programs
 from dense_aspp_jax.models.segmentation import SegmentationModel
-from dense_aspp_jax.models.upsampling import upsample_bilinear
+from dense_aspp_jax.models.upsampling import bilinear_matrix, upsample_by_matrices
 
 _SIDE_MULTIPLE = 8
 
@@ -40,8 +44,10 @@ class AveragingPredictor(BatchPredictor):
 
   Differs from the paper: its published code averages the logarithms of the softmax.
 
-  Each device computes one image at a time, so that a prediction depends on no other image. Each shape of
-  images costs a compilation.
+  Each device computes one image at a time, so that a prediction depends on no other image. The network is
+  compiled for each size that it sees, and apart from it the upsampling for each size of images.
+
+  It takes and returns what `BatchPredictor` says, but has no logits. 'probabilities' are the averages.
 
   Attributes:
     flip: Whether mirrored images are averaged too.
@@ -60,30 +66,58 @@ class AveragingPredictor(BatchPredictor):
     """Takes the network, variables and preprocessing of `predictor`."""
     self.flip, self.scales, self.window = flip, scales, window
     self.preprocessing, self._predictor = predictor.preprocessing, predictor
-    predict = functools.partial(
-      _predict_averaged, predictor.model, preprocessing=self.preprocessing, flip=flip, window=window
+    self.call_size = predictor.mesh.size
+    self._spread = functools.partial(over_devices, mesh=predictor.mesh, together=1)
+    version = functools.partial(
+      _version, predictor.model, preprocessing=self.preprocessing, flip=flip, window=window
     )
-    self._step = step_on_devices(predict, predictor.mesh, together=1)
+    self._version, self._networks = self._spread(version), Programs(NETWORKS_KEPT * len(scales))
+    self._averages = Programs(PROGRAMS_KEPT * len(scales))
 
   def to_json(self) -> dict[str, Any]:
     """`{"flip", "scales", "window"}`."""
     return {'flip': self.flip, 'scales': list(self.scales), 'window': self.window and list(self.window)}
 
-  def predict_batch(
-    self, images: UInt8[np.ndarray, 'b h w 3'], output_size: tuple[int, int]
-  ) -> UInt8[np.ndarray, 'b oh ow']:
+  def check_outputs(self, outputs: str) -> None:
+    """Raises InputError for logits too: what is averaged are probabilities."""
+    check_outputs(outputs, (CLASSES, PROBABILITIES), ' with averaging at test time')
+
+  def predict_resized(
+    self, images: np.ndarray, output_size: tuple[int, int], outputs: str = CLASSES
+  ) -> Num[np.ndarray, 'b oh ow *classes']:
     """Averages over the versions of each image; see `BatchPredictor`."""
-    mesh, size = self._predictor.mesh, images.shape[1:3]
-    predictions = []
-    for first in range(0, len(images), mesh.size):
-      group = images[first : first + mesh.size]
-      versions = tuple(
-        place_on_devices(np.stack([resize_image(image, scaled) for image in group]), mesh, mesh.size)
-        for scaled in (scaled_size(size, scale) for scale in self.scales)
-      )
-      # Stays on the devices, which compute it while the next images are resized.
-      predictions.append(self._step(self._predictor.variables, versions, tuple(output_size)))
-    return np.concatenate([np.asarray(p) for p in predictions])[: len(images)]
+    self.check_outputs(outputs)
+    groups = [images[first : first + self.call_size] for first in range(0, len(images), self.call_size)]
+    totals = (self._total(group, tuple(output_size)) for group in groups)
+    if outputs == CLASSES:
+      # They stay on the devices, which compute them while the next images are resized.
+      classes = [self._averages.run((x.shape, CLASSES), self._spread(_argmax), (), x) for x in totals]
+      return np.concatenate([np.asarray(x) for x in classes])[: len(images)]
+    count = len(self.scales) * (1 + self.flip)
+    images_of_devices = itertools.chain.from_iterable(map(_shards, totals))
+    return np.concatenate([x / np.float32(count) for x in itertools.islice(images_of_devices, len(images))])
+
+  def _total(self, images: np.ndarray, output_size: tuple[int, int]) -> Float[Array, 'b oh ow classes']:
+    """Sums the probabilities of all versions, of an image on each device."""
+    mesh, model, variables = self._predictor.mesh, self._predictor.model, self._predictor.variables
+    size, total = images.shape[1:3], ()
+    for scale in self.scales:
+      scaled = scaled_size(size, scale)
+      windowed = self._has_windows(scaled)
+      placed = place_on_devices(np.stack([resize_image(image, scaled) for image in images]), mesh, mesh.size)
+      version = self._networks.run(placed.shape, self._version, variables, placed)
+      if windowed:  # probabilities at the version's size
+        ratio = output_size[0] / scaled[0], output_size[1] / scaled[1]
+      else:
+        ratio = model.logits_scale(scaled, output_size)
+      matrices = tuple(map(bilinear_matrix, version.shape[-3:-1], output_size, ratio))
+      add = self._spread(functools.partial(_add_version, windowed=windowed, flip=self.flip))
+      key = version.shape, output_size, windowed, bool(total)
+      total = (self._averages.run(key, add, matrices, (version, *total)),)
+    return total[0]
+
+  def _has_windows(self, size: tuple[int, int]) -> bool:
+    return self.window is not None and any(n > w for n, w in zip(size, self.window, strict=True))
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -102,36 +136,57 @@ def window_starts(side: int, window: int) -> list[int]:
   return [*range(0, side - window, stride), side - window]
 
 
-def _predict_averaged(
+def _version(
   model: SegmentationModel,
   variables: Mapping[str, Any],
-  versions: tuple[UInt8[Array, 'b _ _ 3'], ...],
+  images: UInt8[Array, 'b h w 3'],
   *,
-  output_size: tuple[int, int],
   preprocessing: Preprocessing,
   flip: bool,
   window: tuple[int, int] | None,
-) -> UInt8[Array, 'b oh ow']:
-  """Class indices of images given at each scale."""
+) -> Float[Array, 'b views vh vw classes']:
+  """Logits of images and, with `flip`, mirrored ones; with windows, probabilities at the images' size."""
+
+  def logits(images):
+    return model.apply(variables, preprocessing.normalize(images)).main
 
   def probabilities(images, size):
-    logits = model.apply(variables, preprocessing.normalize(images)).main
-    return jax.nn.softmax(model.upsample_logits(logits, images.shape[1:3], size))
+    return jax.nn.softmax(model.upsample_logits(logits(images), images.shape[1:3], size))
 
-  total = jnp.zeros((), jnp.float32)
-  for images in versions:
-    count, size = len(images), images.shape[1:3]
-    if flip:
-      images = jnp.concatenate([images, images[:, :, ::-1]])
-    if window is None or (size[0] <= window[0] and size[1] <= window[1]):
-      version = probabilities(images, output_size)
-    else:
-      windowed = _averaged_over_windows(probabilities, images, window, model.num_classes)
-      scale = output_size[0] / size[0], output_size[1] / size[1]
-      version = upsample_bilinear(windowed, output_size, scale)
-    if flip:
-      version = version[:count] + version[count:, :, ::-1]
-    total = total + version
+  count, size = len(images), images.shape[1:3]
+  if flip:
+    images = jnp.concatenate([images, images[:, :, ::-1]])
+  if window is None or (size[0] <= window[0] and size[1] <= window[1]):
+    views = logits(images)
+  else:
+    views = _averaged_over_windows(probabilities, images, window, model.num_classes)
+  return jnp.moveaxis(views.reshape(-1, count, *views.shape[1:]), 0, 1)
+
+
+def _add_version(
+  matrices: tuple[Array, Array],
+  version_and_total: tuple[Array, ...],
+  *,
+  windowed: bool,
+  flip: bool,
+) -> Float[Array, 'b oh ow classes']:
+  """Adds the probabilities of a version at the output's size to the total, if there is one yet."""
+  version, *total = version_and_total
+  views = jnp.moveaxis(version, 1, 0)
+  count = views.shape[1]
+  views = upsample_by_matrices(views.reshape(-1, *views.shape[2:]), *matrices)
+  views = views if windowed else jax.nn.softmax(views)
+  if flip:
+    views = views[:count] + views[count:, :, ::-1]
+  return sum(total, start=views)
+
+
+def _shards(total: Array) -> list[np.ndarray]:
+  """The image of each device, one after another."""
+  return [np.asarray(s.data) for s in sorted(total.addressable_shards, key=lambda s: s.index[0].start or 0)]
+
+
+def _argmax(_: tuple[()], total: Float[Array, 'b h w classes']) -> UInt8[Array, 'b h w']:
   return jnp.argmax(total, axis=-1).astype(jnp.uint8)
 
 

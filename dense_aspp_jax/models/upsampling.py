@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -62,9 +63,40 @@ def upsample_bilinear(
   """
   rows = bilinear_matrix(x.shape[1], size[0], scale[0]).astype(x.dtype)
   columns = bilinear_matrix(x.shape[2], size[1], scale[1]).astype(x.dtype)
+  return upsample_by_matrices(x, rows, columns)
+
+
+def upsample_by_matrices(
+  x: Float[Array, 'b h w c'], rows: np.ndarray | Array, columns: np.ndarray | Array
+) -> Float[Array, 'b h2 w2 c']:
+  """Upsamples by a `bilinear_matrix` for each axis."""
   highest = lax.Precision.HIGHEST  # a GPU would round to tensor-float-32, a TPU to bfloat16
   x = jnp.einsum('oh,bhwc->bowc', rows, x, precision=highest)
   return jnp.einsum('pw,bowc->bopc', columns, x, precision=highest)
+
+
+class Taps(NamedTuple):
+  """Bilinear interpolation along an axis: which two inputs each output lies between, and their weights.
+
+  As an argument of a compiled function it serves all sizes that are padded to the same number of outputs.
+  """
+
+  low: np.ndarray | Array
+  high: np.ndarray | Array
+  low_weight: np.ndarray | Array
+  high_weight: np.ndarray | Array
+
+
+@functools.lru_cache(maxsize=64)
+def bilinear_taps(
+  size_in: int, size_out: int, scale: float, padded: int | None = None, dtype: Any = np.float32
+) -> Taps:
+  """The rows of `bilinear_matrix` as `Taps`, followed by zeros up to `padded` outputs."""
+  low, high, fraction = bilinear_neighbors(size_in, size_out, scale)
+  fraction = fraction.astype(dtype)
+  missing = (0, (padded or size_out) - size_out)
+  arrays = low.astype(np.int32), high.astype(np.int32), 1 - fraction, fraction
+  return Taps(*(np.pad(array, missing) for array in arrays))
 
 
 def upsampled_argmax(
@@ -80,10 +112,21 @@ def upsampled_argmax(
   Returns:
     Class indices; the first of equal classes.
   """
-  rows = list(_interpolate(jnp.moveaxis(logits, 3, 0), 2, output_size[0], scale[0]))
-  # Computed before and apart from the columns; those and the comparison are then one pass.
-  rows = lax.optimization_barrier(rows)
-  return first_maximum([_interpolate(row, 2, output_size[1], scale[1]) for row in rows])[1]
+  rows, columns = (
+    bilinear_taps(logits.shape[axis], output_size[axis - 1], scale[axis - 1], dtype=logits.dtype)
+    for axis in (1, 2)
+  )
+  return first_maximum(upsampled_classes(logits, rows, columns))[1]
+
+
+def upsampled_classes(
+  logits: Float[Array, 'b h w classes'], rows: Taps, columns: Taps
+) -> list[Float[Array, 'b oh ow']]:
+  """The upsampled logits, an array for each class."""
+  of_rows = list(_interpolate(jnp.moveaxis(logits, 3, 0), 2, rows))
+  # Computed before and apart from the columns; those and what reads them are then one pass.
+  of_rows = lax.optimization_barrier(of_rows)
+  return [_interpolate(row, 2, columns) for row in of_rows]
 
 
 def first_maximum(classes: Sequence[Float[Array, '*n']]) -> tuple[Float[Array, '*n'], UInt8[Array, '*n']]:
@@ -95,12 +138,13 @@ def first_maximum(classes: Sequence[Float[Array, '*n']]) -> tuple[Float[Array, '
   return maximum, index
 
 
-def _interpolate(x: Array, axis: int, size: int, scale: float) -> Array:
-  """`bilinear_matrix(x.shape[axis], size, scale)` along an axis, each output from its two neighbours."""
-  low, high, fraction = bilinear_neighbors(x.shape[axis], size, scale)
-  fraction = fraction.astype(x.dtype).reshape((-1,) + (1,) * (x.ndim - 1 - axis))
-  at_low, at_high = (jnp.take(x, index.astype(np.int32), axis, mode='clip') for index in (low, high))
-  return (1 - fraction) * at_low + fraction * at_high
+def _interpolate(x: Array, axis: int, taps: Taps) -> Array:
+  """Interpolates along an axis, each output from its two neighbours."""
+  low_weight, high_weight = (
+    weight.reshape((-1,) + (1,) * (x.ndim - 1 - axis)) for weight in (taps.low_weight, taps.high_weight)
+  )
+  at_low, at_high = (jnp.take(x, index, axis, mode='clip') for index in (taps.low, taps.high))
+  return low_weight * at_low + high_weight * at_high
 
 
 def upsample_rows(

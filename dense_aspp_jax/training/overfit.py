@@ -109,7 +109,7 @@ def overfit(config: ConfigDict, *, num_images: int, target: float, max_steps: in
       bar.update()
       if step % _STEPS_BETWEEN_SCORES == 0 or step == max_steps:
         predictor.update(state.variables)
-        predictions = predictor.predict_batch(batch['image'], batch['label'].shape[1:])
+        predictions = predictor.predict_resized(batch['image'], batch['label'].shape[1:])
         counts = confusion_matrix(counted, predictions, num_classes + 1)
         scores = class_scores(counts, range(num_classes), label_set.class_names)
         history.append((step, loss, scores.mean_iou))

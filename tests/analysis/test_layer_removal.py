@@ -224,7 +224,7 @@ def test_the_picture_shows_image_truth_and_each_count(analysis):
   predictions = []
   for removed in ((), (4,), (3, 4), (2, 3, 4), (1, 2, 3, 4)):
     predictor.update(remove_layers(variables, removed))
-    predictions.append(predictor.predict_batch(split[1].image[None], split[1].label.shape)[0])
+    predictions.append(predictor.predict_resized(split[1].image[None], split[1].label.shape)[0])
   predictor.update(variables)
   labels = CAMVID_11.encode(split[1].label, '')
   with Image.open(output / 'removal_2_town_1.png') as picture:

@@ -114,7 +114,7 @@ class Predictor:
   def __init__(self):
     self.shapes = []
 
-  def predict_batch(self, images, output_size):
+  def predict_resized(self, images, output_size):
     self.shapes.append((images.shape, output_size))
     return np.broadcast_to(images[:, :1, :1, 0], (len(images), *output_size)).astype(np.uint8)
 

@@ -120,7 +120,7 @@ def test_inference_is_that_of_the_predictor(inference):
     jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3))),
     Preprocessing((32, 64), config.data.mean, config.data.std),
   )
-  expected = predictor.predict_batch(random_batch(config, 8)['image'], (32, 64))
+  expected = predictor.predict_resized(random_batch(config, 8)['image'], (32, 64))
   np.testing.assert_array_equal(np.asarray(predictions)[:8], expected)
   assert len(np.unique(expected)) > 1
 

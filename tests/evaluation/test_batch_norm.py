@@ -168,7 +168,7 @@ def test_a_batch_is_predicted_with_its_own_statistics(network, split):
     (logits, _), _ = jax.jit(lambda x: plain.apply(variables, x, True, mutable=['batch_stats']))(part)
     logits = plain.upsample_logits(logits, images.shape[1:3], (64, 128))
     given = np.stack([example.image for example in examples])
-    predictions = predictor.predict_batch(given, (64, 128))
+    predictions = predictor.predict_resized(given, (64, 128))
     assert predictions.dtype == np.uint8
     chosen = np.take_along_axis(np.asarray(logits), predictions[..., None].astype(int), -1)[..., 0]
     np.testing.assert_allclose(chosen, np.max(logits, -1), atol=1e-3)
@@ -178,6 +178,9 @@ def test_a_batch_is_predicted_with_its_own_statistics(network, split):
   # evaluate gives it the same batches: the last one of one image, not filled up with a black one.
   found = evaluate(predictor, split, CAMVID_11, batch_size=2).counts
   np.testing.assert_array_equal(found, counts)
-  alone = predictor.predict_batch(split[0].image[None], (64, 128))
-  together = predictor.predict_batch(np.stack([example.image for example in split[:2]]), (64, 128))
+  alone = predictor.predict_resized(split[0].image[None], (64, 128))
+  together = predictor.predict_resized(np.stack([example.image for example in split[:2]]), (64, 128))
   assert not np.array_equal(alone[0], together[0])
+  probabilities = predictor.predict_resized(split[0].image[None], (64, 128), 'probabilities')
+  of_class = np.take_along_axis(probabilities, alone[..., None].astype(int), -1)[..., 0]
+  np.testing.assert_array_equal(of_class, probabilities.max(-1))

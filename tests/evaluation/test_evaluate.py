@@ -15,7 +15,7 @@ class ColorPredictor:
     self.takes_padding = takes_padding
     self.given = []  # images of each batch
 
-  def predict_batch(self, images, output_size):
+  def predict_resized(self, images, output_size):
     self.given.append(len(images))
     factor = output_size[0] // images.shape[1]
     return images[..., 0].repeat(factor, 1).repeat(factor, 2)

@@ -3,11 +3,13 @@
 import jax
 import numpy as np
 import pytest
-from patch_network import MEAN, STD, patch_model
+from patch_network import MEAN, STD, PatchExtractor, patch_model
+from PIL import Image
 from reference_network import random_variables
 
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.datasets.resize import resize_image
+from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.predictor import Predictor
 from dense_aspp_jax.evaluation.tta import AveragingPredictor, scaled_size, window_starts
 from dense_aspp_jax.models.dense_aspp import DenseASPP
@@ -87,28 +89,28 @@ def test_scales_and_mirrored_images_are_averaged(network, predictor):
     scaled = resize_image(image, size)
     expected += reference.whole(scaled, OUTPUT_SIZE)
     expected += reference.whole(scaled[:, ::-1], OUTPUT_SIZE)[:, ::-1]
-  prediction = averaging.predict_batch(image[None], OUTPUT_SIZE)[0]
+  prediction = averaging.predict_resized(image[None], OUTPUT_SIZE)[0]
   assert_is_argmax(prediction, expected)
-  plain = predictor.predict_batch(image[None], OUTPUT_SIZE)[0]
+  plain = predictor.predict_resized(image[None], OUTPUT_SIZE)[0]
   assert np.mean(prediction == plain) < 0.95  # so that the averaging shows
 
 
 def test_one_version_is_the_plain_prediction(predictor):
   images = make_images(3)
-  plain = predictor.predict_batch(images, OUTPUT_SIZE)
+  plain = predictor.predict_resized(images, OUTPUT_SIZE)
   for window in (None, SIZE, (64, 64)):  # no image is larger than these
-    found = AveragingPredictor(predictor, window=window).predict_batch(images, OUTPUT_SIZE)
+    found = AveragingPredictor(predictor, window=window).predict_resized(images, OUTPUT_SIZE)
     assert np.mean(found == plain) > 0.9995
 
 
 def test_mirrored_images_have_mirrored_predictions(predictor):
   images = make_images(2)
   averaging = AveragingPredictor(predictor, flip=True, window=(24, 24))
-  predictions = averaging.predict_batch(images, OUTPUT_SIZE)
-  mirrored = averaging.predict_batch(images[:, :, ::-1], OUTPUT_SIZE)
+  predictions = averaging.predict_resized(images, OUTPUT_SIZE)
+  mirrored = averaging.predict_resized(images[:, :, ::-1], OUTPUT_SIZE)
   np.testing.assert_array_equal(mirrored[:, :, ::-1], predictions)
   plain = AveragingPredictor(predictor, window=(24, 24))
-  one, other = (plain.predict_batch(x, OUTPUT_SIZE) for x in (images, images[:, :, ::-1]))
+  one, other = (plain.predict_resized(x, OUTPUT_SIZE) for x in (images, images[:, :, ::-1]))
   assert not np.array_equal(other[:, :, ::-1], one)
 
 
@@ -135,29 +137,29 @@ def test_windows_of_a_scaled_image_are_averaged_by_their_number(network, predict
   corners = [(y, x) for y in (0, 22, 32) for x in (0, 32, 48)]
   windowed = reference.windows(resize_image(image, (64, 96)), corners, (32, 48))
   expected = reference.whole(image, OUTPUT_SIZE) + resize_bilinear(windowed, OUTPUT_SIZE, (1, 100 / 96))
-  assert_is_argmax(averaging.predict_batch(image[None], OUTPUT_SIZE)[0], expected)
+  assert_is_argmax(averaging.predict_resized(image[None], OUTPUT_SIZE)[0], expected)
 
 
 def test_a_window_cuts_only_the_side_that_is_larger(network, predictor):
   reference, image = Reference(*network), make_images(1)[0]
   averaging = AveragingPredictor(predictor, window=(40, 20))  # no multiple of 8
   windowed = reference.windows(image, [(0, 0), (0, 14), (0, 28)], (32, 20))
-  assert_is_argmax(averaging.predict_batch(image[None], SIZE)[0], windowed)
+  assert_is_argmax(averaging.predict_resized(image[None], SIZE)[0], windowed)
 
 
 def test_no_bit_depends_on_the_batch(predictor):
   images = make_images(11)
   averaging = AveragingPredictor(predictor, flip=True, scales=(0.5, 1.0), window=(24, 32))
-  together = averaging.predict_batch(images, SIZE)
+  together = averaging.predict_resized(images, SIZE)
   for index in (0, 10):
-    np.testing.assert_array_equal(averaging.predict_batch(images[[index]], SIZE)[0], together[index])
+    np.testing.assert_array_equal(averaging.predict_resized(images[[index]], SIZE)[0], together[index])
 
 
 def test_predict_resizes_to_the_networks_size_and_takes_new_variables(network, predictor):
   model, variables = network
   own = Predictor(model, variables, Preprocessing(SIZE, MEAN, STD))
   averaging, image = AveragingPredictor(own, flip=True), make_images(1, (64, 97))[0]
-  expected = averaging.predict_batch(resize_image(image, SIZE)[None], (64, 97))[0]
+  expected = averaging.predict_resized(resize_image(image, SIZE)[None], (64, 97))[0]
   np.testing.assert_array_equal(averaging.predict(image), expected)
   bias = np.array([0, 0, 0, 1e3, 0], np.float32)
   own.update(
@@ -176,3 +178,45 @@ def test_sizes_at_scales():
 def test_what_a_result_says_of_it(predictor):
   averaging = AveragingPredictor(predictor, scales=(0.5, 1), window=(24, 32))
   assert averaging.to_json() == {'flip': False, 'scales': [0.5, 1], 'window': [24, 32]}
+
+
+@pytest.mark.parametrize('options', [{'flip': True, 'scales': (0.5, 1.0)}, {'window': (24, 24)}])
+def test_probabilities_are_the_averages_and_there_are_no_logits(network, predictor, options):
+  reference, image = Reference(*network), make_images(1, (70, 105))[0]
+  averaging = AveragingPredictor(predictor, **options)
+  probabilities = averaging.predict(image, 'probabilities')
+  assert (probabilities.shape, probabilities.dtype) == ((70, 105, 5), np.float32)
+  np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
+  assert np.mean(averaging.predict(image) == probabilities.argmax(-1)) > 0.9999
+  if averaging.flip:
+    expected, image = 0, resize_image(image, SIZE)
+    for size in ((16, 24), SIZE):
+      scaled = resize_image(image, size)
+      expected += reference.whole(scaled, (70, 105))
+      expected += reference.whole(scaled[:, ::-1], (70, 105))[:, ::-1]
+    np.testing.assert_allclose(probabilities, expected / 4, atol=1e-5)
+  for predict in (averaging.predict, averaging.predict_many):
+    with pytest.raises(InputError, match=r'logits.*averaging'):
+      predict([image] if predict == averaging.predict_many else image, 'logits')
+
+
+def test_it_takes_what_a_predictor_takes_and_many(predictor):
+  averaging = AveragingPredictor(predictor, flip=True)
+  images = list(make_images(10, (70, 105)))
+  many = list(averaging.predict_many([*images, images[0] // 2]))
+  np.testing.assert_array_equal(many[9], averaging.predict(images[9]))
+  np.testing.assert_array_equal(many[10], averaging.predict(images[0] // 2))
+  many[0][0] = 1  # an array of the caller's own
+  np.testing.assert_array_equal(averaging.predict(Image.fromarray(images[9])), many[9])
+  with pytest.raises(InputError, match='float64'):
+    averaging.predict(images[0] / 255)
+
+
+def test_other_sizes_of_images_do_not_compile_the_network_again(network, one_device):
+  own = Predictor(*network, Preprocessing(SIZE, MEAN, STD, keep_aspect=False))
+  averaging = AveragingPredictor(own, scales=(1.0, 0.5))
+  averaging.predict(make_images(1)[0])
+  traced = len(PatchExtractor.traces)
+  for size in ((40, 50), (50, 40), (41, 77)):
+    assert averaging.predict(make_images(1, size)[0]).shape == size
+  assert len(PatchExtractor.traces) == traced
