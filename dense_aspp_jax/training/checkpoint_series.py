@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import pathlib
 import shutil
@@ -9,14 +10,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-from orbax.checkpoint import v1 as ocp
 
-from dense_aspp_jax.checkpoint_io import load_checkpoint, orbax_writes, start_saving
+from dense_aspp_jax.checkpoint_io import METADATA, ReadBackError, load_checkpoint, orbax_writes, start_saving
 from dense_aspp_jax.errors import RunError
 from dense_aspp_jax.progress import say
 
-_METADATA = '_CHECKPOINT_METADATA'  # Orbax's, in every whole checkpoint
-_PARAMETERS = 'params'  # likewise, ours
+_PARAMETERS = 'params'  # in every checkpoint
 _UNFINISHED = '.orbax-checkpoint-tmp'  # in the name of one that Orbax is writing
 _REMOVED = '.removed'  # likewise, of one that is being deleted
 _SET_ASIDE = 'set_aside'
@@ -32,7 +31,7 @@ class CheckpointSeries:
   def __init__(self, directory: pathlib.Path, keep: int):
     """Removes what interrupted saves left in a directory, which may be missing."""
     self.directory, self._keep = directory.absolute(), keep
-    self._saving: tuple[int, ocp.AsyncResponse[None]] | None = None
+    self._saving: tuple[int, concurrent.futures.Future[None]] | None = None
     if _is_first_process():
       for path in self._remove_unfinished():
         say(f'{path}: removed; a save or a deletion that was cut off had left it')
@@ -58,7 +57,7 @@ class CheckpointSeries:
       self._saving = step, start_saving(self.directory / str(step), items, record)
 
   def wait(self) -> None:
-    """Waits until the save under way is on disk; then removes what is older than asked for.
+    """Waits until the save under way is on disk and was read back; then removes what is older than asked for.
 
     Raises:
       RunError: The save failed.
@@ -81,24 +80,21 @@ class CheckpointSeries:
     """Moves what has a higher number out of the way of new checkpoints, into `DIRECTORY/../set_aside`."""
     if not _is_first_process() or not self.directory.is_dir():
       return
-    aside = self.directory.parent / _SET_ASIDE
     for path in _numbered(self.directory):
       if int(path.name) > step:
-        taken = [p.name for p in aside.iterdir()] if aside.is_dir() else []
-        name = f'{self.directory.name}-{path.name}-{len(taken)}'
-        aside.mkdir(exist_ok=True)
-        path.rename(aside / name)
-        say(f'{path}: moved to {aside / name}')
+        _set_aside(path)
 
   @contextlib.contextmanager
   def _writing(self, step: int) -> Iterator[None]:
-    """Turns what Orbax raises into a RunError, and gives back the space of a save that failed."""
+    """Turns what Orbax raises into a RunError, and clears away a save that failed."""
     try:
       with orbax_writes(self.directory / str(step), 'the older checkpoints are intact; is the disk full?'):
         yield
-    except RunError:
+    except RunError as error:
       if _is_first_process():
         self._remove_unfinished()
+        if isinstance(error.__cause__, ReadBackError) and (self.directory / str(step)).is_dir():
+          _set_aside(self.directory / str(step))
       raise
 
   def _remove_unfinished(self) -> list[pathlib.Path]:
@@ -117,11 +113,20 @@ def steps_in(directory: pathlib.Path) -> list[int]:
 
 def is_checkpoint(path: pathlib.Path) -> bool:
   """Whether a directory is a checkpoint, though perhaps a damaged one."""
-  return (path / _METADATA).exists() or (path / _PARAMETERS).exists()
+  return (path / METADATA).exists() or (path / _PARAMETERS).exists()
 
 
 def _numbered(directory: pathlib.Path) -> list[pathlib.Path]:
   return [p for p in directory.iterdir() if p.name.isdecimal()] if directory.is_dir() else []
+
+
+def _set_aside(path: pathlib.Path) -> None:
+  aside = path.parents[1] / _SET_ASIDE
+  taken = [p.name for p in aside.iterdir()] if aside.is_dir() else []
+  name = f'{path.parent.name}-{path.name}-{len(taken)}'
+  aside.mkdir(exist_ok=True)
+  path.rename(aside / name)
+  say(f'{path}: moved to {aside / name}')
 
 
 def _remove(path: pathlib.Path) -> None:

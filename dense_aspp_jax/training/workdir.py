@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from dense_aspp_jax import fields
+from dense_aspp_jax.checkpoint_io import check_place
 from dense_aspp_jax.datasets.cache import CacheSplit
 from dense_aspp_jax.datasets.examples import FOLDER_PREFIX
 from dense_aspp_jax.errors import InputError
@@ -89,6 +90,7 @@ def check(workdir: pathlib.Path, stored: Mapping[str, Any], label_set: LabelSet)
     InputError: The directory holds something else, a run of another configuration, or is not writable.
   """
   check_writable(workdir, '--workdir')
+  check_place(workdir)
   if (workdir / CONFIG).exists():
     same_label_set = read_label_set(workdir) == label_set
     different = differences(read_config(workdir), resolve(stored), same_label_set)

@@ -194,11 +194,12 @@ def test_scenario_05_the_disk_is_full(scene_folder, tmp_path):
 def test_scenario_29_a_process_that_resumes_a_killed_one_saves_the_same_bits_before_it_exits(
   finished, scene_folder, tmp_path
 ):
-  arguments = train_arguments(scene_folder, tmp_path)
+  workdir = tmp_path / 'lr*' / 'exp[1]'  # as no pattern either
+  arguments = train_arguments(scene_folder, workdir)
   killed = fault_runs.start(arguments)
-  fault_runs.kill_when(lambda: latest(tmp_path), killed)  # at its first checkpoint
+  fault_runs.kill_when(lambda: latest(workdir), killed)  # at its first checkpoint
   resumed = fault_runs.start(arguments)
   text = resumed.communicate()[0]
   assert resumed.returncode == 0, text
   assert 'resuming at step' in text
-  assert digests(tmp_path, 4) == digests(finished, 4)
+  assert digests(workdir, 4) == digests(finished, 4)

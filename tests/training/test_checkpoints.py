@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 from dense_aspp_jax.errors import RunError
 from dense_aspp_jax.training import checkpoint_series
@@ -118,6 +119,61 @@ def test_a_save_that_fails_is_a_failed_run(tmp_path, monkeypatch, save, where):
   with checkpoints:  # the next one is saved again
     save(checkpoints, make_state(2))
   assert restore_variables(tmp_path, '2', make_state(0).variables)[0] == 2
+
+
+@pytest.mark.parametrize('save', [Checkpoints.save_latest, lambda c, s: c.save_best(s, 0.1 * int(s.step))])
+def test_a_save_that_cannot_be_read_back_is_set_aside_and_the_older_one_stays(tmp_path, monkeypatch, save):
+  checkpoints = Checkpoints(tmp_path, keep=1)
+  save(checkpoints, make_state(1))
+  checkpoints.close()
+  written = ocp.save_checkpointables_async
+
+  def save_badly(path, *args, **options):
+    response = written(path, *args, **options)
+
+    def lose_values():
+      response.result()
+      for file in path.glob('*/d/*'):
+        file.write_bytes(b'')
+
+    return types.SimpleNamespace(result=lose_values)
+
+  def save_and_wait():
+    save(checkpoints, make_state(2))
+    checkpoints.close()
+
+  with monkeypatch.context() as patch:
+    patch.setattr(ocp, 'save_checkpointables_async', save_badly)
+    with pytest.raises(RunError, match=r'2 could not be written .*ReadBack'):
+      save_and_wait()
+  root = checkpoints_directory(tmp_path)
+  assert [p.name[-3:] for p in (root / 'set_aside').iterdir()] == ['2-0']
+  assert checkpoints.best_step in (None, 1)
+  with checkpoints:
+    save(checkpoints, make_state(3))
+  assert restore_variables(tmp_path, '3', make_state(0).variables)[0] == 3
+  assert [p.name for p in root.glob('*t/*')] == ['3']
+
+
+def test_a_system_that_refuses_to_read_is_no_reason_to_fall_back(tmp_path, monkeypatch):
+  with Checkpoints(tmp_path, keep=2) as checkpoints:
+    checkpoints.save_best(make_state(1), 0.5)
+    for step in (1, 2):
+      checkpoints.save_latest(make_state(step))
+
+  def refuse(*_):
+    raise MemoryError
+
+  with monkeypatch.context() as patch, Checkpoints(tmp_path, keep=2) as checkpoints:
+    patch.setattr(ocp, 'load_checkpointables', refuse)
+    for use in (checkpoints.restore_latest, checkpoints.verify_best):
+      with pytest.raises(RunError, match='too little memory'):
+        use(make_state(0))
+    with pytest.raises(RunError, match='too little memory'):
+      restore_variables(tmp_path, 'latest', make_state(0).variables)
+    patch.undo()
+    assert int(checkpoints.restore_latest(make_state(0)).step) == 2
+    assert checkpoints.best_step == 1
 
 
 def test_a_network_without_batch_statistics_is_saved_and_restored(tmp_path):

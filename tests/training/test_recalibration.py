@@ -12,7 +12,7 @@ from dense_aspp_jax.training.run import load_run
 
 @pytest.fixture
 def workdir(tiny_run, tmp_path):
-  return shutil.copytree(tiny_run, tmp_path / 'run')
+  return shutil.copytree(tiny_run, tmp_path / 'run[1]')
 
 
 def shifted(tree, by):

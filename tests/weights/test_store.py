@@ -29,8 +29,8 @@ def foreign(tmp_path_factory):
 
 @pytest.fixture
 def stored(foreign, tmp_path):
-  save_extractor_weights(tmp_path / 'out', foreign)
-  return tmp_path / 'out'
+  save_extractor_weights(tmp_path / 'out[1]', foreign)
+  return tmp_path / 'out[1]'
 
 
 def variables_of(**changes):
