@@ -34,7 +34,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.dropout_rate = 0.0  # of channels, in DenseASPP and before the head (paper: 0.1)
   config.model.skip_head = False  # stride-4 features concatenated before the head, for thin objects; ours
   config.model.auxiliary_head = False  # second logits from dense block 3, only for the training loss; ours
-  config.model.num_classes = 20  # as in data.label_set
+  config.model.num_classes = 20  # as in the label set
   config.model.compute_dtype = 'bfloat16'  # or 'float32'; ours. Parameters, BN statistics, loss: float32
   config.model.implementation = 'fused'  # or 'reference': layer by layer as defined, slower, for comparison
   config.model.rematerialize = False  # recompute blocks in the backward pass: less memory, more time
@@ -47,7 +47,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.dataset = 'cityscapes'  # 'camvid', 'street_scenes', or 'folder:PATH'
   config.data.data_dir = config_dict.placeholder(str)  # default: TFDS_DATA_DIR or ~/tensorflow_datasets
   config.data.cache_dir = config_dict.placeholder(str)  # of resized images; default: data_dir/cache
-  config.data.label_set = 'cityscapes20'  # 'cityscapes19', 'camvid11', or the path of a labels.json
+  config.data.label_set = config_dict.placeholder(
+    str
+  )  # 'cityscapes19', ... or a labels.json; default: its own
   config.data.train_split = 'train'  # or 'train+validation'
   config.data.validation_split = 'validation'  # or 'held_out', see below
   config.data.held_out = ()  # prefixes of image ids: these images of 'train' are 'held_out' instead

@@ -330,6 +330,14 @@ _MERGED = tuple(LabelClass(n, tuple(_ID[m] for m in CAMVID_32_TO_11[n]), c) for 
 CAMVID_32_AS_11 = LabelSet('camvid32_as_11', _MERGED, (_ID['Void'],))
 _SETS = (CITYSCAPES_20, CITYSCAPES_19, CITYSCAPES_19_TRAIN_IDS, CAMVID_11, CAMVID_32_AS_11, CAMVID_31)
 LABEL_SETS = {s.name: s for s in _SETS}
+# Published data set -> the label set of a configuration that names none.
+USUAL_LABEL_SETS = {
+  'cityscapes': CITYSCAPES_20,
+  'cityscapes_coarse': CITYSCAPES_20,
+  'street_scenes': CITYSCAPES_20,
+  'camvid': CAMVID_11,
+  'camvid_full': CAMVID_32_AS_11,
+}
 
 
 def load_label_set(name: str) -> LabelSet:

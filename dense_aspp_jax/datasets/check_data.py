@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dense_aspp_jax.datasets.data import own_label_set
 from dense_aspp_jax.datasets.examples import FOLDER_PREFIX, SPLITS, Pair
-from dense_aspp_jax.datasets.folder import label_set_of, list_folder, splits_of
+from dense_aspp_jax.datasets.folder import list_folder, splits_of
 from dense_aspp_jax.datasets.listing import Listing, Listings
 from dense_aspp_jax.datasets.pairs import BadPairs, check_pair, map_good
 from dense_aspp_jax.datasets.prepare import DATASETS, find_dataset, other_counts, other_sizes
@@ -90,11 +91,7 @@ def find_label_set(dataset: str, name: str | None) -> LabelSet:
   """
   if name is not None:
     return load_label_set(name)
-  if dataset in DATASETS:
-    return DATASETS[dataset].label_set
-  own = None
-  if dataset.startswith(FOLDER_PREFIX):
-    own = label_set_of(pathlib.Path(dataset.removeprefix(FOLDER_PREFIX)).expanduser())
+  own = own_label_set(dataset)
   if own is None:
     raise InputError(f'dataset {dataset!r}: no label set known for it; name one with --label-set')
   return own

@@ -6,19 +6,20 @@ elsewhere where tfds and ArrayRecord are missing.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 
 from dense_aspp_jax import fields
-from dense_aspp_jax.datasets.examples import FOLDER_PREFIX, CachedExample
+from dense_aspp_jax.datasets.examples import FOLDER_PREFIX, LABELS_FILE, CachedExample
 from dense_aspp_jax.datasets.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import LabelSet, load_label_set
+from dense_aspp_jax.labels import USUAL_LABEL_SETS, LabelSet, load_label_set
 from dense_aspp_jax.paths import local_path, user_cache
 from dense_aspp_jax.progress import say
 
 _IN_FOLDERS = (
-  'labels.json',
+  LABELS_FILE,
   'train',
   'validation',
   'val',
@@ -36,7 +37,7 @@ class Data:
     data_dir: Where prepared data are; None: TFDS_DATA_DIR, else ~/tensorflow_datasets.
     cache_dir: Where caches go; None: data_dir/cache, or the user's cache directory where that cannot be
       written.
-    label_set: The name of a label set, or the path of a labels.json.
+    label_set: The name of a label set, or the path of a labels.json; None: `own_label_set`.
     train_split: Such as 'train', 'train+validation' or 'train+train_extra'.
     validation_split: Such as 'validation' or 'held_out'.
     held_out: Beginnings of the ids of images that are held out of training (`open_split`).
@@ -49,7 +50,7 @@ class Data:
   dataset: str
   data_dir: str | None = None
   cache_dir: str | None = None
-  label_set: str
+  label_set: str | None = None
   train_split: str = 'train'
   validation_split: str = 'validation'
   held_out: tuple[str, ...] = ()
@@ -63,8 +64,10 @@ class Data:
 
   def __post_init__(self):
     """Checks the values. Raises InputError."""
-    for name in ('dataset', 'label_set', 'train_split', 'validation_split'):
+    for name in ('dataset', 'train_split', 'validation_split'):
       fields.check_string(f'data.{name}', getattr(self, name))
+    if self.label_set is not None:
+      fields.check_string('data.label_set', self.label_set, 'the name of a label set or a file')
     for name in ('data_dir', 'cache_dir'):
       if getattr(self, name) is not None:
         fields.check_string(f'data.{name}', getattr(self, name), 'a folder')
@@ -82,6 +85,32 @@ class Data:
     """Size and normalization of the network's input."""
     return Preprocessing(self.image_size, self.mean, self.std, self.keep_aspect)
 
+  def load_label_set(self) -> LabelSet:
+    """The label set that `label_set` names, or the data set's own; warns where a folder has another one.
+
+    Raises:
+      InputError: It cannot be read, or none is named and the data set has none of its own.
+    """
+    if self.label_set is None:
+      own = own_label_set(self.dataset)
+      if own is None:
+        raise InputError(
+          f'config.data.label_set = None, but dataset {self.dataset!r} has no {LABELS_FILE} that says what '
+          'its labels mean; add the file (docs/own_data.md), or name a label set'
+        )
+      return own
+    named = load_label_set(self.label_set)
+    if self.dataset.startswith(FOLDER_PREFIX):
+      with contextlib.suppress(InputError):  # what is not used may be of another program
+        own = own_label_set(self.dataset)
+        if own is not None and dataclasses.replace(own, name=named.name) != named:
+          say(
+            f'warning: config.data.label_set = {self.label_set!r} ({named.num_classes} classes) is used, but '
+            f'{self.dataset.removeprefix(FOLDER_PREFIX)}/{LABELS_FILE} is another label set '
+            f'({own.num_classes} classes), which config.data.label_set = None takes'
+          )
+    return named
+
   def open(
     self, split: str, *, label_set: LabelSet | None = None, cached: bool = True
   ) -> Sequence[CachedExample]:
@@ -89,7 +118,7 @@ class Data:
 
     Args:
       split: As for `open_split`.
-      label_set: Already loaded; None: the one that `self.label_set` names.
+      label_set: Already loaded; None: that of `load_label_set`.
       cached: Whether to build a cache, if there is none; without it each access decodes, which is enough
         for one pass.
 
@@ -145,7 +174,7 @@ class Data:
     from dense_aspp_jax.datasets.open import open_split
     from dense_aspp_jax.datasets.prepare import DATASETS, prepare
 
-    label_set = label_set or load_label_set(self.label_set)
+    label_set = label_set or self.load_label_set()
     if self.dataset in DATASETS and DATASETS[self.dataset].generate:
       prepare(self.dataset, data_dir=self.data_dir)  # at first use
     source = open_split(self.dataset, split, self.data_dir, self.held_out)
@@ -157,3 +186,18 @@ class Data:
       return open_cache(decoded, local_path(self.cache_dir), skip_bad)
     data_dir = local_path(self.data_dir or tfds.core.constants.DATA_DIR)
     return open_cache(decoded, data_dir / 'cache', skip_bad, fallback=user_cache() / 'data')
+
+
+def own_label_set(dataset: str) -> LabelSet | None:
+  """What the labels of a data set mean by itself: a folder's labels.json, or as published; None: not known.
+
+  Raises:
+    InputError: No such folder, or the labels.json cannot be read.
+  """
+  if not dataset.startswith(FOLDER_PREFIX):
+    return USUAL_LABEL_SETS.get(dataset)
+  folder = local_path(dataset.removeprefix(FOLDER_PREFIX))
+  if not folder.is_dir():
+    raise InputError(f'{folder}: no such folder; expected a labelled folder (docs/own_data.md)')
+  path = folder / LABELS_FILE
+  return load_label_set(str(path)) if path.is_file() else None

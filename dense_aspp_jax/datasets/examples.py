@@ -14,6 +14,7 @@ from dense_aspp_jax.datasets.stored_files import StoredFile
 
 SPLITS = ('train', 'validation', 'test')  # those that are stored
 HELD_OUT, TRAIN_AND_VALIDATION = 'held_out', 'train+validation'  # made of them by `open_split`
+LABELS_FILE = 'labels.json'  # of a labelled folder
 FOLDER_PREFIX = 'folder:'  # 'folder:PATH' is the data set of a labelled folder
 
 

@@ -7,15 +7,14 @@ import pathlib
 from collections import Counter
 from collections.abc import Mapping
 
-from dense_aspp_jax.datasets.examples import SPLITS, Split
+from dense_aspp_jax.datasets.examples import LABELS_FILE, SPLITS, Split
 from dense_aspp_jax.datasets.fingerprint import content_fingerprint, former_fingerprint
-from dense_aspp_jax.datasets.folder_layout import EXTENSIONS, LABELS_FILE, SPLIT_NAMES, Layout, Places
+from dense_aspp_jax.datasets.folder_layout import EXTENSIONS, SPLIT_NAMES, Layout, Places
 from dense_aspp_jax.datasets.images import IMAGE_EXTENSIONS, LABEL_EXTENSIONS
 from dense_aspp_jax.datasets.listing import Listing, pair_files
 from dense_aspp_jax.datasets.stored_files import StoredFile, describe_left, files_of_folder
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.files import read_json, shown
-from dense_aspp_jax.labels import LabelSet
+from dense_aspp_jax.files import shown
 from dense_aspp_jax.progress import say
 
 _FIRST_CHOICE = ('.png', '.jpg', '.jpeg')  # before files of the same name with other suffixes
@@ -78,12 +77,6 @@ def splits_of(folder: pathlib.Path) -> list[str]:
   """
   layout = Layout.of(folder)
   return [split for split in SPLITS if layout.begun(folder, split)]
-
-
-def label_set_of(folder: pathlib.Path) -> LabelSet | None:
-  """The label set of the folder's labels.json; None: it has none. Raises InputError if it cannot be read."""
-  path = folder / LABELS_FILE
-  return LabelSet.from_json(read_json(path, 'correct it'), str(path)) if path.is_file() else None
 
 
 _ByImageId = dict[str, dict[str, StoredFile]]  # 'images', 'labels' -> image id -> file

@@ -9,12 +9,12 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from dense_aspp_jax.datasets.examples import LABELS_FILE
 from dense_aspp_jax.datasets.images import IMAGE_EXTENSIONS, LABEL_EXTENSIONS
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import read_json
 from dense_aspp_jax.labels import FOLDER_KEYS
 
-LABELS_FILE = 'labels.json'
 # Labels in formats of images are listed too: reading one says what is wrong with it.
 EXTENSIONS = {'images': IMAGE_EXTENSIONS, 'labels': (*LABEL_EXTENSIONS, *IMAGE_EXTENSIONS)}
 _SPLIT = '{split}'  # in a layout

@@ -20,7 +20,7 @@ from dense_aspp_jax import fields
 from dense_aspp_jax.datasets.data import Data
 from dense_aspp_jax.datasets.examples import FOLDER_PREFIX
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import LABEL_SETS, LabelSet, load_label_set
+from dense_aspp_jax.labels import LABEL_SETS, LabelSet
 from dense_aspp_jax.models.segmentation import Network, SegmentationModel
 from dense_aspp_jax.training.augmentation import Augmentation
 from dense_aspp_jax.training.objective import Objective
@@ -172,12 +172,13 @@ def parse_config(config: ConfigDict | Mapping[str, Any], num_devices: int = 1) -
   fields.check_integer('seed', config['seed'], 0, 2**32 - 1)
   sections = {name: cls(**config[name]) for name, cls in SECTIONS.items()}
   sections['model'] = sections['model'].create(sections['optimizer'].freezes_extractor)
-  label_set = load_label_set(sections['data'].label_set)
+  label_set = sections['data'].load_label_set()
   checked = Config(config['seed'], label_set=label_set, **sections)
   if label_set.num_classes != checked.model.num_classes:
     raise InputError(
-      f'config.model.num_classes = {checked.model.num_classes}, but label set {checked.data.label_set!r} has '
-      f'{label_set.num_classes} classes; set the same number'
+      f'config.model.num_classes = {checked.model.num_classes}, but label set '
+      f'{checked.data.label_set or label_set.name!r} has {label_set.num_classes} classes; set '
+      f'config.model.num_classes = {label_set.num_classes}'
     )
   if checked.loss.class_weights and len(checked.loss.class_weights) != label_set.num_classes:
     raise InputError(
@@ -245,7 +246,9 @@ def config_hash(config: Mapping[str, Any], label_set: LabelSet, starts: Sequence
   data, init, model = config['data'], config['init'], config.get('model', {})
   if data.get('dataset', '').startswith(FOLDER_PREFIX):
     data['dataset'] = FOLDER_PREFIX + _last_part(data['dataset'].removeprefix(FOLDER_PREFIX))
-  if data['label_set'] not in LABEL_SETS:
+  if data.get('label_set') is None and LABEL_SETS.get(label_set.name) == label_set:
+    data['label_set'] = label_set.name  # as if it had been named
+  elif data.get('label_set') not in LABEL_SETS:
     data['label_set'] = label_set.to_json()
   if init['extractor_weights'] is not None:
     digests = [s['extractor_weights']['sha256'] for s in starts if s.get('extractor_weights')]

@@ -56,13 +56,10 @@ def check_stored(config: Any) -> None:
     fields.check_integer('seed', seed, 0, 2**32 - 1)
 
 
-def differences(
-  stored: Mapping[str, Any], given: Mapping[str, Any], same_label_set: bool = False
-) -> list[str]:
+def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
   """In which fields a run cannot be resumed because it was begun with others: the name and both values.
 
-  Where a data set, weights or, if `same_label_set`, the labels.json lie does not matter: content is compared
-  elsewhere.
+  Where a data set, weights or a labels.json lie does not matter: content is compared elsewhere.
   """
   free = tuple(name for name, field in FREE.items() if field.on_resume)
   return [
@@ -71,7 +68,6 @@ def differences(
     if not name.startswith(free)
     and name not in _CONTINUATION
     and not _may_have_moved(name, str(before), str(after))
-    and not (name == 'data.label_set' and same_label_set)
   ]
 
 
@@ -89,4 +85,6 @@ def _different(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
 def _may_have_moved(name: str, *values: str) -> bool:
   if name in ('init.extractor_weights', 'init.run'):
     return 'None' not in values
-  return name == 'data.dataset' and all(value.startswith(FOLDER_PREFIX) for value in values)
+  if name == 'data.dataset':
+    return all(value.startswith(FOLDER_PREFIX) for value in values)
+  return name == 'data.label_set'

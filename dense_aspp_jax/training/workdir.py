@@ -92,13 +92,15 @@ def check(workdir: pathlib.Path, stored: Mapping[str, Any], label_set: LabelSet)
   check_writable(workdir, '--workdir')
   check_place(workdir)
   if (workdir / CONFIG).exists():
-    same_label_set = read_label_set(workdir) == label_set
-    different = differences(read_config(workdir), resolve(stored), same_label_set)
-    if not same_label_set and not any('data.label_set' in text for text in different):
+    different = differences(read_config(workdir), resolve(stored))
+    before = read_label_set(workdir)
+    if before.name != label_set.name and before != label_set:
+      different.append(f'config.data.label_set: {before.name!r} there, {label_set.name!r} given')
+    elif before != label_set:
       different.append(f'the content of label set {label_set.name!r}')
     if different:
       raise InputError(
-        f'{workdir}: holds a run of another configuration ({"; ".join(different)}). '
+        f'{workdir}: holds a run of another configuration ({"; ".join(sorted(different))}). '
         'Give its configuration to resume it, or choose another --workdir'
       )
     return

@@ -5,6 +5,7 @@ import functools
 import json
 
 import jax
+import layouts
 import ml_collections
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from dense_aspp_jax.datasets.data import Data
 from dense_aspp_jax.datasets.prepare import DATASETS
 from dense_aspp_jax.datasets.street_scenes.builder import STREET_SCENES, generate
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.labels import CITYSCAPES_20, USUAL_LABEL_SETS
 
 DATA = default.get_config().data
 
@@ -33,7 +35,7 @@ def test_the_fields_are_those_of_the_configuration():
   [
     ('dataset', ['x'], ['', None, 1]),
     ('data_dir', [None, 'x'], ['', 1]),
-    ('label_set', ['x'], ['', None]),
+    ('label_set', [None, 'x'], ['', 1]),
     ('train_split', ['x'], ['']),
     ('validation_split', ['x'], ['']),
     ('held_out', [(), ('x',), ['x', 'y']], ['x', ('',), (1,), None]),
@@ -52,6 +54,38 @@ def test_a_wrong_value_is_named(field, right, wrong):
   for value in wrong:
     with pytest.raises(InputError, match=f'config.data.{field} = '):
       Data(**{**ml_collections.ConfigDict(DATA), field: value})
+
+
+def test_published_data_have_the_label_set_that_they_are_prepared_with():
+  assert {name: published.label_set for name, published in DATASETS.items()} == USUAL_LABEL_SETS
+  for name, label_set in USUAL_LABEL_SETS.items():
+    assert Data(dataset=name, image_size=(8, 16)).load_label_set() == label_set
+
+
+def test_the_label_set_of_a_folder_is_its_own_unless_another_is_named(tmp_path, capsys):
+  layouts.write_labelled_folder(tmp_path, {'train': 1})
+
+  def load(**fields):
+    return Data(dataset=f'folder:{tmp_path}', image_size=(8, 16), **fields).load_label_set()
+
+  own = load()
+  assert (own.name, own.num_classes) == ('generated', 3)
+  other = tmp_path / 'other.json'
+  other.write_text(json.dumps({**own.to_json(), 'name': 'other'}))
+  assert load(label_set=str(other)).name == 'other'  # another name for the same
+  assert capsys.readouterr().err == ''
+  assert load(label_set='cityscapes20') == CITYSCAPES_20
+  said = capsys.readouterr().err
+  assert "warning: config.data.label_set = 'cityscapes20' (20 classes) is used" in said
+  assert f'{tmp_path}/labels.json is another label set (3 classes)' in said
+  (tmp_path / 'labels.json').write_text('[]')  # of another program
+  assert load(label_set='cityscapes20') == CITYSCAPES_20
+  assert capsys.readouterr().err == ''
+  with pytest.raises(InputError, match=r'labels\.json: not a label set'):
+    load()
+  (tmp_path / 'labels.json').unlink()
+  with pytest.raises(InputError, match=r'label_set = None, but dataset .* has no labels\.json'):
+    load()
 
 
 @pytest.mark.parametrize('train', [False, True])

@@ -10,6 +10,7 @@ from tiny_network import SHALLOW, tiny_config
 from dense_aspp_jax.datasets.images import encode_png
 from dense_aspp_jax.errors import InputError, Stopped
 from dense_aspp_jax.training import train
+from dense_aspp_jax.training.config import parse_config
 from dense_aspp_jax.training.train import train_and_evaluate
 
 pytestmark = pytest.mark.usefixtures('one_device')
@@ -65,7 +66,16 @@ def test_a_mask_of_which_one_class_is_ignored_is_said_and_noted(folder, tmp_path
     train_and_evaluate(config_for(folder), tmp_path / 'run')
   said = capsys.readouterr().err
   (start,) = json.loads((tmp_path / 'run' / 'provenance.json').read_text())
+  with pytest.raises(Stopped):  # resumed by the label set that the folder has, which is the same
+    train_and_evaluate(config_for(folder, **{'data.label_set': None}), tmp_path / 'run')
   absent, single = start['warnings']
   assert f'warning: {folder}/train: {absent}\nwarning: {folder}/train: {single}\n' in said
   assert 'class 0, class 2' in absent
   assert 'all training pixels are of class class 1 or ignored' in single
+
+
+def test_a_copied_configuration_with_another_number_of_classes_is_told_the_number(folder):
+  with pytest.raises(
+    InputError, match=r"label set 'generated' has 3 classes; set config\.model\.num_classes = 3"
+  ):
+    parse_config(tiny_config(folder))
