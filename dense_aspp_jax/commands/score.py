@@ -13,6 +13,7 @@ from dense_aspp_jax import labels
 from dense_aspp_jax.commands.run_arguments import check_output_file, write_result
 from dense_aspp_jax.datasets.stored_files import describe_left
 from dense_aspp_jax.evaluation import metrics, score
+from dense_aspp_jax.evaluation.label_pairs import IDS, LABEL
 from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.progress import say
 
@@ -43,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     '--ids',
-    choices=score.IDS,
-    default=score.LABEL,
+    choices=IDS,
+    default=LABEL,
     help="what the predictions hold: 'label' ids (default), or 'train' ids: class indices (0..18), and 255 "
     'for what is ignored',
   )

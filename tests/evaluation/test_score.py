@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import unicodedata
 
 import numpy as np
 import pytest
@@ -36,37 +35,6 @@ def predictions(tmp_path):
 A, B = 'frankfurt_000000_000294', 'lindau_000001_000019'
 
 
-def test_cityscapes_files_are_paired_by_their_core_name(labels, predictions):
-  truth = [label_file(labels, A), label_file(labels, B)]
-  save(labels / 'frankfurt' / f'{A}_gtFine_color.png', np.zeros((1, 2, 3)))  # lies beside the ids officially
-  guess = [
-    save(predictions / 'x' / f'{A}_leftImg8bit.png', [[7, 8]]),
-    save(predictions / f'{B}.png', [[7, 8]]),
-  ]
-  save(predictions / 'ulm_000000_000019.png', [[7, 8]])  # without ground truth: left out
-  found = find_score_input(labels.parent, predictions)
-  assert found.pairs == list(zip(truth, guess, strict=True))
-  assert found.label_set == CITYSCAPES_20
-  assert found.left == [f'{predictions}/ulm_000000_000019.png: without ground truth']
-
-
-def test_a_frame_is_not_taken_for_one_whose_number_begins_alike(labels, predictions):
-  label_file(labels, 'own_0_1')
-  save(predictions / 'own_0_10.png', [[7, 8]])
-  guess = save(predictions / 'own_0_1_x.png', [[7, 8]])
-  assert [pair[1] for pair in find_score_input(labels, predictions).pairs] == [guess]
-
-
-def test_fine_label_ids_are_the_first_choice(labels, predictions):
-  truth = label_file(labels, A)
-  label_file(labels, A, [[0, 1]], 'gtFine_labelTrainIds.png')
-  label_file(labels, A, kind='gtCoarse_labelIds.png')
-  other = label_file(labels, B, kind='gtCoarse_labelIds.png')
-  guess = save(predictions / f'{A}.png', [[7, 8]])
-  found = find_score_input(labels, predictions)
-  assert (found.pairs, found.left) == ([(truth, guess)], [f'{other}: .png'])
-
-
 def test_folders_that_are_links(labels, predictions, tmp_path):
   label_file(tmp_path / 'elsewhere', A)
   guess = save(tmp_path / 'guess.png', [[7, 8]])
@@ -79,33 +47,6 @@ def test_folders_that_are_links(labels, predictions, tmp_path):
   assert found.left == [f'{predictions}/{B}.png: pipe']
 
 
-def test_missing_predictions_are_named(labels, predictions):
-  for index in range(6):
-    label_file(labels, f'ulm_000000_00000{index}')
-  save(predictions / 'ulm_000000_000004.png', [[7, 8]])
-  message = (
-    r'results: no prediction for 5 of 6 ground truths, expected ulm_000000_000000\*\.png, ulm_000000_000001\*'
-  )
-  with pytest.raises(InputError, match=message):
-    find_score_input(labels, predictions)
-
-
-def test_several_predictions_are_named(labels, predictions):
-  label_file(labels, A)
-  save(predictions / f'{A}_leftImg8bit.png', [[7, 8]])
-  save(predictions / 'color' / f'{A}_color.png', [[7, 8]])
-  with pytest.raises(
-    InputError, match=rf'{A}_gtFine_labelIds\.png: 2 predictions fit .*{A}_color\.png, .*_left'
-  ):
-    find_score_input(labels, predictions)
-
-
-def test_a_name_that_is_none_of_cityscapes_is_an_error(labels, predictions):
-  label_file(labels, 'frankfurt_000294')
-  with pytest.raises(InputError, match='not a Cityscapes name'):
-    find_score_input(labels, predictions)
-
-
 def test_missing_folder_and_empty_folder(labels, predictions):
   with pytest.raises(InputError, match=r'val: not a folder'):
     find_score_input(labels, predictions)
@@ -114,24 +55,6 @@ def test_missing_folder_and_empty_folder(labels, predictions):
     find_score_input(labels, predictions)
   with pytest.raises(InputError, match='nowhere: not a folder'):
     find_score_input(labels, predictions / 'nowhere')
-
-
-def test_other_layouts_are_paired_by_relative_name(tmp_path, predictions):
-  labels = tmp_path / 'testannot'
-  truth = [save(labels / 'day' / 'x.1.PNG', [[1]]), save(labels / 'x.png', [[1]])]
-  guess = [save(predictions / 'day' / 'x.1.png', [[1]]), save(predictions / 'x.png', [[1]])]
-  save(labels / '._x.png', [[1]])  # hidden
-  found = find_score_input(labels, predictions, CAMVID_11)
-  assert (found.pairs, found.label_set) == (list(zip(truth, guess, strict=True)), CAMVID_11)
-  guess[1].unlink()
-  with pytest.raises(InputError, match=r'1 of 2 ground truths, expected x\.png'):
-    find_score_input(labels, predictions, CAMVID_11)
-
-
-def test_names_spelled_differently_in_unicode_are_equal(tmp_path, predictions):
-  truth = save(tmp_path / 'labels' / (unicodedata.normalize('NFD', 'zürich') + '.png'), [[1]])
-  guess = save(predictions / (unicodedata.normalize('NFC', 'zürich') + '.png'), [[1]])
-  assert find_score_input(tmp_path / 'labels', predictions, CAMVID_11).pairs == [(truth, guess)]
 
 
 class TestLabelSet:
@@ -154,6 +77,11 @@ class TestLabelSet:
     found = find_score_input(labels, predicted / folder)
     assert found.label_set == CITYSCAPES_19
     assert found.pairs[0][1] == predicted / 'label_ids' / f'{A}_leftImg8bit.png'
+
+  def test_pictures_to_look_at_are_told_from_predictions(self, labels, predicted):
+    for kind in ('color', 'overlay'):
+      with pytest.raises(InputError, match=rf'{kind}: pictures to look at; give \S+predicted'):
+        find_score_input(labels, predicted / kind, CITYSCAPES_20)
 
   def test_is_found_from_within_the_folder(self, labels, predicted, monkeypatch):
     monkeypatch.chdir(predicted / 'label_ids')
