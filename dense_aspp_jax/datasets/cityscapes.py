@@ -14,7 +14,6 @@ https://www.cityscapes-dataset.com; names and ids: https://github.com/mcordts/ci
 from __future__ import annotations
 
 import dataclasses
-import io
 import pathlib
 import re
 from collections import Counter
@@ -22,10 +21,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 from etils import epath
-from PIL import Image
 from tensorflow_datasets.core import registered
 from tensorflow_datasets.datasets.cityscapes import cityscapes_dataset_builder as stock
 
+from dense_aspp_jax.datasets.image_formats import open_image
 from dense_aspp_jax.datasets.images import decode_label
 from dense_aspp_jax.datasets.listing import Listing, Listings, pair_files
 from dense_aspp_jax.datasets.png import GREY, check_png
@@ -80,7 +79,7 @@ def _ids_of_instance_ids(data: bytes, where: str) -> np.ndarray:
   header = check_png(data, where)
   if header.color_type != GREY:
     raise InputError(f'{where}: {header.description} PNG; expected instance ids as 16-bit grey')
-  instances = np.asarray(Image.open(io.BytesIO(data), formats=('PNG',))).astype(np.uint32)
+  instances = np.asarray(open_image(data, where).image).astype(np.uint32)
   ids = np.where(instances < 1000, instances, instances // 1000)
   if ids.max(initial=0) >= NUM_CITYSCAPES_IDS:
     found = count_ids(instances[ids >= NUM_CITYSCAPES_IDS])

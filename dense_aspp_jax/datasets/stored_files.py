@@ -25,7 +25,7 @@ MAX_MEMBER_BYTES = 2**30  # unpacked; an image of png.MAX_PIXELS pixels has 0.7 
 
 # What systems and programs leave in folders, besides all that begins with a dot; lower case.
 _HIDDEN = {
-  '@eadir', '@recycle', '@tmp', '#recycle', '#snapshot',
+  '@eadir', '@recycle', '@tmp', '#recycle', '#snapshot', 'lost+found',
   '__macosx', 'icon\r',
   'thumbs.db', 'ehthumbs.db', 'ehthumbs_vista.db', 'desktop.ini', '$recycle.bin', 'system volume information',
 }  # fmt: skip

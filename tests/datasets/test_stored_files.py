@@ -132,7 +132,8 @@ def test_an_image_that_a_link_misses_is_an_error_and_not_left_out(tmp_path: path
 def test_what_systems_and_programs_leave_behind_is_hidden(tmp_path: pathlib.Path):
   hidden = (
     '.DS_Store', '._a.png', '.ipynb_checkpoints/a-checkpoint.png', '@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg',
-    '__MACOSX/a.png', 'Thumbs.db', 'sub/thumbs.DB', 'desktop.ini', '#recycle/a.png', '$RECYCLE.BIN/a.png',
+    '__MACOSX/a.png', 'lost+found/a.png',
+    'Thumbs.db', 'sub/thumbs.DB', 'desktop.ini', '#recycle/a.png', '$RECYCLE.BIN/a.png',
   )  # fmt: skip
   names = dict.fromkeys(('a.png', 'sub/b.png', 'sub/eaDir.png', *hidden), b'')
   layouts.write_tree(tmp_path / 'in', names)

@@ -183,6 +183,41 @@ def test_jpeg_images(tmp_path, count):
   assert refused > count / 20
 
 
+def other_images(file_format):
+  rng = np.random.default_rng(0)
+  colors = Image.fromarray(rng.integers(0, 256, (3, 5, 3)).astype(np.uint8)).resize((37, 25))
+  palette = Image.fromarray(rng.integers(0, 20, (25, 37)).astype(np.uint8))
+  palette.putpalette(rng.integers(0, 256, 60).tolist())
+  compressed = {'TIFF': ({}, {'compression': 'tiff_lzw'}, {'compression': 'tiff_adobe_deflate'})}
+  for image in (colors, colors.convert('L'), colors.convert('RGBA'), colors.convert('1'), palette):
+    for options in compressed.get(file_format, ({'lossless': True},)):
+      buffer = io.BytesIO()
+      image.save(buffer, file_format, **options)
+      yield buffer.getvalue()
+
+
+@many
+@pytest.mark.parametrize('file_format', ['TIFF', 'WEBP', 'BMP', 'GIF'])
+@pytest.mark.filterwarnings('ignore::UserWarning:PIL')
+def test_images_in_other_formats(tmp_path, file_format, count):
+  """They have no checksums either."""
+
+  def confirm(data, rgb):
+    with Image.open(io.BytesIO(data)) as image:
+      assert image.format == file_format
+      if not image.mode.startswith('I'):
+        np.testing.assert_array_equal(rgb, np.asarray(image.convert('RGB')))
+
+  accepted, refused = check(
+    tmp_path / 'a',
+    mutants(list(other_images(file_format)), mutations.ANY_FILE, count // 2),
+    lambda path: decode_image(path.read_bytes(), str(path)),
+    confirm,
+  )
+  assert accepted > count / 40
+  assert refused > count / 40
+
+
 @functools.cache
 def weights_files(kind, folder):
   """The bytes of a file with all types, and of one whose tensors share a storage."""
