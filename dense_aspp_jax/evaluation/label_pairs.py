@@ -140,8 +140,8 @@ def _by_relative_name(truth: Files, guesses: Files) -> _Candidates:
 def _renaming(truth: Sequence[str], guesses: Collection[str]) -> tuple[str, str]:
   """What to drop from the names of all ground truth, and what to add, to get the names of predictions.
 
-  Both are empty if any name is that of a prediction already, and unless there is one suffix, with a letter in
-  it, that fits all.
+  Both are empty if any name is that of a prediction already, and unless there is one suffix that fits all and
+  is none of a longer word or number, such as `_mask`.
   """
   if any(name in guesses for name in truth):
     return '', ''
@@ -151,7 +151,7 @@ def _renaming(truth: Sequence[str], guesses: Collection[str]) -> tuple[str, str]
   fitting = [
     (dropped, added)
     for dropped, added in rules
-    if any(map(str.isalpha, dropped + added))
+    if re.match(r'[\W_].*[A-Za-z]', dropped + added)
     and all(name.endswith(dropped) and name.removesuffix(dropped) + added in guesses for name in truth)
   ]
   return fitting[0] if len(fitting) == 1 else ('', '')

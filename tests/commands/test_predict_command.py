@@ -256,8 +256,10 @@ def test_images_of_all_formats_in_a_folder(tiny_run, tmp_path, capsys):
     np.testing.assert_array_equal(label_ids[lossless], label_ids['png'])
 
 
-def test_what_was_predicted_stays_when_a_later_image_fails(tiny_run, tmp_path, monkeypatch):
-  folder, output = tree(tmp_path / 'in', 'a.png', 'b.png', 'c.png', 'd.png'), tmp_path / 'out'
+@pytest.mark.parametrize('height', [1, 3000])
+def test_what_was_predicted_stays_when_a_later_image_fails(tiny_run, tmp_path, monkeypatch, height):
+  folder, output = tree(tmp_path / 'in', 'a.png', 'b.png', 'c.png'), tmp_path / 'out'
+  (folder / 'd.png').write_bytes(encode_png(np.zeros((height, 3000), np.uint8)))  # large: no threads
   run = load_run(tiny_run)
   results = iter([0, InputError('too flat'), 1, MemoryError('too large')])
 

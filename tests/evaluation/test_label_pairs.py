@@ -118,6 +118,8 @@ def test_names_of_one_folder_may_go_on_with_a_suffix(labels, predictions, truth,
     (['a_mask', 'b_mask'], ['a_mask', 'b'], None),  # the rule is equality
     (['a_mask', 'b_label'], ['a', 'b'], None),
     (['x10', 'x20'], ['x1', 'x2'], 'x1'),  # other images
+    (['x10_mask'], ['x1'], None),
+    (['x1'], ['x10_a'], 'x10_a'),
     (['a_b', 'a_b_c'], ['a'], None),
     (['scene1_left'], ['scene1_right'], 'scene1_right'),
     (['a'], ['a_x', 'a_y'], 'a_x'),
