@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pathlib
 from typing import Any, NoReturn
 
 import numpy as np
@@ -13,6 +12,7 @@ from dense_aspp_jax.datasets.images import decode_image
 from dense_aspp_jax.datasets.png import check_size
 from dense_aspp_jax.datasets.stored_files import StoredFile
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.paths import local_path
 
 _EXPECTED = 'expected a path, a PIL image, or RGB pixels as uint8 [h, w, 3]'
 _CHANNELS = (1, 3, 4)
@@ -33,7 +33,7 @@ def rgb_pixels(image: Any, where: str = 'image') -> np.ndarray:
     InputError: Anything else, a file that cannot be read, or more than `MAX_PIXELS`.
   """
   if isinstance(image, str | os.PathLike):
-    file = StoredFile.on_disk(pathlib.Path(os.fsdecode(image)))
+    file = StoredFile.on_disk(local_path(os.fsdecode(image)))
     # Opening a pipe would wait for a writer; '\0' no system has in a name.
     if '\0' in file.path.name or (os.path.exists(file.path) and not os.path.isfile(file.path)):
       raise InputError(f'{file.where}: not a file; {_EXPECTED}')

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Mapping
+import math
+import numbers
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +16,7 @@ from jaxtyping import Array, Float, Num, UInt8
 
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.datasets.resize import resize_image
+from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.outputs import CLASSES, PROBABILITIES, PROGRAMS_KEPT, check_outputs
 from dense_aspp_jax.evaluation.predictor import (
   NETWORKS_KEPT,
@@ -63,7 +66,14 @@ class AveragingPredictor(BatchPredictor):
     scales: tuple[float, ...] = (1.0,),
     window: tuple[int, int] | None = None,
   ):
-    """Takes the network, variables and preprocessing of `predictor`."""
+    """Takes the network, variables and preprocessing of `predictor`.
+
+    Raises:
+      InputError: Scales that are no numbers above 0, or a window that is no height and width in pixels.
+    """
+    scales = _checked('scales', scales, numbers.Real, 'one or more numbers above 0')
+    if window is not None:
+      window = _checked('window', window, numbers.Integral, 'height and width in pixels, or None', length=2)
     self.flip, self.scales, self.window = flip, scales, window
     self.preprocessing, self._predictor = predictor.preprocessing, predictor
     self.call_size = predictor.mesh.size
@@ -118,6 +128,14 @@ class AveragingPredictor(BatchPredictor):
 
   def _has_windows(self, size: tuple[int, int]) -> bool:
     return self.window is not None and any(n > w for n, w in zip(size, self.window, strict=True))
+
+
+def _checked(name: str, values: Any, kind: type, expected: str, length: int | None = None) -> tuple[Any, ...]:
+  """The values as a tuple. Raises InputError unless they are finite and above 0."""
+  holds = isinstance(values, Sequence) and len(values) == (length or len(values) or 1)
+  if not holds or not all(isinstance(value, kind) and 0 < value < math.inf for value in values):
+    raise InputError(f'{name} {values!r}: expected {expected}')
+  return tuple(int(value) if kind is numbers.Integral else float(value) for value in values)
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:

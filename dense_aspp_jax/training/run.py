@@ -20,6 +20,7 @@ from dense_aspp_jax.files import replaced_directory, write_json
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.segmentation import Network
+from dense_aspp_jax.paths import local_path
 from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.training.checkpoints import EMA, RAW, restore_variables
 from dense_aspp_jax.training.config import Evaluation
@@ -137,7 +138,7 @@ class Run:
 
 
 def load_run(
-  workdir: str | os.PathLike, checkpoint: str = 'best', weights: str | None = None, bn: str = RUNNING
+  workdir: str | os.PathLike, checkpoint: str | int = 'best', weights: str | None = None, bn: str = RUNNING
 ) -> Run:
   """Loads a run: `load_run('runs/x').predictor.predict(image)` gives class indices.
 
@@ -151,7 +152,9 @@ def load_run(
   Raises:
     InputError: Not a run's directory, or no such checkpoint, averages or statistics.
   """
-  workdir = pathlib.Path(workdir)
+  if not isinstance(workdir, str | os.PathLike):
+    raise InputError(f'workdir {workdir!r}: expected the path of a run')
+  workdir, checkpoint = local_path(os.fsdecode(workdir)), str(checkpoint)
   config = read_config(workdir)
   label_set = read_label_set(workdir)
   frozen_extractor = config.get('optimizer', {}).get('extractor_learning_rate_factor') == 0

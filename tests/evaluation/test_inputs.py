@@ -70,10 +70,11 @@ def test_what_converts_without_doubt(image, expected):
   np.testing.assert_array_equal(pixels, expected)
 
 
-def test_a_path_is_read_as_the_command_predict_reads_it(tmp_path):
+def test_a_path_is_read_as_the_command_predict_reads_it(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
   path = tmp_path / 'a.png'
   path.write_bytes(encode_png(RGB))
-  for given in (path, str(path), os.fsencode(path).decode()):
+  for given in (path, str(path), '~/a.png'):
     np.testing.assert_array_equal(rgb_pixels(given), RGB)
 
 

@@ -220,3 +220,23 @@ def test_other_sizes_of_images_do_not_compile_the_network_again(network, one_dev
   for size in ((40, 50), (50, 40), (41, 77)):
     assert averaging.predict(make_images(1, size)[0]).shape == size
   assert len(PatchExtractor.traces) == traced
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    (dict(scales=()), 'scales'),
+    (dict(scales=0.5), 'scales'),
+    (dict(scales=(1.0, 0)), 'scales'),
+    (dict(scales=(float('nan'),)), 'scales'),
+    (dict(scales='12'), 'scales'),
+    (dict(window=24), 'window'),
+    (dict(window=(24, 0)), 'window'),
+    (dict(window=(24.5, 24)), 'window'),
+    (dict(window=(24, 24, 3)), 'window'),
+  ],
+)
+def test_options_out_of_range_are_refused(predictor, options, message):
+  with pytest.raises(InputError, match=message):
+    AveragingPredictor(predictor, **options)
+  AveragingPredictor(predictor, scales=[np.float32(0.5), 1], window=[np.int64(24), 24])

@@ -44,6 +44,7 @@ def averaged(tiny_run, tmp_path_factory):
     ((), 1, 'ema', 10),
     (('latest',), 2, 'ema', 20),
     (('2', 'ema'), 2, 'ema', 20),
+    ((2,), 2, 'ema', 20),
     (('best', 'raw'), 1, 'raw', 1),
   ],
 )
@@ -61,3 +62,21 @@ def test_a_run_is_loaded_at_its_best_with_its_averages_unless_told_otherwise(
 def test_weights_that_a_run_does_not_have_are_named(tiny_run, weights, named):
   with pytest.raises(InputError, match=named):
     load_run(tiny_run, weights=weights)
+
+
+@pytest.mark.parametrize('checkpoint', [77, None, 1.5, '../x'])
+def test_a_checkpoint_that_there_is_not_is_an_input_error(tiny_run, checkpoint):
+  with pytest.raises(InputError, match=f'no checkpoint .*{checkpoint}'):
+    load_run(tiny_run, checkpoint)
+
+
+@pytest.mark.parametrize('workdir', [None, 7, 'missing', 'gs://bucket/run', '~/missing'])
+def test_a_workdir_that_there_is_not_is_an_input_error(workdir, tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  with pytest.raises(InputError, match=r'workdir|missing|gs:'):
+    load_run(workdir)
+
+
+def test_a_run_is_found_below_the_home_directory(tiny_run, monkeypatch):
+  monkeypatch.setenv('HOME', str(tiny_run.parent))
+  assert load_run(f'~/{tiny_run.name}').workdir == tiny_run
