@@ -63,6 +63,7 @@ UPRIGHT = {
   8: Image.Transpose.ROTATE_90,
 }
 _TURNED_BACK = UPRIGHT | {6: UPRIGHT[8], 8: UPRIGHT[6]}
+SIDEWAYS = range(5, 9)  # EXIF orientations that exchange height and width
 
 
 class Opened(NamedTuple):

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from dense_aspp_jax.datasets.image_formats import (
+  SIDEWAYS,
   UPRIGHT,
   Opened,
   check_header,
@@ -62,7 +63,13 @@ def check_image_header(path: pathlib.Path) -> tuple[int, int]:
     raise InputError(f'{where}: cannot be read ({error.strerror or error})') from error
 
 
-def decode_image(data: bytes, where: str, upright_only: bool = False, as_stored: bool = False) -> np.ndarray:
+def decode_image(
+  data: bytes,
+  where: str,
+  upright_only: bool = False,
+  as_stored: bool = False,
+  label_size: tuple[int, ...] | None = None,
+) -> np.ndarray:
   """Decodes a PNG, JPEG, TIFF, WebP, BMP or GIF (of several pictures the first) to 8-bit RGB.
 
   Grey and palette images become RGB; an alpha channel is dropped, the colour below it kept; CMYK is
@@ -76,6 +83,8 @@ def decode_image(data: bytes, where: str, upright_only: bool = False, as_stored:
     upright_only: Whether to refuse an image that its EXIF orientation would turn: its label map may have
       been drawn on either picture.
     as_stored: Whether to ignore the EXIF orientation.
+    label_size: Height and width of the image's label map. If only the picture as stored or only the turned
+      one has this size, that one is returned, whatever the two options say.
 
   Returns:
     RGB, uint8 `[h, w, 3]`.
@@ -86,12 +95,18 @@ def decode_image(data: bytes, where: str, upright_only: bool = False, as_stored:
     RunError: Too little memory.
   """
   opened = open_image(data, where)
-  image, orientation = opened.image, 1 if as_stored else opened.orientation
-  if upright_only and orientation in UPRIGHT:
+  image, orientation = opened.image, opened.orientation
+  stored = (image.height, image.width)
+  turned = stored[::-1] if orientation in SIDEWAYS else stored
+  decided = stored != turned and label_size in (stored, turned)
+  if label_size == stored if decided else as_stored:
+    orientation = 1
+  if upright_only and not decided and orientation in UPRIGHT:
     raise InputError(
       f'{where}: {image.height}x{image.width} pixels (height x width) with EXIF orientation {orientation}: '
-      'viewers turn it; expected an upright image, which its label map fits as stored. Turn the pixels and '
-      'drop the tag (`mogrify -auto-orient` does), and see that the label fits'
+      'viewers turn it, and the sizes do not tell whether its label map was drawn on the turned image. Say '
+      '"orientation": "applied" or "as_stored" in labels.json, or turn the pixels and drop the tag '
+      '(`mogrify -auto-orient` does)'
     )
   with explained_memory(where):
     rgb = _to_rgb(opened, where)

@@ -60,15 +60,29 @@ def check_pair(pair: Pair, label_set: LabelSet, published: bool = False) -> Chec
       problems.append(str(error))
       return None
 
-  def read(file: StoredFile, color_type: int) -> tuple[bytes, np.ndarray]:
+  def read(file: StoredFile, color_type: int) -> bytes:
     data = file.read()
     if published:
       _check_published(read_png_header(data, file.where), color_type, file.where)
-    if color_type == RGB:
-      return data, decode_image(data, file.where, upright_only=True)
-    return data, decode_label_ids(data, label_set, file.where)
+    return data
 
-  image, label = attempt(read, pair.image, RGB), attempt(read, pair.label, GREY)
+  def read_label() -> tuple[bytes, np.ndarray]:
+    data = read(pair.label, GREY)
+    return data, decode_label_ids(data, label_set, pair.label.where)
+
+  def read_image(label_size: tuple[int, ...] | None) -> tuple[bytes, np.ndarray]:
+    data = read(pair.image, RGB)
+    options = dict(upright_only=True)
+    if not published:
+      undecided = label_set.orientation is None
+      options = dict(
+        upright_only=undecided, as_stored=label_set.orientation == 'as_stored', label_size=label_size
+      )
+    return data, decode_image(data, pair.image.where, **options)
+
+  label = attempt(read_label)  # first: its size may tell how the image is to be read
+  image = attempt(read_image, label[1].shape if label else None)
+  problems.reverse()
   if image and label:
     attempt(_check_equal, image[1].shape[:2], label[1].shape, pair)
   labels = attempt(label_set.encode, label[1], pair.label.where) if label else None

@@ -1,5 +1,6 @@
 """The check of a pair names everything that is wrong; bad pairs are left out in order, up to a limit."""
 
+import dataclasses
 import functools
 import io
 import math
@@ -29,11 +30,11 @@ def pair_of(image: bytes, label: bytes) -> Pair:
   )
 
 
-def photo(orientation: int, file_format: str) -> bytes:
+def photo(orientation: int, file_format: str, rgb: np.ndarray = RGB) -> bytes:
   exif = Image.Exif()
   exif[0x0112] = orientation
   buffer = io.BytesIO()
-  Image.fromarray(RGB).save(buffer, file_format, exif=exif)
+  Image.fromarray(rgb).save(buffer, file_format, exif=exif)
   return buffer.getvalue()
 
 
@@ -60,16 +61,39 @@ def test_everything_that_is_wrong_is_named():
 
 
 @pytest.mark.parametrize('file_format', ['PNG', 'JPEG'])
-def test_an_image_that_is_not_upright_is_refused_where_it_has_a_label(file_format):
-  label = encode_png(IDS)
-  check_pair(pair_of(photo(1, file_format), label), CAMVID_11)
-  for orientation in range(2, 9):
-    data = photo(orientation, file_format)
-    with pytest.raises(
-      InputError, match=rf'^i\.png: 4x6 pixels .*with EXIF orientation {orientation}:.*auto-orient'
-    ):
-      check_pair(pair_of(data, label), CAMVID_11)
-    assert decode_image(data, 'i').shape == ((4, 6, 3) if orientation < 5 else (6, 4, 3))  # predict turns it
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_the_size_of_the_label_tells_whether_a_photo_is_turned(orientation, file_format):
+  """Where it cannot tell, as with a photo that stands on its head, labels.json has to."""
+  data = photo(orientation, file_format)
+  sideways = orientation >= 5
+  for turned in (False, True):
+    label = encode_png(IDS.reshape(6, 4) if turned and sideways else IDS)
+    expected = decode_image(data, 'i', as_stored=not turned)
+    for option in ('applied', 'as_stored', None):
+      label_set = dataclasses.replace(CAMVID_11, orientation=option)
+      if sideways or orientation == 1 or option == ('applied' if turned else 'as_stored'):
+        np.testing.assert_array_equal(check_pair(pair_of(data, label), label_set).image, expected)
+      elif option is None:
+        with pytest.raises(
+          InputError,
+          match=rf'^i\.png: 4x6 pixels .*with EXIF orientation {orientation}:.*"orientation".*auto-orient',
+        ):
+          check_pair(pair_of(data, label), label_set)
+
+
+def test_a_square_photo_that_lies_on_its_side_is_decided_by_labels_json():
+  data, label = photo(6, 'PNG', RGB[:, :4]), encode_png(IDS[:, :4])
+  with pytest.raises(InputError, match=r'EXIF orientation 6: .*do not tell'):
+    check_pair(pair_of(data, label), CAMVID_11)
+  for option in ('applied', 'as_stored'):
+    found = check_pair(pair_of(data, label), dataclasses.replace(CAMVID_11, orientation=option)).image
+    np.testing.assert_array_equal(found, decode_image(data, 'i', as_stored=option == 'as_stored'))
+
+
+def test_a_label_of_neither_size_is_named_with_the_size_that_viewers_see():
+  label_set = dataclasses.replace(CAMVID_11, orientation='applied')
+  with pytest.raises(InputError, match=r'label of 2x2 pixels \(height x width\) for an image of 6x4'):
+    check_pair(pair_of(photo(6, 'PNG'), encode_png(IDS[:2, :2])), label_set)
 
 
 @pytest.mark.parametrize(
