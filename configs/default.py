@@ -47,9 +47,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.dataset = 'cityscapes'  # 'camvid', 'street_scenes', or 'folder:PATH'
   config.data.data_dir = config_dict.placeholder(str)  # default: TFDS_DATA_DIR or ~/tensorflow_datasets
   config.data.cache_dir = config_dict.placeholder(str)  # of resized images; default: data_dir/cache
-  config.data.label_set = config_dict.placeholder(
-    str
-  )  # 'cityscapes19', ... or a labels.json; default: its own
+  config.data.label_set = config_dict.placeholder(str)  # 'cityscapes19' or a labels.json; default: its own
   config.data.train_split = 'train'  # or 'train+validation'
   config.data.validation_split = 'validation'  # or 'held_out', see below
   config.data.held_out = ()  # prefixes of image ids: these images of 'train' are 'held_out' instead

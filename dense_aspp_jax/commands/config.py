@@ -6,7 +6,6 @@ import argparse
 import ast
 import json
 import pathlib
-import re
 from typing import Any
 
 from flax.traverse_util import flatten_dict
@@ -16,9 +15,6 @@ from tabulate import tabulate
 import dense_aspp_jax
 from dense_aspp_jax.commands.config_file import CONFIG_HELP, read_config_file, shipped_configs
 from dense_aspp_jax.training.config import plain, tuples
-
-_FIELD = re.compile(r'  config\.(?P<name>\w+(?:\.\w+)?) = (?P<value>.*?)(?:  # (?P<comment>.*))?')
-_SOURCES = ('slides', 'ours')  # in comments of configs/default.py: where a value comes from
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,32 +43,34 @@ def complete_file(name: str, config: ConfigDict) -> str:
     name: Of the configuration, for the header.
     config: With every field.
   """
-  default = (shipped_configs() / 'default.py').read_text(encoding='utf-8')
-  values = flatten_dict(tuples(plain(config)), sep='.')
-  _, imports, body = default.partition('import ml_collections\n')
-  header, function = body.split('  config = ml_collections.ConfigDict()\n', 1)
-  header = re.sub('""".*"""', '"""Returns the configuration."""', header)
+  source = (shipped_configs() / 'default.py').read_text(encoding='utf-8')
+  lines, values = source.splitlines(), flatten_dict(tuples(plain(config)), sep='.')
+  docstring, *_, function = ast.parse(source).body
+  for statement in reversed(function.body):
+    first, end = statement.lineno - 1, statement.end_lineno
+    if isinstance(statement, ast.Assign):
+      field = ast.unparse(statement.targets[0]).removeprefix('config.')
+      if field in values and _default(statement.value) != values[field]:
+        comment = _without_source(' '.join(filter(None, map(_comment, lines[first:end]))))
+        lines[first:end] = [f'  config.{field} = {values[field]!r}{f"  # {comment}" if comment else ""}']
+    elif isinstance(statement, ast.Expr):  # what the function says of itself
+      lines[first:end] = ['  """Returns the configuration."""']
   title = json.dumps(pathlib.PurePath(name).name)[1:-1]  # in a docstring
-  return (
+  header = (
     f'"""{title} of dense_aspp_jax {dense_aspp_jax.__version__} with every field, to change and train:\n\n'
-    '  dense-aspp train --config=THIS_FILE --workdir=runs/NAME\n"""\n\n'
-    f'{imports}{header}  config = ml_collections.ConfigDict()\n'
-    + ''.join(f'{_with_value(line, values)}\n' for line in function.splitlines())
+    '  dense-aspp train --config=THIS_FILE --workdir=runs/NAME\n"""'
   )
+  return '\n'.join([header, *lines[docstring.end_lineno :]]) + '\n'
 
 
-def _with_value(line: str, values: dict[str, Any]) -> str:
-  """A line of configs/default.py with the configuration's value in place of the default."""
-  found = _FIELD.fullmatch(line)
-  if not found or found['name'] not in values:
-    return line
-  value = values[found['name']]
-  if _literal(found['value']) == value:
-    return line
-  clauses = [c.removeprefix('ours. ') for c in (found['comment'] or '').split('; ') if c not in _SOURCES]
-  comment = '; '.join(filter(None, clauses))
-  return f'  config.{found["name"]} = {value!r}{f"  # {comment}" if comment else ""}'
+def _default(value: ast.expr) -> Any:
+  return None if isinstance(value, ast.Call) else ast.literal_eval(value)  # a placeholder
 
 
-def _literal(code: str) -> Any:
-  return None if code.startswith('config_dict.placeholder(') else ast.literal_eval(code)
+def _comment(line: str) -> str:
+  return line.partition('  # ')[2]
+
+
+def _without_source(comment: str) -> str:
+  """A comment without what says where the default comes from."""
+  return '; '.join(c.removeprefix('ours. ') for c in comment.split('; ') if c not in ('slides', 'ours'))

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict, config_dict, config_flags
 
 import dense_aspp_jax
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.training.config import check_names, tuples, with_added_fields
+from dense_aspp_jax.training.config import EVERY_FIELD, check_names, tuples, with_added_fields
 
 CONFIG_HELP = (
   "configuration file (Python code, which is executed), or the name of one of the package's, such as "
@@ -28,7 +28,6 @@ CONFIG_HELP = (
 _PACKAGE = 'configs'
 _FILE = '_config_file'  # the module that the file is while it runs
 _LONGEST = 300  # characters of an error's own text
-_EVERY_FIELD = 'configs/default.py has every field (`dense-aspp config default` prints it)'
 _TYPES = {
   bool: 'true or false',
   int: 'an integer',
@@ -191,7 +190,7 @@ def _reason(error: BaseException, code: str) -> str:
   if isinstance(error, AttributeError | KeyError) and (found := _NO_FIELD.fullmatch(text)):
     section = re.search(rf'config\.(\w+)\.{found[1]}\b', code)
     similar = f', did you mean {found[2]!r}?' if found[2] else ''
-    return f'no field {found[1]!r}{f" in config.{section[1]}" if section else ""}{similar}; {_EVERY_FIELD}'
+    return f'no field {found[1]!r}{f" in config.{section[1]}" if section else ""}{similar}; {EVERY_FIELD}'
   if isinstance(error, TypeError) and (found := _WRONG_TYPE.search(text)):
     value = repr(found['value']) if found['found'] == 'str' else found['value']
     return f'field {found["field"]!r} expects {found["expected"]}, but {value} is {found["found"]}'
@@ -233,7 +232,7 @@ def _section_and_field(config: ConfigDict, override: str) -> tuple[ConfigDict, s
   for part in sections:
     section = section.get(part) if isinstance(section, ConfigDict) else None
   if not isinstance(section, ConfigDict) or field not in section:
-    raise InputError(f'{override}: unknown field config.{name}; {_EVERY_FIELD}')
+    raise InputError(f'{override}: unknown field config.{name}; {EVERY_FIELD}')
   return section, field
 
 

@@ -54,6 +54,7 @@ _ADDED = {'data.cache_dir': None, 'init.run': None, 'optimizer.extractor_learnin
 _NOT_IN_ARRAYS = ('compute_dtype', 'implementation', 'formulation', 'rematerialize', 'dropout_rate')
 _FORMULATIONS = {'fast': 'fused', 'plain': 'reference'}  # former value of model.formulation -> implementation
 _HASH_DIGITS = 12
+EVERY_FIELD = 'configs/default.py has every field (`dense-aspp config default` prints it)'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +203,7 @@ def check_names(config: Mapping[str, Any]) -> None:
   problems = [f'unknown field config.{name}' for name in sorted(found - expected)]
   problems += [f'missing field config.{name}' for name in sorted(expected - found)]
   if problems:
-    raise InputError(f'{"; ".join(problems)}. configs/default.py has every field')
+    raise InputError(f'{"; ".join(problems)}. {EVERY_FIELD}')
 
 
 def migrate(config: Mapping[str, Any]) -> dict[str, Any]:

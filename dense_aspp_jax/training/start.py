@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from dense_aspp_jax.datasets.examples import FOLDER_PREFIX
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import read_json
 from dense_aspp_jax.models.segmentation import Network
+from dense_aspp_jax.paths import local_path
 from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.config import Config, config_hash, model_record, tuples
 from dense_aspp_jax.training.run import Run, load_run
@@ -76,7 +76,7 @@ def pretraining(config: Mapping[str, Any], starts: Sequence[Mapping[str, Any]]) 
 
 
 def _from_extractor_weights(config: Config, path: str, extractor: str) -> Start:
-  weights = load_extractor_weights(pathlib.Path(path).expanduser())
+  weights = load_extractor_weights(local_path(path))
   where = f'config.init.extractor_weights = {path!r}'
   if weights.architecture != extractor:
     raise InputError(
@@ -93,7 +93,7 @@ def _from_extractor_weights(config: Config, path: str, extractor: str) -> Start:
 
 def _find_run(name: str) -> Run:
   """The run that `config.init.run` names."""
-  return load_run(pathlib.Path(name).expanduser())
+  return load_run(local_path(name))
 
 
 def _from_run(config: Config, name: str, model_fields: Mapping[str, Any]) -> Start:

@@ -70,7 +70,8 @@ def train_and_evaluate(
   label_set, training = checked.label_set, checked.training
   workdirs.check(workdir, stored, label_set)
   changed = workdirs.changed(workdir, stored)
-  start = None if has_latest(workdir) else load_start(checked, given['model'])
+  resumes, begun = has_latest(workdir), (workdir / workdirs.CONFIG).exists()
+  start = None if resumes else load_start(checked, given['model'])
   origin = dict(start.origin) if start else {}
 
   # ---------------------------------------- Data
@@ -131,6 +132,8 @@ def train_and_evaluate(
         'Evaluate it, continue it with more training.num_epochs, or choose another --workdir'
       )
       return None
+    if begun and not resumes:
+      say(f'{workdir}: no checkpoint to resume from; training starts at step 0')
     if start:
       say(start.text)
     if first_step and changed:

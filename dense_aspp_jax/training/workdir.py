@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from dense_aspp_jax.datasets.examples import FOLDER_PREFIX
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import check_writable, read_json, write_json
 from dense_aspp_jax.labels import LABEL_SETS, LabelSet
+from dense_aspp_jax.paths import local_path
 from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.training.config import migrate, plain, tuples
 from dense_aspp_jax.training.hold import hold
@@ -47,7 +49,8 @@ def to_store(workdir: pathlib.Path, config: Mapping[str, Any]) -> dict[str, Any]
   if (workdir / CONFIG).exists():
     stored, paths = _read_stored(workdir), _paths(config)
     first = pathlib.Path(stored.get(_DIRECTORY) or here)
-    relative = [path for path in map(pathlib.Path, paths.values()) if not path.expanduser().is_absolute()]
+    expanded = [pathlib.Path(os.path.expanduser(path)) for path in paths.values()]
+    relative = [path for path in expanded if not path.is_absolute()]
     there, from_here = (sum((d / path).exists() for path in relative) for d in (first, here))
     if _paths(stored) == paths and (there > from_here or not from_here):
       return {_DIRECTORY: str(first), **config}
@@ -61,7 +64,8 @@ def resolve(stored: Mapping[str, Any]) -> dict[str, Any]:
   if directory is not None:  # earlier versions stored absolute paths
     for (section, field), path in _paths(config).items():
       prefix = config[section][field].removesuffix(path)
-      config[section][field] = f'{prefix}{directory / pathlib.Path(path).expanduser()}'
+      with contextlib.suppress(InputError):  # a URL: an error where it is read
+        config[section][field] = f'{prefix}{directory / local_path(path)}'
   return tuples(config)
 
 

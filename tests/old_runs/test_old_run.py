@@ -6,14 +6,20 @@ import shutil
 import tarfile
 
 import flax
+import jax
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_network import draw_variables
 
 from configs import default
 from dense_aspp_jax.commands.main import main
+from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.results.runs import read_run
 from dense_aspp_jax.training.checkpoints import Checkpoints
+from dense_aspp_jax.training.config import parse_config
+from dense_aspp_jax.training.run import load_run
+from dense_aspp_jax.training.start import load_start
 from dense_aspp_jax.training.train import train_and_evaluate
 from dense_aspp_jax.weights.store import load_extractor_weights
 
@@ -75,6 +81,21 @@ def test_the_old_converted_weights_load(old):
   arrays = flax.traverse_util.flatten_dict(weights.variables, sep='/')
   sums = {name: np.sum(array, dtype=np.float64) for name, array in arrays.items()}
   assert sums == pytest.approx(EXPECTED['weights'])
+
+
+def test_a_new_run_starts_from_the_old_one(old):
+  config = default.get_config()
+  overrides = {name: tuple(v) if isinstance(v, list) else v for name, v in EXPECTED['overrides'].items()}
+  config.update_from_flattened_dict(overrides)
+  config.data.label_set = str(old / 'scenes' / 'labels.json')
+  config.init.update(extractor_weights=None, run=str(old / 'run'))
+  checked = parse_config(config)
+  start = load_start(checked, config.model.to_dict())
+  merged = start.merge(draw_variables(abstract_variables(checked.model)))
+  jax.tree.map(np.testing.assert_array_equal, merged, load_run(old / 'run').variables)
+  origin = start.origin['init_run']
+  assert origin['config_hash'] == EXPECTED['config_hash']
+  assert (origin['step'], origin['pretraining']) == (EXPECTED['best']['step'], ['ImageNet'])
 
 
 def test_the_old_run_resumes_with_the_same_losses_and_scores(old, tmp_path):

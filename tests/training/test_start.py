@@ -129,12 +129,23 @@ def test_an_auxiliary_head_that_the_other_run_lacks_is_drawn(tmp_path):
       r'config\.model\.dilation_rates: \[1\] there, \[1, 2\] here\)',
     ),
     ({'data.std': (0.3, 0.3, 0.3)}, r'the weights need config\.data\.std = \(0\.229, 0\.224, 0\.225\),'),
+    ({'init.run': 'gs://bucket/run'}, r'gs://bucket/run: a URL'),
     ({'init.run': 'nowhere'}, r"config\.init\.run = 'nowhere': nowhere: no config\.json"),
   ],
 )
 def test_what_does_not_fit_is_named(source, overrides, message):
   with pytest.raises(InputError, match=message):
     start_of(source, **overrides)
+
+
+def test_a_network_that_was_trained_elsewhere_is_a_start_too(tmp_path):
+  """As `dense-aspp convert` writes the authors' networks: few sections, nothing of a training."""
+  workdir = make_source(tmp_path / 'source')
+  config = json.loads((workdir / 'config.json').read_text())
+  stored = {'seed': None, 'model': config['model'], 'data': config['data'], 'evaluation': {'batch_size': 1}}
+  write_json(workdir / 'config.json', stored)
+  origin = start_of(workdir).origin['init_run']
+  assert (origin['config_hash'], origin['weights'], origin['pretraining']) == (None, 'raw', [])
 
 
 def test_a_frozen_extractor_needs_weights():
@@ -242,4 +253,6 @@ def test_a_change_before_the_first_checkpoint_is_no_continuation(scene_folder, t
       train_and_evaluate(config, tmp_path)
   starts = json.loads((tmp_path / 'provenance.json').read_text())
   assert [start.get('changed') for start in starts] == [None, None]
-  assert 'continued' not in capsys.readouterr().err
+  said = capsys.readouterr().err
+  assert 'continued' not in said
+  assert said.count('no checkpoint to resume from; training starts at step 0') == 1

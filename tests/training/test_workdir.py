@@ -110,6 +110,12 @@ def test_relative_paths_are_those_of_the_directory_they_were_given_in():
   assert config['data']['dataset'] == 'folder:scenes'
 
 
+def test_a_url_stays_one():
+  config = default.get_config().to_dict()
+  config['init']['run'] = 'gs://bucket/run'
+  assert workdirs.resolve({'directory': '/home', **config})['init']['run'] == 'gs://bucket/run'
+
+
 def test_the_home_folder_is_resolved(tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path / 'home'))
   config = default.get_config().to_dict()
