@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import builtins
 import math
 import sys
+import types
+import typing
 from typing import Any, NoReturn
 
 from dense_aspp_jax.errors import InputError
+
+_SIDE = 2**16  # pixels; the longest side of an image
 
 
 def reject(field: str, value: Any, expected: str) -> NoReturn:
@@ -37,6 +42,34 @@ def is_number(value: Any) -> bool:
 def is_integer(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
   """Whether a value is an int, `low` to `high`; True and False are none."""
   return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def fits(value: Any, hint: Any) -> bool:
+  """Whether a value has the type of an annotation.
+
+  Args:
+    value: JSON data, or a dataclass of such.
+    hint: A class, `Any`, a union, or a list or dict of such. int and float are as in `is_integer` and
+      `is_number`.
+  """
+  args = typing.get_args(hint)
+  match typing.get_origin(hint):
+    case typing.Union | types.UnionType:
+      return any(fits(value, arg) for arg in args)
+    case builtins.list:
+      return isinstance(value, list) and all(fits(v, args[0]) for v in value)
+    case builtins.dict:
+      return isinstance(value, dict) and all(fits(k, args[0]) and fits(v, args[1]) for k, v in value.items())
+  if hint in (int, float):
+    return is_integer(value) if hint is int else is_number(value)
+  return hint is Any or isinstance(value, hint)
+
+
+def check_types(instance: Any) -> None:
+  """Raises TypeError, which names the field, unless those of a dataclass fit their annotations."""
+  for name, hint in typing.get_type_hints(type(instance)).items():
+    if not fits(value := getattr(instance, name), hint):
+      raise TypeError(f'{name} = {value!r}')
 
 
 def check_bool(field: str, value: Any) -> None:
@@ -78,5 +111,5 @@ def check_number(
 
 def check_size(field: str, value: Any) -> None:
   """Raises InputError unless `value` is a height and a width in pixels, each at least 1."""
-  holds = isinstance(value, tuple | list) and len(value) == 2 and all(is_integer(n, 1) for n in value)
+  holds = isinstance(value, tuple | list) and len(value) == 2 and all(is_integer(n, 1, _SIDE) for n in value)
   check(field, value, holds, '(height, width) in pixels')

@@ -85,13 +85,18 @@ def read_json(path: pathlib.Path, remedy: str, *, default: Any = None) -> Any:
     InputError: It is missing or cannot be read.
   """
   try:
-    return json.loads(path.read_bytes())  # UTF-8 or UTF-16, with or without BOM
+    data = path.read_bytes()  # UTF-8 or UTF-16, with or without BOM
+    return json.loads(data, parse_constant=_refuse_constant)
   except FileNotFoundError as error:
     if default is not None:
       return default
     raise InputError(f'{path}: no such file; {remedy}') from error
   except (OSError, ValueError, RecursionError) as error:
     raise InputError(f'{path}: cannot be read as JSON ({error}); {remedy}') from error
+
+
+def _refuse_constant(name: str) -> None:
+  raise ValueError(f'{name} is no number of JSON')
 
 
 def download_file(url: str, path: pathlib.Path, description: str, otherwise: str) -> None:

@@ -31,6 +31,7 @@ from dense_aspp_jax.analysis.report_plots import (
   training_figures,
 )
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix, Scores, class_counts, is_cityscapes
+from dense_aspp_jax.fields import is_integer
 from dense_aspp_jax.files import read_json
 from dense_aspp_jax.labels import CITYSCAPES_19, IGNORE_LABEL, LabelSet
 
@@ -72,11 +73,13 @@ def read_analysis(folder: pathlib.Path, subject: Mapping[str, Any]) -> Analysis 
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The entries of a metrics.jsonl, none without the file; skips a line that a killed run left incomplete."""
+  """The entries of a metrics.jsonl, none without the file; skips lines that are none, as of a killed run."""
   entries = []
   for line in path.read_text(encoding='utf-8').splitlines() if path.exists() else ():
-    with contextlib.suppress(ValueError):
-      entries.append(json.loads(line))
+    with contextlib.suppress(ValueError, RecursionError):
+      entry = json.loads(line)
+      if isinstance(entry, dict) and is_integer(entry.get('step')) and isinstance(entry.get('kind'), str):
+        entries.append(entry)
   return entries
 
 

@@ -9,17 +9,17 @@ import pathlib
 import tempfile
 
 from dense_aspp_jax.analysis.layer_removal import analyse_layer_removal
-from dense_aspp_jax.analysis.report import REMEDY, Analysis, read_analysis, read_metrics, render_report
+from dense_aspp_jax.analysis.report import Analysis, read_analysis, read_metrics, render_report
 from dense_aspp_jax.analysis.report_pictures import predict_examples
 from dense_aspp_jax.analysis.similarity import analyse_similarity
 from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least, check_output_file
 from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples
 from dense_aspp_jax.evaluation.evaluate import evaluate
-from dense_aspp_jax.files import read_json, write_file
+from dense_aspp_jax.files import write_file
 from dense_aspp_jax.models.counts import count_parameters
 from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.training.run import load_run
-from dense_aspp_jax.training.workdir import PROVENANCE
+from dense_aspp_jax.training.workdir import read_starts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +85,7 @@ def _write_report(args: argparse.Namespace) -> pathlib.Path:
     images=len(split),
     parameters=count_parameters(run.model, run.config['data']['image_size']),
     metrics=read_metrics(args.workdir / 'metrics.jsonl'),
-    starts=read_json(args.workdir / PROVENANCE, REMEDY, default=[]),
+    starts=read_starts(args.workdir, default=[]),
   )
   write_file(output, page.encode(errors='backslashreplace'))  # image ids are file names, of any bytes
   return output

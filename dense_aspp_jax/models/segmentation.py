@@ -189,7 +189,7 @@ class Network:
 
   def __post_init__(self):
     """Checks the values, but for those of the extractor. Raises InputError."""
-    check_integer('model.num_classes', self.num_classes, 1)
+    check_integer('model.num_classes', self.num_classes, 1, _MOST)
     rates = self.dilation_rates if isinstance(self.dilation_rates, tuple | list) else ()
     holds = bool(rates) and all(is_integer(rate, 1, _MOST) for rate in rates)
     check('model.dilation_rates', self.dilation_rates, holds, f'one or more integers, 1 to {_MOST}')

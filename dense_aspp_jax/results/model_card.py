@@ -93,7 +93,7 @@ def _write_card(workdir: pathlib.Path, rows: Sequence[Row], target: pathlib.Path
   with new_directory(target) as folder:
     write_json(folder / workdirs.CONFIG, config)
     write_json(folder / workdirs.LABELS, label_set.to_json())
-    starts = without_machine_paths(read_json(workdir / workdirs.PROVENANCE, REMEDY))
+    starts = without_machine_paths(workdirs.read_starts(workdir))
     write_json(folder / workdirs.PROVENANCE, starts)
     data = read_json(workdir / workdirs.DATA, REMEDY)
     write_json(folder / workdirs.DATA, without_machine_paths(data))

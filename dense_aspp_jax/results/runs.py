@@ -14,6 +14,7 @@ from typing import Any
 from dense_aspp_jax.datasets.examples import FOLDER_PREFIX
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.metrics import Scores
+from dense_aspp_jax.fields import check_types
 from dense_aspp_jax.files import read_json
 from dense_aspp_jax.models.counts import count_parameters
 from dense_aspp_jax.models.segmentation import create_model
@@ -81,9 +82,13 @@ class Row:
     """Reads what `to_json` gave. Raises KeyError or TypeError for anything else."""
     scores, protocol = data['scores'], Protocol(**data['protocol'])
     means = {name: scores[name] for name in MEANS if name in scores}
-    return cls(
-      **{**data, 'scores': Scores(means, scores['pixel_accuracy'], scores['iou']), 'protocol': protocol}
-    )
+    if next(iter(means.values()), None) is None:
+      raise KeyError('mean_iou')
+    scores = Scores(means, scores['pixel_accuracy'], scores['iou'])
+    row = cls(**{**data, 'scores': scores, 'protocol': protocol})
+    for part in (row, scores, protocol):
+      check_types(part)
+    return row
 
 
 def read_run(workdir: pathlib.Path) -> list[Row]:
@@ -104,7 +109,7 @@ def read_run(workdir: pathlib.Path) -> list[Row]:
     raise InputError(
       f'{workdir}: this run is not finished, its {path.name} is of step {step} of {num_steps}; {_UNFINISHED}'
     )
-  starts = read_json(workdir / workdirs.PROVENANCE, REMEDY)
+  starts = workdirs.read_starts(workdir)
   with _explained(workdir):
     data, model = config['data'], config['model']
     counts = count_parameters(create_model(**model), data['image_size'])
@@ -199,7 +204,7 @@ def _explained(path: pathlib.Path) -> Iterator[None]:
     yield
   except InputError:
     raise
-  except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+  except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
     raise InputError(
       f'{path}: not what this version writes for a run ({type(error).__name__}: {error}). Make it again with '
       '`dense-aspp train` or `dense-aspp evaluate --record`, or leave it out'

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import json
 import pathlib
 import re
 import statistics
@@ -13,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.files import read_json
 from dense_aspp_jax.results.protocol import STANDARDS, Protocol
 from dense_aspp_jax.results.published import Published, read_published
 from dense_aspp_jax.results.runs import Row, without_machine_paths
@@ -146,7 +146,7 @@ def read_results(path: pathlib.Path) -> list[Row]:
     InputError: It is something else.
   """
   try:
-    groups = json.loads(path.read_text(encoding='utf-8'))['ours']
+    groups = read_json(path, 'give another file')['ours']
     return [Row.from_json(row) for group in groups for row in group['rows']]
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise InputError(
@@ -158,4 +158,4 @@ def read_results(path: pathlib.Path) -> list[Row]:
 def _order(group: Group) -> tuple[Any, ...]:
   protocol, reasons = group.protocol, group.protocol.differences
   apart = len(reasons) if reasons is not None else int(protocol.test_time is not None)
-  return protocol.dataset, protocol.split, apart, -next(iter(group.summary.values())).mean
+  return protocol.dataset, protocol.split or '', apart, -next(iter(group.summary.values())).mean

@@ -66,10 +66,10 @@ class RunLog:
 
 
 def _keep_lines_until(path: pathlib.Path, last_step: int, evaluated: bool) -> None:
-  """Drops the JSON lines of steps after `last_step`, and a line that a killed run left unfinished."""
+  """Drops the lines of steps after `last_step`, and those that are none, as a killed run left one."""
   kept = []
   for line in path.read_text(encoding='utf-8').splitlines():
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
       found = json.loads(line)
       last = last_step if evaluated or found['kind'] == 'train' else last_step - 1
       if found['step'] <= last:

@@ -12,7 +12,6 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from dense_aspp_jax.datasets.data import Data
 from dense_aspp_jax.datasets.examples import FOLDER_PREFIX
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.files import read_json
 from dense_aspp_jax.models.segmentation import Network
 from dense_aspp_jax.paths import local_path
 from dense_aspp_jax.training import workdir as workdirs
@@ -116,7 +115,7 @@ def _from_run(config: Config, name: str, model_fields: Mapping[str, Any]) -> Sta
   arrays = flatten_dict({name: tree for name, tree in run.variables.items() if tree})
   heads = ['head'] if config.model.auxiliary_head is None else ['head', 'auxiliary_head']
   drawn = [part for part in heads if not same_classes or part not in run.variables['params']]
-  starts = read_json(run.workdir / workdirs.PROVENANCE, 'restore the files of the run', default=[])
+  starts = workdirs.read_starts(run.workdir, default=[])
   origin = {
     'run': run.workdir.resolve().name,
     'config_hash': config_hash(run.config, run.label_set, starts) if 'init' in run.config else None,

@@ -20,6 +20,7 @@ from dense_aspp_jax.checkpoint_io import check_place
 from dense_aspp_jax.datasets.cache import CacheSplit
 from dense_aspp_jax.datasets.examples import FOLDER_PREFIX
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.fields import fits, is_integer
 from dense_aspp_jax.files import check_writable, read_json, write_json
 from dense_aspp_jax.labels import LABEL_SETS, LabelSet
 from dense_aspp_jax.paths import local_path
@@ -150,7 +151,9 @@ def begin(
   data = {split: _data_record(found) for split, found in splits.items()}
   with hold(workdir) as verify:
     if (workdir / CONFIG).exists():
-      before = _read_records(workdir / DATA, dict)
+      before = read_json(workdir / DATA, _REMEDY)
+      if not fits(before, dict[str, dict]):
+        raise InputError(f'{workdir / DATA}: not what a training writes about its data; {_REMEDY}')
       for split, found in splits.items():
         _check_same_data(workdir, split, before.get(split, {}), found)
       if (now := {**before, **data}) != before:  # moved, or known by times before
@@ -171,7 +174,7 @@ def _data_record(split: CacheSplit) -> dict[str, Any]:
 
 def _check_same_data(workdir: pathlib.Path, name: str, first: Mapping[str, Any], found: CacheSplit) -> None:
   """Raises InputError if the data of a split, wherever they lie, are not those of its record `first`."""
-  same = first.get('fingerprint') in {found.fingerprint, found.former_fingerprint} - {''}
+  same = first.get('fingerprint') in [f for f in (found.fingerprint, found.former_fingerprint) if f]
   if same and first.get('examples') == len(found):
     return
   hint = ''
@@ -189,7 +192,7 @@ def record_start(
 ) -> None:
   """Notes that a run starts or resumes at `step`, with this configuration and code; and its origin."""
   if jax.process_index() == 0:
-    starts = _read_records(workdir / PROVENANCE, list)
+    starts = read_starts(workdir)
     _check_same_weights(workdir, starts, origin)
     write_json(workdir / PROVENANCE, [*starts, {'step': step, **provenance(), **origin}])
     write_json(workdir / CONFIG, stored)
@@ -209,13 +212,18 @@ def _read_stored(workdir: pathlib.Path) -> dict[str, Any]:
   return sections if directory is None else {_DIRECTORY: directory, **sections}
 
 
-def _read_records(path: pathlib.Path, kind: type) -> Any:
-  """JSON objects in a list or, by name, in an object. Raises InputError for anything else."""
-  records = read_json(path, _REMEDY)
-  entries = records.values() if isinstance(records, dict) else records
-  if not isinstance(records, kind) or not all(isinstance(entry, dict) for entry in entries):
-    raise InputError(f'{path}: not what a training writes; {_REMEDY}')
-  return records
+def read_starts(workdir: pathlib.Path, default: list[Any] | None = None) -> list[dict[str, Any]]:
+  """The entries of provenance.json, one for each start of the run; `default` where there is no such file.
+
+  Raises:
+    InputError: It holds something else.
+  """
+  path = workdir / PROVENANCE
+  starts = read_json(path, _REMEDY, default=default)
+  holds = isinstance(starts, list) and all(isinstance(start, dict) for start in starts)
+  if not holds or not all(is_integer(s.get('step'), 0) and fits(s.get('time', ''), str) for s in starts):
+    raise InputError(f'{path}: not what a training writes about its starts; {_REMEDY}')
+  return starts
 
 
 def _check_same_weights(
