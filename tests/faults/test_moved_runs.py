@@ -3,7 +3,6 @@
 import json
 import pathlib
 import shutil
-import time
 
 import fault_runs
 import numpy as np
@@ -13,6 +12,7 @@ from PIL import Image
 
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.evaluation.pictures import save_png
+from dense_aspp_jax.training.checkpoints import Checkpoints
 from dense_aspp_jax.training.monitor import StepMonitor
 
 GONE = '/gone/with/the/machine'
@@ -108,7 +108,7 @@ def take(workdir):
 def test_a_workdir_that_goes_while_a_training_runs_is_noticed(
   change, said, scene_folder, tmp_path, monkeypatch, capsys
 ):
-  workdir, add = tmp_path / 'runs' / 'work', StepMonitor.add
+  workdir, add, save_latest = tmp_path / 'runs' / 'work', StepMonitor.add, Checkpoints.save_latest
   content: dict[pathlib.Path, bytes] = {}
 
   def files():
@@ -116,13 +116,16 @@ def test_a_workdir_that_goes_while_a_training_runs_is_noticed(
 
   def change_and_add(self, step, metrics):
     if step == 3:
-      while latest(workdir) != [2]:  # it is saved in the background
-        time.sleep(0.01)
       change(workdir)
       content.update(files())
     add(self, step, metrics)
 
+  def save_and_wait(self, state):  # else it may still be on its way when the directory goes
+    save_latest(self, state)
+    self.close()
+
   monkeypatch.setattr(StepMonitor, 'add', change_and_add)
+  monkeypatch.setattr(Checkpoints, 'save_latest', save_and_wait)
   assert train(scene_folder, workdir, checkpoint__every_epochs=1.0) == 1
   error = capsys.readouterr().err
   assert f'{workdir}: {said.format(parent=workdir.parent)}' in error
