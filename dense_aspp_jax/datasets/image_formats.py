@@ -50,6 +50,7 @@ _PLUGINS = {
 }
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _TILE_WIDTH, _TILE_LENGTH = 258, 262, 322, 323  # tags of TIFF
 _SUBFILE_TYPE, _REDUCED = 254, 1
+_PLANAR, _SEPARATE = 284, 2
 _ORIENTATION_TAG = 0x0112
 _OUT_OF_MEMORY = ('out of memory', 'decoder error -9')  # Pillow's words for it
 # EXIF orientation -> what makes the picture upright (EXIF 2.3, table 6).
@@ -210,15 +211,23 @@ def _open(plugin: type[Image.Image], data: bytes, where: str) -> Opened:
 
 
 def _check_tiff(image: TiffImagePlugin.TiffImageFile, where: str) -> int:
-  """Bits per sample. Raises InputError for tiles that are too large or missing, which Pillow makes black."""
-  check_size(*(max(1, image.tag_v2.get(tag, 1)) for tag in (_TILE_WIDTH, _TILE_LENGTH)), where)
-  covered, pixels = 0, image.width * image.height
-  for tile in image.tile:
-    left, top, right, bottom = tile.extents
-    covered += (right - left) * (bottom - top)
-  if covered < pixels:
-    raise InputError(f'{where}: truncated TIFF, {covered} of {pixels} pixels; get the file again')
-  return max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
+  """Bits per sample. Raises InputError for what Pillow misreads, and for tiles too large or missing."""
+  tags = image.tag_v2
+  check_size(*(max(1, tags.get(tag, 1)) for tag in (_TILE_WIDTH, _TILE_LENGTH)), where)
+  if not image.use_load_libtiff:  # it makes black what is missing
+    planes = len(image.getbands()) if tags.get(_PLANAR) == _SEPARATE else 1
+    covered, samples = 0, image.width * image.height * planes
+    for tile in image.tile:
+      left, top, right, bottom = tile.extents
+      covered += (right - left) * (bottom - top)
+    if covered < samples:
+      raise InputError(f'{where}: truncated TIFF, {covered} of {samples} samples; get the file again')
+  bits = max(tags.get(_BITS_PER_SAMPLE, (1,)))
+  if bits > 8 and tags.get(_PHOTOMETRIC) == 0:  # it inverts up to 8 bits alone
+    raise InputError(
+      f'{where}: a {bits}-bit TIFF that stores white as 0; store black as 0, or save it as PNG'
+    )
+  return bits
 
 
 def _doubts_of_tiff(image: TiffImagePlugin.TiffImageFile, orientation: int) -> list[str]:

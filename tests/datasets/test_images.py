@@ -192,8 +192,17 @@ class TestDecodeImage:
   def test_rows_that_a_tiff_lacks_are_not_made_up(self):
     data = raw_tiff(bytes(14), (5, 7), 8, t278=2)
     assert not np.asarray(Image.open(io.BytesIO(data)))[2:].any()  # Pillow alone fills them with zeros
-    with pytest.raises(InputError, match=r'a\.tif: truncated TIFF, 14 of 35 pixels'):
+    with pytest.raises(InputError, match=r'a\.tif: truncated TIFF, 14 of 35 samples'):
       images.decode_image(data, 'a.tif')
+    one_of_three_planes = raw_tiff(bytes(35), (5, 7), 8, photometric=2, t277=3, t284=2)
+    with pytest.raises(InputError, match=r'a\.tif: truncated TIFF, 35 of 105 samples'):
+      images.decode_image(one_of_three_planes, 'a.tif')
+
+  def test_a_tiff_that_stores_white_as_0(self):
+    inverted = images.decode_image(raw_tiff(GREY.tobytes(), (5, 7), 8, photometric=0), 'a')
+    np.testing.assert_array_equal(inverted, np.repeat(255 - GREY[..., None], 3, 2))
+    with pytest.raises(InputError, match='16-bit TIFF that stores white as 0'):  # Pillow does not invert it
+      images.decode_image(raw_tiff(bytes(70), (5, 7), 16, photometric=0), 'a')
 
   @pytest.mark.parametrize('file_format', ['PNG', 'JPEG', 'TIFF', 'WEBP'])
   @pytest.mark.parametrize('orientation', range(1, 9))
