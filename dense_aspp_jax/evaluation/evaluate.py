@@ -11,7 +11,8 @@ from jax.experimental import multihost_utils
 
 from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples, padded_batches
 from dense_aspp_jax.datasets.examples import CachedExample
-from dense_aspp_jax.evaluation.metrics import ConfusionMatrix, nothing_to_score, scored_classes
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.evaluation.metrics import ConfusionMatrix
 from dense_aspp_jax.evaluation.predictor import BatchPredictor
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.progress import progress_bar
@@ -83,14 +84,14 @@ def evaluate(
 
 def _require_scorable(split: Sequence[CachedExample], label_set: LabelSet) -> None:
   """Reads labels up to the first with a pixel of a scored class; raises InputError if there is none."""
-  scored, total = scored_classes(label_set), 0
+  confusion = ConfusionMatrix(label_set)
   with contextlib.closing(evaluation_examples(split)) as examples:
     for example in examples:
-      pixels = label_set.count_classes(np.bincount(example.label.ravel(), minlength=256))
-      if pixels[scored].any():
+      confusion.add(example.label, example.label, example.image_id)
+      with contextlib.suppress(InputError):
+        confusion.scores()
         return
-      total += example.label.size
-  raise nothing_to_score(total)
+  confusion.scores()
 
 
 def sum_over_processes(counts: np.ndarray) -> np.ndarray:

@@ -185,18 +185,13 @@ def class_scores(counts: Int64[np.ndarray, 'n n'], scored: Sequence[int], names:
   scored = list(scored)
   num_valid = int(counts[scored].sum())
   if not num_valid:
-    raise nothing_to_score(int(counts.sum()))
+    raise InputError(
+      f'all {int(counts.sum())} pixels of the ground truth are void, nothing can be scored (the public '
+      'labels of the Cityscapes test split are such); use a split with real labels'
+    )
   iou = _iou(counts, scored)
   accuracy = int(counts[scored, scored].sum()) / num_valid
   return Scores({'mean_iou': _mean(iou)}, accuracy, dict(zip(names, iou, strict=True)))
-
-
-def nothing_to_score(num_pixels: int) -> InputError:
-  """The error for a ground truth whose pixels are of no class that is scored."""
-  return InputError(
-    f'all {num_pixels} pixels of the ground truth are void, nothing can be scored (the public '
-    'labels of the Cityscapes test split are such); use a split with real labels'
-  )
 
 
 def format_table(scores: Scores) -> str:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from dense_aspp_jax.datasets.examples import CachedExample
+from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation import evaluate as evaluate_module
 from dense_aspp_jax.evaluation.evaluate import evaluate, predict_split, sum_over_processes
 from dense_aspp_jax.evaluation.pictures import comparison, gallery, predictions_gallery
@@ -42,6 +43,16 @@ def test_every_pixel_is_counted_once_whatever_the_batch(batch_size):
     prediction = example.image[..., 0].repeat(2, 0).repeat(2, 1)
     np.add.at(expected, (example.label, prediction), 1)  # id 11, void, has the last row
   np.testing.assert_array_equal(confusion.counts, expected)
+
+
+def test_a_split_that_is_all_void_is_refused_before_anything_is_predicted():
+  split = [example._replace(label=np.full_like(example.label, 11)) for example in make_split(3)]
+  predictor = ColorPredictor()
+  with pytest.raises(InputError, match='all 240 pixels of the ground truth are void'):
+    evaluate(predictor, split, CAMVID_11, batch_size=1)
+  assert not predictor.given
+  evaluate(predictor, [*split, *make_split(1)], CAMVID_11, batch_size=1)
+  assert predictor.given == [1] * 4
 
 
 def test_black_images_fill_a_batch_only_where_the_predictor_takes_them():

@@ -181,7 +181,7 @@ def test_scenario_30_paths_are_checked_before_anything_is_compiled(scene_folder,
     (scene_folder, tmp_path / 'file' / 'work', 'is not a directory that can be written'),
     (tmp_path / 'nothing', tmp_path / 'work', f'{tmp_path}/nothing: no such folder'),
   ):
-    assert train(folder, workdir) == 2
+    assert train(folder, workdir, data__label_set='cityscapes20') == 2
     text = capsys.readouterr().err
     assert message in text
     assert len(text.strip().splitlines()) == 1
