@@ -35,7 +35,7 @@ _TYPES = {
   str: 'a string',
   tuple: 'a tuple, such as (1, 2)',
 }
-_OVERRIDE_ERRORS = (flags.Error, ValueError, TypeError, IndexError)
+_OVERRIDE_ERRORS = (flags.Error, ValueError, TypeError, IndexError, SyntaxError, MemoryError, RecursionError)
 # What ml_collections says of a field that there is not, and where a value has another type than the field.
 _NO_FIELD = re.compile(r"""["'\\]*(\w+)["'\\]*(?:(?:\\n| )Did you mean "(\w+)".*)?""")
 _WRONG_TYPE = re.compile(
@@ -232,7 +232,7 @@ def _section_and_field(config: ConfigDict, override: str) -> tuple[ConfigDict, s
   for part in sections:
     section = section.get(part) if isinstance(section, ConfigDict) else None
   if not isinstance(section, ConfigDict) or field not in section:
-    raise InputError(f'{override}: unknown field config.{name}; {EVERY_FIELD}')
+    raise InputError(f'{override[:_LONGEST]}: unknown field config.{name[:_LONGEST]}; {EVERY_FIELD}')
   return section, field
 
 
@@ -250,5 +250,5 @@ def _check_override(config: ConfigDict, override: str) -> None:
     section, field = _section_and_field(config, override)
     expected = _TYPES.get(section.get_type(field))
     if expected is None:
-      raise InputError(f'{override}: {" ".join(str(error).split())[:_LONGEST]}') from error
-    raise InputError(f'{override}: expected {expected}') from error
+      raise InputError(f'{override[:_LONGEST]}: {" ".join(str(error).split())[:_LONGEST]}') from error
+    raise InputError(f'{override[:_LONGEST]}: expected {expected}') from error

@@ -113,6 +113,7 @@ def _from_run(config: Config, name: str, model_fields: Mapping[str, Any]) -> Sta
   _check_normalization(where, config.data, preprocessing.mean, preprocessing.std)
   same_classes = run.label_set.class_names == config.label_set.class_names
   arrays = flatten_dict({name: tree for name, tree in run.variables.items() if tree})
+  arrays = {path: np.asarray(array) for path, array in arrays.items()}  # of the host: `run` leaves the device
   heads = ['head'] if config.model.auxiliary_head is None else ['head', 'auxiliary_head']
   drawn = [part for part in heads if not same_classes or part not in run.variables['params']]
   starts = workdirs.read_starts(run.workdir, default=[])
@@ -122,7 +123,7 @@ def _from_run(config: Config, name: str, model_fields: Mapping[str, Any]) -> Sta
     'step': run.step,
     'weights': run.weights,
     'label_set': run.label_set.name,
-    'sha256': tensors_digest({'/'.join(path): np.asarray(array) for path, array in arrays.items()}),
+    'sha256': tensors_digest({'/'.join(path): array for path, array in arrays.items()}),
     'drawn': drawn,
     'dataset': run.config['data']['dataset'].removeprefix(FOLDER_PREFIX).rstrip('/').rsplit('/', 1)[-1],
     'pretraining': pretraining(run.config, starts),
