@@ -9,6 +9,8 @@ from patch_network import PatchExtractor, patch_model
 from PIL import Image
 from reference_network import random_variables
 
+import dense_aspp_jax
+from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.datasets.images import encode_png
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.datasets.resize import resize_image
@@ -111,6 +113,23 @@ def test_predict_takes_what_becomes_rgb_without_doubt(predictor, tmp_path):
   given += [jnp.asarray(image), image.astype(np.uint16) * 256]
   for prediction in (*map(predictor.predict, given), *predictor.predict_many(given)):
     np.testing.assert_array_equal(prediction, expected)
+
+
+def test_a_path_a_pil_image_and_the_command_agree(tiny_run, tmp_path):
+  run, exif = dense_aspp_jax.load_run(tiny_run), Image.Exif()
+  exif[0x0112] = 8  # turned
+  rgb = make_images(1, (40, 50))[0]
+  pictures = {'rgb': rgb, 'grey': rgb[..., 0], 'alpha': np.dstack([rgb, rgb[..., :1]])}
+  pictures['16 bit'] = rgb[..., 0].astype(np.uint16) * 256 + 77
+  for name, picture in pictures.items():
+    Image.fromarray(picture).save(tmp_path / f'{name}.png', exif=exif)
+  assert main(['predict', f'--workdir={tiny_run}', f'--output={tmp_path / "out"}', str(tmp_path)]) == 0
+  for name in pictures:
+    path = tmp_path / f'{name}.png'
+    expected = np.asarray(Image.open(tmp_path / 'out' / 'label_ids' / f'{name}.png'))
+    assert expected.shape == (50, 40)
+    for given in (path, Image.open(path)):
+      np.testing.assert_array_equal(run.label_set.decode(run.predictor.predict(given)), expected)
 
 
 @pytest.mark.parametrize(
