@@ -171,6 +171,11 @@ def _explained(plugin: type[Image.Image], where: str, passed: type[Exception] = 
       raise
     if isinstance(error, MemoryError) or str(error).startswith(_OUT_OF_MEMORY):
       raise _too_little_memory(where) from error
+    if str(error).endswith('not available') or (plugin is _WEBP and not WebPImagePlugin.SUPPORTED):
+      raise InputError(
+        f'{where}: this installation of Pillow lacks the decoder ({error}); install Pillow with pip, or save '
+        'the image as PNG'
+      ) from error
     raise InputError(
       f'{where}: damaged or truncated {plugin.format}, or of a kind that Pillow does not read ({error}); get '
       'the file again, or, if a viewer shows it whole, save it as PNG'

@@ -318,6 +318,16 @@ class TestDecodeImage:
         with pytest.raises(RunError, match=r'a\.png: too little memory'):
           images.decode_image(data, 'a.png')
 
+  def test_a_missing_decoder_is_no_damage(self, monkeypatch: pytest.MonkeyPatch):
+    webp, tiff = encode(Image.fromarray(RGB), 'WEBP'), encode_lossless(Image.fromarray(RGB), 'TIFF, LZW')
+    monkeypatch.setattr('PIL.WebPImagePlugin.SUPPORTED', False)
+    monkeypatch.delattr('PIL.WebPImagePlugin._webp')
+    monkeypatch.delattr('PIL._imaging.libtiff_decoder')
+    for data in (webp, tiff):
+      with pytest.raises(InputError, match=r'a: this installation of Pillow lacks the decoder') as caught:
+        images.decode_image(data, 'a')
+      assert 'again' not in str(caught.value)
+
   def test_an_image_that_cannot_be_read_is_no_damage(self):
     with pytest.raises(InputError, match=r'/proc/self/mem: cannot be read \(Input/output error'):
       images.check_image_header(pathlib.Path('/proc/self/mem'))
