@@ -153,7 +153,7 @@ class LabelSet:
       known = compact_ranges(np.flatnonzero(self._class_of_id >= 0))
       remedy = 'Correct the label image, or choose another label set'
       if self.name in ('cityscapes20', 'cityscapes19') and np.isin(label_ids, (*range(19), 255)).all():
-        remedy = 'These are train ids: name the files *_labelTrainIds.png, or use cityscapes19_train_ids'
+        remedy = 'If these are train ids, name the files *_labelTrainIds.png, or use cityscapes19_train_ids'
       raise InputError(
         f'{where}: unknown label ids {count_ids(label_ids[labels < 0])}; label set {self.name!r} knows '
         f'{known}. {remedy}'

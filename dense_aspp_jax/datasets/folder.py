@@ -30,7 +30,7 @@ def list_folder(folder: pathlib.Path, split: str) -> Listing:
   or JPEG is taken. Files with other extensions, files beside the two folders and what is no file are left.
 
   Raises:
-    InputError: No such folder or split, or a labels.json that cannot be read.
+    InputError: No such folder or split, a split without any label, or a labels.json that cannot be read.
   """
   folder = folder.expanduser()
   layout = Layout.of(folder)
@@ -44,6 +44,12 @@ def list_folder(folder: pathlib.Path, split: str) -> Listing:
     problems += _select_listed(by_image_id, left, layout, places, folder, split)
   pairs, alone = pair_files(by_image_id['images'], by_image_id['labels'])
   where = shown(folder / split)
+  if by_image_id['images'] and not by_image_id['labels']:
+    raise InputError(
+      f'{where}: {len(by_image_id["images"])} images without any label; expected files '
+      f'{layout.label_suffix}{", ".join(LABEL_EXTENSIONS)} of the same names in {shown(places.labels)}/. Add '
+      f'them, or correct {LABELS_FILE}'
+    )
   if not pairs and not alone and not problems:
     problems.append(
       f'{where}: no images; expected files {", ".join(IMAGE_EXTENSIONS)} in {shown(places.images)}/ and '

@@ -13,7 +13,7 @@ from dense_aspp_jax.datasets.examples import LABELS_FILE
 from dense_aspp_jax.datasets.images import IMAGE_EXTENSIONS, LABEL_EXTENSIONS
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import read_json
-from dense_aspp_jax.labels import FOLDER_KEYS
+from dense_aspp_jax.labels import FOLDER_KEYS, LabelSet
 
 # Labels in formats of images are listed too: reading one says what is wrong with it.
 EXTENSIONS = {'images': IMAGE_EXTENSIONS, 'labels': (*LABEL_EXTENSIONS, *IMAGE_EXTENSIONS)}
@@ -55,6 +55,7 @@ class Layout:
       return cls()
     found = {name: data[name] for name in FOLDER_KEYS if name in data}
     if problem := cls._problem(found):
+      LabelSet.from_json(data, str(path))  # where an entry is misspelt, this says so
       raise InputError(f'{path}: {problem} (docs/own_data.md)')
     return cls(**found)
 

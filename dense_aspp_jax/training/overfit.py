@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from dense_aspp_jax.datasets.class_frequencies import require_pixels
 from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.metrics import Scores, class_scores, confusion_matrix
@@ -88,6 +89,9 @@ def overfit(config: ConfigDict, *, num_images: int, target: float, max_steps: in
   indices = np.linspace(0, len(split) - 1, num_images).round().astype(int)
   examples = [center_crop(split[int(index)], checked.augmentation.crop_size) for index in indices]
   batch = {name: np.stack([getattr(e, name) for e in examples]) for name in ('image', 'label')}
+  pixels = np.bincount(batch['label'].ravel(), minlength=256)
+  learned = [i for i in range(label_set.num_classes) if i != checked.loss.ignore_label]
+  require_pixels(f'{num_images} images of {data.train_split}', pixels, label_set, learned)
   num_classes, ignored = label_set.num_classes, batch['label'] == checked.loss.ignore_label
   counted = np.where(ignored, num_classes, np.minimum(batch['label'], num_classes)).astype(np.uint8)
   objective = checked.loss.counted(examples, num_classes)

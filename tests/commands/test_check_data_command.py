@@ -120,6 +120,17 @@ def test_a_folder_without_validation_is_refused_as_by_train(tmp_path, capsys):
   assert main(['check-data', f'folder:{tmp_path}', '--split', 'train']) == 0
 
 
+def test_a_test_split_without_labels_is_left_out(folder, capsys):
+  layouts.write_tree(folder / 'test', {'images/a.png': encode_png(np.zeros((2, 2, 3), np.uint8))})
+  for labels in (folder / 'test' / 'labels', None):
+    assert main(['check-data', f'folder:{folder}']) == 0
+    assert f'1 file left out: 1 no labels; the first is {folder}/test\n' in capsys.readouterr().out
+    if labels:
+      labels.mkdir()
+  assert main(['check-data', f'folder:{folder}', '--split', 'test']) == 2
+  assert 'test: 1 images without any label' in capsys.readouterr().err
+
+
 def test_a_mask_of_which_one_class_is_ignored_is_warned_of(folder, capsys):
   labels = json.loads((folder / 'labels.json').read_text())
   for path in (folder / 'train' / 'labels').iterdir():

@@ -370,3 +370,14 @@ def test_the_documented_script_merges_one_mask_per_class(tmp_path: pathlib.Path,
   exec(compile(script, 'own_data.md', 'exec'), {})
   labels = [decode_label((tmp_path / 'train' / 'labels' / f'{i}.png').read_bytes(), '') for i in 'ab']
   np.testing.assert_array_equal(labels, [[[0] * 4, [1] * 4, [255] * 4], [[255] * 4, [1] * 4, [255] * 4]])
+
+
+def test_a_split_without_any_label_is_one_problem(tmp_path: pathlib.Path):
+  with pytest.raises(InputError, match=r'train: 2 images without any label; expected files \.png'):
+    write(tmp_path, 'images/a.png', 'images/b.png', 'labels/a.json')
+
+
+def test_a_misspelt_entry_is_named_before_what_follows_from_it(tmp_path: pathlib.Path):
+  write_layout(tmp_path, {'images': '{split}', 'labels': '{split}', 'label_sufix': '_mask'}, [])
+  with pytest.raises(InputError, match='unknown entry label_sufix; did you mean label_suffix'):
+    list_folder(tmp_path, 'train')

@@ -52,6 +52,16 @@ def overfit(blocks, *arguments):
   return main(['overfit', f'--config={CONFIG}', *OVERRIDES, *options, *arguments])
 
 
+def test_images_of_which_every_pixel_is_void_are_refused_at_once(blocks, tmp_path, capsys):
+  label_set = {'classes': [{'name': 'other', 'ids': [200]}], 'ignore_ids': list(range(12))}
+  write_json(tmp_path / 'labels.json', label_set)
+  options = [f'--config.data.label_set={tmp_path}/labels.json', '--config.model.num_classes=1']
+  assert overfit(blocks, *options) == 2
+  err = capsys.readouterr().err
+  assert '8 images of train: every pixel is ignored' in err
+  assert 'compiling' not in err
+
+
 def test_eight_images_are_overfitted(blocks, tmp_path, capsys):
   ignored = '--config.loss.ignore_label=10'
   assert overfit(blocks, '--output', str(tmp_path / 'out'), ignored) == 0
