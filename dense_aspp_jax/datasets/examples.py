@@ -22,8 +22,8 @@ class Example(NamedTuple):
   """One stored example."""
 
   image_id: str  # unique in its split, such as 'frankfurt_000000_000294'
-  image: bytes  # encoded PNG or JPEG
-  label: bytes  # encoded PNG: label ids in a single channel, or colours of classes
+  image: bytes  # encoded, in a format that `decode_image` reads
+  label: bytes  # encoded label ids or colours of classes, as `decode_label_ids` reads them
 
 
 class Pair(NamedTuple):
