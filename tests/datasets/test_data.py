@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import shutil
 
 import jax
 import layouts
@@ -35,6 +36,7 @@ def test_the_fields_are_those_of_the_configuration():
   [
     ('dataset', ['x'], ['', None, 1]),
     ('data_dir', [None, 'x'], ['', 1]),
+    ('cache_dir', [None, 'x'], ['', 1]),
     ('label_set', [None, 'x'], ['', 1]),
     ('train_split', ['x'], ['']),
     ('validation_split', ['x'], ['']),
@@ -120,3 +122,45 @@ def test_generated_data_alone_are_prepared_at_first_use(tmp_path, monkeypatch):
   assert len(Data(dataset='street_scenes', **fields).open_train(cached=False)) == 2
   with pytest.raises(InputError, match='is not prepared'):
     Data(dataset='camvid', **fields).open('train')
+
+
+def scenes(folder, **fields):
+  return Data(dataset=f'folder:{folder}', label_set='cityscapes20', image_size=(8, 16), **fields)
+
+
+def test_a_cache_goes_where_it_is_told(scene_folder, tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  scenes(scene_folder, data_dir='/nowhere', cache_dir='~/mine').open('validation')
+  assert len(list((tmp_path / 'mine').iterdir())) == 1
+  scenes(scene_folder, data_dir='~/data').open('validation')
+  assert len(list((tmp_path / 'data' / 'cache').iterdir())) == 1
+
+
+def test_where_the_data_cannot_be_written_the_cache_goes_to_the_user(
+  scene_folder, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'user'))
+  shared = tmp_path / 'shared'
+  shared.mkdir()
+  (shared / 'cache').write_text('')  # cannot be made, not even by root
+  data = scenes(scene_folder, data_dir=str(shared))
+  assert data.open('validation').path.is_relative_to(tmp_path / 'user')
+  assert data.open_train().path.is_relative_to(tmp_path / 'user')
+  said = [line for line in capsys.readouterr().err.splitlines() if 'cannot be written' in line]
+  assert len(said) == 1
+  assert 'config.data.cache_dir' in said[0]
+  told = scenes(scene_folder, cache_dir=str(shared / 'cache'))
+  with pytest.raises(InputError, match=r'cannot be written .*config\.data\.cache_dir'):
+    told.open('validation')
+
+
+def test_a_folder_that_moved_is_read_where_it_is_now(scene_folder, tmp_path, capsys):
+  moved = shutil.copytree(scene_folder, tmp_path / 'moved')
+  data = scenes('/gone')
+  assert data.moved(str(moved)).dataset == f'folder:{moved}'
+  assert len(data.moved(str(moved)).open('validation', cached=False)) == 5
+  with pytest.raises(InputError, match=r'/gone: no such folder.*give it anew'):
+    data.check_place('give it anew')
+  there = scenes(scene_folder).moved(str(tmp_path / 'data'))  # no labelled folder: for caches, as ever
+  assert (there.dataset, there.data_dir) == (f'folder:{scene_folder}', str(tmp_path / 'data'))
+  assert f'the images are read from {scene_folder}' in capsys.readouterr().err
