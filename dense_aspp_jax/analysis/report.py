@@ -30,6 +30,7 @@ from dense_aspp_jax.analysis.report_plots import (
   sorted_iou,
   training_figures,
 )
+from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix, Scores, class_counts, is_cityscapes
 from dense_aspp_jax.fields import is_integer
 from dense_aspp_jax.files import read_json
@@ -65,11 +66,19 @@ def read_analysis(folder: pathlib.Path, subject: Mapping[str, Any]) -> Analysis 
   Raises:
     InputError: The JSON file cannot be read.
   """
-  data = read_json(folder / f'{folder.name}.json', REMEDY, default={})
+  path = folder / f'{folder.name}.json'
+  data = read_json(path, REMEDY, default={})
+  if not isinstance(data, dict):
+    raise InputError(f'{path}: not what an analysis writes; {REMEDY}')
   if any(data.get(key) != value for key, value in subject.items()):
     return None
-  with contextlib.suppress(FileNotFoundError):
+  try:
     return Analysis.with_pictures(data, folder)
+  except FileNotFoundError:
+    return None
+  except (KeyError, TypeError, OSError) as error:
+    reason = f'{type(error).__name__}: {error}'
+    raise InputError(f'{path}: not what an analysis writes ({reason}); {REMEDY}') from error
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -5,11 +5,9 @@ A 1024x2048 PNG takes 50 ms to decode, a raw record under 1 ms to read. A cache 
     manifest.json           what the records were made from and how, and what was left out; written last
     <digest>.array_record   one record per example that can be used, in the source's order, not compressed
 
-A record is a little-endian header `_HEADER` (image height and width, label height and width, bytes of
-the image id), then the image id in UTF-8, the image as uint8 `[h, w, 3]` RGB and the label as uint8
-`[h, w]`, both row by row. The digest is of all that the records were made from: two processes that build at
-once write the same file, and a data set that was moved or copied finds its cache. Readers hold a shared lock
-on the record file. A cache that another one supersedes is removed only if nobody reads it.
+The digest is of all that the records were made from: two processes that build at once write the same file,
+and a data set that was moved or copied finds its cache. Readers hold a shared lock on the record file. A
+cache that another one supersedes is removed only if nobody reads it.
 """
 
 from __future__ import annotations
@@ -25,7 +23,6 @@ import os
 import pathlib
 import re
 import shutil
-import struct
 import tempfile
 import weakref
 from typing import Any
@@ -33,6 +30,7 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from dense_aspp_jax.datasets import cache_record
 from dense_aspp_jax.datasets.examples import CachedExample, Split
 from dense_aspp_jax.datasets.pairs import BadPairs, check_pair, map_good
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
@@ -43,7 +41,6 @@ from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.progress import progress, say
 
 FORMAT_VERSION = 3
-_HEADER = struct.Struct('<5I')
 _MANIFEST = 'manifest.json'
 _WRITER_OPTIONS = 'group_size:1,uncompressed'
 _READER_OPTIONS = 'readahead_buffer_size:0,max_parallelism:0'  # what array_record advises for random access
@@ -118,8 +115,8 @@ class CacheSplit:
       reader = self._reader or ArrayRecordReader(os.fsencode(self.path), _READER_OPTIONS)
       self._reader = reader
       (record,) = reader.read([int(index)])
-      return _unpack(record)
-    except (RuntimeError, IndexError, ValueError, struct.error) as error:
+      return cache_record.unpack(record)
+    except (RuntimeError, IndexError, ValueError) as error:
       raise RunError(
         f'{self.path}: record {index} cannot be read ({error}); remove {self.path.parent}, '
         'and the cache is built again'
@@ -312,7 +309,7 @@ def _write_records(split: DecodedSplit, path: pathlib.Path, bad: BadPairs) -> np
 
   def pack(index: int) -> tuple[bytes, np.ndarray]:
     example = split[index]
-    return _pack(example), _count(example)
+    return cache_record.pack(example), _count(example)
 
   indices = progress(range(len(split)), f'caching {split.source.name}', unit='image')
   values = np.zeros(256, np.int64)
@@ -346,22 +343,3 @@ def _write_records(split: DecodedSplit, path: pathlib.Path, bad: BadPairs) -> np
 
 def _count(example: CachedExample) -> np.ndarray:
   return np.bincount(example.label.ravel(), minlength=256)
-
-
-def _pack(example: CachedExample) -> bytes:
-  image_id = example.image_id.encode(errors='surrogateescape')  # a file name may be any bytes
-  header = _HEADER.pack(*example.image.shape[:2], *example.label.shape, len(image_id))
-  return b''.join((header, image_id, example.image.tobytes(), example.label.tobytes()))
-
-
-def _unpack(record: bytes) -> CachedExample:
-  height, width, label_height, label_width, id_bytes = _HEADER.unpack_from(record)
-  image_at = _HEADER.size + id_bytes
-  label_at = image_at + height * width * 3
-  image = np.frombuffer(record, np.uint8, height * width * 3, image_at)
-  label = np.frombuffer(record, np.uint8, label_height * label_width, label_at)
-  return CachedExample(
-    record[_HEADER.size : image_at].decode(errors='surrogateescape'),
-    image.reshape(height, width, 3),
-    label.reshape(label_height, label_width),
-  )

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from dense_aspp_jax import fields
 from dense_aspp_jax.datasets.class_frequencies import class_warnings, require_pixels
+from dense_aspp_jax.datasets.data import Data
 from dense_aspp_jax.datasets.train_batches import train_batches
 from dense_aspp_jax.errors import RunError, Stopped
 from dense_aspp_jax.evaluation.evaluate import evaluate, predict_split
@@ -66,7 +67,13 @@ def train_and_evaluate(
   given = with_added_fields(config)
   check_names(given)  # `stored` has one more
   stored = workdirs.to_store(workdir, given)
-  checked = parse_config(workdirs.resolve(stored), mesh.size)
+  resolved = workdirs.resolve(stored)
+  if (workdir / workdirs.CONFIG).exists():
+    Data(**resolved['data']).check_place(
+      'resume with their new place: --config.data.dataset=folder:PATH, or --config.data.data_dir=PATH for a '
+      'prepared data set'
+    )
+  checked = parse_config(resolved, mesh.size)
   label_set, training = checked.label_set, checked.training
   workdirs.check(workdir, stored, label_set)
   changed = workdirs.changed(workdir, stored)

@@ -391,10 +391,19 @@ def test_an_analysis_that_is_missing_or_lacks_a_picture_is_not_taken(tmp_path):
   assert read_analysis(tmp_path / 'similarity', SUBJECT) is None
 
 
+@pytest.mark.parametrize('content', ['[]', '7', '{"step": 4, "pictures": 3}'])
+def test_an_analysis_that_was_edited_is_named(tmp_path, content):
+  (tmp_path / 'similarity').mkdir()
+  path = tmp_path / 'similarity' / 'similarity.json'
+  path.write_text(content)
+  with pytest.raises(InputError, match=rf'^{path}: not what an analysis writes.*remove it'):
+    read_analysis(tmp_path / 'similarity', {'step': 4})
+
+
 def test_a_line_that_a_killed_run_cut_off_is_left_out(tmp_path):
   path = tmp_path / 'metrics.jsonl'
-  path.write_text('{"step": 1}\n{"step": 2}\n{"st')
-  assert read_metrics(path) == [{'step': 1}, {'step': 2}]
+  path.write_text('{"step": 1, "kind": "train"}\n7\n{"step": "x"}\n{"step": 2, "kind": "train"}\n{"st')
+  assert read_metrics(path) == [{'step': 1, 'kind': 'train'}, {'step': 2, 'kind': 'train'}]
   assert read_metrics(tmp_path / 'missing.jsonl') == []
 
 

@@ -49,6 +49,13 @@ def test_a_moved_run_resumes_with_the_same_bits(moved, finished, capsys):
   assert config['data']['dataset'] == f'folder:{folder}'
 
 
+def test_a_resume_without_the_data_says_how_to_name_their_place(moved, tmp_path, capsys):
+  assert resume(tmp_path / 'none', moved[1]) == 2
+  error = capsys.readouterr().err
+  assert f'{tmp_path}/none: no such folder' in error
+  assert '--config.data.dataset=folder:PATH' in error
+
+
 def test_changed_content_in_the_new_place_is_noticed(moved, capsys):
   folder, workdir = moved
   path = folder / 'train' / 'labels' / '3.png'
