@@ -105,11 +105,13 @@ def read_run(workdir: pathlib.Path) -> list[Row]:
   last = read_json(path, _UNFINISHED)
   with _explained(path):
     step, num_steps = last['step'], last['num_steps']
+  starts = workdirs.read_starts(workdir)
+  if starts:  # continued with more epochs, it was finished before
+    num_steps = starts[-1].get('num_steps', num_steps)
   if step != num_steps:
     raise InputError(
       f'{workdir}: this run is not finished, its {path.name} is of step {step} of {num_steps}; {_UNFINISHED}'
     )
-  starts = workdirs.read_starts(workdir)
   with _explained(workdir):
     data, model = config['data'], config['model']
     counts = count_parameters(create_model(**model), data['image_size'])

@@ -117,16 +117,22 @@ def _from_run(config: Config, name: str, model_fields: Mapping[str, Any]) -> Sta
   heads = ['head'] if config.model.auxiliary_head is None else ['head', 'auxiliary_head']
   drawn = [part for part in heads if not same_classes or part not in run.variables['params']]
   starts = workdirs.read_starts(run.workdir, default=[])
+  try:
+    experiment = config_hash(run.config, run.label_set, starts) if 'init' in run.config else None
+    before = pretraining(run.config, starts)
+  except (KeyError, TypeError, ValueError, AttributeError) as error:
+    path = run.workdir / workdirs.PROVENANCE
+    raise InputError(f'{where}: {path}: not what a training writes about its starts ({error})') from error
   origin = {
     'run': run.workdir.resolve().name,
-    'config_hash': config_hash(run.config, run.label_set, starts) if 'init' in run.config else None,
+    'config_hash': experiment,
     'step': run.step,
     'weights': run.weights,
     'label_set': run.label_set.name,
     'sha256': tensors_digest({'/'.join(path): array for path, array in arrays.items()}),
     'drawn': drawn,
     'dataset': run.config['data']['dataset'].removeprefix(FOLDER_PREFIX).rstrip('/').rsplit('/', 1)[-1],
-    'pretraining': pretraining(run.config, starts),
+    'pretraining': before,
   }
   text = f'weights of {run.workdir}, step {run.step}, {run.weights}'
   if not same_classes:

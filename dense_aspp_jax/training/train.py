@@ -145,7 +145,7 @@ def train_and_evaluate(
       say(start.text)
     if first_step and changed:
       origin['changed'] = changed
-    workdirs.record_start(workdir, stored, first_step, origin)
+    workdirs.record_start(workdir, stored, first_step, {'num_steps': num_steps, **origin})
     if first_step:
       say(f'{workdir}: resuming at step {first_step} of {num_steps}')
       if changed:

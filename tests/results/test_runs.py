@@ -137,6 +137,12 @@ def test_a_run_that_started_from_another_was_pretrained_on_what_that_one_saw(tmp
   assert 'pretrained on cityscapes' in row.protocol.differences
 
 
+def test_the_scores_of_a_run_that_is_being_continued_are_not_those_of_its_end(tmp_path):
+  workdir = make_run(tmp_path / 'a', starts=[make_start(num_steps=4), make_start(4, num_steps=8)])
+  with pytest.raises(InputError, match=r'not finished, its scores\.json is of step 4 of 8'):
+    read_run(workdir)
+
+
 def test_every_start_of_a_resumed_run_is_named_once(tmp_path):
   starts = [
     make_start(),

@@ -148,6 +148,14 @@ def test_a_network_that_was_trained_elsewhere_is_a_start_too(tmp_path):
   assert (origin['config_hash'], origin['weights'], origin['pretraining']) == (None, 'raw', [])
 
 
+@pytest.mark.parametrize('entry', [3, {'step': 0, 'init_run': 3}, {'step': 0, 'changed': {'a': 1}}])
+def test_a_provenance_that_was_edited_is_named(tmp_path, entry):
+  workdir = make_source(tmp_path / 'source')
+  write_json(workdir / 'provenance.json', [entry])
+  with pytest.raises(InputError, match=r'provenance\.json: not what a training writes about its starts'):
+    start_of(workdir)
+
+
 def test_a_frozen_extractor_needs_weights():
   config = tiny_config(model=SHALLOW, **{'optimizer.extractor_learning_rate_factor': 0.0})
   with pytest.raises(InputError, match=r'weights would be random; set config\.init\.extractor_weights or'):
@@ -235,6 +243,7 @@ def test_a_finished_run_is_continued_by_the_schedule_of_its_new_length(
       'training.num_epochs': [1.0, 2.0],
     },
   ]
+  assert [start['num_steps'] for start in starts] == [2, 4]
   config.training.num_epochs = 1.0
   assert train_and_evaluate(config, tmp_path) is None
   assert 'finished, at step 4 of 2; nothing was trained' in capsys.readouterr().err
