@@ -32,7 +32,7 @@ from dense_aspp_jax.datasets.png import (
 )
 from dense_aspp_jax.errors import InputError, RunError
 
-SIGNATURE_BYTES = 64  # enough to know what a file is
+_SIGNATURE_BYTES = 64  # enough to know what a file is
 FORMATS = 'PNG, JPEG, TIFF, WebP, BMP or GIF'
 _PNG, _JPEG = PngImagePlugin.PngImageFile, JpegImagePlugin.JpegImageFile
 _BMP, _GIF = BmpImagePlugin.BmpImageFile, GifImagePlugin.GifImageFile
@@ -97,7 +97,7 @@ def check_header(file: BinaryIO, where: str) -> tuple[int, int]:
     InputError: In none of `FORMATS`, a damaged header, or too large.
     OSError: It cannot be read.
   """
-  plugin = _find_plugin(file.read(SIGNATURE_BYTES), where)
+  plugin = _find_plugin(file.read(_SIGNATURE_BYTES), where)
   file.seek(0)
   with _explained(plugin, where, passed=OSError):
     image = plugin(file)
@@ -128,7 +128,7 @@ def file_format(data: bytes) -> str | None:
 
 def what_it_is(data: bytes) -> str:
   """What a file in none of the formats is and what to do, for messages."""
-  text = data[:SIGNATURE_BYTES].lstrip(b'\xef\xbb\xbf \t\r\n').lower()
+  text = data[:_SIGNATURE_BYTES].lstrip(b'\xef\xbb\xbf \t\r\n').lower()
   if text.startswith(b'version https://git-lfs'):
     return 'a Git LFS pointer in place of the file; get the file with `git lfs pull`'
   if text.startswith((b'<!doctype html', b'<html')):

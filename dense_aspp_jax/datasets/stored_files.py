@@ -19,10 +19,8 @@ from dense_aspp_jax.files import shown
 
 # What zipfile raises for damaged members, and for encryption and compression that it does not know.
 _DAMAGED = (EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
-_UNKNOWN = (RuntimeError, NotImplementedError)
+_UNKNOWN = RuntimeError
 MAX_MEMBER_BYTES = 2**30  # unpacked; an image of png.MAX_PIXELS pixels has 0.7 GiB at most
-
-
 # What systems and programs leave in folders, besides all that begins with a dot; lower case.
 _HIDDEN = {
   '@eadir', '@recycle', '@tmp', '#recycle', '#snapshot', 'lost+found',
@@ -63,14 +61,7 @@ class StoredFile:
         return file.read(size)
     except MemoryError as error:
       raise RunError(f'{self.where}: too little memory to read it') from error
-    except (OSError, *_DAMAGED, *_UNKNOWN) as error:
-      raise _unreadable(self.where, error) from error
-
-  def stat(self) -> os.stat_result:
-    """Size and times of a file on disk. Raises InputError where they cannot be read."""
-    try:
-      return self.path.stat()
-    except OSError as error:
+    except (OSError, *_DAMAGED, _UNKNOWN) as error:
       raise _unreadable(self.where, error) from error
 
   def left(self, why: str | None = None) -> str:
@@ -175,7 +166,7 @@ def files_of_zip(path: pathlib.Path) -> Files:
   """
   try:
     archive = zipfile.ZipFile(path)
-  except (OSError, *_DAMAGED, *_UNKNOWN) as error:
+  except (OSError, *_DAMAGED, _UNKNOWN) as error:
     if isinstance(error, OSError) and error.errno is not None:
       raise _unreadable(shown(path), error) from error
     raise InputError(f'{shown(path)}: not a readable zip archive ({error}); get the file again') from error
@@ -198,7 +189,7 @@ def files_of_zip(path: pathlib.Path) -> Files:
 
 def _unreadable(where: str, error: Exception) -> InputError:
   """Says what to do; only what is damaged should be fetched again."""
-  if isinstance(error, _UNKNOWN):  # NotImplementedError is a RuntimeError
+  if isinstance(error, _UNKNOWN):  # or NotImplementedError, which is one
     remedy = 'unpack the archive with another program, and give the folder'
   elif isinstance(error, _DAMAGED) or error.errno is None:
     remedy = 'get the archive again'
