@@ -180,7 +180,10 @@ def _read_list(
 
 def _suffix_hint(images: Mapping[str, StoredFile], labels: Mapping[str, StoredFile]) -> str | None:
   """What labels.json should say where most names of one kind go on with the same suffix after the other's."""
-  for key, longer, shorter in (('label_suffix', labels, images), ('image_suffix', images, labels)):
+  for kind, other, longer, shorter in (
+    ('label', 'image', labels, images),
+    ('image', 'label', images, labels),
+  ):
     suffixes = Counter(
       name[cut:]
       for name in longer.keys() - shorter.keys()
@@ -189,8 +192,10 @@ def _suffix_hint(images: Mapping[str, StoredFile], labels: Mapping[str, StoredFi
     )
     for suffix, count in suffixes.most_common(1):
       if 2 * count > len(longer):
-        also = f'{count} names go on with {suffix!r}'
-        return f'{also}; if that is the rule, add "{key}": "{suffix}" to {LABELS_FILE} (docs/own_data.md)'
+        return (
+          f'{count} {kind}s have the name of their {other} plus {suffix!r}; if that is the rule, add '
+          f'"{kind}_suffix": "{suffix}" to {LABELS_FILE} (docs/own_data.md)'
+        )
   return None
 
 

@@ -82,6 +82,11 @@ class Objective:
     weights = class_weights(pixels, self.class_weighting)
     return dataclasses.replace(self, class_weights=weights, class_weighting='none')
 
+  def counted_classes(self, num_classes: int) -> list[int]:
+    """The class indices whose pixels change the loss: not ignored, and of a weight above 0."""
+    weights = self.class_weights or (1.0,) * num_classes
+    return [i for i, weight in enumerate(weights) if weight and i != self.ignore_label]
+
   def weights(self, labels: UInt8[Array, 'b h w'], num_classes: int) -> Float[Array, 'b h w']:
     """Weight of every pixel in the loss: its class's weight, 0 where it is ignored."""
     counted = (labels < num_classes) & (labels != self.ignore_label)

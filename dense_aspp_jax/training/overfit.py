@@ -90,7 +90,7 @@ def overfit(config: ConfigDict, *, num_images: int, target: float, max_steps: in
   examples = [center_crop(split[int(index)], checked.augmentation.crop_size) for index in indices]
   batch = {name: np.stack([getattr(e, name) for e in examples]) for name in ('image', 'label')}
   pixels = np.bincount(batch['label'].ravel(), minlength=256)
-  learned = [i for i in range(label_set.num_classes) if i != checked.loss.ignore_label]
+  learned = checked.loss.counted_classes(label_set.num_classes)
   require_pixels(f'{num_images} images of {data.train_split}', pixels, label_set, learned)
   num_classes, ignored = label_set.num_classes, batch['label'] == checked.loss.ignore_label
   counted = np.where(ignored, num_classes, np.minimum(batch['label'], num_classes)).astype(np.uint8)

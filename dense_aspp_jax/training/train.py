@@ -85,7 +85,7 @@ def train_and_evaluate(
   data = checked.data
   train_split = data.open_train(label_set=label_set)
   validation_split = data.open(data.validation_split, label_set=label_set)
-  learned = [i for i in range(label_set.num_classes) if i != checked.loss.ignore_label]
+  learned = checked.loss.counted_classes(label_set.num_classes)
   pixels, scored_pixels = train_split.class_pixels, validation_split.class_pixels
   require_pixels(train_split.name, pixels, label_set, learned)
   require_pixels(validation_split.name, scored_pixels, label_set, scored_classes(label_set))

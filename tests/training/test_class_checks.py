@@ -48,6 +48,8 @@ def test_what_only_the_loss_ignores_and_what_is_never_scored_count_as_void(folde
   relabel(folder, 'train', np.zeros_like)
   with pytest.raises(InputError, match='scenes/train: every pixel is of class class 0, which does not count'):
     train_and_evaluate(config_for(folder, **{'loss.ignore_label': 0}), tmp_path / 'run')
+  with pytest.raises(InputError, match='scenes/train: every pixel is of class class 0, which does not count'):
+    train_and_evaluate(config_for(folder, **{'loss.class_weights': (0.0, 1.0, 1.0)}), tmp_path / 'run')
   config = config_for(folder, 20, **{'data.label_set': 'cityscapes20'})
   with pytest.raises(
     InputError, match='scenes/validation: every pixel is of class void, which does not count'
