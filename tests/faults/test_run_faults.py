@@ -161,6 +161,25 @@ def test_scenario_14_a_reading_process_is_killed(scene_folder, tmp_path, killed)
   assert not any(is_alive(pid) for pid in readers)
 
 
+FULL_EVENTS = """
+from tensorboardX import record_writer
+record_writer.open_file = lambda path: open('/dev/full', 'wb')
+"""
+
+
+@pytest.mark.slow
+def test_full_events_neither_hang_a_training_nor_keep_it_from_ending(scene_folder, tmp_path):
+  fields = dict(training__num_epochs=5000.0, checkpoint__every_epochs=5000.0)
+  process = fault_runs.start(train_arguments(scene_folder, tmp_path, **fields), before=FULL_EVENTS)
+  fault_runs.wait_for_step(tmp_path, 500, process)  # thousands of events
+  process.send_signal(signal.SIGTERM)
+  text = process.communicate(timeout=60)[0]
+  assert process.returncode == 143, text
+  assert text.count('no more events for TensorBoard') == 1
+  assert 'Traceback' not in text
+  digests(tmp_path, latest(tmp_path)[-1])
+
+
 def test_scenario_15_too_little_memory(scene_folder, tmp_path):
   """Crops that take 93 GB, in a process that may have 12 of address space."""
   arguments = train_arguments(

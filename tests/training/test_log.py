@@ -1,10 +1,13 @@
+import io
 import json
+import pathlib
 import types
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboardX import record_writer
 
 from dense_aspp_jax.errors import RunError
 from dense_aspp_jax.training import monitor as monitor_module
@@ -109,6 +112,73 @@ def test_null_is_no_event_and_zero_is_one(tmp_path):
   events = EventAccumulator(str(tmp_path / 'tensorboard'))
   events.Reload()
   assert events.Tags()['scalars'] == ['validation/present']
+
+
+@pytest.mark.parametrize('buffering', [0, -1])
+def test_events_that_cannot_be_written_are_given_up_and_the_run_goes_on(
+  tmp_path, monkeypatch, capsys, buffering
+):
+  """More of them than any queue holds."""
+  with pathlib.Path('/dev/full').open('wb', buffering=0) as full:
+    file = full if buffering == 0 else io.BufferedWriter(full)
+    monkeypatch.setattr(record_writer, 'open_file', lambda path: file)
+    log = RunLog(tmp_path, 0)
+    for step in range(300):
+      log.scalars(step, 'train', {'loss': 1.0, 'rate': 2.0})
+    log.close()
+  assert len((tmp_path / 'metrics.jsonl').read_text().splitlines()) == 300
+  (warning,) = capsys.readouterr().err.splitlines()
+  assert f'{tmp_path}/tensorboard: cannot be written (No space left on device)' in warning
+
+
+def test_a_folder_of_events_that_cannot_be_made_is_a_warning(tmp_path, capsys):
+  (tmp_path / 'tensorboard').write_text('')
+  log = RunLog(tmp_path, 0)
+  log.scalars(1, 'train', {'loss': 1.0})
+  log.close()
+  assert 'no more events' in capsys.readouterr().err
+  assert (tmp_path / 'metrics.jsonl').exists()
+
+
+def test_a_full_disk_in_the_lines_is_one_error_and_closing_is_none(tmp_path, monkeypatch):
+  open_path = pathlib.Path.open
+
+  def open_full(self, *args, **options):
+    return open_path(pathlib.Path('/dev/full') if self.suffix == '.jsonl' else self, *args, **options)
+
+  monkeypatch.setattr(pathlib.Path, 'open', open_full)
+  log = RunLog(tmp_path, 0)
+  with pytest.raises(RunError, match=r'metrics.jsonl: cannot be written \(No space left on device\)'):
+    log.scalars(1, 'train', {'loss': 1.0})
+  log.close()
+
+
+def test_lines_that_are_no_lines_of_a_run_are_dropped_on_resume(tmp_path):
+  lines = [
+    b'{"step": 1, "kind": "train"}',
+    b'3',
+    b'{"kind": "train"}',
+    b'\xff\x00',
+    b'{"step": 2, "kind": "tr',
+  ]
+  (tmp_path / 'metrics.jsonl').write_bytes(b'\n'.join(lines))
+  RunLog(tmp_path, 2).close()
+  assert (tmp_path / 'metrics.jsonl').read_bytes() == lines[0] + b'\n'
+
+
+def test_repeated_steps_are_forgotten_by_tensorboard(tmp_path):
+  for first, value in ((0, 1.0), (2, 3.0)):
+    (tmp_path / str(first)).mkdir()
+    log = RunLog(tmp_path / str(first), first)
+    for step in range(first + 1, 5):
+      log.scalars(step, 'train', {'loss': value})
+    log.close()
+    (path,) = (tmp_path / str(first) / 'tensorboard').iterdir()
+    (tmp_path / f'events.out.tfevents.{first}').write_bytes(path.read_bytes())
+  events = EventAccumulator(str(tmp_path))
+  events.Reload()
+  found = [(event.step, event.value) for event in events.Scalars('train/loss')]
+  assert found == [(1, 1.0), (2, 1.0), (3, 3.0), (4, 3.0)]
 
 
 def skipped(loss='nan'):
