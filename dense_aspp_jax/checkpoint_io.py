@@ -68,12 +68,13 @@ def start_saving(
     Its `result()` waits until all is on disk and was read back. It raises what went wrong, as this function
     does; see `orbax_writes`. `ReadBackError`: a checkpoint is there, but not the one that was to be saved.
   """
+  # Of NumPy arrays, which belong to nobody else, Orbax makes less work than of JAX's.
+  items = jax.tree.map(np.array, dict(items))
   digests = {name: _digest(array) for name, array in named_arrays(items).items()}
   metadata = {**(record or {}), _DIGESTS: digests}
   with contextlib.ExitStack() as until_written:
     place = until_written.enter_context(_place_for_orbax(path))
-    with _saving_options():
-      response = ocp.save_checkpointables_async(place, dict(items), custom_metadata=metadata)
+    response = ocp.save_checkpointables_async(place, items, custom_metadata=metadata)
     finish = until_written.pop_all()
 
   def wait_and_read_back() -> None:
@@ -251,13 +252,6 @@ def _place_for_orbax(path: pathlib.Path) -> Iterator[epath.Path]:
     link = pathlib.Path(links) / 'directory'
     link.symlink_to(path.parent)
     yield epath.Path(link / path.name)
-
-
-def _saving_options() -> ocp.Context:
-  """Leaves out a record of shapes that nothing reads, which costs half as much as reading back."""
-  context = ocp.Context()
-  context.array.saving.array_metadata_store = None
-  return context
 
 
 def _read_back(place: epath.Path, items: list[str], metadata: Mapping[str, Any]) -> None:
