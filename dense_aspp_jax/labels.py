@@ -230,7 +230,7 @@ def _parse_classes(value: Any) -> tuple[LabelClass, ...]:
   """Reads a list of classes or of names (ids 0, 1, ...), or an object: name -> ids, or id -> name."""
   if isinstance(value, Mapping):
     if all(isinstance(name, str) for name in value.values()):
-      value = {name: [int(i) if i.isdecimal() else i] for i, name in value.items()}
+      value = {name: [int(i) if i.isdecimal() and len(i) <= _IDS_SHOWN else i] for i, name in value.items()}
     entries = [{'name': name, 'ids': ids} for name, ids in value.items()]
   elif isinstance(value, list | tuple):
     entries = [{'name': entry} if isinstance(entry, str) else entry for entry in value]

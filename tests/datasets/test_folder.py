@@ -15,7 +15,7 @@ from dense_aspp_jax.datasets.folder import list_folder, open_folder, splits_of
 from dense_aspp_jax.datasets.images import decode_image, decode_label, encode_png
 from dense_aspp_jax.datasets.open import open_split
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import load_label_set
+from dense_aspp_jax.labels import LabelSet, load_label_set
 
 IMAGE = encode_png(np.zeros((4, 6, 3), np.uint8))
 LABEL = encode_png(np.ones((4, 6), np.uint8))
@@ -381,3 +381,68 @@ def test_a_misspelt_entry_is_named_before_what_follows_from_it(tmp_path: pathlib
   write_layout(tmp_path, {'images': '{split}', 'labels': '{split}', 'label_sufix': '_mask'}, [])
   with pytest.raises(InputError, match='unknown entry label_sufix; did you mean label_suffix'):
     list_folder(tmp_path, 'train')
+
+
+def test_whatever_stands_in_labels_json_is_read_or_refused(tmp_path: pathlib.Path):
+  """Each value in turn is another one: a label set, or an InputError, and no other exception."""
+  entries = {
+    'name': 'x',
+    'classes': [
+      {'name': 'a', 'ids': [1, 2], 'color': [1, 2, 3]},
+      {'name': 'b', 'ids': [3], 'colors': [[4, 5, 6]]},
+    ],
+    'ignore_ids': [255],
+    'ignore_colors': [[0, 0, 0]],
+    'label_colors': True,
+    'orientation': 'applied',
+    'images': '{split}',
+    'labels': 'labels/{split}',
+    'image_suffix': '_a',
+    'label_suffix': '_b',
+    'lists': '{split}.txt',
+  }
+  values = (
+    None,
+    True,
+    -1,
+    1.5,
+    256,
+    10**400,
+    '',
+    '\0',
+    '{split}',
+    '{',
+    [],
+    {},
+    [None],
+    {'1': 'a'},
+    {'a': []},
+    ['a'],
+  )
+
+  def places(value, place=()):
+    yield place
+    if isinstance(value, dict | list):
+      for key in value if isinstance(value, dict) else range(len(value)):
+        yield from places(value[key], (*place, key))
+
+  def replaced(value, place, new):
+    if not place:
+      return new
+    copy = value.copy()
+    copy[place[0]] = replaced(value[place[0]], place[1:], new)
+    return copy
+
+  refused = 0
+  for place in places(entries):
+    for value in values:
+      data = replaced(entries, place, value)
+      (tmp_path / 'labels.json').write_text(json.dumps(data))
+      try:
+        label_set = load_label_set(str(tmp_path / 'labels.json'))
+        assert LabelSet.from_json(json.loads(json.dumps(label_set.to_json())), '') == label_set
+      except InputError:
+        refused += 1
+      with pytest.raises(InputError, match=r'labels\.json|no split'):
+        list_folder(tmp_path, 'train')
+  assert refused > 300
