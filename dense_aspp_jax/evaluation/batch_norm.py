@@ -17,6 +17,7 @@ from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples, padd
 from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.errors import RunError
+from dense_aspp_jax.evaluation.inputs import check_batch
 from dense_aspp_jax.evaluation.outputs import CLASSES, Upsampling
 from dense_aspp_jax.evaluation.predictor import NETWORKS_KEPT, BatchPredictor
 from dense_aspp_jax.evaluation.programs import Programs
@@ -64,6 +65,7 @@ class BatchStatisticsPredictor(BatchPredictor):
     self, images: np.ndarray, output_size: tuple[int, int], outputs: str = CLASSES
   ) -> Num[np.ndarray, 'b oh ow *classes']:
     """Predicts the images as one batch; see `BatchPredictor`."""
+    check_batch(images)
     logits = self._networks.run(images.shape, self._logits, self._variables, images)
     return self._upsample(logits, images.shape[1:3], tuple(output_size), outputs)
 

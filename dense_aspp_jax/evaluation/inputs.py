@@ -61,6 +61,12 @@ def rgb_pixels(image: Any, where: str = 'image') -> np.ndarray:
   return pixels.repeat(3, axis=2) if pixels.shape[2] == 1 else pixels[..., :3]
 
 
+def check_batch(images: np.ndarray) -> None:
+  """Raises InputError unless `images` are RGB pixels, uint8 `[b, h, w, 3]`."""
+  if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
+    raise InputError(f'images: {images.dtype} of shape {images.shape}; expected uint8 [b, h, w, 3]')
+
+
 def _of_pillow(image: Image.Image, where: str) -> np.ndarray:
   check_size(*image.size, where)
   try:

@@ -18,7 +18,7 @@ from PIL import Image
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.datasets.resize import resize_image
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.evaluation.inputs import rgb_pixels
+from dense_aspp_jax.evaluation.inputs import check_batch, rgb_pixels
 from dense_aspp_jax.evaluation.outputs import CLASSES, Upsampling, check_outputs
 from dense_aspp_jax.evaluation.programs import Programs
 from dense_aspp_jax.models.segmentation import SegmentationModel
@@ -256,8 +256,7 @@ def place_on_devices(images: np.ndarray, mesh: Mesh, multiple: int) -> UInt8[jax
   Raises:
     InputError: Other than uint8 `[b, h, w, 3]`.
   """
-  if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
-    raise InputError(f'images: {images.dtype} of shape {images.shape}; expected uint8 [b, h, w, 3]')
+  check_batch(images)
   missing = -len(images) % multiple
   if missing:
     images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)])

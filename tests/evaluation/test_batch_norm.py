@@ -8,7 +8,7 @@ from patch_network import MEAN, STD, make_split
 from reference_network import random_variables
 
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
-from dense_aspp_jax.errors import RunError
+from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.evaluation.batch_norm import (
   BatchStatisticsPredictor,
   largest_changes,
@@ -184,3 +184,5 @@ def test_a_batch_is_predicted_with_its_own_statistics(network, split):
   probabilities = predictor.predict_resized(split[0].image[None], (64, 128), 'probabilities')
   of_class = np.take_along_axis(probabilities, alone[..., None].astype(int), -1)[..., 0]
   np.testing.assert_array_equal(of_class, probabilities.max(-1))
+  with pytest.raises(InputError, match='expected uint8'):
+    predictor.predict_resized(split[0].image[None] / np.float32(255), (64, 128))
