@@ -211,8 +211,13 @@ def _missing(folder: pathlib.Path, layout: Layout, split: str) -> str:
   expected = [f'{path.relative_to(folder) if path.is_relative_to(folder) else path}/' for path in places[1:3]]
   lists = f' and {places.list}' if places.list else ''
   others = SPLIT_NAMES.get(split, ())[1:]
+  held_out = ''
+  if split == 'validation' and 'train' in there:
+    held_out = (
+      "; or hold training images out: config.data.held_out, and config.data.validation_split = 'held_out'"
+    )
   synonyms = f' (or {" or ".join(others)} instead of {split})' if others else ''
   return (
     f'{shown(folder)}: no split {split!r} ({found}); expected {" and ".join(expected)}{lists}{synonyms}, or '
-    f'other names that {LABELS_FILE} gives (docs/own_data.md)'
+    f'other names that {LABELS_FILE} gives (docs/own_data.md){held_out}'
   )

@@ -116,6 +116,7 @@ def test_a_folder_without_validation_is_refused_as_by_train(tmp_path, capsys):
   assert main(['check-data', f'folder:{tmp_path}']) == 2
   out, err = capsys.readouterr()
   assert "no split 'validation' (it has train)" in out
+  assert "config.data.validation_split = 'held_out'" in out
   assert 'validation: 1 problem' in err
   assert main(['check-data', f'folder:{tmp_path}', '--split', 'train']) == 0
 

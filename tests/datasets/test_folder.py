@@ -210,6 +210,21 @@ LAYOUTS = {
     {'train/img/1.jpg': '1', 'train/masks_machine/1.png': '1'},
     {'train/ann/1.jpg.json'},
   ),
+  'ADE20K': (
+    {'images': 'images/{split}', 'labels': 'annotations/{split}'},
+    {'images/training/1.jpg': '1', 'annotations/training/1.png': '1'},
+    set(),
+  ),
+  'Mapillary Vistas': (
+    {'images': '{split}/images', 'labels': '{split}/v2.0/labels'},
+    {'training/images/1.jpg': '1', 'training/v2.0/labels/1.png': '1'},
+    {'training/v2.0/instances/1.png'},
+  ),
+  'Carvana': (
+    {'images': '{split}', 'labels': '{split}_masks', 'label_suffix': '_mask.gif'},
+    {'train/1_01.jpg': '1_01', 'train_masks/1_01_mask.gif': '1_01'},
+    set(),
+  ),
   'labels inside': (
     {'images': '{split}', 'labels': '{split}/masks'},
     {'train/1.png': '1', 'train/masks/1.png': '1'},
