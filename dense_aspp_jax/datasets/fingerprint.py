@@ -65,6 +65,6 @@ def former_fingerprint(pairs: Iterable[Pair], folder: pathlib.Path) -> str:
     for file in (file for pair in pairs for file in (pair.image, pair.label)):
       name, stat = os.fsencode(file.path.relative_to(folder)), file.path.stat()
       digest.update(name + f'\0{stat.st_size}\0{stat.st_mtime_ns}\0'.encode())
-  except (OSError, ValueError):
+  except (OSError, ValueError, AttributeError):  # AttributeError: a file that is not on disk
     return ''
   return digest.hexdigest()

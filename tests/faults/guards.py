@@ -123,7 +123,7 @@ GUARDS = (
   Guard(12, 'training.workdir:check', returns(None),
         RUN + '12_resume_with_another_network[fields0-message0]'),
   Guard(13, 'training.workdir:scored_step', returns(None), RUN + '13_a_finished_run_is_started_again'),
-  Guard(13, 'training.config:differences', returns([]), RUN + '13_another_run_in_a_used_directory'),
+  Guard(13, 'training.stored_config:differences', returns([]), RUN + '13_another_run_in_a_used_directory'),
   Guard(14, 'datasets.train_batches:train_batches', unexplained_batches,
         RUN + '14_a_reading_process_is_killed[reader]'),
   Guard(14, 'os:getppid', returns(1),
