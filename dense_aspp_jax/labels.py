@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,25 +20,20 @@ import numpy as np
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import read_json
 from dense_aspp_jax.label_tables import CAMVID, CAMVID_32, CAMVID_32_TO_11, CITYSCAPES
+from dense_aspp_jax.paths import local_path
 
 IGNORE_LABEL = 255  # class index left out of loss and metrics
 ORIENTATIONS = ('applied', 'as_stored')
-FOLDER_KEYS = (
-  'images',
-  'labels',
-  'image_suffix',
-  'label_suffix',
-  'lists',
-)  # of labels.json, see datasets/folder
+# Of labels.json, see datasets/folder_layout.
+FOLDER_KEYS = ('images', 'labels', 'image_suffix', 'label_suffix', 'lists')
 _SET_KEYS = ('name', 'classes', 'ignore_ids', 'ignore_colors', 'label_colors', 'orientation')
 _CLASS_KEYS = ('name', 'ids', 'color', 'colors')
 _BLACK = (0, 0, 0)
 _IDS_SHOWN = 10  # in a message
 
-Color = tuple[int, int, int]  # RGB, 0..255
-
-
 NUM_CITYSCAPES_IDS = 34  # ids 0..33 occur in label PNGs
+
+Color = tuple[int, int, int]  # RGB, 0..255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,9 +191,8 @@ class LabelSet:
 
 
 def _colors_to_json(label_class: LabelClass) -> dict[str, Any]:
-  if not label_class.more_colors:
-    return {'color': list(label_class.color)}
-  return {'colors': [list(color) for color in (label_class.color, *label_class.more_colors)]}
+  colors = [list(color) for color in (label_class.color, *label_class.more_colors)]
+  return {'colors': colors} if label_class.more_colors else {'color': colors[0]}
 
 
 def _parse(data: Any) -> LabelSet:
@@ -348,7 +341,7 @@ def load_label_set(name: str) -> LabelSet:
   """
   if name in LABEL_SETS:
     return LABEL_SETS[name]
-  path = pathlib.Path(name).expanduser()
+  path = local_path(name)
   if not path.is_file():
     raise InputError(
       f'label set {name!r}: neither one of {", ".join(LABEL_SETS)} nor a file; '

@@ -209,6 +209,8 @@ def test_bad_label_files_are_refused_by_name(tmp_path, text, message):
 def test_unknown_name_lists_the_known_ones():
   with pytest.raises(InputError, match=r"'nothing'.*cityscapes20, cityscapes19, .*camvid11"):
     load_label_set('nothing')
+  with pytest.raises(InputError, match='no such home directory'):
+    load_label_set('~nobody-here/labels.json')
 
 
 def test_class_names_are_unique():

@@ -83,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
     sizes += report.sizes
     refused += [f'{name}: {finding}' for finding in findings]
     taken.append(f'{len(split.pairs) - len(report.bad)} of {len(split.pairs)} pairs of {name}')
+  if args.split is None:
+    refused += [f'no split {name}' for name in TRAINED_ON if name not in listings.splits]
   if args.source is not None:
     counts = {name: len(split.pairs) for name, split in listings.splits.items()}
     for finding in other_than_published(args.dataset, counts, sizes, args.split):

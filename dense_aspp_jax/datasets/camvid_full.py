@@ -64,7 +64,8 @@ def list_files(source: pathlib.Path) -> Listings:
     elif match[4]:
       labels[match[1]] = TranslatedFile.of(file, _decode) if match[4] == '_L' else file
     else:
-      frames[match[1]] = file, split_of(folders)
+      split = split_of(folders)
+      frames[match[1]] = file, split if split in CAMVID_FULL.counts else None
   if not frames or not labels:
     raise InputError(
       f'{shown(source)}: no frames with labels found{". " * bool(left)}{describe_left(left)}; expected '
@@ -80,7 +81,8 @@ def list_files(source: pathlib.Path) -> Listings:
     f'{folder_splits} of {len(frames)} frames are split by their folders; published scores are on the split '
     'of SegNet'
   ] * bool(folder_splits)
-  return Listings({split: listing for split, listing in splits.items() if listing.pairs}, left, notes)
+  found = {split: listing for split, listing in splits.items() if listing.pairs or listing.problems}
+  return Listings(found, left, notes)
 
 
 def segnet_split(image_id: str) -> str:

@@ -18,6 +18,7 @@ from dense_aspp_jax.datasets.listing import Listing, Listings
 from dense_aspp_jax.datasets.pairs import BadPairs, check_pair, map_good
 from dense_aspp_jax.datasets.prepare import DATASETS, find_dataset, other_counts, other_sizes
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.files import shown
 from dense_aspp_jax.labels import LabelSet, load_label_set
 from dense_aspp_jax.paths import local_path
 from dense_aspp_jax.progress import progress
@@ -68,7 +69,7 @@ def list_splits(
     found = {name: files.splits[name]._replace(where=f'{dataset}/{name}') for name in names}
     return files._replace(splits=found)
   if dataset.startswith(FOLDER_PREFIX):
-    folder = pathlib.Path(dataset.removeprefix(FOLDER_PREFIX)).expanduser()
+    folder = local_path(dataset.removeprefix(FOLDER_PREFIX))
     there = splits_of(folder)
     if split or not there:
       name = split or SPLITS[0]
@@ -136,5 +137,6 @@ def _list_split(folder: pathlib.Path, split: str) -> Listing:
   try:
     return list_folder(folder, split)
   except InputError as error:
-    problems, left = ([str(error)], []) if split in TRAINED_ON else ([], [f'{folder}/{split}: no labels'])
-    return Listing(f'{folder}/{split}', [], problems, left)
+    where = shown(folder / split)
+    needed = split in TRAINED_ON
+    return Listing(where, [], [str(error)] * needed, [f'{where}: incomplete split'] * (not needed))

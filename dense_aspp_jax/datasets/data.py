@@ -18,14 +18,8 @@ from dense_aspp_jax.labels import USUAL_LABEL_SETS, LabelSet, load_label_set
 from dense_aspp_jax.paths import local_path, user_cache
 from dense_aspp_jax.progress import say
 
-_IN_FOLDERS = (
-  LABELS_FILE,
-  'train',
-  'validation',
-  'val',
-  'test',
-  'images',
-)  # one is in every labelled folder
+# One of these is in every labelled folder.
+_IN_FOLDERS = (LABELS_FILE, 'train', 'validation', 'val', 'test', 'images')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from dense_aspp_jax.datasets.listing import Listing, pair_files
 from dense_aspp_jax.datasets.stored_files import StoredFile, describe_left, files_of_folder
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import shown
+from dense_aspp_jax.paths import local_path
 from dense_aspp_jax.progress import say
 
 _FIRST_CHOICE = ('.png', '.jpg', '.jpeg')  # before files of the same name with other suffixes
@@ -32,7 +33,7 @@ def list_folder(folder: pathlib.Path, split: str) -> Listing:
   Raises:
     InputError: No such folder or split, a split without any label, or a labels.json that cannot be read.
   """
-  folder = folder.expanduser()
+  folder = local_path(folder)
   layout = Layout.of(folder)
   found = layout.find(folder, split)
   if not found:
@@ -67,7 +68,7 @@ def open_folder(folder: pathlib.Path, split: str) -> Split:
     InputError: No such folder or split, no files, files without their other half, or two files of
       the same name.
   """
-  folder = folder.expanduser()
+  folder = local_path(folder)
   listing = list_folder(folder, split)
   pairs = listing.require()
   if listing.left:

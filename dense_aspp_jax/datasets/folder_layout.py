@@ -14,6 +14,7 @@ from dense_aspp_jax.datasets.images import IMAGE_EXTENSIONS, LABEL_EXTENSIONS
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import read_json
 from dense_aspp_jax.labels import FOLDER_KEYS, LabelSet
+from dense_aspp_jax.paths import local_path
 
 # Labels in formats of images are listed too: reading one says what is wrong with it.
 EXTENSIONS = {'images': IMAGE_EXTENSIONS, 'labels': (*LABEL_EXTENSIONS, *IMAGE_EXTENSIONS)}
@@ -75,7 +76,7 @@ class Layout:
   def places(self, folder: pathlib.Path, name: str) -> Places:
     """The paths of a split under one of its names."""
     images, labels, lists = (
-      folder / pathlib.Path(path.replace(_SPLIT, name)).expanduser() if path else None
+      folder / local_path(path.replace(_SPLIT, name)) if path else None
       for path in (self.images, self.labels, self.lists)
     )
     return Places(name, images, labels, lists)

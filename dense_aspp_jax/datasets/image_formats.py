@@ -51,6 +51,7 @@ _PLUGINS = {
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _TILE_WIDTH, _TILE_LENGTH = 258, 262, 322, 323  # tags of TIFF
 _SUBFILE_TYPE, _REDUCED = 254, 1
 _PLANAR, _SEPARATE = 284, 2
+_LOSSY = ('jpeg', 'tiff_jpeg', 'webp', 'tiff_sgilog', 'tiff_sgilog24', 'tiff_thunderscan')  # Pillow's names
 _ORIENTATION_TAG = 0x0112
 _OUT_OF_MEMORY = ('out of memory', 'decoder error -9')  # Pillow's words for it
 # EXIF orientation -> what makes the picture upright (EXIF 2.3, table 6).
@@ -237,8 +238,10 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile, where: str) -> int:
 
 def _doubts_of_tiff(image: TiffImagePlugin.TiffImageFile, orientation: int) -> list[str]:
   inverted = image.mode in ('1', 'L') and image.tag_v2.get(_PHOTOMETRIC, 0) == 0
+  compression = image.info.get('compression')
   return (
     ['that stores white as 0'] * inverted
+    + [f'compressed with loss ({compression})'] * (compression in _LOSSY)
     + [f'with orientation {orientation}'] * (orientation in UPRIGHT)
     + ['with several pictures'] * _has_several(image)
   )

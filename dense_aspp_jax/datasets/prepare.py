@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -130,7 +129,7 @@ def check_listings(
   def permit(finding: str) -> None:
     if not allow_partial:
       raise InputError(f'{finding}. Complete the dataset, or use --allow-partial to accept it as it is')
-    print(f'warning: {finding}', file=sys.stderr)
+    say(f'warning: {finding}')
 
   pairs = {split: listing.require() for split, listing in listings.items()}
   if not any(pairs.values()):

@@ -52,7 +52,8 @@ def test_all_problems_of_all_splits_are_listed(folder, capsys):
     f'{folder}/test: 0 pairs, 0 bad; height x width: -',
   ]
   assert len(lines) == len(expected)
-  assert f'1 file left out: 1 no labels; the first is {folder}/test\n' in out  # training does not read it
+  # Training does not read it.
+  assert f'1 file left out: 1 incomplete split; the first is {folder}/test\n' in out
   for line, start in zip(lines, expected, strict=True):
     assert line.startswith(start)
   assert f'checking {train}: 5/5' in err
@@ -125,7 +126,7 @@ def test_a_test_split_without_labels_is_left_out(folder, capsys):
   layouts.write_tree(folder / 'test', {'images/a.png': encode_png(np.zeros((2, 2, 3), np.uint8))})
   for labels in (folder / 'test' / 'labels', None):
     assert main(['check-data', f'folder:{folder}']) == 0
-    assert f'1 file left out: 1 no labels; the first is {folder}/test\n' in capsys.readouterr().out
+    assert f'1 file left out: 1 incomplete split; the first is {folder}/test\n' in capsys.readouterr().out
     if labels:
       labels.mkdir()
   assert main(['check-data', f'folder:{folder}', '--split', 'test']) == 2
@@ -220,6 +221,8 @@ def test_the_label_set_is_that_of_the_folder_or_the_one_named(folder, tmp_path, 
   [
     (('kitti',), "unknown dataset 'kitti'"),
     (('folder:/none',), '/none: no such folder'),
+    (('folder:~nobody-here/x',), 'there is no such home directory'),
+    (('folder:gs://bucket/x',), 'gs://bucket/x: a URL; expected a path of this machine'),
     (('street_scenes', '--source', '.'), "dataset 'street_scenes' has no source"),
     (('camvid', '--source', '/none'), '/none: cannot be listed (No such file or directory); check'),
     (('cityscapes', '--source', '/none'), 'needs leftImg8bit_trainvaltest.zip and gtFine'),

@@ -89,6 +89,17 @@ def test_what_is_taken_left_and_refused_is_said(source: pathlib.Path, capsys: py
   assert 'can be used: 2 of 2 pairs of validation' in capsys.readouterr().out
 
 
+def test_without_a_split_that_training_reads_nothing_can_be_used(
+  source: pathlib.Path, capsys: pytest.CaptureFixture
+):
+  for path in source.glob('*/val/**/*.png'):
+    path.unlink()
+  assert main(['check-data', 'cityscapes', '--source', str(source), '--allow-partial']) == 2
+  assert 'no split validation' in capsys.readouterr().err
+  options = ['--allow-partial', '--split', 'train']
+  assert main(['check-data', 'cityscapes', '--source', str(source), *options]) == 0
+
+
 @pytest.mark.parametrize('command', ['check-data', 'prepare'])
 @pytest.mark.parametrize('option', ['--source', '--data-dir'])
 def test_urls_are_refused(command: str, option: str, tmp_path: pathlib.Path, monkeypatch, capsys):

@@ -171,3 +171,17 @@ def test_label_sets():
     *('Sky', 'Building', 'Column_Pole', 'Road', 'Sidewalk', 'Tree'),
     *('SignSymbol', 'Fence', 'Car', 'Pedestrian', 'Bicyclist'),
   ]
+
+
+def test_an_image_without_label_is_a_problem_where_its_split_has_no_other(tmp_path: pathlib.Path):
+  alone, *pair = (f'701_StillsRaw_full/{i}.png' for i in (IMAGE_IDS[0], IMAGE_IDS[2]))
+  pair.append(f'LabeledApproved_full/{IMAGE_IDS[2]}_L.png')
+  layouts.write_tree(tmp_path / 'source', {name: FILES[name] for name in (alone, *pair)})
+  with pytest.raises(InputError, match=r'0001TP_006690\.png: image without label'):
+    prepare('camvid_full', tmp_path / 'source', str(tmp_path / 'data'), allow_partial=True)
+
+
+def test_a_folder_that_is_no_split_of_camvid_splits_nothing(tmp_path: pathlib.Path):
+  layouts.write_tree(tmp_path / 'train_extra', FILES)
+  splits = CAMVID_FULL.list_files(tmp_path).splits
+  assert {split: [pair.image_id for pair in listing.pairs] for split, listing in splits.items()} == SPLITS

@@ -485,6 +485,12 @@ class TestDecodeLabel:
     with pytest.raises(InputError, match='with orientation 6'):
       images.decode_label(encode(Image.fromarray(GREY), 'TIFF', exif=exif), 'a')
 
+  def test_a_tiff_compressed_with_loss_is_refused_as_label_alone(self):
+    data = encode(Image.fromarray(GREY), 'TIFF', compression='jpeg')
+    with pytest.raises(InputError, match=r'TIFF of .* compressed with loss \(jpeg\)'):
+      images.decode_label(data, 'a')
+    assert images.decode_image(data, 'a').shape == (*GREY.shape, 3)
+
   def test_minus_one_is_255_where_the_label_set_ignores_that(self):
     ignoring = LabelSet('ignoring', (LabelClass('all', tuple(range(255)), (1, 2, 3)),), ignore_ids=(255,))
     other = LabelSet('other', (LabelClass('all', tuple(range(256)), (1, 2, 3)),))
