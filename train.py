@@ -2,7 +2,7 @@
 
 import sys
 
-from dense_aspp_jax.commands.main import main
+from dense_aspp_jax.__main__ import main
 
 if __name__ == '__main__':
   sys.exit(main(['train', *sys.argv[1:]]))

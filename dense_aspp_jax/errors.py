@@ -1,6 +1,7 @@
 """The exceptions that end a command; `commands.main` turns them into exit codes."""
 
 import signal
+import sys
 
 
 class InputError(ValueError):
@@ -28,3 +29,31 @@ class Stopped(BaseException):
     """Takes the signal and a message for the user."""
     self.signal = signal.Signals(number)
     super().__init__(text or f'stopped by {self.signal.name}')
+
+
+def termination_signals() -> tuple[signal.Signals, ...]:
+  """SIGTERM, and SIGHUP (the terminal was closed) unless it is ignored, as below nohup."""
+  hang_up = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
+  return (signal.SIGTERM, *hang_up)
+
+
+def no_device(error: Exception) -> str | None:
+  """What to say of an error of JAX's that means that it has no device; None if it means something else."""
+  jax = sys.modules.get('jax')
+  if jax is None:
+    return None
+  reason = str(error).splitlines()[0] if str(error) else 'there is no such device, or no jaxlib for it'
+  if isinstance(error, AssertionError):  # bare, where JAX knows the platform but cannot look for its devices
+    try:
+      jax.devices()
+      return None
+    except Exception:
+      pass
+  elif 'Unable to initialize backend' not in reason:
+    return None
+  reason = reason.partition(" (set JAX_PLATFORMS=''")[0]
+  platforms = jax.config.jax_platforms
+  asked = f'JAX_PLATFORMS={platforms}' if platforms else 'JAX'
+  return (
+    f'{asked}: no device to compute on ({reason}). Set JAX_PLATFORMS=cpu, or unset it to use what is there'
+  )

@@ -12,9 +12,10 @@ import threading
 from collections.abc import Iterator, Sequence
 
 import dense_aspp_jax
+from dense_aspp_jax.commands.interrupts import end_at_interrupt, raise_at_interrupt
 from dense_aspp_jax.commands.streams import lasting_streams
 from dense_aspp_jax.compilation_cache import use_compilation_cache
-from dense_aspp_jax.errors import InputError, RunError, Stopped
+from dense_aspp_jax.errors import InputError, RunError, Stopped, no_device, termination_signals
 
 # What each does is the first line of its module's docstring, repeated here so that --help imports none.
 COMMANDS = {
@@ -45,10 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments: Without the program's name; by default those of the process.
 
   Returns:
-    0, 1 if a run failed, 2 for bad input or configuration; 130 and 143 if SIGINT or SIGTERM ended it.
+    0, 1 if a run failed, 2 for bad input or configuration; 128 + its number if SIGINT, SIGTERM or SIGHUP
+    ended it.
   """
   with lasting_streams() as failures:
-    code = _run(list(sys.argv[1:] if arguments is None else arguments))
+    end_at_interrupt()
+    try:
+      code = _run(list(sys.argv[1:] if arguments is None else arguments))
+    finally:
+      raise_at_interrupt()
   return code or int(bool(failures))
 
 
@@ -70,6 +76,7 @@ def _run(arguments: list[str]) -> int:
     if args.config_arguments and not hasattr(args, 'config'):
       subparsers.choices[args.command].error(f'unknown arguments: {" ".join(args.config_arguments)}')
     use_compilation_cache()
+    raise_at_interrupt()
     with _termination_unwinds():
       return module.run(args)
   except InputError as error:
@@ -78,6 +85,12 @@ def _run(arguments: list[str]) -> int:
   except RunError as error:
     print(f'dense-aspp {chosen}: {error}', file=sys.stderr)
     return 1
+  except (AssertionError, RuntimeError) as error:
+    reason = no_device(error)
+    if reason is None:
+      raise
+    print(f'dense-aspp {chosen}: {reason}', file=sys.stderr)
+    return 2
   except (KeyboardInterrupt, Stopped) as error:
     stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
     print(f'dense-aspp {chosen}: {stopped}', file=sys.stderr)
@@ -86,7 +99,7 @@ def _run(arguments: list[str]) -> int:
 
 @contextlib.contextmanager
 def _termination_unwinds() -> Iterator[None]:
-  """Makes SIGTERM an exception, as SIGINT is, so that nothing half-written stays behind."""
+  """Makes SIGTERM and SIGHUP exceptions, as SIGINT is, so that nothing half-written stays behind."""
   if threading.current_thread() is not threading.main_thread():
     yield
     return
@@ -94,11 +107,12 @@ def _termination_unwinds() -> Iterator[None]:
   def stop(number: int, _: object) -> None:
     raise Stopped(number)
 
-  before = signal.signal(signal.SIGTERM, stop)
+  before = {number: signal.signal(number, stop) for number in termination_signals()}
   try:
     yield
   finally:
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+      signal.signal(number, handler)
 
 
 if __name__ == '__main__':

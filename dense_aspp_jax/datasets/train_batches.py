@@ -125,7 +125,7 @@ def _read_batch(examples: Sequence[CachedExample], rows: slice, indices: np.ndar
 def _begin_worker(index: int, count: int) -> None:
   """Leaves signals to the process group to the parent, and ends when the parent is gone."""
   del index, count
-  for number in (signal.SIGINT, signal.SIGTERM):
+  for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.SIG_IGN)
   threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT in training: the run stops after the step, in all processes after the same one."""
+"""Signals that end a training: it stops after the step, in all processes after the same one."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from types import FrameType
 import jax
 from jax.experimental import multihost_utils
 
-from dense_aspp_jax.errors import Stopped
+from dense_aspp_jax.errors import Stopped, termination_signals
 from dense_aspp_jax.progress import say
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopSignals:
-  """Handles SIGTERM and SIGINT inside its `with` block; a signal after the first changes nothing.
+  """Handles SIGTERM, SIGINT and SIGHUP inside its `with` block; a signal after the first changes nothing.
+
+  SIGHUP comes when a terminal is closed; where it is ignored, as below nohup, it stays ignored.
 
   A signal that arrives when there is nothing left to stop ends the program where the block ends. Several
-  processes agree through JAX's preemption service, whose own handler of SIGTERM stays in place; a SIGINT is
-  handed on to it.
+  processes agree through JAX's preemption service, whose own handler of SIGTERM stays in place; other signals
+  are handed on to it.
 
   Attributes:
     received: The first signal, None if none came.
@@ -33,7 +33,9 @@ class StopSignals:
 
   def __enter__(self) -> StopSignals:
     if threading.current_thread() is threading.main_thread():  # elsewhere Python takes no handlers
-      handled = _SIGNALS if jax.process_count() == 1 else (signal.SIGINT,)
+      handled = {signal.SIGINT, *termination_signals()}
+      if jax.process_count() > 1:
+        handled.discard(signal.SIGTERM)
       self._before = {number: signal.signal(number, self._note) for number in handled}
     return self
 

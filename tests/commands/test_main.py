@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 from PIL import Image
 
 from configs import default
+from dense_aspp_jax.__main__ import main as entry
 from dense_aspp_jax.commands.config_file import read_config_file
 from dense_aspp_jax.commands.main import COMMANDS, main
 from dense_aspp_jax.errors import InputError, RunError, Stopped
@@ -45,22 +47,109 @@ def test_errors_become_exit_codes_and_one_line(raised, code, text, monkeypatch, 
   assert capsys.readouterr().err == f'dense-aspp parameters: {text}\n'
 
 
-def test_a_sigterm_unwinds_any_command(monkeypatch, capsys):
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_unwinds_any_command(monkeypatch, capsys, number):
   undone = []
 
   def work(args):
     try:
-      os.kill(os.getpid(), signal.SIGTERM)
+      os.kill(os.getpid(), number)
       time.sleep(10)
     finally:
       undone.append(True)
 
   monkeypatch.setattr('dense_aspp_jax.commands.parameters.run', work)
-  before = signal.getsignal(signal.SIGTERM)
-  assert main(['parameters', f'--config={DEFAULT}']) == 143
-  assert capsys.readouterr().err == 'dense-aspp parameters: stopped by SIGTERM\n'
+  before = signal.getsignal(number)
+  assert main(['parameters', f'--config={DEFAULT}']) == 128 + number
+  assert capsys.readouterr().err == f'dense-aspp parameters: stopped by {number.name}\n'
   assert undone
-  assert signal.getsignal(signal.SIGTERM) is before
+  assert signal.getsignal(number) is before
+
+
+INTERRUPT_AT_IMPORT = """
+import os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored below a shell's background process
+class Interrupter:
+  def find_spec(self, name, *_):
+    if name == {name!r}:
+      os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupter())
+sys.argv = ['train.py', 'train', '--config=camvid', '--workdir=never']
+runpy.{run}
+"""
+
+
+TRAIN_SCRIPT = "run_path('train.py', run_name='__main__')"
+MODULE = "run_module('dense_aspp_jax', run_name='__main__', alter_sys=True)"
+
+
+@pytest.mark.parametrize(
+  ('run', 'name'), [(TRAIN_SCRIPT, 'tqdm'), (TRAIN_SCRIPT, 'dense_aspp_jax.training.train'), (MODULE, 'jax')]
+)
+def test_an_interrupt_during_the_imports_is_its_exit_code_and_nothing_else(run, name):
+  code = INTERRUPT_AT_IMPORT.format(name=name, run=run)
+  process = subprocess.run(
+    [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=False
+  )
+  assert (process.returncode, process.stdout, process.stderr) == (130, '', '')
+
+
+def test_an_interrupt_of_a_command_is_an_exception_again(monkeypatch):
+  """Also where the process began with that of the entry point."""
+  before = signal.getsignal(signal.SIGINT)
+  undone = []
+
+  def work(args):
+    try:
+      os.kill(os.getpid(), signal.SIGINT)
+      time.sleep(10)
+    finally:
+      undone.append(True)
+
+  monkeypatch.setattr('dense_aspp_jax.commands.parameters.run', work)
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+  assert entry(['parameters', f'--config={DEFAULT}']) == 130
+  assert undone
+  assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+  signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+  'command', ['evaluate', 'recalibrate', 'predict', 'similarity', 'remove-layers', 'report']
+)
+def test_without_a_device_no_checkpoint_is_blamed(command, tiny_run, monkeypatch, capsys):
+  def fail(*_):
+    raise RuntimeError("Unable to initialize backend 'cuda': no (set JAX_PLATFORMS='' to choose)")
+
+  for name in ('devices', 'local_devices', 'process_index', 'process_count'):
+    monkeypatch.setattr(jax, name, fail)
+  options = {'predict': [str(ROOT / 'docs/images'), '--output=never']}.get(command, [])
+  if command == 'similarity':
+    options = ['--output=never']
+  assert main([command, f'--workdir={tiny_run}', *options]) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert "no device to compute on (Unable to initialize backend 'cuda': no)" in line
+  assert 'JAX_PLATFORMS=cpu' in line
+
+
+@pytest.mark.parametrize('platform', ['cuda', pytest.param('nonsense', marks=pytest.mark.slow)])
+def test_a_platform_that_is_not_there_is_named(platform, tiny_run):
+  """JAX raises a bare AssertionError for the first."""
+  command = [sys.executable, '-m', 'dense_aspp_jax', 'evaluate', f'--workdir={tiny_run}']
+  environment = os.environ | {'JAX_PLATFORMS': platform, 'CUDA_VISIBLE_DEVICES': ''}
+  process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+  assert process.returncode == 2
+  (line,) = process.stderr.splitlines()
+  assert line.startswith(f'dense-aspp evaluate: JAX_PLATFORMS={platform}: no device')
+
+
+def test_an_assertion_that_has_nothing_to_do_with_devices_is_not_hidden(monkeypatch):
+  def fail(args):
+    raise AssertionError
+
+  monkeypatch.setattr('dense_aspp_jax.commands.parameters.run', fail)
+  with pytest.raises(AssertionError):
+    main(['parameters', f'--config={DEFAULT}'])
 
 
 def test_fields_are_overridden_on_the_command_line(capsys):
