@@ -37,7 +37,7 @@ PROVENANCE = 'provenance.json'  # one entry for each time the run was started
 
 _DIRECTORY = 'directory'  # in config.json
 _CONTENT = 'by_content'  # in data.json: the fingerprint is of the content of files, not of their times
-_REMEDY = 'restore the files of the run, or check --workdir'
+_REMEDY = 'restore the files of the run, or check the path'
 
 
 def to_store(workdir: pathlib.Path, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def record_start(
 
 def _read_stored(workdir: pathlib.Path) -> dict[str, Any]:
   if not (workdir / CONFIG).exists():
-    raise InputError(f'{workdir}: no {CONFIG} there, so it is not the directory of a run; check --workdir')
+    raise InputError(f'{workdir}: no {CONFIG} there, so it is not the directory of a run; check the path')
   stored = read_json(workdir / CONFIG, _REMEDY)
   try:
     sections = migrate(stored) if isinstance(stored, dict) else stored
