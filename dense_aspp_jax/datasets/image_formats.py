@@ -25,14 +25,13 @@ from PIL import (
 from dense_aspp_jax.datasets.png import (
   MAX_PIXELS,
   PNG_SIGNATURE,
-  beginning,
   check_png,
   check_size,
   without_metadata,
 )
+from dense_aspp_jax.datasets.stored_files import SIGNATURE_BYTES, what_it_is
 from dense_aspp_jax.errors import InputError, RunError
 
-_SIGNATURE_BYTES = 64  # enough to know what a file is
 FORMATS = 'PNG, JPEG, TIFF, WebP, BMP or GIF'
 _PNG, _JPEG = PngImagePlugin.PngImageFile, JpegImagePlugin.JpegImageFile
 _BMP, _GIF = BmpImagePlugin.BmpImageFile, GifImagePlugin.GifImageFile
@@ -98,7 +97,7 @@ def check_header(file: BinaryIO, where: str) -> tuple[int, int]:
     InputError: In none of `FORMATS`, a damaged header, or too large.
     OSError: It cannot be read.
   """
-  plugin = _find_plugin(file.read(_SIGNATURE_BYTES), where)
+  plugin = _find_plugin(file.read(SIGNATURE_BYTES), where)
   file.seek(0)
   with _explained(plugin, where, passed=OSError):
     image = plugin(file)
@@ -127,21 +126,9 @@ def file_format(data: bytes) -> str | None:
   return next((plugin.format for start, plugin in _PLUGINS.items() if data.startswith(start)), None)
 
 
-def what_it_is(data: bytes) -> str:
-  """What a file in none of the formats is and what to do, for messages."""
-  text = data[:_SIGNATURE_BYTES].lstrip(b'\xef\xbb\xbf \t\r\n').lower()
-  if text.startswith(b'version https://git-lfs'):
-    return 'a Git LFS pointer in place of the file; get the file with `git lfs pull`'
-  if text.startswith((b'<!doctype html', b'<html')):
-    return f'a web page, {beginning(data)}; get the file again'
-  if not data:
-    return 'an empty file; get the file again'
-  return f'{beginning(data)}; convert it to one of them'
-
-
 def _find_plugin(data: bytes, where: str) -> type[Image.Image]:
   if (name := file_format(data)) is None:
-    raise InputError(f'{where}: not a {FORMATS} ({what_it_is(data)})')
+    raise InputError(f'{where}: not a {FORMATS} ({what_it_is(data, "convert it to one of them")})')
   return next(plugin for plugin in (*_PLUGINS.values(), _WEBP) if plugin.format == name)
 
 

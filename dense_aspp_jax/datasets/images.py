@@ -21,9 +21,9 @@ from dense_aspp_jax.datasets.image_formats import (
   explained_memory,
   file_format,
   open_image,
-  what_it_is,
 )
 from dense_aspp_jax.datasets.png import check_size
+from dense_aspp_jax.datasets.stored_files import what_it_is
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import shown
 from dense_aspp_jax.labels import LabelSet, count_ids
@@ -216,7 +216,9 @@ def _open_label(data: bytes, where: str) -> Opened:
   """Opens a picture of label ids or colours. Raises InputError where it is doubtful which pixels it has."""
   name = file_format(data)
   if name is None:
-    raise InputError(f'{where}: not a {_LABEL_FORMATS} file ({what_it_is(data)})')
+    raise InputError(
+      f'{where}: not a {_LABEL_FORMATS} file ({what_it_is(data, "convert it to one of them")})'
+    )
   if name in ('JPEG', 'WEBP'):
     raise InputError(
       f'{where}: a {name}, which alters label ids; expected {_LABEL_FORMATS}, saved so from the start'

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from dense_aspp_jax.datasets.stored_files import what_it_is
 from dense_aspp_jax.errors import InputError
 
 MAX_PIXELS = 89_478_485  # Pillow's limit against decompression bombs (Image.MAX_IMAGE_PIXELS)
@@ -59,7 +60,7 @@ def read_png_header(data: bytes, where: str) -> PngHeader:
     InputError: Not a PNG, the header is damaged, or more than `MAX_PIXELS`; the message begins with `where`.
   """
   if not data.startswith(PNG_SIGNATURE):
-    raise InputError(f'{where}: not a PNG file ({beginning(data)}); expected a PNG')
+    raise InputError(f'{where}: not a PNG file ({what_it_is(data, "expected a PNG")})')
   if len(data) < PNG_HEADER_BYTES:
     raise _truncated(data, where)
   chunk, (crc,) = data[12:29], struct.unpack_from('>I', data, 29)
@@ -151,11 +152,6 @@ def check_size(width: int, height: int, where: str) -> None:
   else:
     return
   raise InputError(f'{where}: {height}x{width} pixels (height x width); expected {expected}. Make it smaller')
-
-
-def beginning(data: bytes) -> str:
-  """What a file begins with, for messages."""
-  return f'it begins with {data[:8]!r}' if data else 'an empty file'
 
 
 def damaged_png(finding: str, where: str) -> InputError:

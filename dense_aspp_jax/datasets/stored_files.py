@@ -28,6 +28,7 @@ _HIDDEN = {
   'thumbs.db', 'ehthumbs.db', 'ehthumbs_vista.db', 'desktop.ini', '$recycle.bin', 'system volume information',
 }  # fmt: skip
 _KINDS_SHOWN = 5  # in a message
+SIGNATURE_BYTES = 64  # enough to know what a file is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +138,17 @@ def files_of_folder(folder: pathlib.Path) -> Files:
   return Files(dict(sorted(taken.items())), sorted(left))
 
 
+def what_it_is(data: bytes, remedy: str) -> str:
+  """What a file in an unexpected format is, and what to do: for most of them `remedy`."""
+  beginning = f'it begins with {data[:8]!r}'
+  text = data[:SIGNATURE_BYTES].lstrip(b'\xef\xbb\xbf \t\r\n').lower()
+  if text.startswith(b'version https://git-lfs'):
+    return 'a Git LFS pointer in place of the file; get the file with `git lfs pull`'
+  if text.startswith((b'<!doctype html', b'<html')):
+    return f'a web page, {beginning}; get the file again'
+  return f'{beginning}; {remedy}' if data else 'an empty file; get the file again'
+
+
 def _is_hidden(name: str) -> bool:
   return name.startswith('.') or name.lower() in _HIDDEN
 
@@ -169,7 +181,10 @@ def files_of_zip(path: pathlib.Path) -> Files:
   except (OSError, *_DAMAGED, _UNKNOWN) as error:
     if isinstance(error, OSError) and error.errno is not None:
       raise _unreadable(shown(path), error) from error
-    raise InputError(f'{shown(path)}: not a readable zip archive ({error}); get the file again') from error
+    start = StoredFile.on_disk(path).read(SIGNATURE_BYTES)
+    again = f'{error}; get the file again'
+    what = again if start.startswith(b'PK') else what_it_is(start, 'unpack it, and give the folder')
+    raise InputError(f'{shown(path)}: not a readable zip archive ({what})') from error
   taken, left = {}, []
   for member in archive.infolist():
     if reason := _why_unsafe(member):

@@ -20,7 +20,7 @@ from tensorflow_datasets.core import shuffle
 from dense_aspp_jax.datasets.examples import HELD_OUT, TRAIN_AND_VALIDATION, Example, Pair, Split
 from dense_aspp_jax.datasets.listing import Listings
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import LabelSet
+from dense_aspp_jax.labels import USUAL_LABEL_SETS, LabelSet
 from dense_aspp_jax.paths import local_path
 from dense_aspp_jax.progress import progress
 
@@ -33,7 +33,6 @@ class PublishedDataset:
     name: As in `config.data.dataset`.
     builder: Its tfds builder, an `ExampleBuilder`.
     config: The builder's configuration; None: its first, or none.
-    label_set: The label set with all ids that may occur.
     counts: Published number of images by split.
     other_splits: Whether the images may be split otherwise, as long as all are there.
     optional_splits: Splits of `counts` that may be missing.
@@ -48,7 +47,6 @@ class PublishedDataset:
   name: str
   builder: type[tfds.core.GeneratorBasedBuilder]
   config: str | None = None
-  label_set: LabelSet
   counts: Mapping[str, int]
   other_splits: bool = False
   optional_splits: tuple[str, ...] = ()
@@ -58,6 +56,11 @@ class PublishedDataset:
   list_files: Callable[[pathlib.Path], Listings] | None = None
   download: Callable[[pathlib.Path], pathlib.Path] | None = None
   generate: Callable[[str, int], Iterable[Example]] | None = None
+
+  @property
+  def label_set(self) -> LabelSet:
+    """The label set of a configuration that names none; it has all ids that may occur."""
+    return USUAL_LABEL_SETS[self.name]
 
   def make_builder(self, data_dir: str | None) -> tfds.core.GeneratorBasedBuilder:
     """Constructs the builder, whether the data set is prepared or not; None: where tfds keeps its data.
@@ -92,15 +95,19 @@ class PublishedDataset:
       )
     return builder
 
+  def require_builder(self, data_dir: str | None) -> tfds.core.GeneratorBasedBuilder:
+    """As `prepared_builder`, but raises InputError where the data set is not prepared."""
+    if builder := self.prepared_builder(data_dir):
+      return builder
+    at = '' if data_dir is None else f' --data-dir {data_dir}'
+    raise InputError(
+      f'dataset {self.name!r} is not prepared in {self.make_builder(data_dir).data_dir}; prepare it with: '
+      f'dense-aspp prepare {self.name}{at}'
+    )
+
   def open_split(self, split: str, data_dir: str | None) -> Split:
     """Opens a split of the prepared data set. Raises InputError where that fails."""
-    builder = self.prepared_builder(data_dir)
-    if builder is None:
-      at = '' if data_dir is None else f' --data-dir {data_dir}'
-      raise InputError(
-        f'dataset {self.name!r} is not prepared in {self.make_builder(data_dir).data_dir}; '
-        f'prepare it with: dense-aspp prepare {self.name}{at}'
-      )
+    builder = self.require_builder(data_dir)
     splits = builder.info.splits
     if split not in splits:
       raise InputError(

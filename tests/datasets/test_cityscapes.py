@@ -430,7 +430,7 @@ GOOD_IMAGE = layouts.cityscapes_files(COUNTS)[0][IMAGE]
     (IMAGE, GOOD_IMAGE[:-12], 'truncated PNG'),
     (IMAGE, GOOD_IMAGE[:300] + b'\xff\0' + GOOD_IMAGE[302:], 'damaged PNG.*checksum'),
     (IMAGE, b'', 'not a PNG file'),
-    (LABEL, b'<html>' * 99, 'not a PNG file'),
+    (LABEL, b'<html>' * 99, 'not a PNG file .a web page'),
   ],
   ids=[
     'no label',

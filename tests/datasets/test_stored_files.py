@@ -64,6 +64,14 @@ def test_only_what_is_damaged_is_to_be_fetched_again(tmp_path: pathlib.Path):
     data[place] ^= change
     (tmp_path / 'b.zip').write_bytes(data)
     assert f'; {remedy}' in message_of(files_of_zip(tmp_path / 'b.zip').taken['a.png'])
+  for data, remedy in (
+    (whole[:-5], 'get the file again'),
+    (b'version https://git-lfs.github.com/spec/v1\n', 'git lfs pull'),
+    (b'\x1f\x8b\x08\0' * 40, 'unpack it, and give the folder'),
+  ):
+    (tmp_path / 'b.zip').write_bytes(data)
+    with pytest.raises(InputError, match=rf'b\.zip: not a readable zip archive \(.*; .*{remedy}'):
+      files_of_zip(tmp_path / 'b.zip')
 
   def fail(*_):
     raise MemoryError
