@@ -115,14 +115,17 @@ def read_zip(path: pathlib.Path, ema: bool = False) -> dict[str, np.ndarray]:
         'a TorchScript archive, which holds code. Where you trust it, save its tensors alone, with torch: '
         'torch.save(torch.jit.load(FILE).state_dict(), "plain.pth")'
       )
+    pickles = [name for name in members if name.rpartition('/')[2] == 'data.pkl']
+    if len(pickles) != 1:
+      raise RefusedError(
+        f'the archive has {len(pickles)} members data.pkl; expected one, as torch writes. If weights are '
+        'packed in it, unpack them first'
+      )
     for name, info in members.items():
       if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
         raise RefusedError(f'member {name[:200]!r} of the archive is compressed, which torch never writes')
     if sum(info.file_size for info in members.values()) > size:
       raise RefusedError('the members of the archive overlap: together they are larger than the file')
-    pickles = [name for name in members if name.rpartition('/')[2] == 'data.pkl']
-    if len(pickles) != 1:
-      raise RefusedError(f'the archive has {len(pickles)} members data.pkl; expected one')
     root = pickles[0].removesuffix('data.pkl')
     if f'{root}byteorder' in members and archive.read(f'{root}byteorder') != b'little':
       raise RefusedError('the byte order is not little endian; save it again on a little-endian machine')
@@ -201,16 +204,17 @@ def _state_dict(content: Any, ema: bool) -> Mapping[str, _Tensor]:
     if not isinstance(content, dict):
       raise RefusedError(f'it holds an object of type {type(content).__name__}; expected a dict of tensors')
     inner = {name: value for name, value in content.items() if isinstance(value, dict) and value}
-    if not inner or any(isinstance(value, _Tensor) for value in content.values()):
-      break
     known = [name for name in (_EMA if ema else (*_RAW, *_EMA)) if name in inner]
-    if not known and (ema or len(inner) > 1):
+    # Beside a state dict there may be tensors, such as the best accuracy.
+    if not inner or (not known and any(isinstance(value, _Tensor) for value in content.values())):
+      break
+    if not known and len(inner) > 1:
       found = ', '.join(repr(str(name)[:200]) for name in inner)
       raise RefusedError(
         f'it holds the dicts {found}; expected {kind} under {", ".join(_EMA if ema else _RAW)}'
       )
     name = known[0] if known else next(iter(inner))
-    content, ema = inner[name], False
+    content, ema = inner[name], ema and not known
     if left := [str(other)[:200] for other in inner if other != name]:
       hint = '; convert --ema takes moving averages' if set(left) & set(_EMA) else ''
       say(f'of the file, {name!r} is taken, and left: {", ".join(left)}{hint}')

@@ -117,8 +117,18 @@ def test_raw_weights_are_taken_before_moving_averages_and_that_is_said(tmp_path,
   assert list(read_tensors(path, ema=True)) == ['ema']
 
 
-def test_a_wrapper_may_stand_in_another(tmp_path):
-  body = wrapped(model_ema=('ema', 2), model=('raw', 2), optimizer=('momentum', 1))
+@pytest.mark.parametrize('key', ['model', 'checkpoint'])
+def test_a_wrapper_may_stand_in_another(tmp_path, key):
+  inner = wrapped(model_ema=('ema', 2), model=('raw', 2), optimizer=('momentum', 1))
+  path = write(tmp_path / 'a.pth', b'}(' + text(key) + inner + b'u', legacy=False)
+  assert list(read_tensors(path)) == ['raw']
+  assert list(read_tensors(path, ema=True)) == ['ema']
+
+
+def test_a_tensor_beside_the_state_dict_is_no_part_of_it(tmp_path):
+  """PyTorch's own ImageNet example keeps the best accuracy so."""
+  body = wrapped(state_dict=('raw', 1), state_dict_ema=('ema', 1))[:-1]
+  body += text('best_acc1') + torch_files.tensor(FLOATS) + b'u'
   path = write(tmp_path / 'a.pth', body, legacy=False)
   assert list(read_tensors(path)) == ['raw']
   assert list(read_tensors(path, ema=True)) == ['ema']
@@ -444,8 +454,8 @@ def test_archives_without_one_pickle(tmp_path, count):
   with zipfile.ZipFile(tmp_path / 'a.pth', 'w') as archive:
     archive.writestr('readme', 'x')
     for index in range(count):
-      archive.writestr(f'{index}/data.pkl', pickled(b'}'))
-  with pytest.raises(InputError, match=f'{count} members data.pkl'):
+      archive.writestr(f'{index}/data.pkl', pickled(b'}'), zipfile.ZIP_DEFLATED)
+  with pytest.raises(InputError, match=f'{count} members data.pkl; .* unpack them first'):
     read_tensors(tmp_path / 'a.pth')
 
 
