@@ -76,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
   """Converts, compares, writes."""
   if args.output is None and not args.check:
     raise InputError('expected --output DIR, --check, or both')
+  if args.output is not None:
+    check_new_directory(args.output)
   convert = _convert_dense_aspp if args.architecture in PAPER_MODELS else _convert_extractor
   if args.input:
     convert(args, args.input)
@@ -99,8 +101,6 @@ def _download(architecture: str, folder: pathlib.Path) -> pathlib.Path:
 
 
 def _convert_extractor(args: argparse.Namespace, path: pathlib.Path) -> None:
-  if args.output is not None:
-    check_new_directory(args.output)
   weights = read_classifier_weights(args.architecture, path, args.ema)
   if args.check:
     check_parity(weights, path)

@@ -44,6 +44,7 @@ class ForeignWeights:
     digest: Of keys and arrays, see `tensors_digest`.
     provenance: Of the conversion, once stored.
     left: Names in the file of tensors that are no part of the network.
+    tensors: What was converted, by key of the source; empty once stored.
   """
 
   architecture: str
@@ -56,12 +57,13 @@ class ForeignWeights:
   digest: str
   provenance: dict[str, Any] | None = None
   left: tuple[str, ...] = ()
+  tensors: Tensors = dataclasses.field(default_factory=dict)
 
   @property
   def description(self) -> dict[str, Any]:
-    """All but the variables, as plain JSON data."""
-    values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-    return {name: value for name, value in values.items() if name != 'variables' and value not in (None, ())}
+    """All but the arrays, as plain JSON data."""
+    names = [field.name for field in dataclasses.fields(self) if field.name not in ('variables', 'tensors')]
+    return {name: value for name in names if (value := getattr(self, name)) not in (None, ())}
 
 
 def read_classifier_weights(architecture: str, path: pathlib.Path, ema: bool = False) -> ForeignWeights:
@@ -144,6 +146,7 @@ class _File(NamedTuple):
       sha256=self.sha256,
       digest=tensors_digest(self.tensors),
       left=self.left,
+      tensors=self.tensors,
     )
 
 

@@ -21,7 +21,7 @@ from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.models.extractors import create_extractor
 from dense_aspp_jax.models.extractors.classifier import ImageNetClassifier, create_classifier
 from dense_aspp_jax.weights import torch_reference
-from dense_aspp_jax.weights.convert import ForeignWeights, read_canonical
+from dense_aspp_jax.weights.convert import ForeignWeights
 
 REFERENCES = pathlib.Path(__file__).with_name('references')
 TOLERANCE = 1e-4  # largest difference of a stage, relative to its largest value
@@ -83,7 +83,7 @@ def check_parity(weights: ForeignWeights, path: pathlib.Path) -> None:
       module = torch_reference.source_module(weights.architecture, weights.source)
     except InputError as error:
       raise RunError(f'{path}: there is no stored reference for these weights, and {error}') from error
-    torch_reference.load_tensors(module, read_canonical(path))
+    torch_reference.load_tensors(module, weights.tensors)
     print(f'compared with {weights.source}, run here, at all positions')
   worst = 0.0
   for case in CASES:

@@ -77,6 +77,8 @@ def check_sha256_prefix(path: pathlib.Path) -> str:
   Raises:
     InputError: They differ, or the file cannot be read.
   """
+  if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe can be read only once
+    raise InputError(f'{path}: not a file; expected a torch checkpoint or .safetensors file')
   try:
     with path.open('rb') as file:
       digest = hashlib.file_digest(file, 'sha256').hexdigest()

@@ -10,7 +10,7 @@ import functools
 import importlib
 import posixpath
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import flax
@@ -51,7 +51,7 @@ def source_module(architecture: str, source: str) -> Any:
   return getattr(package.models, architecture)().eval()
 
 
-def load_tensors(module: Any, tensors: dict[str, np.ndarray]) -> None:
+def load_tensors(module: Any, tensors: Mapping[str, np.ndarray]) -> None:
   """Loads arrays by key into a torch module; every parameter and statistic must be given."""
   import torch
 

@@ -1,6 +1,7 @@
 """`dense-aspp convert` as a user calls it, and training from what it writes."""
 
 import json
+import os
 import pathlib
 import sys
 
@@ -19,7 +20,7 @@ from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models import segmentation
 from dense_aspp_jax.training.run import load_run
 from dense_aspp_jax.training.train import train_and_evaluate
-from dense_aspp_jax.weights import parity
+from dense_aspp_jax.weights import parity, torch_reference
 from dense_aspp_jax.weights.name_maps import dense_aspp_source
 
 REFERENCES = pathlib.Path(__file__).parents[1] / 'golden' / 'references'
@@ -98,6 +99,17 @@ def test_check_without_anything_to_compare_with_says_so_and_fails(tensors, tmp_p
   assert "pip install 'dense_aspp_jax[torch]'" in error
 
 
+def test_the_source_module_is_given_what_was_converted(tensors, tmp_path, monkeypatch):
+  given, other = {}, {k: v + np.float32(0.01) for k, v in tensors.items()}
+  monkeypatch.setattr(torch_reference, 'source_module', lambda *_: None)
+  monkeypatch.setattr(torch_reference, 'load_tensors', lambda _, state: given.update(state))
+  monkeypatch.setattr(torch_reference, 'torch_activations', lambda *_: {'logits': np.zeros((1, 1000))})
+  write_pth(tmp_path / 'wrapped.pth', {f'_orig_mod.{k}': v for k, v in other.items()})
+  assert run('--architecture', 'densenet_tiny', '--input', tmp_path / 'wrapped.pth', '--check') == 1
+  assert given.keys() == other.keys()
+  assert all((given[k] == v).all() for k, v in other.items())
+
+
 def test_bad_input_ends_with_2_and_writes_nothing(file, tmp_path, capsys):
   output = ('--output', tmp_path / 'out')
   (tmp_path / 'text.pth').write_text('no weights')
@@ -106,6 +118,9 @@ def test_bad_input_ends_with_2_and_writes_nothing(file, tmp_path, capsys):
   assert run('--architecture', 'densenet_tiny', '--input', tmp_path / 'text.pth', *output) == 2
   assert 'text.pth' in capsys.readouterr().err
   assert run('--architecture', 'densenet_tiny', '--input', tmp_path / 'none.pth', *output) == 2
+  os.mkfifo(tmp_path / 'pipe')
+  assert run('--architecture', 'densenet_tiny', '--input', tmp_path / 'pipe', *output) == 2
+  assert 'pipe: not a file' in capsys.readouterr().err
   assert run('--architecture', 'vgg16', '--input', file, *output) == 2
   assert 'expected one of' in capsys.readouterr().err
   assert run('--architecture', 'densenet_tiny', '--input', file) == 2
@@ -126,6 +141,9 @@ def test_download_without_a_network_says_what_to_do(tmp_path, monkeypatch, capsy
   assert not (tmp_path / 'out').exists()
   assert run('--architecture', 'densenet_small', '--download', '--output', tmp_path / 'out') == 2
   assert 'no official file' in capsys.readouterr().err
+  (tmp_path / 'out' / 'something').mkdir(parents=True)  # found before anything is fetched
+  assert run('--architecture', 'densenet_tiny', '--download', '--output', tmp_path / 'out') == 2
+  assert 'a new or an empty folder' in capsys.readouterr().err
 
 
 def test_training_starts_from_converted_weights(converted, tensors, scene_folder, tmp_path, capsys):
