@@ -34,8 +34,8 @@ def rgb_pixels(image: Any, where: str = 'image') -> np.ndarray:
   """
   if isinstance(image, str | os.PathLike):
     file = StoredFile.on_disk(local_path(os.fsdecode(image)))
-    # Opening a pipe would wait for a writer; '\0' no system has in a name.
-    if '\0' in file.path.name or (os.path.exists(file.path) and not os.path.isfile(file.path)):
+    # Opening a pipe would wait for a writer; '\0' no system has in a path.
+    if '\0' in str(file.path) or (os.path.exists(file.path) and not os.path.isfile(file.path)):
       raise InputError(f'{file.where}: not a file; {_EXPECTED}')
     return decode_image(file.read(), file.where)
   if isinstance(image, Image.Image):

@@ -180,7 +180,15 @@ def _pair(
       f'expected {_some(missing)}{nearest}; predict the missing '
       'images, or give the labels of those predicted'
     )
-  return [(label_path, paths[0]) for label_path, (_, paths) in candidates.items()]
+  pairs = [(label_path, paths[0]) for label_path, (_, paths) in candidates.items()]
+  truth_of: dict[pathlib.Path, pathlib.Path] = {}
+  for label_path, prediction in pairs:
+    if (other := truth_of.setdefault(prediction, label_path)) != label_path:
+      raise InputError(
+        f'{shown(prediction)}: would be scored twice, against {shown(other)} and {shown(label_path)}; give '
+        'one ground truth of each image'
+      )
+  return pairs
 
 
 def _some(names: Iterable[str]) -> str:

@@ -30,7 +30,13 @@ _REMEDY = 'choose another --output, or remove this folder'
 # What decides the pixels of a prediction, by its place in the record.
 _OPTIONS = ('step', 'weights', 'bn', 'as_stored', 'test_time', 'variables_sha256')
 _INPUT = ('image_size', 'mean', 'std', 'keep_aspect')
-_TYPES = {'sources': dict, 'refused': dict, 'left': list, 'config': dict}
+# What others may have written into a record, and this reads.
+_ENTRIES = {
+  'sources': lambda x: isinstance(x, dict) and all(isinstance(path, str | None) for path in x.values()),
+  'refused': lambda x: isinstance(x, dict),
+  'left': lambda x: isinstance(x, list) and all(isinstance(text, str) for text in x),
+  'config': lambda x: isinstance(x, dict) and isinstance(x.get('data', {}), dict),
+}
 
 
 class PredictionFolder:
@@ -120,7 +126,7 @@ class PredictionFolder:
   def _read_record(self) -> dict[str, Any]:
     path = self.path / PREDICTIONS_FILE
     record = read_json(path, _REMEDY, default={})
-    if not isinstance(record, dict) or not all(isinstance(record.get(k, t()), t) for k, t in _TYPES.items()):
+    if not isinstance(record, dict) or not all(_ENTRIES[k](v) for k, v in record.items() if k in _ENTRIES):
       raise InputError(f'{shown(path)}: not a record of predictions; {_REMEDY}')
     return record
 
@@ -186,7 +192,7 @@ def _difference(record: Mapping[str, Any], made_by: Mapping[str, Any]) -> str:
 def _decisive(record: Mapping[str, Any]) -> dict[str, Any]:
   config = record.get('config', {})
   found = {name: record[name] for name in _OPTIONS if name in record}
-  found |= {name: config['data'][name] for name in _INPUT if name in (config.get('data') or {})}
+  found |= {name: value for name, value in config.get('data', {}).items() if name in _INPUT}
   if 'model' in config:
     found['model'] = config['model']
   if 'label_set' in record:

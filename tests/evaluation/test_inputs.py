@@ -145,7 +145,7 @@ def test_a_path_that_is_no_image_is_named(kind, tmp_path):
     os.mkfifo(path)
   elif kind == 'text':
     path.write_text('hello')
-  given = {'null': 'a\0.png', 'url': 'https://example.org/a.png'}.get(kind, path)
+  given = {'null': 'a\0/a.png', 'url': 'https://example.org/a.png'}.get(kind, path)
   with pytest.raises(InputError, match=r'a.*\.png'):
     rgb_pixels(given)
 

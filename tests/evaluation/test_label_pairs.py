@@ -77,6 +77,17 @@ def test_several_predictions_are_named(labels, predictions):
     find_pairs(labels, predictions)
 
 
+@pytest.mark.parametrize('names', [('a.tif', 'a.bmp'), ('a.png', 'a.PNG'), (f'x/{A}_gtFine_labelIds.png',)])
+def test_a_prediction_is_not_scored_twice(labels, predictions, names):
+  for name in names:
+    save(labels / name, [[1]])
+  if len(names) == 1:
+    (labels / 'link').symlink_to(labels / 'x')  # links are followed
+  save(predictions / (f'{A}.png' if len(names) == 1 else 'a.png'), [[1]])
+  with pytest.raises(InputError, match=r'would be scored twice, against .* and '):
+    find_pairs(labels, predictions)
+
+
 def test_a_name_that_is_none_of_cityscapes_is_an_error(labels, predictions):
   label_file(labels, 'frankfurt_000294')
   with pytest.raises(InputError, match='not a Cityscapes name'):

@@ -116,7 +116,13 @@ def test_records_of_old_versions_and_pictures_without_record(tmp_path, capsys):
   assert (record(tmp_path)['images'], record(tmp_path)['unrecorded']) == (1, ['a', 'b'])
 
 
-@pytest.mark.parametrize('text', ['{', '[]', '{"sources": []}', '{"config": null}', '{"label_set": 1}'])
+@pytest.mark.parametrize(
+  'text',
+  [
+    *('{', '[]', '{"sources": []}', '{"sources": {"a": 5}}', '{"refused": 1}', '{"left": [1]}'),
+    *('{"config": null}', '{"config": {"data": "image_size"}}', '{"label_set": 1}'),
+  ],
+)
 def test_a_record_that_is_none(tmp_path, text):
   (tmp_path / 'predictions.json').write_text(text)
   with pytest.raises(InputError, match=r'predictions\.json'):
