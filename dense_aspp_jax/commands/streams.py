@@ -71,7 +71,8 @@ def lasting_streams() -> Iterator[list[str]]:
       io.BufferedWriter(_Descriptor(descriptor)),
       encoding=getattr(stream, 'encoding', 'utf-8'),
       errors='backslashreplace',
-      line_buffering=getattr(stream, 'line_buffering', True),
+      # Also for `python -u`, which needs no lines.
+      line_buffering=getattr(stream, 'line_buffering', True) or stream.write_through,
     )
     setattr(sys, name, lasting)
     replaced.append((name, stream, lasting))

@@ -63,6 +63,17 @@ def test_characters_that_a_stream_lacks_are_escaped(encoding, tmp_path):
   assert r'\u9053\u8def \udcff' in error
 
 
+def test_an_unbuffered_stream_stays_one(tmp_path):
+  program = """
+import os
+from dense_aspp_jax.commands.streams import lasting_streams
+with lasting_streams():
+  print('first')
+  os.write(1, b'second')
+"""
+  assert run(tmp_path, PROGRAM=program, PYTHONUNBUFFERED='1')[1] == 'first\nsecond'
+
+
 def test_a_command_whose_results_are_lost_has_failed(tmp_path):
   command = [sys.executable, '-m', 'dense_aspp_jax.commands.main', 'parameters', '--config=camvid']
   with open('/dev/full', 'w') as full:
