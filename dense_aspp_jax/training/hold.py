@@ -93,7 +93,10 @@ def _what_became(workdir: pathlib.Path, lock: TextIO) -> str:
     return f'removed while the run trained there; nothing more is written. {remedy}'
   if _identity(path.parent) == _identity(workdir):
     return f'another training has begun there; this one writes nothing more. {remedy}'
-  return (
+  text = (
     f'renamed to {path.parent} while the run trained there; nothing more is written. {remedy}; '
     f'resume the run with --workdir={path.parent}'
   )
+  if any(p.is_file() for p in (workdir / 'checkpoints').rglob('*')) and not _identity(workdir / LOCK):
+    text += f'. A checkpoint that was just being saved is in {workdir}/checkpoints'
+  return text

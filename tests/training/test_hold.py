@@ -52,3 +52,19 @@ def test_a_save_that_failed_because_the_directory_is_gone_says_so(tmp_path):
     fail('the disk is full')
   with pytest.raises(RunError, match=f'{workdir}: removed while the run trained'), hold(workdir):
     fail(shutil.rmtree(workdir))
+
+
+def test_a_checkpoint_that_came_too_late_is_named(tmp_path):
+  workdir = tmp_path / 'work'
+
+  def save_late():
+    workdir.rename(tmp_path / 'renamed')
+    (workdir / 'checkpoints' / 'latest').mkdir(parents=True)  # as Orbax does
+    (workdir / 'checkpoints' / 'latest' / 'x').write_text('')
+    raise RunError('not read back')
+
+  with (
+    pytest.raises(RunError, match=rf'renamed to {tmp_path}/renamed.*just being saved is in {workdir}/'),
+    hold(workdir),
+  ):
+    save_late()
