@@ -9,6 +9,7 @@ the same batches bit for bit.
 from __future__ import annotations
 
 import collections
+import errno
 import functools
 import itertools
 import os
@@ -156,14 +157,23 @@ def _placed(
 
 
 def _explained(batches: grain.DatasetIterator) -> Iterator[dict[str, np.ndarray]]:
-  """Adds what to do to the error for a killed reading process."""
+  """Adds what to do to the errors for a killed reading process and for a full /dev/shm."""
   try:
     yield from batches
-  except RuntimeError as error:
+  except (RuntimeError, OSError) as error:
+    reason = f'{error}'.splitlines()[0] if str(error) else type(error).__name__
+    # Who writes into shared memory that has no room gets SIGBUS; nothing else that reads data needs space.
+    no_space = isinstance(error, OSError) and error.errno == errno.ENOSPC
+    if no_space or f'terminated unexpectedly with exit code {-signal.SIGBUS}.' in str(error):
+      raise RunError(
+        f'the processes that read the data have too little shared memory, /dev/shm ({reason}); the '
+        'checkpoints are intact. Give them more (docker run --shm-size=8g), or set data.num_workers=0, and '
+        'start again to resume'
+      ) from error
     if 'terminated unexpectedly' not in str(error):
       raise
     raise RunError(
-      f'a process that reads the data was killed ({str(error).splitlines()[0]}); the checkpoints are intact. '
+      f'a process that reads the data was killed ({reason}); the checkpoints are intact. '
       'See whether the memory is full, choose fewer data.num_workers, and start again to resume'
     ) from error
 

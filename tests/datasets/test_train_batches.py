@@ -1,5 +1,7 @@
 import functools
 import itertools
+import os
+import signal
 import types
 
 import jax
@@ -13,7 +15,7 @@ from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples
 from dense_aspp_jax.datasets.examples import CachedExample, Example, Pair, Split
 from dense_aspp_jax.datasets.images import encode_png
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
-from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.labels import CITYSCAPES_20
 
 NUM_EXAMPLES = 13
@@ -191,3 +193,30 @@ def test_an_error_while_reading_reaches_the_caller_as_it_is():
     read_host(BrokenExamples(), 10, batch_size=2, num_workers=1)
   for error in (evaluation_error, thread_error, process_error):
     assert str(error.value) == 'image_2: damaged'
+
+
+class ShortOfSharedMemory:
+  """Reading it leads to what a full /dev/shm does: an error, or a signal."""
+
+  def __init__(self, error):
+    self.error = error
+
+  def __len__(self):
+    return 4
+
+  def __getitem__(self, index):
+    if isinstance(self.error, OSError):
+      raise self.error
+    os.kill(os.getpid(), self.error)
+
+
+@pytest.mark.parametrize(
+  ('cause', 'message'),
+  [
+    (OSError(28, 'No space left on device'), r'too little shared memory, /dev/shm .*data\.num_workers=0'),
+    (signal.SIGBUS, r'too little shared memory, /dev/shm .*data\.num_workers=0'),
+  ],
+)
+def test_readers_without_shared_memory_name_it(sharding, cause, message):
+  with pytest.raises(RunError, match=message):
+    read_train(ShortOfSharedMemory(cause), 1, sharding, num_workers=1)

@@ -161,6 +161,21 @@ def test_scenario_14_a_reading_process_is_killed(scene_folder, tmp_path, killed)
   assert not any(is_alive(pid) for pid in readers)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not fault_runs.can_mount(), reason='no mount allowed; see test_readers_without_shared')
+@pytest.mark.parametrize('size', ['40k', '300k'])
+def test_a_small_dev_shm_is_named(scene_folder, tmp_path, size):
+  """Too small for semaphores, or for batches."""
+  script = f'mount -t tmpfs -o size={size} none /dev/shm; exec "$@"'
+  arguments = train_arguments(scene_folder, tmp_path, data__num_workers=2)
+  process = fault_runs.start(arguments, prefix=['unshare', '-rm', 'sh', '-c', script, 'sh'])
+  text = process.communicate(timeout=100)[0]
+  assert process.returncode == 1, text
+  assert 'too little shared memory, /dev/shm (' in text
+  assert 'data.num_workers=0' in text
+  assert 'Traceback' not in text
+
+
 FULL_EVENTS = """
 from tensorboardX import record_writer
 record_writer.open_file = lambda path: open('/dev/full', 'wb')
