@@ -50,8 +50,7 @@ def hold(workdir: pathlib.Path) -> Iterator[Callable[[], None]]:
       )
     try:
       file.truncate(0)
-      file.write(word)
-      file.flush()
+      os.write(file.fileno(), word.encode())  # not buffered: closing the file cannot fail then
     except OSError as error:
       raise RunError(f'{file.name}: cannot be written ({error.strerror})') from error
     directory = _identity(workdir)
@@ -62,7 +61,8 @@ def hold(workdir: pathlib.Path) -> Iterator[Callable[[], None]]:
           return
       except (FileNotFoundError, NotADirectoryError):
         if _identity(workdir) == directory:  # the lock file alone was removed
-          (workdir / LOCK).write_text(word, encoding='utf-8')
+          with contextlib.suppress(OSError):
+            (workdir / LOCK).write_text(word, encoding='utf-8')
           return
       except OSError:  # the file system is not well: saving tells
         return

@@ -32,6 +32,15 @@ def test_a_file_system_without_locks_is_warned_of_and_used(number, tmp_path, mon
         first()
 
 
+def test_a_full_disk_is_one_message(tmp_path, monkeypatch):
+  def full(*_):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  monkeypatch.setattr('os.write', full)
+  with pytest.raises(RunError, match=r'\.lock: cannot be written \(No space left'), hold(tmp_path):
+    pytest.fail('entered')
+
+
 @pytest.mark.parametrize('number', [errno.EWOULDBLOCK, errno.EACCES])
 def test_a_lock_of_another_machine_is_a_lock(number, tmp_path, monkeypatch):
   def locked(*_):
