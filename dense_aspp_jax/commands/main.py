@@ -91,6 +91,13 @@ def _run(arguments: list[str]) -> int:
       raise
     print(f'dense-aspp {chosen}: {reason}', file=sys.stderr)
     return 2
+  except OSError as error:  # where a folder may not be searched, or a name is too long: pathlib passes it on
+    if not isinstance(error.filename, str):
+      raise
+    print(
+      f'dense-aspp {chosen}: {error.filename}: {error.strerror}; check path and permissions', file=sys.stderr
+    )
+    return 1
   except (KeyboardInterrupt, Stopped) as error:
     stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
     print(f'dense-aspp {chosen}: {stopped}', file=sys.stderr)

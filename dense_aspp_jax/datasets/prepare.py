@@ -11,7 +11,7 @@ import os
 import pathlib
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import tensorflow_datasets as tfds
 
@@ -86,25 +86,29 @@ def prepare(
     raise InputError(f'dataset {name!r} cannot be downloaded here; --download is for camvid')
   if source is not None and dataset.generate:
     raise InputError(f'dataset {name} is generated and has no source; leave out --source')
-  try:
-    if dataset.generate:
-      splits = {split: dataset.generate(split, count) for split, count in dataset.counts.items()}
-      dataset.store(splits, dataset.counts, str(root))
-    else:
-      with _find_files(dataset, source, download, root) as path:
-        files = dataset.list_files(path)
-        for line in files.describe():
-          say(f'{shown(path)}: {line}')
-        checked = check_listings(dataset, files.splits, shown(path), allow_partial, skip_bad)
-        splits = {split: read_pairs(pairs, dataset.label_set, bad) for split, (pairs, bad) in checked.items()}
-        dataset.store(splits, {split: len(pairs) for split, (pairs, _) in checked.items()}, str(root))
-  except OSError as error:
-    if dataset.prepared_builder(data_dir) is not None:
-      return False  # another process was quicker
-    raise RunError(
-      f'{root}: {name} cannot be written ({error}); check the space and the permissions'
-    ) from error
-  return True
+
+  def store(splits: Mapping[str, Iterable[Example]], counts: Mapping[str, int]) -> bool:
+    try:
+      dataset.store(splits, counts, str(root))
+    except RunError:
+      raise
+    except (OSError, RuntimeError) as error:  # the latter from ArrayRecord
+      if dataset.prepared_builder(data_dir) is not None:
+        return False  # another process was quicker
+      raise RunError(
+        f'{root}: {name} cannot be written ({error}); check the space and the permissions'
+      ) from error
+    return True
+
+  if dataset.generate:
+    return store({s: dataset.generate(s, count) for s, count in dataset.counts.items()}, dataset.counts)
+  with _find_files(dataset, source, download, root) as path:
+    files = dataset.list_files(path)
+    for line in files.describe():
+      say(f'{shown(path)}: {line}')
+    checked = check_listings(dataset, files.splits, shown(path), allow_partial, skip_bad)
+    splits = {split: read_pairs(pairs, dataset.label_set, bad) for split, (pairs, bad) in checked.items()}
+    return store(splits, {split: len(pairs) for split, (pairs, _) in checked.items()})
 
 
 def check_listings(

@@ -245,3 +245,12 @@ def test_a_split_without_files_is_not_the_right_folder(tmp_path, capsys):
   (tmp_path / 'gtFine').mkdir()
   assert main(['check-data', 'cityscapes', '--source', str(tmp_path)]) == 2
   assert 'no images with labels found' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  'arguments', [('folder:{}',), ('camvid', '--source', '{}'), ('camvid', '--data-dir', '{}')]
+)
+def test_a_path_that_the_system_refuses_is_named(arguments, capsys):
+  long = f'/{"a" * 300}/b'  # as without permission to search a folder, which a test that is root has
+  assert main(['check-data', *(argument.format(long) for argument in arguments)]) in (1, 2)
+  assert 'File name too long' in capsys.readouterr().err

@@ -13,11 +13,14 @@ import time
 
 import absl.logging
 import layouts
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
 from dense_aspp_jax.commands import prepare as command
 from dense_aspp_jax.datasets import prepare as prepare_lib
+from dense_aspp_jax.datasets.examples import Example
+from dense_aspp_jax.datasets.images import encode_png
 from dense_aspp_jax.datasets.open import open_split
 from dense_aspp_jax.datasets.street_scenes.builder import STREET_SCENES, generate
 from dense_aspp_jax.errors import InputError, RunError
@@ -167,3 +170,19 @@ def test_place_that_cannot_be_written(camvid: pathlib.Path, tmp_path: pathlib.Pa
   (tmp_path / 'file').write_bytes(b'')
   with pytest.raises(RunError, match='camvid cannot be written'):
     run('camvid', '--source', camvid, '--data-dir', tmp_path / 'file', '--allow-partial')
+
+
+def test_a_full_disk_is_no_traceback(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+  resource = pytest.importorskip('resource')  # not on Windows
+  noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+  example = Example('a', encode_png(noise), encode_png(noise[..., 0] % 34))
+  large = dataclasses.replace(STREET_SCENES, counts={'train': 1}, generate=lambda split, count: [example])
+  monkeypatch.setitem(prepare_lib.DATASETS, 'street_scenes', large)
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))  # bytes a file
+  try:
+    with pytest.raises(RunError, match=r'street_scenes cannot be written .*File too large'):
+      run('street_scenes', '--data-dir', tmp_path)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert not list((tmp_path / 'street_scenes').rglob('*.array_record*'))
