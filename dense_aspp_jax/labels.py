@@ -134,8 +134,16 @@ class LabelSet:
     table[: self.num_classes] = [c.ids[0] for c in self.classes]
     return table
 
-  def encode(self, label_ids: np.ndarray, where: str) -> np.ndarray:
-    """Maps label ids, uint8 `[...]`, to class indices 0..C-1 and `IGNORE_LABEL`, uint8 `[...]`.
+  def encode(self, label_ids: np.ndarray, where: str, remedy: str | None = None) -> np.ndarray:
+    """Maps label ids to class indices 0..C-1 and `IGNORE_LABEL`.
+
+    Args:
+      label_ids: uint8 `[...]`.
+      where: Their place, for the message.
+      remedy: What to do about unknown ids, for the message; None: the usual.
+
+    Returns:
+      uint8 `[...]`.
 
     Raises:
       InputError: Ids that are not in the set; the message has `where`, the ids and their pixel counts.
@@ -145,12 +153,12 @@ class LabelSet:
     labels = self._class_of_id[label_ids]
     if labels.min(initial=0) < 0:
       known = compact_ranges(np.flatnonzero(self._class_of_id >= 0))
-      remedy = 'Correct the label image, or choose another label set'
+      usual = 'Correct the label image, or choose another label set'
       if self.name in ('cityscapes20', 'cityscapes19') and np.isin(label_ids, (*range(19), 255)).all():
-        remedy = 'If these are train ids, name the files *_labelTrainIds.png, or use cityscapes19_train_ids'
+        usual = 'If these are train ids, name the files *_labelTrainIds.png, or use cityscapes19_train_ids'
       raise InputError(
         f'{where}: unknown label ids {count_ids(label_ids[labels < 0])}; label set {self.name!r} knows '
-        f'{known}. {remedy}'
+        f'{known}. {remedy or usual}'
       )
     return labels.astype(np.uint8)
 

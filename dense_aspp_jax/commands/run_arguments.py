@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.evaluation.tta import AveragingPredictor
+from dense_aspp_jax.evaluation.tta import AveragingPredictor, checked_scales, checked_window
 from dense_aspp_jax.files import check_writable, write_json
 from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.training.run import Run
@@ -75,12 +74,10 @@ def averaging_asked_for(args: argparse.Namespace) -> bool:
   Raises:
     InputError: A value is out of range.
   """
-  for scale in args.scales or ():
-    if not (math.isfinite(scale) and scale > 0):
-      raise InputError(f'--scales {scale}: expected factors above 0')
-  if args.window and (len(args.window) != 2 or min(args.window) < 1):
-    found = ' '.join(map(str, args.window))
-    raise InputError(f'--window {found}: expected height and width in pixels, or neither')
+  if args.scales:
+    checked_scales(args.scales, '--scales')
+  if args.window:
+    checked_window(args.window, '--window')
   return args.flip or args.scales is not None or args.window is not None
 
 

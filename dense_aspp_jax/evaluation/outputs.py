@@ -65,7 +65,11 @@ class Upsampling:
       output_size: Height and width of what is returned.
       outputs: 'classes': uint8 `[b, oh, ow]`; 'probabilities' or 'logits': float32 `[b, oh, ow, classes]`.
       count: Images that are no padding.
+
+    Raises:
+      InputError: No such outputs.
     """
+    check_outputs(outputs)
     padded = tuple(map(padded_side, output_size))
     scale = self._model.logits_scale(image_size, output_size)
     taps = tuple(map(bilinear_taps, logits.shape[1:3], output_size, scale, padded))

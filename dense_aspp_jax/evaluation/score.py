@@ -112,14 +112,9 @@ def score_files(score_input: ScoreInput) -> ConfusionMatrix:
   confusion = ConfusionMatrix(label_set)
   for label_path, prediction_path in progress(score_input.pairs, 'score', unit='image'):
     label_file, prediction_file = StoredFile.on_disk(label_path), StoredFile.on_disk(prediction_path)
-    data = label_file.read()
-    if score_input.label_ids == TRAIN:
-      label_ids = decode_label(data, label_file.where, minus_one=True)
-    else:
-      label_ids = decode_label_ids(data, label_set, label_file.where)
     confusion.add(
-      _label_ids(label_ids, score_input.label_ids, label_set, label_file.where, _RENAME),
-      _prediction_ids(prediction_file.read(), score_input.prediction_ids, label_set, prediction_file.where),
+      _ground_truth_ids(label_file, score_input.label_ids, label_set),
+      _prediction_ids(prediction_file, score_input.prediction_ids, label_set),
       label_file.where,
       prediction_file.where,
     )
@@ -163,34 +158,43 @@ def _read_label_set(predictions: pathlib.Path) -> LabelSet | None:
   return LabelSet.from_json(data['label_set'], shown(path))
 
 
-def _prediction_ids(data: bytes, kind: str, label_set: LabelSet, where: str) -> np.ndarray:
-  """Label ids of a prediction; where the set has `label_colors`, a picture in these colours is read too."""
-  is_picture = file_format(data) is not None  # and no array
-  if label_set.label_colors and is_picture and open_image(data, where).image.mode in ('RGB', 'RGBA'):
-    return decode_label_ids(data, label_set, where)
-  minus_one = kind == TRAIN or IGNORE_LABEL in label_set.ignore_ids
-  return _label_ids(decode_label(data, where, minus_one), kind, label_set, where, _OPTION)
-
-
-def _label_ids(ids: np.ndarray, kind: str, label_set: LabelSet, where: str, remedy: str) -> np.ndarray:
-  """Label ids of what a file holds.
-
-  Raises:
-    InputError: Unknown train ids, or train ids where label ids were expected, as far as that shows.
-  """
-  has_ignored = bool(label_set.ignore_ids) or is_cityscapes(label_set)
-  of_classes = ids[ids != IGNORE_LABEL] if has_ignored else ids
+def _ground_truth_ids(file: StoredFile, kind: str, label_set: LabelSet) -> np.ndarray:
   if kind == TRAIN:
-    unknown = of_classes[of_classes >= label_set.num_classes]
-    if unknown.size:
-      raise InputError(
-        f'{where}: unknown train ids {count_ids(unknown)}; expected 0..{label_set.num_classes - 1}'
-        f'{f" and {IGNORE_LABEL}" if has_ignored else ""}. If they are label ids, leave out --ids'
-      )
-    return label_set.decode(ids)
-  if of_classes.max(initial=0) < (_NUM_TRAIN_IDS if is_cityscapes(label_set) else label_set.num_classes):
-    try:
-      label_set.encode(ids, where)
-    except InputError as error:
-      raise InputError(f'{error}. If these are train ids: {remedy}') from error
+    return _of_train_ids(file.read(), label_set, file.where)
+  return decode_label_ids(file.read(), label_set, file.where)
+
+
+def _prediction_ids(file: StoredFile, kind: str, label_set: LabelSet) -> np.ndarray:
+  """Label ids of a prediction; where the set has `label_colors`, a picture in these colours is read too."""
+  data = file.read()
+  is_picture = file_format(data) is not None  # and no array
+  if label_set.label_colors and is_picture and open_image(data, file.where).image.mode in ('RGB', 'RGBA'):
+    return decode_label_ids(data, label_set, file.where)
+  if kind == TRAIN:
+    return _of_train_ids(data, label_set, file.where)
+  ids = decode_label(data, file.where, minus_one=IGNORE_LABEL in label_set.ignore_ids)
+  if _are_train_ids(ids, label_set).all():
+    label_set.encode(ids, file.where, f'If these are train ids: {_OPTION}')  # says so if some are unknown
   return ids
+
+
+def _of_train_ids(data: bytes, label_set: LabelSet, where: str) -> np.ndarray:
+  """Label ids of what a file of train ids holds. Raises InputError for unknown train ids."""
+  ids = decode_label(data, where, minus_one=True)
+  known = _are_train_ids(ids, label_set)
+  if not known.all():
+    expected = f'0..{label_set.num_classes - 1}{f" and {IGNORE_LABEL}" if _has_ignored(label_set) else ""}'
+    raise InputError(
+      f'{where}: unknown train ids {count_ids(ids[~known])}; expected {expected}. If these are label ids, '
+      'leave out --ids'
+    )
+  return label_set.decode(ids)
+
+
+def _are_train_ids(ids: np.ndarray, label_set: LabelSet) -> np.ndarray:
+  """Where ids are class indices, or `IGNORE_LABEL` if the set ignores anything."""
+  return (ids < label_set.num_classes) | (_has_ignored(label_set) & (ids == IGNORE_LABEL))
+
+
+def _has_ignored(label_set: LabelSet) -> bool:
+  return bool(label_set.ignore_ids) or is_cityscapes(label_set)

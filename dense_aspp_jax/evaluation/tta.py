@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Num, UInt8
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.datasets.resize import resize_image
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.evaluation.inputs import check_batch
 from dense_aspp_jax.evaluation.outputs import CLASSES, PROBABILITIES, PROGRAMS_KEPT, check_outputs
 from dense_aspp_jax.evaluation.predictor import (
   NETWORKS_KEPT,
@@ -71,18 +72,16 @@ class AveragingPredictor(BatchPredictor):
     Raises:
       InputError: Scales that are no numbers above 0, or a window that is no height and width in pixels.
     """
-    scales = _checked('scales', scales, numbers.Real, 'one or more numbers above 0')
-    if window is not None:
-      window = _checked('window', window, numbers.Integral, 'height and width in pixels, or None', length=2)
-    self.flip, self.scales, self.window = flip, scales, window
+    self.flip, self.scales = flip, checked_scales(scales)
+    self.window = window = None if window is None else checked_window(window)
     self.preprocessing, self._predictor = predictor.preprocessing, predictor
     self.call_size = predictor.mesh.size
     self._spread = functools.partial(over_devices, mesh=predictor.mesh, together=1)
     version = functools.partial(
       _version, predictor.model, preprocessing=self.preprocessing, flip=flip, window=window
     )
-    self._version, self._networks = self._spread(version), Programs(NETWORKS_KEPT * len(scales))
-    self._averages = Programs(PROGRAMS_KEPT * len(scales))
+    self._version, self._networks = self._spread(version), Programs(NETWORKS_KEPT * len(self.scales))
+    self._averages = Programs(PROGRAMS_KEPT * len(self.scales))
 
   def to_json(self) -> dict[str, Any]:
     """`{"flip", "scales", "window"}`."""
@@ -97,6 +96,7 @@ class AveragingPredictor(BatchPredictor):
   ) -> Num[np.ndarray, 'b oh ow *classes']:
     """Averages over the versions of each image; see `BatchPredictor`."""
     self.check_outputs(outputs)
+    check_batch(images)
     groups = [images[first : first + self.call_size] for first in range(0, len(images), self.call_size)]
     totals = (self._total(group, tuple(output_size)) for group in groups)
     if outputs == CLASSES:
@@ -113,7 +113,7 @@ class AveragingPredictor(BatchPredictor):
     size, total = images.shape[1:3], ()
     for scale in self.scales:
       scaled = scaled_size(size, scale)
-      windowed = self._has_windows(scaled)
+      windowed = _has_windows(scaled, self.window)
       placed = place_on_devices(np.stack([resize_image(image, scaled) for image in images]), mesh, mesh.size)
       version = self._networks.run(placed.shape, self._version, variables, placed)
       if windowed:  # probabilities at the version's size
@@ -126,16 +126,23 @@ class AveragingPredictor(BatchPredictor):
       total = (self._averages.run(key, add, matrices, (version, *total)),)
     return total[0]
 
-  def _has_windows(self, size: tuple[int, int]) -> bool:
-    return self.window is not None and any(n > w for n, w in zip(size, self.window, strict=True))
+
+def checked_scales(scales: Any, name: str = 'scales') -> tuple[float, ...]:
+  """The scales as a tuple. Raises InputError unless they are one or more finite numbers above 0."""
+  if not _are_positive(scales, numbers.Real) or not len(scales):
+    raise InputError(f'{name} {scales!r}: expected one or more numbers above 0')
+  return tuple(map(float, scales))
 
 
-def _checked(name: str, values: Any, kind: type, expected: str, length: int | None = None) -> tuple[Any, ...]:
-  """The values as a tuple. Raises InputError unless they are finite and above 0."""
-  holds = isinstance(values, Sequence) and len(values) == (length or len(values) or 1)
-  if not holds or not all(isinstance(value, kind) and 0 < value < math.inf for value in values):
-    raise InputError(f'{name} {values!r}: expected {expected}')
-  return tuple(int(value) if kind is numbers.Integral else float(value) for value in values)
+def checked_window(window: Any, name: str = 'window') -> tuple[int, int]:
+  """The window as a tuple. Raises InputError unless it is a height and a width in pixels."""
+  if not _are_positive(window, numbers.Integral) or len(window) != 2:
+    raise InputError(f'{name} {window!r}: expected height and width in pixels')
+  return int(window[0]), int(window[1])
+
+
+def _are_positive(values: Any, kind: type) -> bool:
+  return isinstance(values, Sequence) and all(isinstance(v, kind) and 0 < v < math.inf for v in values)
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -144,6 +151,10 @@ def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     return tuple(size)
   height, width = (max(1, round(scale * side / _SIDE_MULTIPLE)) * _SIDE_MULTIPLE for side in size)
   return height, width
+
+
+def _has_windows(size: tuple[int, int], window: tuple[int, int] | None) -> bool:
+  return window is not None and any(n > w for n, w in zip(size, window, strict=True))
 
 
 def window_starts(side: int, window: int) -> list[int]:
@@ -174,10 +185,10 @@ def _version(
   count, size = len(images), images.shape[1:3]
   if flip:
     images = jnp.concatenate([images, images[:, :, ::-1]])
-  if window is None or (size[0] <= window[0] and size[1] <= window[1]):
-    views = logits(images)
-  else:
+  if _has_windows(size, window):
     views = _averaged_over_windows(probabilities, images, window, model.num_classes)
+  else:
+    views = logits(images)
   return jnp.moveaxis(views.reshape(-1, count, *views.shape[1:]), 0, 1)
 
 

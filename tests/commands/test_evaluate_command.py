@@ -88,10 +88,10 @@ def test_batch_statistics_belong_to_a_batch_size(scene_run, capsys):
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
-    (('--scales', 1, 0), '--scales 0.0: expected factors above 0'),
-    (('--scales', 'inf'), '--scales inf: expected factors above 0'),
-    (('--window', 32), '--window 32: expected height and width in pixels, or neither'),
-    (('--window', 32, 0), '--window 32 0: expected height'),
+    (('--scales', 1, 0), '--scales [1.0, 0.0]: expected one or more numbers above 0'),
+    (('--scales', 'inf'), '--scales [inf]: expected one or more numbers'),
+    (('--window', 32), '--window [32]: expected height and width in pixels'),
+    (('--window', 32, 0), '--window [32, 0]: expected height'),
     (('--bn', 'batch', '--flip'), '--bn batch with --flip, --scales or --window'),
     (('--bn', 'batch', '--scales', 2), 'leave either out'),
     (('--weights', 'ema'), 'no moving averages of the weights'),

@@ -93,7 +93,7 @@ def test_averaging_and_the_variables_are_recorded(tiny_run, tmp_path):
 
 def test_options_out_of_range_are_found_first(nothing_is_loaded, folder, tmp_path, capsys):
   assert predict(tmp_path, tmp_path / 'out', folder, '--scales', '-1') == 2
-  assert '--scales -1.0: expected factors above 0' in capsys.readouterr().err
+  assert '--scales [-1.0]: expected one or more numbers above 0' in capsys.readouterr().err
   assert not (tmp_path / 'out').exists()
 
 

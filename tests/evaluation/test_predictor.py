@@ -268,3 +268,5 @@ def test_the_batches_of_an_evaluation_are_checked(predictor):
   for images in (make_images(1) / np.float32(255), make_images(1)[0], make_images(1)[..., :1]):
     with pytest.raises(InputError, match='expected uint8'):
       predictor.predict_resized(images, (32, 64))
+  with pytest.raises(InputError, match=r"outputs 'scores'"):
+    predictor.predict_resized(make_images(1), (32, 64), 'scores')

@@ -210,6 +210,8 @@ def test_it_takes_what_a_predictor_takes_and_many(predictor):
   np.testing.assert_array_equal(averaging.predict(Image.fromarray(images[9])), many[9])
   with pytest.raises(InputError, match='float64'):
     averaging.predict(images[0] / 255)
+  with pytest.raises(InputError, match='float64'):  # black, once resized
+    AveragingPredictor(predictor, scales=(0.75,)).predict_resized(make_images(1) / 255, SIZE)
 
 
 def test_other_sizes_of_images_do_not_compile_the_network_again(network, one_device):
