@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Float32, Float64, Int, Int32, UInt8
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from dense_aspp_jax.analysis.figures import draw_matrix, literal, picture_name, save_figure
+from dense_aspp_jax.analysis.figures import MOST_NUMBERED, draw_matrix, literal, picture_name, save_figure
 from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples
 from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.datasets.resize import resize_image
@@ -305,7 +305,7 @@ def matrix_figure(
   def text(value: float) -> str:
     return f'{value:z.2f}'.replace('0.', '.') if np.isfinite(value) else ''
 
-  side = max(5, 0.42 * len(class_names))
+  side = max(5, (0.42 if len(class_names) <= MOST_NUMBERED else 0.15) * len(class_names))
   figure = Figure((side + 2.3, side + 1.2), layout='constrained')
   axes = figure.subplots()
   axes.set_title(f"Cosine similarity of the classes' mean features: {layer}", fontsize=12)

@@ -19,6 +19,8 @@ from dense_aspp_jax.models.upsampling import (
 )
 
 _BITS = 31  # of a non-negative int32
+# Classes in one kernel. Of more than 170, XLA needs tens of GiB to compile it on a CPU.
+_MOST_UNROLLED, _UNROLLED = 128, 64
 
 
 def upsampled_cross_entropy(
@@ -136,6 +138,8 @@ def _forward(
 def _at_columns(logits: jax.Array, labels: jax.Array, factor: int) -> tuple[jax.Array, jax.Array, jax.Array]:
   """The upsampled logits' log-normaliser, logit of the label and arg max."""
   rows = upsample_rows(logits, labels.shape[1], factor)
+  if rows.shape[1] > _MOST_UNROLLED:
+    return _at_columns_in_parts(jnp.moveaxis(rows, 1, 0), labels, factor)
   # Apart from the columns, which are then one pass over all classes.
   rows = lax.optimization_barrier([rows[:, index] for index in range(rows.shape[1])])
   classes = [upsample_columns(row, factor) for row in rows]
@@ -143,6 +147,28 @@ def _at_columns(logits: jax.Array, labels: jax.Array, factor: int) -> tuple[jax.
   log_normalizer = maximum + jnp.log(sum(jnp.exp(values - maximum) for values in classes))
   picked = sum(jnp.where(labels == index, values, 0) for index, values in enumerate(classes))
   return log_normalizer, picked, prediction
+
+
+def _at_columns_in_parts(
+  rows: jax.Array, labels: jax.Array, factor: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """As `_at_columns`, of rows `[classes, b, oh, w + 2]`, in kernels of `_UNROLLED` classes."""
+  scan = functools.partial(lax.scan, xs=(rows, jnp.arange(rows.shape[0], dtype=jnp.uint8)), unroll=_UNROLLED)
+
+  def largest(carry, row_and_index):
+    (maximum, prediction), (row, index) = carry, row_and_index
+    values = upsample_columns(row, factor)
+    return (jnp.maximum(maximum, values), jnp.where(values > maximum, index, prediction)), None
+
+  def sums(carry, row_and_index):
+    (total, picked), (row, index) = carry, row_and_index
+    values = upsample_columns(row, factor)
+    return (total + jnp.exp(values - maximum), picked + jnp.where(labels == index, values, 0)), None
+
+  zeros = jnp.zeros(labels.shape, rows.dtype)
+  (maximum, prediction), _ = scan(largest, (zeros - jnp.inf, jnp.zeros(labels.shape, jnp.uint8)))
+  (total, picked), _ = scan(sums, (zeros, zeros))
+  return maximum + jnp.log(total), picked, prediction
 
 
 def _backward(factor: int, saved: Any, cotangents: Any) -> tuple[jax.Array, None, None]:

@@ -298,3 +298,8 @@ def test_a_matrix_of_many_classes_has_no_numbers(num_classes, num_texts):
   names = [str(index) for index in range(num_classes)]
   axes = matrix_figure(np.eye(num_classes), names, [], 'layer1').axes[0]
   assert len(axes.texts) == num_texts
+
+
+def test_a_matrix_of_the_most_classes_is_a_picture_that_can_be_read():
+  figure = matrix_figure(np.eye(255), [str(index) for index in range(255)], [], 'layer1')
+  assert np.prod(figure.get_size_inches() * figure.dpi) < 5000**2  # was 118 million: refused by the report

@@ -127,6 +127,18 @@ def test_upsampled_cross_entropy_and_its_gradient_are_exact(batch, size, label_s
     assert correct.dtype == jnp.int32
 
 
+def test_upsampled_cross_entropy_of_many_classes_is_exact_and_compiles_in_little_memory():
+  """Those of COCO-Stuff: in one kernel, a CPU's compiler took all the memory of the machine."""
+  with jax.enable_x64(True):
+    logits, labels = scene(1, (2, 2), (13, 16), num_classes=171)
+    weights = (labels != IGNORE_LABEL).astype(np.float64)
+    (loss, correct), gradient = loss_and_gradient(upsampled_cross_entropy, logits, labels, weights, 8)
+    (expected, count), expected_gradient = loss_and_gradient(plain, logits, labels, weights, 8)
+    np.testing.assert_allclose(loss, expected, rtol=1e-10)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-10, atol=1e-10)
+    assert correct == count
+
+
 @pytest.mark.parametrize(
   ('batch', 'size', 'label_size', 'factor'), [(2, (3, 4), (21, 27), 8), (1, (3, 4), (20, 11), 8)]
 )
