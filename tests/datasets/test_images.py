@@ -231,7 +231,7 @@ class TestDecodeImage:
     np.testing.assert_allclose(decoded.astype(int), stored, atol=6)
     if orientation > 1:
       with pytest.raises(InputError, match=f'EXIF orientation {orientation}'):
-        images.decode_image(data, 'photo', upright_only=True)
+        images.decode_image(data, 'photo', as_stored=None)
 
   def test_broken_exif_is_ignored(self):
     data = encode(Image.fromarray(RGB), exif=b'Exif\0\0MM\0*\xff\xff\xff\xff garbage')
