@@ -48,6 +48,14 @@ def _is_not_orbaxs_traceback(record: logging.LogRecord) -> bool:
 logging.getLogger('absl').addFilter(_is_not_orbaxs_traceback)  # it logs what it raises as well
 
 
+def _hide_late_callbacks(hook: Callable[[Any], None]) -> Callable[[Any], None]:
+  """TensorStore reports an array that cannot be written even after Orbax has closed its loop for another."""
+  return lambda found: None if str(found.exc_value) == 'Event loop is closed' else hook(found)
+
+
+sys.unraisablehook = _hide_late_callbacks(sys.unraisablehook)
+
+
 def named_arrays(items: Mapping[str, Any]) -> dict[str, Any]:
   """The arrays of trees by path, such as 'params/extractor/conv0/kernel'."""
   leaves = jax.tree_util.tree_leaves_with_path(dict(items))
@@ -112,8 +120,13 @@ def orbax_writes(path: pathlib.Path, consequence: str) -> Iterator[None]:
   """Turns whatever Orbax raises while it writes `path` into a RunError that ends with `consequence`."""
   try:
     yield
-  except Exception as error:  # Orbax raises what the file system, TensorStore or a thread raised
+    return
+  except ReadBackError as error:
     raise RunError(f'{path} could not be written ({_first_line(error)}); {consequence}') from error
+  except Exception as error:  # Orbax raises what the file system, TensorStore or a thread raised
+    failure = _first_line(error)
+  _discard_unfinished_tasks()
+  raise RunError(f'{path} could not be written ({failure}); {consequence}')
 
 
 class ReadBackError(Exception):
@@ -297,11 +310,8 @@ def _stored_digests(place: epath.Path, items: list[str]) -> Iterator[tuple[str, 
 
 
 def _not_as_saved(wrong: list[str], arrays: Mapping[str, Any]) -> str:
-  shown = ', '.join(wrong[:_SHOWN])
-  return (
-    f'{len(wrong)} of {len(arrays)} arrays are not those that were saved '
-    f'({shown}{", ..." if len(wrong) > _SHOWN else ""})'
-  )
+  shown = ', '.join(wrong[:_SHOWN]) + (', ...' if len(wrong) > _SHOWN else '')
+  return f'{len(wrong)} of {len(arrays)} arrays are not those that were saved ({shown})'
 
 
 def _this_process_alone() -> ocp.Context:

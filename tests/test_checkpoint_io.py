@@ -4,6 +4,8 @@ import contextlib
 import os
 import pathlib
 import resource
+import subprocess
+import sys
 import types
 
 import jax
@@ -112,6 +114,27 @@ def test_what_cannot_be_read_back_was_not_saved(tmp_path, monkeypatch, damage):
   damage_what_is_written(monkeypatch, damage)
   with pytest.raises(RunError, match=r'4 could not be written \(ReadBackError: .*nothing was changed'):
     save_checkpoint(tmp_path / '4', ITEMS)
+
+
+FULL = """
+import pathlib, resource, sys
+import numpy as np
+from dense_aspp_jax.checkpoint_io import save_checkpoint
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+values = np.random.default_rng(0).random((8, 20000)).astype(np.float32)
+try:
+  save_checkpoint(pathlib.Path(sys.argv[1]) / '4', {'params': {str(i): x for i, x in enumerate(values)}})
+except Exception as error:
+  print(error)
+"""
+
+
+def test_a_limit_that_many_arrays_meet_is_one_line(tmp_path):
+  command = [sys.executable, '-c', FULL, str(tmp_path)]
+  process = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
+  (line,) = (process.stdout + process.stderr).splitlines()
+  assert 'could not be written' in line
+  assert 'File too large' in line
 
 
 def test_types_and_layouts_are_read_back(tmp_path):

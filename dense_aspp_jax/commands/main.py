@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import importlib
 import os
 import signal
@@ -92,11 +93,13 @@ def _run(arguments: list[str]) -> int:
     print(f'dense-aspp {chosen}: {reason}', file=sys.stderr)
     return 2
   except OSError as error:  # where a folder may not be searched, or a name is too long: pathlib passes it on
-    if not isinstance(error.filename, str):
+    if isinstance(error.filename, str):
+      reason = f'{error.filename}: {error.strerror}; check path and permissions'
+    elif error.errno == errno.ENOSPC:  # of a file that was open already
+      reason = error.strerror
+    else:
       raise
-    print(
-      f'dense-aspp {chosen}: {error.filename}: {error.strerror}; check path and permissions', file=sys.stderr
-    )
+    print(f'dense-aspp {chosen}: {reason}', file=sys.stderr)
     return 1
   except (KeyboardInterrupt, Stopped) as error:
     stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)

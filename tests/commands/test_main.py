@@ -34,6 +34,7 @@ def test_every_command_is_described_by_its_modules_first_line():
   [
     (InputError('bad path'), 2, 'bad path'),
     (RunError('went wrong'), 1, 'went wrong'),
+    (OSError(28, 'No space left on device'), 1, 'No space left on device'),
     (KeyboardInterrupt(), 130, 'stopped by SIGINT'),
     (Stopped(signal.SIGTERM, 'saved'), 143, 'saved'),
   ],
