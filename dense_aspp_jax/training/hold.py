@@ -9,7 +9,6 @@ import os
 import pathlib
 import uuid
 from collections.abc import Callable, Iterator
-from typing import TextIO
 
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.progress import say
@@ -33,12 +32,14 @@ def hold(workdir: pathlib.Path) -> Iterator[Callable[[], None]]:
     RunError: It cannot be written.
   """
   word = uuid.uuid4().hex
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    file = (workdir / LOCK).open('a')
-  except OSError as error:
-    raise RunError(f'{workdir}: cannot be written ({error.strerror})') from error
-  with file:
+  with contextlib.ExitStack() as files:
+    try:
+      workdir.mkdir(parents=True, exist_ok=True)
+      directory = os.open(workdir, os.O_RDONLY)  # while it is open, no new directory is taken for it
+      files.callback(os.close, directory)
+      file = files.enter_context((workdir / LOCK).open('a'))
+    except OSError as error:
+      raise RunError(f'{workdir}: cannot be written ({error.strerror})') from error
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -53,20 +54,24 @@ def hold(workdir: pathlib.Path) -> Iterator[Callable[[], None]]:
       os.write(file.fileno(), word.encode())  # not buffered: closing the file cannot fail then
     except OSError as error:
       raise RunError(f'{file.name}: cannot be written ({error.strerror})') from error
-    directory = _identity(workdir)
 
     def verify() -> None:
+      lock = workdir / LOCK
       try:
-        if (workdir / LOCK).read_text(encoding='utf-8', errors='replace') == word:
+        if not os.path.samestat(os.stat(directory), workdir.stat()):
+          raise FileNotFoundError
+        if not lock.exists():  # it alone was removed
+          lock.write_text(word, encoding='utf-8')
+        if lock.read_text(encoding='utf-8', errors='replace') == word:
           return
+        became = 'another training has begun there'
       except (FileNotFoundError, NotADirectoryError):
-        if _identity(workdir) == directory:  # the lock file alone was removed
-          with contextlib.suppress(OSError):
-            (workdir / LOCK).write_text(word, encoding='utf-8')
-          return
+        became = _what_became(workdir, directory)
       except OSError:  # the file system is not well: saving tells
         return
-      raise RunError(f'{workdir}: {_what_became(workdir, file)}')
+      raise RunError(
+        f'{workdir}: {became}. Nothing more is written; the state since the last checkpoint is lost'
+      )
 
     try:
       yield verify
@@ -75,28 +80,15 @@ def hold(workdir: pathlib.Path) -> Iterator[Callable[[], None]]:
       raise
 
 
-def _identity(path: pathlib.Path) -> tuple[int, int] | None:
-  with contextlib.suppress(OSError):
-    stat = path.stat()
-    return stat.st_dev, stat.st_ino
-  return None
-
-
-def _what_became(workdir: pathlib.Path, lock: TextIO) -> str:
-  """What has become of a directory whose lock file is open."""
-  remedy = 'The state since the last checkpoint is lost'
+def _what_became(workdir: pathlib.Path, directory: int) -> str:
+  """What has become of an open directory that is not where it was."""
   try:
-    path = pathlib.Path(os.readlink(f'/proc/self/fd/{lock.fileno()}'))
+    path = pathlib.Path(os.readlink(f'/proc/self/fd/{directory}'))
   except OSError:
-    return f'removed or renamed while the run trained there; nothing more is written. {remedy}'
+    return 'removed or renamed while the run trained there'
   if not path.exists():  # '... (deleted)'
-    return f'removed while the run trained there; nothing more is written. {remedy}'
-  if _identity(path.parent) == _identity(workdir):
-    return f'another training has begun there; this one writes nothing more. {remedy}'
-  text = (
-    f'renamed to {path.parent} while the run trained there; nothing more is written. {remedy}; '
-    f'resume the run with --workdir={path.parent}'
-  )
-  if any(p.is_file() for p in (workdir / 'checkpoints').rglob('*')) and not _identity(workdir / LOCK):
+    return 'removed while the run trained there'
+  text = f'renamed to {path} while the run trained there; resume it with --workdir={path}'
+  if any(p.is_file() for p in (workdir / 'checkpoints').rglob('*')) and not (workdir / LOCK).exists():
     text += f'. A checkpoint that was just being saved is in {workdir}/checkpoints'
   return text
