@@ -197,10 +197,13 @@ def parse_config(config: ConfigDict | Mapping[str, Any], num_devices: int = 1) -
 
 def check_names(config: Mapping[str, Any]) -> None:
   """Raises InputError for fields that are unknown or missing."""
-  expected = {f'{name}.{field.name}' for name, cls in SECTIONS.items() for field in dataclasses.fields(cls)}
+  there = {name: cls for name, cls in SECTIONS.items() if isinstance(config.get(name), ConfigDict | Mapping)}
+  expected = {f'{name}.{field.name}' for name, cls in there.items() for field in dataclasses.fields(cls)}
   expected.add('seed')
-  found = set(flatten_dict(plain(config), keep_empty_nodes=True, sep='.'))
-  problems = [f'unknown field config.{name}' for name in sorted(found - expected)]
+  missing = sorted(SECTIONS.keys() - there.keys())
+  found = set(flatten_dict(plain(config), keep_empty_nodes=True, sep='.')) - {*missing}
+  problems = [f'config.{name} = {config.get(name)!r}: expected a section with fields' for name in missing]
+  problems += [f'unknown field config.{name}' for name in sorted(found - expected)]
   problems += [f'missing field config.{name}' for name in sorted(expected - found)]
   if problems:
     raise InputError(f'{"; ".join(problems)}. {EVERY_FIELD}')

@@ -68,16 +68,16 @@ def train_and_evaluate(
   check_names(given)  # `stored` has one more
   stored = workdirs.to_store(workdir, given)
   resolved = workdirs.resolve(stored)
-  if (workdir / workdirs.CONFIG).exists():
+  begun = (workdir / workdirs.CONFIG).exists()
+  if begun:
     Data(**resolved['data']).check_place(
       'resume with their new place: --config.data.dataset=folder:PATH, or --config.data.data_dir=PATH for a '
       'prepared data set'
     )
   checked = parse_config(resolved, mesh.size)
   label_set, training = checked.label_set, checked.training
-  workdirs.check(workdir, stored, label_set)
-  changed = workdirs.changed(workdir, stored)
-  resumes, begun = has_latest(workdir), (workdir / workdirs.CONFIG).exists()
+  changed = workdirs.check(workdir, stored, label_set)
+  resumes = has_latest(workdir)
   start = None if resumes else load_start(checked, given['model'])
   origin = dict(start.origin) if start else {}
 

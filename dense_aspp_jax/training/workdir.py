@@ -88,8 +88,11 @@ def _paths(config: Mapping[str, Any]) -> dict[tuple[str, str], str]:
   return paths
 
 
-def check(workdir: pathlib.Path, stored: Mapping[str, Any], label_set: LabelSet) -> None:
+def check(workdir: pathlib.Path, stored: Mapping[str, Any], label_set: LabelSet) -> dict[str, list[Any]]:
   """Checks that a run may be started or resumed in a directory, which may be missing; writes nothing.
+
+  Returns:
+    How a resumed run is to go on otherwise than it was begun, see `continuation`.
 
   Raises:
     InputError: The directory holds something else, a run of another configuration, or is not writable.
@@ -97,9 +100,10 @@ def check(workdir: pathlib.Path, stored: Mapping[str, Any], label_set: LabelSet)
   check_writable(workdir, '--workdir')
   check_place(workdir)
   if (workdir / CONFIG).exists():
-    different = differences(read_config(workdir), resolve(stored))
+    first, given = read_config(workdir), resolve(stored)
+    different = differences(first, given)
     before = read_label_set(workdir)
-    if before.name != label_set.name and before != label_set:
+    if before.name != label_set.name:
       different.append(f'config.data.label_set: {before.name!r} there, {label_set.name!r} given')
     elif before != label_set:
       different.append(f'the content of label set {label_set.name!r}')
@@ -108,7 +112,7 @@ def check(workdir: pathlib.Path, stored: Mapping[str, Any], label_set: LabelSet)
         f'{workdir}: holds a run of another configuration ({"; ".join(sorted(different))}). '
         'Give its configuration to resume it, or choose another --workdir'
       )
-    return
+    return continuation(first, given)
   # Ours of a start that was cut off before CONFIG, or that another process is making just now.
   ours = {LABELS, DATA, PROVENANCE}
   names = [p.name for p in workdir.iterdir()] if workdir.exists() else []
@@ -118,13 +122,7 @@ def check(workdir: pathlib.Path, stored: Mapping[str, Any], label_set: LabelSet)
       f'{workdir}: holds {", ".join(found[:3])}{", ..." if len(found) > 3 else ""} but no {CONFIG}, so it '
       'is not the directory of a run; nothing was written. Choose another --workdir'
     )
-
-
-def changed(workdir: pathlib.Path, stored: Mapping[str, Any]) -> dict[str, list[Any]]:
-  """How the run of a directory is to go on otherwise, see `continuation`; nothing if it holds none yet."""
-  if not (workdir / CONFIG).exists():
-    return {}
-  return continuation(read_config(workdir), resolve(stored))
+  return {}
 
 
 @contextlib.contextmanager

@@ -38,9 +38,9 @@ def test_the_default_configuration_is_parsed_section_by_section():
     (lambda c: c.update(speed={}), 'unknown field config.speed'),
     (lambda c: c.data.update(speed={}), 'unknown field config.data.speed'),
     (lambda c: c.update(seed={}), 'config.seed = {}: expected an integer, 0 to 4294967295'),
-    (lambda c: c.__delattr__('loss'), 'missing field config.loss'),
+    (lambda c: c.__delattr__('loss'), 'config.loss = None: expected a section with fields. configs/default'),
     (lambda c: c.data.__delattr__('mean'), 'missing field config.data.mean'),
-    (lambda c: c.__setattr__('loss', 3), 'unknown field config.loss; missing field config.loss.'),
+    (lambda c: c.__setattr__('loss', 3), 'config.loss = 3: expected a section with fields. configs/default'),
     (lambda c: c.loss.update(region={'a': 1}), 'config.loss.region'),
     (lambda c: c.model.update(num_classes=19), 'config.model.num_classes = 19'),
     (
