@@ -14,6 +14,7 @@ from tabulate import tabulate
 
 import dense_aspp_jax
 from dense_aspp_jax.commands.config_file import CONFIG_HELP, read_config_file, shipped_configs
+from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.training.config import plain, tuples
 
 
@@ -28,6 +29,10 @@ def run(args: argparse.Namespace) -> int:
   if args.config is not None:
     print(complete_file(args.config, read_config_file(args)), end='')
     return 0
+  if args.config_arguments:
+    raise InputError(
+      f'{args.config_arguments[0]}: no configuration to change; expected `dense-aspp config NAME`'
+    )
   rows = [
     (path.stem, ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))).splitlines()[0])
     for path in sorted(shipped_configs().glob('*.py'))

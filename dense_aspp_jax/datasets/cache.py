@@ -179,13 +179,13 @@ def _open(split: DecodedSplit, folder: pathlib.Path, made_from: dict[str, Any], 
       raise _UnusableError(f'{path.name} has {size} bytes, expected {manifest["file_size"]}')
     values = np.array(manifest['label_values'], np.int64).reshape(256)
     left_out = [str(text).replace(str(manifest['source']), source.name) for text in manifest['left_out']]
+    if len(left_out) > skip_bad:
+      raise _UnusableError(f'it leaves out {len(left_out)} pairs, but now at most {skip_bad} may be left out')
+    lock = os.open(path, os.O_RDONLY)
   except FileNotFoundError as error:
     raise _UnusableError(f'{pathlib.Path(error.filename).name} is missing') from error
   except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
     raise _UnusableError(f'{_MANIFEST} cannot be read ({error!r})') from error
-  if len(left_out) > skip_bad:
-    raise _UnusableError(f'it leaves out {len(left_out)} pairs, but now at most {skip_bad} may be left out')
-  lock = os.open(path, os.O_RDONLY)
   with contextlib.suppress(OSError):  # a file system without locks
     fcntl.flock(lock, fcntl.LOCK_SH)
   BadPairs(source.name, skip_bad, left_out).say(len(source))

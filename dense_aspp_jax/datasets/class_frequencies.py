@@ -106,20 +106,13 @@ def class_weights(pixels: np.ndarray, rule: str) -> tuple[float, ...]:
   """The weight of each class in the loss.
 
   Args:
-    pixels: From `count_classes`.
+    pixels: From `count_classes`, of a split that `require_pixels` accepted.
     rule: A name in `CLASS_WEIGHTINGS`.
 
   Returns:
     One weight a class; 0 for a class without any pixel.
-
-  Raises:
-    InputError: Not a single pixel was counted.
   """
   present = pixels.any(axis=0)
-  if not present.any():
-    raise InputError(
-      f'class weights ({rule}): the training split has no pixel of any class; check config.data.label_set'
-    )
   weights = np.zeros(len(present))
   weights[present] = CLASS_WEIGHTINGS[rule](pixels[:, present])
   return tuple(weights.tolist())

@@ -18,9 +18,6 @@ from dense_aspp_jax.labels import USUAL_LABEL_SETS, LabelSet, load_label_set
 from dense_aspp_jax.paths import local_path, user_cache
 from dense_aspp_jax.progress import say
 
-# One of these is in every labelled folder.
-_IN_FOLDERS = (LABELS_FILE, 'train', 'validation', 'val', 'test', 'images')
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Data:
@@ -133,11 +130,13 @@ class Data:
 
   def moved(self, data_dir: str) -> Data:
     """The same data set in another place: a labelled folder as it is, a prepared one below `data_dir`."""
+    from dense_aspp_jax.datasets.folder import splits_of
+
     there = local_path(data_dir)
     if not self.dataset.startswith(FOLDER_PREFIX):
       return dataclasses.replace(self, data_dir=str(there))
     folder = local_path(self.dataset.removeprefix(FOLDER_PREFIX))
-    if folder.is_dir() and not any((there / name).exists() for name in _IN_FOLDERS):
+    if folder.is_dir() and not splits_of(there):
       say(f'{there}: not a labelled folder, the images are read from {folder}')
       return dataclasses.replace(self, data_dir=str(there))
     return dataclasses.replace(self, dataset=f'{FOLDER_PREFIX}{there}')

@@ -200,6 +200,8 @@ def test_the_configurations_are_listed_with_what_they_are(capsys):
   lines = capsys.readouterr().out.splitlines()
   assert [line.split()[0] for line in lines] == NAMES
   assert any('CamVid from scratch' in line for line in lines)
+  assert main(['config', '--config=camvid']) == 2
+  assert 'expected `dense-aspp config NAME`' in capsys.readouterr().err
 
 
 def test_the_package_is_a_program_whose_commands_a_shell_can_complete():

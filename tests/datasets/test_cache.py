@@ -3,6 +3,7 @@ import errno
 import fcntl
 import json
 import os
+import pathlib
 import pickle
 import shutil
 import threading
@@ -227,6 +228,22 @@ def test_a_cache_in_a_place_that_cannot_be_written_is_read(source, tmp_path, mon
   first = open_fake(source, tmp_path / 'shared')
   monkeypatch.setattr(cache_lib, '_make_folder', lambda *_: pytest.fail('built again'))
   found = open_cache(decoded_split(source), tmp_path / 'shared', fallback=tmp_path / 'user')
+  check_equal(found[4], first[4])
+
+
+def test_a_cache_of_another_user_that_may_not_be_read_is_made_anew(source, tmp_path, monkeypatch):
+  first, opened = open_fake(source, tmp_path / 'shared'), os.open
+
+  def open_own(path, *arguments):
+    if pathlib.Path(path) == first.path:
+      raise PermissionError(errno.EACCES, 'Permission denied', str(path))
+    return opened(path, *arguments)
+
+  monkeypatch.setattr(os, 'open', open_own)
+  monkeypatch.setattr(cache_lib, '_make_folder', lambda name, places: places[-1] / name)
+  (tmp_path / 'user' / first.path.parent.name).mkdir(parents=True)
+  found = open_cache(decoded_split(source), tmp_path / 'shared', fallback=tmp_path / 'user')
+  assert found.path.is_relative_to(tmp_path / 'user')
   check_equal(found[4], first[4])
 
 

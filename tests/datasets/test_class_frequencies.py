@@ -55,11 +55,6 @@ def test_rare_classes_weigh_at_most_50_under_enet():
   np.testing.assert_allclose(class_weights(counts, 'enet'), [1 / np.log(2.02), 1 / np.log(1.02)], rtol=1e-9)
 
 
-def test_no_pixel_at_all_is_one_message():
-  with pytest.raises(InputError, match=r'config\.data\.label_set'):
-    class_weights(count_classes(split_of([[V, V]]), 3), 'enet')
-
-
 def test_a_record_that_cannot_be_read_ends_the_count():
   class Broken(list):
     def __getitem__(self, index):

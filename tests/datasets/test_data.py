@@ -161,6 +161,10 @@ def test_a_folder_that_moved_is_read_where_it_is_now(scene_folder, tmp_path, cap
   assert len(data.moved(str(moved)).open('validation', cached=False)) == 5
   with pytest.raises(InputError, match=r'/gone: no such folder.*give it anew'):
     data.check_place('give it anew')
+  (moved / 'train').rename(moved / 'training')  # a synonym, alone
+  shutil.rmtree(moved / 'validation')
+  (moved / 'labels.json').unlink(missing_ok=True)
+  assert scenes(scene_folder).moved(str(moved)).dataset == f'folder:{moved}'
   there = scenes(scene_folder).moved(str(tmp_path / 'data'))  # no labelled folder: for caches, as ever
   assert (there.dataset, there.data_dir) == (f'folder:{scene_folder}', str(tmp_path / 'data'))
   assert f'the images are read from {scene_folder}' in capsys.readouterr().err
