@@ -8,6 +8,7 @@ database", PRL 2009; images, labels and split of https://github.com/alexgkendall
 from __future__ import annotations
 
 import pathlib
+import re
 from collections.abc import Mapping
 
 import tensorflow_datasets as tfds
@@ -125,14 +126,14 @@ def _read_list(files: Mapping[str, StoredFile], folder: str, where: str) -> List
   for number, line in enumerate(list_file.read().decode('utf-8-sig', errors='replace').splitlines(), 1):
     if not line.strip():
       continue
-    names = ['/'.join(pathlib.PureWindowsPath(path).parts[-2:]) for path in line.split()]
-    image_id = pathlib.PurePosixPath(names[0]).stem
+    paths = re.findall(r'\S.*?\.png(?=\s|$)', line, re.IGNORECASE)  # which may have spaces
+    names = ['/'.join(pathlib.PureWindowsPath(path).parts[-2:]) for path in paths]
     if [name.split('/')[0] for name in names] != [folder, f'{folder}annot']:
       problems.append(
         f'{list_file.where}: line {number} is {line!r}; expected the paths of an image in {folder}/ and a '
         f'label in {folder}annot/. Correct the line'
       )
-    elif image_id in pairs:
+    elif (image_id := pathlib.PurePosixPath(names[0]).stem) in pairs:
       problems.append(f'{list_file.where}: line {number} names {names[0]} a second time; name it once')
     else:
       used |= set(names)

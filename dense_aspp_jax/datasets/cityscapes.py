@@ -17,7 +17,7 @@ import dataclasses
 import pathlib
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 from etils import epath
@@ -126,7 +126,7 @@ class _Annotations:
     names = '|'.join(re.escape(name.removesuffix('.zip')) for name in self.zips)
     files = find_files(source, rf'({names}|cityscapes)\b.*\.zip')
     found: dict[tuple[str, str], dict[str, StoredFile]] = {}  # split, kind -> image id -> file
-    left = list(files.left)
+    left, unread = list(files.left), set()
     in_split = {name: split_of(pathlib.PurePosixPath(name).parts[:-1]) for name in files.taken}
     for name, file in sorted(files.taken.items(), key=lambda item: in_split[item[0]] is None):
       *folders, file_name = pathlib.PurePosixPath(name).parts
@@ -143,7 +143,9 @@ class _Annotations:
           left.append(file.left(f'of split {split}' if split else 'in no folder train, val or test'))
         elif images.setdefault(match[1], file) is not file:
           left.append(file.left(SECOND_COPY))
-    return self._pair(source, found, left)
+      else:
+        unread.add(match[2])
+    return self._pair(source, found, left, unread)
 
   def _kind(self, kind: str) -> str | None:
     """'image' or one of `_LABEL_KINDS`; None for files that are not read."""
@@ -153,7 +155,11 @@ class _Annotations:
     return kind if annotations == self.name and kind in _LABEL_KINDS else None
 
   def _pair(
-    self, source: pathlib.Path, found: Mapping[tuple[str, str], dict[str, StoredFile]], left: list[str]
+    self,
+    source: pathlib.Path,
+    found: Mapping[tuple[str, str], dict[str, StoredFile]],
+    left: list[str],
+    unread: Collection[str],
   ) -> Listings:
     splits, notes = {}, []
     for split in self.splits:
@@ -174,7 +180,8 @@ class _Annotations:
               f'split {split}: {count} of {len(labels)} labels from *_{self.name}_{kind}.png; {what}'
             )
     if not splits:
-      others = ''.join(f'. {line}' for line in (*notes, describe_left(left)) if line)
+      kinds = f'files *_{", *_".join(sorted(unread))} are not read' if unread else ''
+      others = ''.join(f'. {line}' for line in (*notes, kinds, describe_left(left)) if line)
       raise InputError(f'{shown(source)}: no images with labels found{others}. {self._needed(source)}')
     return Listings(splits, left, notes)
 

@@ -146,6 +146,14 @@ def test_lists_written_on_windows(folder: pathlib.Path):
   assert pair.image_id == '0001TP_006690'
 
 
+def test_paths_in_lists_may_have_spaces(folder: pathlib.Path):
+  line = '/My Data/v1.0 x/train/0001TP_006690.png /My Data/v1.0 x/trainannot/0001TP_006690.png\n'
+  (folder / 'train.txt').write_text(f'{line}train/0001TP_006690.png\n')
+  pairs, problems = camvid.list_files(folder).splits['train'][1:3]
+  assert [pair.image_id for pair in pairs] == ['0001TP_006690']
+  assert [problem.partition(' is ')[0] for problem in problems] == [f'{folder}/train.txt: line 2']
+
+
 def test_without_lists_the_folders_are_the_splits(folder: pathlib.Path, tmp_path: pathlib.Path):
   def read_all() -> dict[str, list[Example]]:
     splits = camvid.list_files(tmp_path).splits

@@ -386,6 +386,11 @@ def test_missing_zips_say_where_to_get_them(tmp_path: pathlib.Path):
   layouts.write_zip(tmp_path / 'half' / IMAGES_ZIP, {})
   with pytest.raises(InputError, match=f'no images with labels found.*{LABELS_ZIP}.*_gtFine_labelIds'):
     prepare('cityscapes', tmp_path / 'half', str(tmp_path))
+  image_files, label_files = layouts.cityscapes_files({'val': 1})
+  drawn = {name.replace('labelIds', 'color'): b'' for name in label_files if 'labelIds' in name}
+  layouts.write_tree(tmp_path / 'drawn', image_files | drawn)
+  with pytest.raises(InputError, match=r'1 images, but no labels.*\*_gtFine_color are not read'):
+    CITYSCAPES.list_files(tmp_path / 'drawn')
 
 
 def test_zips_in_the_manual_folder_of_tfds_are_found(tmp_path: pathlib.Path):
