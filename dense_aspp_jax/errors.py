@@ -32,9 +32,12 @@ class Stopped(BaseException):
 
 
 def termination_signals() -> tuple[signal.Signals, ...]:
-  """SIGTERM, and SIGHUP (the terminal was closed) unless it is ignored, as below nohup."""
-  hang_up = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
-  return (signal.SIGTERM, *hang_up)
+  """SIGTERM, SIGHUP (the terminal was closed), SIGUSR1 and SIGUSR2 (a scheduler's time limit is near).
+
+  Without those that are ignored, as SIGHUP is below nohup.
+  """
+  numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+  return tuple(number for number in numbers if signal.getsignal(number) != signal.SIG_IGN)
 
 
 def no_device(error: Exception) -> str | None:

@@ -47,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments: Without the program's name; by default those of the process.
 
   Returns:
-    0, 1 if a run failed, 2 for bad input or configuration; 128 + its number if SIGINT, SIGTERM or SIGHUP
-    ended it.
+    0, 1 if a run failed, 2 for bad input or configuration; 128 + its number if SIGINT or one of
+    `termination_signals` ended it.
   """
   with lasting_streams() as failures:
     end_at_interrupt()
@@ -109,7 +109,7 @@ def _run(arguments: list[str]) -> int:
 
 @contextlib.contextmanager
 def _termination_unwinds() -> Iterator[None]:
-  """Makes SIGTERM and SIGHUP exceptions, as SIGINT is, so that nothing half-written stays behind."""
+  """Makes `termination_signals` exceptions, as SIGINT is, so that nothing half-written stays behind."""
   if threading.current_thread() is not threading.main_thread():
     yield
     return

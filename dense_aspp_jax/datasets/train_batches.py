@@ -25,7 +25,7 @@ from absl import flags
 
 from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.datasets.threads import map_in_threads
-from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.errors import InputError, RunError, termination_signals
 from dense_aspp_jax.progress import progress
 
 _BATCHES_AHEAD = 2  # on their way to the device while it computes
@@ -126,7 +126,7 @@ def _read_batch(examples: Sequence[CachedExample], rows: slice, indices: np.ndar
 def _begin_worker(index: int, count: int) -> None:
   """Leaves signals to the process group to the parent, and ends when the parent is gone."""
   del index, count
-  for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+  for number in (signal.SIGINT, *termination_signals()):
     signal.signal(number, signal.SIG_IGN)
   threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 

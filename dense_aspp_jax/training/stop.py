@@ -15,9 +15,7 @@ from dense_aspp_jax.progress import say
 
 
 class StopSignals:
-  """Handles SIGTERM, SIGINT and SIGHUP inside its `with` block; a signal after the first changes nothing.
-
-  SIGHUP comes when a terminal is closed; where it is ignored, as below nohup, it stays ignored.
+  """Handles SIGINT and `termination_signals` inside its `with` block; only the first that comes counts.
 
   A signal that arrives when there is nothing left to stop ends the program where the block ends. Several
   processes agree through JAX's preemption service, whose own handler of SIGTERM stays in place; other signals

@@ -59,7 +59,7 @@ def train_and_evaluate(
   Raises:
     InputError: Bad configuration, data or workdir; found before anything is written into the workdir.
     RunError: Loss or gradient not finite, the device has too little memory, a file cannot be written.
-    Stopped: SIGTERM, SIGINT or SIGHUP came; the run is saved and can be resumed.
+    Stopped: SIGINT or one of `termination_signals` came; the run is saved and can be resumed.
   """
   # ---------------------------------------- Check: nothing is written before all this has passed.
   mesh = Mesh(np.array(jax.devices()), ('data',))

@@ -48,7 +48,7 @@ def test_errors_become_exit_codes_and_one_line(raised, code, text, monkeypatch, 
   assert capsys.readouterr().err == f'dense-aspp parameters: {text}\n'
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_unwinds_any_command(monkeypatch, capsys, number):
   undone = []
 

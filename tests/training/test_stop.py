@@ -15,7 +15,9 @@ def hang_up_handler():
   signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+  'number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
+)
 def test_a_signal_is_noted_and_ends_the_run_where_it_asks(number):
   before = signal.getsignal(number)
   stop = StopSignals()
