@@ -227,8 +227,10 @@ def restore_variables(
       wanted = {EMA: dict(abstract_variables)} if weights == EMA else abstract_variables
       variables = load_checkpoint(path, wanted)
       break
-    except InputError as error:
-      if not candidates:
+    except (InputError, RunError) as error:
+      if not path.exists():  # a training that goes on has removed it, and has saved another one before
+        return restore_variables(workdir, checkpoint, abstract_variables, model_fields, weights)
+      if isinstance(error, RunError) or not candidates:
         raise
       say(f'warning: {error}; step {candidates[-1]} is taken')
   return step, jax.device_put(variables.get(EMA, variables), jax.local_devices()[0])

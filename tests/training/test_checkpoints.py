@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
-from dense_aspp_jax.errors import RunError
+from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.training import checkpoint_series
 from dense_aspp_jax.training.checkpoints import Checkpoints, checkpoints_directory, restore_variables
 from dense_aspp_jax.training.train_step import TrainState
@@ -196,3 +196,31 @@ def test_what_is_not_finite_is_never_saved(tmp_path, save, value):
       save(checkpoints, state)
     assert checkpoints.best_score is None
   assert not checkpoints_directory(tmp_path).exists()
+
+
+@pytest.mark.parametrize('checkpoint', ['best', 'latest', '1'])
+def test_a_checkpoint_that_a_training_removes_while_it_is_read_is_no_damaged_one(
+  tmp_path, monkeypatch, capsys, checkpoint
+):
+  load = ocp.load_checkpointables
+  with Checkpoints(tmp_path, keep=1) as checkpoints:
+    checkpoints.save_best(make_state(1), 0.1)
+    checkpoints.save_latest(make_state(1))
+    checkpoints.close()
+
+    def load_too_late(*args, **options):
+      monkeypatch.setattr(ocp, 'load_checkpointables', load)
+      checkpoints.save_best(make_state(2), 0.2)
+      checkpoints.save_latest(make_state(2))
+      checkpoints.close()
+      return load(*args, **options)
+
+    monkeypatch.setattr(ocp, 'load_checkpointables', load_too_late)
+    if checkpoint == '1':
+      with pytest.raises(InputError, match=r"no checkpoint '1'; existing: latest: \[2\]; best: \[2\]"):
+        restore_variables(tmp_path, checkpoint, make_state(0).variables)
+    else:
+      step, variables = restore_variables(tmp_path, checkpoint, make_state(0).variables)
+      assert step == 2
+      assert_same(variables, make_state(2).variables)
+  assert 'warning' not in capsys.readouterr().err
