@@ -24,6 +24,7 @@ from dense_aspp_jax.progress import progress_bar
 ABANDONED_AFTER_SECONDS = 3600
 _DOWNLOAD_TIMEOUT = 60  # seconds without an answer
 _DOWNLOAD_BLOCK = 2**20
+SIGNATURE_BYTES = 64  # enough to know what a file is
 # Control characters, and what stands for bytes of a file name that are not UTF-8 (PEP 383).
 _UNPRINTABLE = re.compile('[\x00-\x1f\x7f-\x9f\ud800-\udfff]')
 
@@ -36,6 +37,17 @@ def shown(path: str | os.PathLike[str]) -> str:
     return f'\\x{code & 0xFF:02x}' if code < 0xA0 or 0xDC80 <= code <= 0xDCFF else f'\\u{code:04x}'
 
   return _UNPRINTABLE.sub(escaped, os.fspath(path))
+
+
+def what_it_is(data: bytes, remedy: str) -> str:
+  """What a file in an unexpected format is by its beginning, and what to do: for most of them `remedy`."""
+  beginning = f'it begins with {data[:16]!r}'
+  text = data[:SIGNATURE_BYTES].lstrip(b'\xef\xbb\xbf \t\r\n').lower()
+  if text.startswith(b'version https://git-lfs'):
+    return 'a Git LFS pointer in place of the file; get the file with `git lfs pull`'
+  if text.startswith((b'<!doctype html', b'<html')):
+    return f'a web page, {beginning}; get the file again'
+  return f'{beginning}; {remedy}' if data else 'an empty file; get the file again'
 
 
 def write_file(path: pathlib.Path, data: bytes) -> None:

@@ -29,8 +29,8 @@ from dense_aspp_jax.datasets.png import (
   check_size,
   without_metadata,
 )
-from dense_aspp_jax.datasets.stored_files import SIGNATURE_BYTES, what_it_is
 from dense_aspp_jax.errors import InputError, RunError
+from dense_aspp_jax.files import SIGNATURE_BYTES, what_it_is
 
 FORMATS = 'PNG, JPEG, TIFF, WebP, BMP or GIF'
 _PNG, _JPEG = PngImagePlugin.PngImageFile, JpegImagePlugin.JpegImageFile

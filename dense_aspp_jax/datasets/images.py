@@ -23,9 +23,8 @@ from dense_aspp_jax.datasets.image_formats import (
   open_image,
 )
 from dense_aspp_jax.datasets.png import check_size
-from dense_aspp_jax.datasets.stored_files import what_it_is
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.files import shown
+from dense_aspp_jax.files import shown, what_it_is
 from dense_aspp_jax.labels import LabelSet, count_ids
 
 # Lower case, each the only list of its kind.

@@ -13,8 +13,8 @@ import zlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from dense_aspp_jax.datasets.stored_files import what_it_is
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.files import what_it_is
 
 MAX_PIXELS = 89_478_485  # Pillow's limit against decompression bombs (Image.MAX_IMAGE_PIXELS)
 MAX_SIDE = 65_535  # JPEG's limit, for PNG too: the network would see a line as an image a million pixels wide

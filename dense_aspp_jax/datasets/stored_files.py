@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import BinaryIO, NamedTuple
 
 from dense_aspp_jax.errors import InputError, RunError
-from dense_aspp_jax.files import shown
+from dense_aspp_jax.files import SIGNATURE_BYTES, shown, what_it_is
 
 # What zipfile raises for damaged members, and for encryption and compression that it does not know.
 _DAMAGED = (EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
@@ -28,7 +28,6 @@ _HIDDEN = {
   'thumbs.db', 'ehthumbs.db', 'ehthumbs_vista.db', 'desktop.ini', '$recycle.bin', 'system volume information',
 }  # fmt: skip
 _KINDS_SHOWN = 5  # in a message
-SIGNATURE_BYTES = 64  # enough to know what a file is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,17 +135,6 @@ def files_of_folder(folder: pathlib.Path) -> Files:
         else:
           left.append(file.left('broken link'))
   return Files(dict(sorted(taken.items())), sorted(left))
-
-
-def what_it_is(data: bytes, remedy: str) -> str:
-  """What a file in an unexpected format is, and what to do: for most of them `remedy`."""
-  beginning = f'it begins with {data[:8]!r}'
-  text = data[:SIGNATURE_BYTES].lstrip(b'\xef\xbb\xbf \t\r\n').lower()
-  if text.startswith(b'version https://git-lfs'):
-    return 'a Git LFS pointer in place of the file; get the file with `git lfs pull`'
-  if text.startswith((b'<!doctype html', b'<html')):
-    return f'a web page, {beginning}; get the file again'
-  return f'{beginning}; {remedy}' if data else 'an empty file; get the file again'
 
 
 def _is_hidden(name: str) -> bool:

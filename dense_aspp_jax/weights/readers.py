@@ -10,17 +10,11 @@ import numpy as np
 import safetensors
 
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.files import SIGNATURE_BYTES, what_it_is
 from dense_aspp_jax.weights.pth_reader import SAFETENSORS_DTYPES, ZIP_START, read_legacy, read_zip
 from dense_aspp_jax.weights.restricted_pickle import NotPlainError, RefusedError
 
-_START_BYTES = 64
-# What is downloaded or named in place of weights, by its first bytes.
-_NOT_WEIGHTS = {
-  b'version https://git-lfs': 'a Git LFS pointer in place of the file; fetch that with `git lfs pull`',
-  b'\x1f\x8b': 'a gzip archive; unpack it first',
-  b'\x89HDF': 'an HDF5 file, as Keras writes it; expected a torch checkpoint or .safetensors',
-  b'7z\xbc\xaf': 'a 7z archive; unpack it first',
-}
+_PICKLE_START = b'\x80'  # of every protocol that torch writes
 
 
 def read_tensors(path: pathlib.Path, ema: bool = False) -> dict[str, np.ndarray]:
@@ -57,12 +51,7 @@ def read_tensors(path: pathlib.Path, ema: bool = False) -> dict[str, np.ndarray]
   except OSError as error:
     raise InputError(f'{path}: cannot be read ({_one_line(error.strerror or error)})') from error
   except Exception as error:  # damage can raise anything
-    if text := _text(path):
-      raise InputError(f'{path}: a text that begins with {text!r}; download the file again') from error
-    raise InputError(
-      f'{path}: damaged, or not a torch checkpoint or .safetensors file '
-      f'({type(error).__name__}: {_one_line(error)}); get it again'
-    ) from error
+    raise InputError(f'{path}: damaged ({type(error).__name__}: {_one_line(error)}); get it again') from error
 
 
 def check_sha256_prefix(path: pathlib.Path) -> str:
@@ -95,13 +84,14 @@ def check_sha256_prefix(path: pathlib.Path) -> str:
 
 def _read(path: pathlib.Path, ema: bool) -> dict[str, np.ndarray]:
   with path.open('rb') as file:
-    start = file.read(_START_BYTES)
-  if what := _what_else(start):
-    raise RefusedError(f'it is {what}')
+    start = file.read(SIGNATURE_BYTES)
   if start.startswith(ZIP_START):
     return read_zip(path, ema)
   if start[8:9] != b'{':  # of a .safetensors file, after the length of the header
-    return read_legacy(path.read_bytes(), ema)
+    if start.startswith(_PICKLE_START):
+      return read_legacy(path.read_bytes(), ema)
+    found = what_it_is(start, 'unpack it if it is packed, or get the file again')
+    raise RefusedError(f'not a torch checkpoint or .safetensors file ({found})')
   if ema:
     raise RefusedError('a .safetensors file has no moving averages beside its tensors')
   arrays = {}
@@ -111,25 +101,6 @@ def _read(path: pathlib.Path, ema: bool) -> dict[str, np.ndarray]:
     values = np.frombuffer(tensor['data'], SAFETENSORS_DTYPES[tensor['dtype']])
     arrays[name] = values.reshape(tensor['shape']).copy()
   return arrays
-
-
-def _what_else(start: bytes) -> str | None:
-  """What a file that begins like this is, if it cannot hold weights."""
-  for beginning, what in _NOT_WEIGHTS.items():
-    if start.startswith(beginning):
-      return what
-  if not start:
-    return 'empty; get it again'
-  if start.lstrip().lower().startswith((b'<!doctype', b'<html', b'<?xml')):
-    return 'a web page in place of the file; download it again, by its direct link'
-  return None
-
-
-def _text(path: pathlib.Path) -> str | None:
-  """The beginning of a text, such as '404: Not Found'; None for other files."""
-  with path.open('rb') as file:
-    start = _one_line(file.read(_START_BYTES).decode('latin-1'))
-  return start if start.isascii() and start.isprintable() else None
 
 
 def _one_line(error: object) -> str:

@@ -56,7 +56,7 @@ def test_bad_images_are_listed_and_the_others_predicted(tiny_run, folder, tmp_pa
   refused = {
     'a_cut': f'{cut}: truncated PNG of {cut.stat().st_size} bytes; get the file again',
     'c_page': f'{page}: not a PNG, JPEG, TIFF, WebP, BMP or GIF (a web page, it begins with '
-    "b'<html>no'; get the file again)",
+    "b'<html>not found<'; get the file again)",
   }
   listed = '\n  '.join(refused.values())
   assert printed.err.endswith(f'dense-aspp predict: 2 of 4 images could not be predicted:\n  {listed}\n')

@@ -249,9 +249,8 @@ def test_a_bare_pickle_of_any_protocol_runs_nothing(tmp_path, protocol):
   ran = tmp_path / 'ran'
   path = tmp_path / 'a.pth'
   path.write_bytes(pickle.dumps(Payload(ran), protocol))
-  with pytest.raises(
-    InputError, match=r"refused: the pickle refers to '(_io|io|builtins|__builtin__)\.open'"
-  ):
+  message = r"the pickle refers to '(io|builtins|__builtin__)\.open'" if protocol >= 2 else 'not a torch'
+  with pytest.raises(InputError, match=f'refused: {message}'):
     read_tensors(path)
   assert not ran.exists()
   pickle.loads(path.read_bytes()).close()
@@ -479,7 +478,7 @@ def test_streams_of_other_programs_are_refused(tmp_path, wrong):
     read_tensors(tmp_path / 'a.pth')
 
 
-@pytest.mark.parametrize('content', [b'PK\x03\x04', bytes(100), b'\x80\x02}q\x00X'])
+@pytest.mark.parametrize('content', [b'PK\x03\x04', b'\x80\x02}q\x00X', bytes(8) + b'{'])
 def test_a_damaged_file(tmp_path, content):
   (tmp_path / 'a.pth').write_bytes(content)
   with pytest.raises(InputError, match=r'a\.pth: damaged'):
@@ -490,12 +489,14 @@ def test_a_damaged_file(tmp_path, content):
   ('content', 'what'),
   [
     (b'', 'empty'),
-    (b'404: Not Found', "a text that begins with '404: Not Found'"),
+    (b'404: Not Found', "begins with b'404: Not Found'"),
+    (bytes(100), 'begins with'),
+    (b'\x89PNG\r\n\x1a\n', 'PNG'),
     (b'\n<!DOCTYPE html><html>', 'a web page'),
     (b'<html>not found</html>', 'a web page'),
     (b'version https://git-lfs.github.com/spec/v1\noid sha256:12\n', 'git lfs pull'),
-    (gzip.compress(b'weights'), 'gzip archive'),
-    (b'\x89HDF\r\n\x1a\n', 'Keras'),
+    (gzip.compress(b'weights'), 'unpack it'),
+    (b'\x89HDF\r\n\x1a\n', 'HDF'),
   ],
 )
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
