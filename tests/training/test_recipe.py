@@ -9,6 +9,7 @@ from test_train import assert_equal_bits, lines_of, make_config, state_of
 from dense_aspp_jax.errors import Stopped
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.training import stop
+from dense_aspp_jax.training.checkpoints import Checkpoints
 from dense_aspp_jax.training.run import load_run
 from dense_aspp_jax.training.train import train_and_evaluate
 
@@ -71,8 +72,10 @@ def test_both_scores_are_logged_and_the_best_is_that_of_the_averages(run):
     for kind in ('validation', 'validation_ema')
   }
   assert of_kind['validation'].keys() == of_kind['validation_ema'].keys() == {2, 4}
-  best = load_run(workdir, 'best').step
-  assert of_kind['validation_ema'][best] == max(of_kind['validation_ema'].values())
+  with Checkpoints(workdir, keep=1) as checkpoints:
+    best, score = checkpoints.best_step, checkpoints.best_score
+  assert score == of_kind['validation_ema'][best] == max(of_kind['validation_ema'].values())
+  assert score not in of_kind['validation'].values()  # those of the raw weights would be told apart
 
 
 def test_class_weights_are_those_of_the_images_trained_on(run):
