@@ -92,10 +92,7 @@ def run(args: argparse.Namespace) -> int:
         refused.append(f'{finding} (--allow-partial accepts it)')
       print(f'warning: {finding}')
   if refused:
-    raise InputError(
-      f'{shown(args.dataset)}: cannot be used as it is: {"; ".join(refused)}. Of the training split alone '
-      'bad pairs may be left out (--skip-bad)'
-    )
+    raise InputError(f'{shown(args.dataset)}: cannot be used as it is: {"; ".join(refused)}')
   print(f'{shown(args.dataset)}: can be used: {", ".join(taken)}')
   return 0
 
@@ -107,7 +104,8 @@ def _findings(
   if split.problems:
     yield _counted(len(split.problems), 'problem')
   if len(report.bad) > permitted:
-    yield f'{_counted(len(report.bad), "bad pair")}, at most {permitted} permitted'
+    option = ' (--skip-bad)' if name == 'train' else ''
+    yield f'{_counted(len(report.bad), "bad pair")}, at most {permitted} permitted{option}'
   elif split.pairs and len(report.bad) == len(split.pairs):
     yield 'no good pair'
   elif name in TRAINED_ON and split.pairs:
