@@ -208,17 +208,25 @@ def _missing(folder: pathlib.Path, layout: Layout, split: str) -> str:
   found = f'it has {", ".join(there)}' if there else 'it has no split at all'
   if not there and folders:
     found += f', but the folders {", ".join(map(shown, folders[:_FOLDERS_SHOWN]))}'
-  places = layout.places(folder, split)
-  expected = [f'{path.relative_to(folder) if path.is_relative_to(folder) else path}/' for path in places[1:3]]
-  lists = f' and {places.list}' if places.list else ''
-  others = SPLIT_NAMES.get(split, ())[1:]
+  names = SPLIT_NAMES.get(split, (split,))
+  candidates = [layout.places(folder, name) for name in names]
+  places = next((p for p in candidates if p.images.is_dir() or p.labels.is_dir()), candidates[0])
+  paths = {
+    path: f'{shown(path.relative_to(folder) if path.is_relative_to(folder) else path)}{end}'
+    for path, end in ((places.images, '/'), (places.labels, '/'), (places.list, ''))
+    if path
+  }
+  absent = [text for path, text in paths.items() if not path.exists()]
+  if len(absent) < len(paths):
+    found += f'; {" and ".join(absent)} missing'
   held_out = ''
   if split == 'validation' and 'train' in there:
     held_out = (
       "; or hold training images out: config.data.held_out, and config.data.validation_split = 'held_out'"
     )
-  synonyms = f' (or {" or ".join(others)} instead of {split})' if others else ''
+  others = [name for name in names if name != places.name]
+  synonyms = f' (or {" or ".join(others)} instead of {places.name})' if others else ''
   return (
-    f'{shown(folder)}: no split {split!r} ({found}); expected {" and ".join(expected)}{lists}{synonyms}, or '
+    f'{shown(folder)}: no split {split!r} ({found}); expected {" and ".join(paths.values())}{synonyms}, or '
     f'other names that {LABELS_FILE} gives (docs/own_data.md){held_out}'
   )

@@ -52,8 +52,8 @@ class Layout:
     """
     path = folder / LABELS_FILE
     data = read_json(path, 'correct it', default={}) if path.is_file() else {}
-    if not isinstance(data, Mapping) or 'classes' not in data:  # of something else, or of another program
-      return cls()
+    if not isinstance(data, Mapping) or not ('classes' in data or data.keys() <= {*FOLDER_KEYS}):
+      return cls()  # of another program
     found = {name: data[name] for name in FOLDER_KEYS if name in data}
     if problem := cls._problem(found):
       LabelSet.from_json(data, str(path))  # where an entry is misspelt, this says so

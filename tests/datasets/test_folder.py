@@ -279,7 +279,9 @@ def test_lists_choose_the_split_and_are_checked(tmp_path: pathlib.Path):
   (empty,) = list_folder(tmp_path, 'validation').problems
   assert f'{path}: empty' in empty
   path.unlink()
-  with pytest.raises(InputError, match=r"no split 'validation' \(it has train\)"):
+  with pytest.raises(
+    InputError, match=r"no split 'validation' \(it has train; ImageSets/.*validation\.txt missing\)"
+  ):
     open_folder(tmp_path, 'validation')
 
 
@@ -313,6 +315,23 @@ def test_a_labels_json_of_another_program_describes_no_layout(tmp_path: pathlib.
   layouts.write_labelled_folder(tmp_path, {'train': 1})
   (tmp_path / 'labels.json').write_text('{"images": [{"id": 1}], "categories": []}')  # COCO
   assert len(open_folder(tmp_path, 'train')) == 1
+
+
+def test_a_layout_needs_no_classes(tmp_path: pathlib.Path):
+  layouts.write_labelled_folder(tmp_path, {'train': 1})
+  for name in ('images', 'labels'):
+    (tmp_path / 'train' / name).rename(tmp_path / f'{name}_train')
+  (tmp_path / 'labels.json').write_text('{"images": "images_{split}", "labels": "labels_{split}"}')
+  assert len(open_folder(tmp_path, 'train')) == 1
+
+
+def test_what_a_split_lacks_is_named(tmp_path: pathlib.Path):
+  layouts.write_labelled_folder(tmp_path, {'train': 1, 'val': 1})
+  (tmp_path / 'val' / 'labels').rename(tmp_path / 'val' / 'masks')
+  with pytest.raises(
+    InputError, match=r'it has train; val/labels/ missing\); expected val/images/ and val/lab'
+  ):
+    list_folder(tmp_path, 'validation')
 
 
 @pytest.mark.parametrize(
