@@ -103,8 +103,12 @@ def read_json(path: pathlib.Path, remedy: str, *, default: Any = None) -> Any:
     if default is not None:
       return default
     raise InputError(f'{path}: no such file; {remedy}') from error
-  except (OSError, ValueError, RecursionError) as error:
+  except (NotADirectoryError, IsADirectoryError, ValueError, RecursionError) as error:
     raise InputError(f'{path}: cannot be read as JSON ({error}); {remedy}') from error
+  except OSError as error:  # of the system, which says nothing against the file
+    raise InputError(
+      f'{path}: cannot be read ({error.strerror}); check its permissions and the disk'
+    ) from error
 
 
 def _refuse_constant(name: str) -> None:

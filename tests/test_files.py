@@ -156,6 +156,16 @@ def test_json_is_read_as_written_and_a_missing_or_damaged_file_is_named_with_the
     read_json(path, 'restore it', default={})
 
 
+def test_json_that_the_system_refuses_to_read_is_not_called_damaged(tmp_path, monkeypatch):
+  def refuse(self):
+    raise PermissionError(13, 'Permission denied')
+
+  monkeypatch.setattr(pathlib.Path, 'read_bytes', refuse)
+  with pytest.raises(InputError, match=r'x\.json: cannot be read \(Permission denied\)') as error:
+    read_json(tmp_path / 'x.json', 'restore it', default={})
+  assert 'restore it' not in str(error.value)
+
+
 def test_json_is_written_whole_or_not_at_all(tmp_path):
   path = tmp_path / 'new' / 'x.json'
   write_json(path, {'a': [1, None]})

@@ -56,6 +56,10 @@ def load_extractor_weights(directory: pathlib.Path) -> ForeignWeights:
     left = tuple(description.get('left', ()))
     weights = ForeignWeights(**{**description, **preprocessing, 'left': left, 'variables': {}})
     extractor = create_extractor(weights.architecture, implementation='reference')  # the same arrays
+  except PermissionError as error:
+    raise InputError(
+      f'{directory / WEIGHTS}: cannot be read ({error.strerror}); check its permissions'
+    ) from error
   except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:  # InputError is a ValueError
     raise InputError(
       f'{directory}: not converted weights ({type(error).__name__}: {error}); expected a directory that '

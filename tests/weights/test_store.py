@@ -1,4 +1,5 @@
 import json
+import pathlib
 
 import flax
 import jax
@@ -98,6 +99,15 @@ def test_a_fourth_transition_and_the_norm_behind_it_stay_as_drawn(foreign, store
   np.testing.assert_array_equal(
     merged['params', 'extractor', 'norm5', 'scale'], flat(initial)['params', 'extractor', 'norm5', 'scale']
   )
+
+
+def test_weights_that_may_not_be_read_are_not_called_other_files(stored, monkeypatch):
+  def refuse(*_, **__):
+    raise PermissionError(13, 'Permission denied')
+
+  monkeypatch.setattr(pathlib.Path, 'read_text', refuse)
+  with pytest.raises(InputError, match=r'weights\.json: cannot be read \(Permission denied\)'):
+    load_extractor_weights(stored)
 
 
 def test_another_extractor_does_not_fit(stored):
