@@ -12,9 +12,8 @@ import platformdirs
 
 from dense_aspp_jax.errors import InputError
 
-_URL = re.compile(
-  r'[A-Za-z][A-Za-z0-9+.-]+:/'
-)  # one letter is a drive of Windows; pathlib drops a second slash
+# One letter is a drive of Windows; pathlib drops a second slash.
+_URL = re.compile(r'[A-Za-z][A-Za-z0-9+.-]+:/')
 
 
 def local_path(path: str | os.PathLike[str]) -> pathlib.Path:

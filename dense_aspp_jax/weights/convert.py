@@ -90,7 +90,7 @@ def read_classifier_weights(architecture: str, path: pathlib.Path, ema: bool = F
   classifier, parts = create_classifier(extractor), ('extractor', 'head')
   arrays = source_arrays(classifier, file.source)
   last_layer, _ = arrays['params', 'head', 'linear', 'bias']
-  if last_layer in file.tensors:
+  if last_layer in file.tensors and file.tensors[last_layer].size:
     classifier = create_classifier(extractor, file.tensors[last_layer].size)
     arrays = source_arrays(classifier, file.source)
   head = {key: shape for (_, part, *_), (key, shape) in arrays.items() if part == 'head'}

@@ -80,8 +80,7 @@ def test_gallery_stacks_rows_and_legend():
 def test_legend_shows_every_color_within_its_width(label_set, width):
   picture = legend(label_set, width)
   assert picture.shape[1] == width
-  colors = {tuple(c) for c in picture.reshape(-1, 3).tolist()}
-  assert {c.color for c in label_set.classes} <= colors
+  assert all((picture == c.color).all(-1).any() for c in label_set.classes)
 
 
 def test_save_png(tmp_path):

@@ -168,6 +168,8 @@ def test_an_encoder_alone_and_one_with_another_head_are_read_and_what_is_left_is
   weights = read(tmp_path, extractor)
   assert (head_of(weights), weights.left) == (None, ())
   assert_equal(weights.variables['params']['extractor'], expected)
+  no_classes = {'classifier.weight': np.ones((0, 8), np.float32), 'classifier.bias': np.ones(0, np.float32)}
+  assert head_of(read(tmp_path, {**extractor, **no_classes})) is None
   others = {'fc.weight': np.ones((3, 8), np.float32), 'classifier.weight': np.ones((5, 4), np.float32)}
   weights = read(tmp_path, {**extractor, **others})
   assert (head_of(weights), sorted(weights.left)) == (None, ['classifier.weight', 'fc.weight'])
