@@ -106,7 +106,7 @@ def decode_image(
       '(`mogrify -auto-orient` does)'
     )
   with explained_memory(where):
-    rgb = _to_rgb(opened, where)
+    rgb = to_rgb(opened, where)
     return np.array(rgb.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else rgb)
 
 
@@ -178,7 +178,7 @@ def decode_label_ids(data: bytes, label_set: LabelSet, where: str) -> np.ndarray
       )
     if opened.image.mode == 'RGBA':
       _require_opaque(np.asarray(opened.image)[..., 3], opened, where)
-    return _ids_of(np.asarray(_to_rgb(opened, where)), label_set, where)
+    return _ids_of(np.asarray(to_rgb(opened, where)), label_set, where)
 
 
 def encode_png(array: np.ndarray) -> bytes:
@@ -189,7 +189,12 @@ def encode_png(array: np.ndarray) -> bytes:
   return buffer.getvalue()
 
 
-def _to_rgb(opened: Opened, where: str) -> Image.Image:
+def to_rgb(opened: Opened, where: str) -> Image.Image:
+  """Converts a picture to 8-bit RGB as `decode_image` says; does not turn it.
+
+  Raises:
+    InputError: Samples without a fixed range, a mode that cannot be converted, or indices without a colour.
+  """
   image, colors = opened.image, opened.num_colors
   if image.mode == 'P' and (highest := np.asarray(image).max()) >= colors:
     raise InputError(

@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 import numpy as np
 from PIL import Image, ImageOps
 
-from dense_aspp_jax.datasets.images import decode_image
+from dense_aspp_jax.datasets.image_formats import Opened
+from dense_aspp_jax.datasets.images import decode_image, to_rgb
 from dense_aspp_jax.datasets.png import check_size
 from dense_aspp_jax.datasets.stored_files import StoredFile
 from dense_aspp_jax.errors import InputError
@@ -77,18 +78,8 @@ def _of_pillow(image: Image.Image, where: str) -> np.ndarray:
     upright = ImageOps.exif_transpose(image)  # a copy
   except Exception:  # EXIF is a hint: that it is broken does not make the pixels wrong
     upright = image.copy()
-  if upright.mode.startswith('I;16'):  # Pillow's own conversion would clip at 255
-    upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-  elif upright.mode in ('I', 'F'):
-    raise InputError(
-      f'{where}: a PIL image of mode {upright.mode}, whose samples have no fixed range; expected up to 16 '
-      'bits a sample. Convert it so that 0 is black and 255 is white'
-    )
-  upright.info.pop('transparency', None)  # alpha is dropped, the colour below it kept
-  try:
-    return np.array(upright.convert('RGB'))
-  except (ValueError, ImportError) as error:  # a mode that cannot be converted, or LAB without littleCMS
-    raise InputError(f'{where}: a PIL image of mode {upright.mode}; convert it to RGB') from error
+  bits = {'I;': 16, 'I': 32, 'F': 32}.get(upright.mode[:2], 8)
+  return np.array(to_rgb(Opened(upright, 'PIL image', bits, 1, 256, ''), where))
 
 
 def _check_shape(shape: tuple[int, ...], where: str) -> None:
