@@ -48,6 +48,8 @@ _PLUGINS = {
   b'BM': _BMP,
 }
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _TILE_WIDTH, _TILE_LENGTH = 258, 262, 322, 323  # tags of TIFF
+_SAMPLES_PER_PIXEL, _MOST_BANDS = 277, 6  # Pillow opens no more
+_SAMPLE_FORMAT, _UNSIGNED = 339, 1
 _SUBFILE_TYPE, _REDUCED = 254, 1
 _PLANAR, _SEPARATE = 284, 2
 _LOSSY = ('jpeg', 'tiff_jpeg', 'webp', 'tiff_sgilog', 'tiff_sgilog24', 'tiff_thunderscan')  # Pillow's names
@@ -100,6 +102,8 @@ def check_header(file: BinaryIO, where: str) -> tuple[int, int]:
   plugin = _find_plugin(file.read(SIGNATURE_BYTES), where)
   file.seek(0)
   with _explained(plugin, where, passed=OSError):
+    if plugin is _TIFF:
+      _check_bands(file, where)
     image = plugin(file)
     check_size(*image.size, where)
     turned = plugin is _TIFF and image.tag_v2.get(_ORIENTATION_TAG) in (5, 6, 7, 8)  # that size is of upright
@@ -182,6 +186,8 @@ def _open_png(data: bytes, where: str) -> Opened:
 def _open(plugin: type[Image.Image], data: bytes, where: str) -> Opened:
   """Opens with the plugin itself: no guessing of formats, and the size is checked before decoding."""
   with _explained(plugin, where):
+    if plugin is _TIFF:
+      _check_bands(io.BytesIO(data), where)
     image = plugin(io.BytesIO(data))
     check_size(*image.size, where)
     bits, doubts, orientation = 8, [], 1
@@ -201,6 +207,30 @@ def _open(plugin: type[Image.Image], data: bytes, where: str) -> Opened:
       image = image.transpose(_TURNED_BACK[orientation])
     colors = len(image.getpalette()) // 3 if image.mode == 'P' else 0
   return Opened(image, plugin.format, bits, orientation, colors, ' and '.join(doubts))
+
+
+def _check_bands(file: BinaryIO, where: str) -> None:
+  """Raises InputError for a TIFF of bands that are no colours, which Pillow cannot open."""
+  try:
+    header = file.read(8)
+    tags = TiffImagePlugin.ImageFileDirectory_v2(header + (file.read(8) if header[2] == 43 else b''))
+    file.seek(tags.next)
+    tags.load(file)
+    bands, kind = int(tags.get(_SAMPLES_PER_PIXEL, 1)), int(tags.get(_SAMPLE_FORMAT, (1,))[0])
+    bits, photometric = int(tags.get(_BITS_PER_SAMPLE, (1,))[0]), tags.get(_PHOTOMETRIC)
+  except OSError:
+    raise
+  except Exception:  # damage, of which the plugin says more
+    return
+  finally:
+    file.seek(0)
+  if (bands > 1 and kind != _UNSIGNED) or bands > _MOST_BANDS or (bands > 2 and photometric in (0, 1)):
+    names = {_UNSIGNED: 'unsigned', 2: 'signed', 3: 'float'}
+    raise InputError(
+      f'{where}: a TIFF with {bands} bands of {bits} bits, {names.get(kind, "of an unknown kind")}; expected '
+      'grey, or bands declared as RGB, unsigned and of up to 16 bits. Choose three, such as with '
+      '`gdal_translate -b 1 -b 2 -b 3 -co PHOTOMETRIC=RGB`'
+    )
 
 
 def _check_tiff(image: TiffImagePlugin.TiffImageFile, where: str) -> int:

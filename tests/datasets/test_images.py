@@ -181,6 +181,27 @@ class TestDecodeImage:
     with pytest.raises(InputError, match=r'a\.tif: .*a kind that Pillow does not read'):
       images.decode_image(raw_tiff(bytes(70), (5, 7), 16, t339=7), 'a.tif')
 
+  @pytest.mark.parametrize(
+    ('bands', 'kind', 'photometric', 'found'),
+    [
+      (3, np.uint8, 1, '3 bands of 8 bits, unsigned'),  # what tifffile and GDAL write by default
+      (4, np.uint16, 1, '4 bands of 16 bits, unsigned'),
+      (8, np.uint8, 2, '8 bands of 8 bits, unsigned'),
+      (3, np.int16, 2, '3 bands of 16 bits, signed'),
+      (3, np.float32, 2, '3 bands of 32 bits, float'),
+    ],
+  )
+  def test_bands_that_are_no_colours_are_not_called_damage(self, bands, kind, photometric, found, capfd):
+    data = np.zeros((5, 7, bands), kind).tobytes()
+    sample_format = {'u': 1, 'i': 2, 'f': 3}[np.dtype(kind).kind]
+    bits = 8 * np.dtype(kind).itemsize
+    tiff = raw_tiff(data, (5, 7), bits, photometric=photometric, t277=bands, t339=sample_format)
+    for read in (images.decode_image, images.decode_label):
+      with pytest.raises(InputError, match=rf'a\.tif: a TIFF with {found}.*declared as RGB') as error:
+        read(tiff, 'a.tif')
+      assert 'damaged' not in str(error.value)
+    assert capfd.readouterr().err == ''
+
   def test_a_bmp_that_pillow_misreads_is_refused(self):
     two_greys = bytearray(encode(palette_of(GREY % 2, [0, 0, 0, 255, 255, 255]), 'BMP'))
     assert struct.unpack_from('<H', two_greys, 28) == (8,)
