@@ -75,7 +75,7 @@ def check_pair(pair: Pair, label_set: LabelSet, published: bool = False) -> Chec
     if published:
       return data, decode_image(data, pair.image.where, as_stored=None)
     as_stored = None if label_set.orientation is None else label_set.orientation == 'as_stored'
-    return data, decode_image(data, pair.image.where, as_stored, label_size)
+    return data, decode_image(data, pair.image.where, as_stored=as_stored, label_size=label_size)
 
   label = attempt(read_label)  # first: its size may tell how the image is to be read
   image = attempt(read_image, label[1].shape if label else None)
