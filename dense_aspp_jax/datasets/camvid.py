@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 
 from dense_aspp_jax.datasets.examples import Pair
 from dense_aspp_jax.datasets.listing import Listing, Listings, pair_files
-from dense_aspp_jax.datasets.published_files import find_files
+from dense_aspp_jax.datasets.published_files import SECOND_COPY, find_files
 from dense_aspp_jax.datasets.stored_files import StoredFile
 from dense_aspp_jax.datasets.tfds_store import ExampleBuilder, PublishedDataset
 from dense_aspp_jax.errors import InputError
@@ -114,13 +114,19 @@ def _read_list(files: Mapping[str, StoredFile], folder: str, where: str) -> List
   """Reads train.txt and the like, of whose paths the last two parts count; without it, pairs all files."""
   list_file = files.get(f'{folder}.txt')
   if list_file is None:
-    images, labels = (
-      {pathlib.PurePosixPath(n).stem: file for n, file in files.items() if n.startswith(f'{kind}/')}
-      for kind in (folder, f'{folder}annot')
-    )
-    if not images:
+    found: dict[str, dict[str, StoredFile]] = {folder: {}, f'{folder}annot': {}}
+    left = []
+    for name, file in files.items():
+      place, _, rest = name.partition('/')
+      if place in found and not rest.lower().endswith('.png'):
+        left.append(file.left())
+      elif (
+        place in found and found[place].setdefault(shown(pathlib.PurePosixPath(rest).stem), file) is not file
+      ):
+        left.append(file.left(SECOND_COPY))
+    if not found[folder]:
       raise InputError(f'{where}: no {folder}.txt; {_EXPECTED}')
-    return Listing(f'{where}{folder}', *pair_files(images, labels), [])
+    return Listing(f'{where}{folder}', *pair_files(*found.values()), left)
   pairs: dict[str, Pair] = {}
   problems, used = [], set()
   for number, line in enumerate(list_file.read().decode('utf-8-sig', errors='replace').splitlines(), 1):
@@ -145,5 +151,5 @@ def _read_list(files: Mapping[str, StoredFile], folder: str, where: str) -> List
   if not pairs and not problems:
     problems.append(f'{list_file.where}: empty; expected a line for each image of {folder}/. Get it again')
   folders = (f'{folder}/', f'{folder}annot/')
-  ignored = [file.left() for name, file in files.items() if name.startswith(folders) and name not in used]
-  return Listing(f'{where}{folder}', list(pairs.values()), problems, ignored)
+  left = [file.left() for name, file in files.items() if name.startswith(folders) and name not in used]
+  return Listing(f'{where}{folder}', list(pairs.values()), problems, left)

@@ -96,7 +96,7 @@ def prepare(
       if dataset.prepared_builder(data_dir) is not None:
         return False  # another process was quicker
       raise RunError(
-        f'{root}: {name} cannot be written ({error}); check the space and the permissions'
+        f'{shown(root)}: {name} cannot be written ({error}); check the space and the permissions'
       ) from error
     return True
 

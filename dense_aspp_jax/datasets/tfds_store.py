@@ -20,6 +20,7 @@ from tensorflow_datasets.core import shuffle
 from dense_aspp_jax.datasets.examples import HELD_OUT, TRAIN_AND_VALIDATION, Example, Pair, Split
 from dense_aspp_jax.datasets.listing import Listings
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.files import shown
 from dense_aspp_jax.labels import USUAL_LABEL_SETS, LabelSet
 from dense_aspp_jax.paths import local_path
 from dense_aspp_jax.progress import progress
@@ -66,15 +67,20 @@ class PublishedDataset:
     """Constructs the builder, whether the data set is prepared or not; None: where tfds keeps its data.
 
     Raises:
-      InputError: No local path, or tfds cannot read the description of what is prepared.
+      InputError: No local path in UTF-8, or tfds cannot read the description of what is prepared.
     """
     root = local_path(data_dir or tfds.core.constants.DATA_DIR)
+    if str(root).encode(errors='ignore').decode() != str(root):
+      raise InputError(
+        f'{shown(root)}: not UTF-8, which tfds needs. Use another data directory (--data-dir, or '
+        'config.data.data_dir)'
+      )
     try:
       return self._builder(data_dir=None if data_dir is None else str(root))
     except Exception as error:  # tfds raises whatever its parsers do
       folder = root / self.builder.name
       raise InputError(
-        f'{folder}: what tfds stored there cannot be read ({" ".join(str(error).split())}). If a '
+        f'{shown(folder)}: what tfds stored there cannot be read ({" ".join(str(error).split())}). If a '
         'dataset_info.json is damaged, remove the folder that has it and prepare the dataset again'
       ) from error
 
@@ -90,7 +96,7 @@ class PublishedDataset:
     stored = builder.info.file_format.value
     if stored != 'array_record':
       raise InputError(
-        f'{builder.data_dir}: prepared in the format {stored}, which has no random access; expected '
+        f'{shown(builder.data_dir)}: prepared in the format {stored}, which has no random access; expected '
         'array_record. Use another data directory (--data-dir, or config.data.data_dir) and prepare there'
       )
     return builder
@@ -99,10 +105,10 @@ class PublishedDataset:
     """As `prepared_builder`, but raises InputError where the data set is not prepared."""
     if builder := self.prepared_builder(data_dir):
       return builder
-    at = '' if data_dir is None else f' --data-dir {data_dir}'
+    at = '' if data_dir is None else f' --data-dir {shown(data_dir)}'
     raise InputError(
-      f'dataset {self.name!r} is not prepared in {self.make_builder(data_dir).data_dir}; prepare it with: '
-      f'dense-aspp prepare {self.name}{at}'
+      f'dataset {self.name!r} is not prepared in {shown(self.make_builder(data_dir).data_dir)}; prepare it '
+      f'with: dense-aspp prepare {self.name}{at}'
     )
 
   def open_split(self, split: str, data_dir: str | None) -> Split:
@@ -111,15 +117,17 @@ class PublishedDataset:
     splits = builder.info.splits
     if split not in splits:
       raise InputError(
-        f'{builder.data_dir}: no split {split!r}; dataset {self.name!r} was prepared with '
+        f'{shown(builder.data_dir)}: no split {split!r}; dataset {self.name!r} was prepared with '
         f'{", ".join(splits)} ({HELD_OUT!r} and {TRAIN_AND_VALIDATION!r} are made of these)'
       )
     if not splits[split].num_examples:
-      raise InputError(f'{builder.data_dir}: split {split!r} has no examples; prepare the dataset again')
+      raise InputError(
+        f'{shown(builder.data_dir)}: split {split!r} has no examples; prepare the dataset again'
+      )
     name, features = f'{self.name}/{split}', (self.builder.IMAGE, 'segmentation_label')
     fingerprint = _fingerprint(builder, split)
     examples = builder.as_data_source(split, decoders=dict.fromkeys(features, tfds.decode.SkipDecoding()))
-    return Split(name, fingerprint, _TfdsPairs(name, examples, self.builder.IMAGE, str(builder.data_dir)))
+    return Split(name, fingerprint, _TfdsPairs(name, examples, self.builder.IMAGE, shown(builder.data_dir)))
 
   def store(self, splits: Mapping[str, Iterable[Example]], counts: Mapping[str, int], data_dir: str) -> None:
     """Stores examples as array_record, with progress bars; the data set appears whole or not at all.
@@ -129,12 +137,12 @@ class PublishedDataset:
       counts: Their number, or more than that.
       data_dir: Where tfds keeps its data.
     """
-    shown = {
+    with_bars = {
       split: progress(examples, f'Preparing {self.name}/{split}', counts[split], 'image')
       for split, examples in splits.items()
     }
     with _quiet_tfds(), without_tensorflow():
-      self._builder(data_dir=data_dir, file_format='array_record', splits=shown).download_and_prepare()
+      self._builder(data_dir=data_dir, file_format='array_record', splits=with_bars).download_and_prepare()
 
   def _builder(self, **options: Any) -> tfds.core.GeneratorBasedBuilder:
     return self.builder(**options, **({'config': self.config} if self.config else {}))
@@ -210,7 +218,9 @@ def _fingerprint(builder: tfds.core.GeneratorBasedBuilder, split: str) -> str:
     try:
       digest.update(f'\n{path.name} {path.stat().length}'.encode())
     except OSError as error:
-      raise InputError(f'{path}: missing; remove {folder} and prepare the dataset again') from error
+      raise InputError(
+        f'{shown(path)}: missing; remove {shown(folder)} and prepare the dataset again'
+      ) from error
   return digest.hexdigest()
 
 

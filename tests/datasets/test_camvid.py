@@ -164,6 +164,15 @@ def test_without_lists_the_folders_are_the_splits(folder: pathlib.Path, tmp_path
     (folder / f'{name}.txt').unlink()
   assert read_all() == listed
   assert 'no val.txt: all images of val/ are taken' in camvid.list_files(tmp_path).describe()
+  stray = ['notes.txt', '0001TP_006690.jpg', 'x/0001TP_006690.png']
+  layouts.write_tree(folder / 'train', dict.fromkeys(stray, b''))
+  assert read_all() == listed
+  left = camvid.list_files(tmp_path).splits['train'].left
+  assert [entry.rpartition(': ')[2] for entry in left] == ['.jpg', '.txt', 'second copy']
+  for kind in ('train', 'trainannot'):
+    path = folder / kind / '0001TP_006720.png'
+    path.rename(path.with_name(os.fsdecode(b'caf\xe9.png')))
+  assert r'caf\xe9' in {pair.image_id for pair in camvid.list_files(tmp_path).splits['train'].pairs}
   (folder / 'valannot' / '0001TP_006690.png').unlink()
   with pytest.raises(InputError, match=r'val/0001TP_006690\.png: image without label'):
     camvid.list_files(tmp_path).splits['validation'].require()

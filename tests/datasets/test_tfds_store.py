@@ -1,6 +1,7 @@
 """Opening prepared datasets: examples, fingerprints, and messages for what cannot be opened."""
 
 import multiprocessing
+import os
 import pathlib
 import pickle
 import shutil
@@ -121,6 +122,11 @@ def test_empty_split(data_dir: str, tmp_path: pathlib.Path):
 def test_home_directory_is_expanded(data_dir: str, monkeypatch: pytest.MonkeyPatch):
   monkeypatch.setenv('HOME', str(pathlib.Path(data_dir).parent))
   assert len(open_split('camvid', 'train', '~/data')) == 5
+
+
+def test_a_data_directory_that_is_not_utf_8_is_refused(tmp_path: pathlib.Path):
+  with pytest.raises(InputError, match=r'd\\xe9: not UTF-8, which tfds needs'):
+    open_split('camvid', 'train', str(tmp_path / os.fsdecode(b'd\xe9')))
 
 
 def test_default_directory_is_the_one_of_tfds():
