@@ -1,4 +1,4 @@
-"""The guard against each scenario of docs/reliability.md, by function, and what the function is without it.
+"""The guards against what docs/reliability.md lists, by function, and what the function is without it.
 
 without_guards.py makes a slow test of each: the guard's test, which must fail without the guard.
 """
@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from faults.unguarded import (
   accepts,
+  any_array,
   called_with,
   clipped_grey,
+  counts_unread,
   default_sigterm,
   drops_late_signal,
   fails_at_second_signal,
@@ -32,6 +34,7 @@ from faults.unguarded import (
   stretches_label,
   unexplained,
   unexplained_batches,
+  without_links,
   without_problems,
   zero_for_none,
 )
@@ -55,14 +58,14 @@ class Guard(NamedTuple):
   """A function without which a test fails.
 
   Attributes:
-    scenario: Its number in docs/reliability.md.
+    scenario: Its number in docs/reliability.md; None for a situation from bug reports.
     function: 'module:name', a function or class, or 'module:Class.method'; public. Modules of the package
       stand without its name.
     without: Makes the unguarded function from the function.
     test: The quickest test that fails then: 'file::name[parameters]', below tests/.
   """
 
-  scenario: int
+  scenario: int | None
   function: str
   without: Callable[[Callable], Callable]
   test: str
@@ -202,5 +205,18 @@ GUARDS = (
   Guard(30, 'files:check_writable', returns(None), RUN + '30_a_read_only_directory'),
   Guard(30, 'datasets.folder:list_folder', accepts(),
         RUN + '30_paths_are_checked_before_anything_is_compiled'),
+  Guard(None, 'checkpoint_io:start_saving', counts_unread,
+        'test_checkpoint_io.py::test_what_cannot_be_read_back_was_not_saved[flip_bit]'),
+  Guard(None, 'datasets.stored_files:files_of_folder', without_links,
+        'datasets/test_links_and_names.py::test_a_labelled_folder_may_be_made_of_links[train/images]'),
+  Guard(None, 'datasets.fingerprint:content_fingerprint', returns('same'),
+        'datasets/test_folder.py::test_the_fingerprint_is_of_the_content_alone'),
+  Guard(None, 'datasets.class_frequencies:require_pixels', returns(None),
+        'training/test_class_checks.py::'
+        'test_a_split_that_is_all_void_is_refused_before_anything_is_written[validation]'),
+  Guard(None, 'datasets.class_frequencies:class_warnings', returns([]),
+        'training/test_class_checks.py::test_a_mask_of_which_one_class_is_ignored_is_said_and_noted'),
+  Guard(None, 'evaluation.inputs:rgb_pixels', any_array,
+        'evaluation/test_predictor.py::test_predict_takes_what_becomes_rgb_without_doubt'),
 )
 # fmt: on

@@ -1,9 +1,12 @@
 """Functions without what makes them guards; each makes such a function from the guard's."""
 
+import contextlib
 import dataclasses
 import inspect
 import io
+import pathlib
 import signal
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from dense_aspp_jax.checkpoint_io import ReadBackError
 from dense_aspp_jax.datasets.png import read_png_header
 from dense_aspp_jax.datasets.stored_files import StoredFile
 from dense_aspp_jax.errors import RunError
@@ -165,6 +169,41 @@ def never_skips(create):
 
 def hides_what_is_not_finite(add):
   return lambda self, step, metrics: add(self, step, {k: jnp.nan_to_num(x) for k, x in metrics.items()})
+
+
+def counts_unread(start_saving):
+  """A checkpoint counts when it was written, whatever is on disk."""
+
+  def start(*args):
+    saving = start_saving(*args)
+
+    def result():
+      with contextlib.suppress(ReadBackError):
+        saving.result()
+
+    return types.SimpleNamespace(result=result)
+
+  return start
+
+
+def without_links(files):
+  """Links are not followed."""
+
+  def listed(folder):
+    found = files(folder)
+    paths = {
+      name: [folder / name, *(folder / parent for parent in pathlib.PurePath(name).parents)]
+      for name in found.taken
+    }
+    return found._replace(
+      taken={n: f for n, f in found.taken.items() if not any(p.is_symlink() for p in paths[n])}
+    )
+
+  return listed
+
+
+def any_array(rgb_pixels):
+  return lambda image, *_: np.asarray(image)
 
 
 def unexplained(function):
