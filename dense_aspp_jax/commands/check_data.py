@@ -14,7 +14,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from dense_aspp_jax.commands.prepare import add_skip_bad_argument
+from dense_aspp_jax.commands.prepare import add_shared_arguments
 from dense_aspp_jax.datasets.check_data import (
   TRAINED_ON,
   SplitReport,
@@ -48,22 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='published datasets: their files, as for `dense-aspp prepare` (default: what was prepared)',
   )
   parser.add_argument(
-    '--data-dir',
-    metavar='DIR',
-    help='where prepared datasets are kept (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)',
-  )
-  parser.add_argument(
     '--label-set',
     metavar='NAME|FILE',
     help=f'{", ".join(LABEL_SETS)} or a labels.json (default: PATH/labels.json, or all ids of the dataset)',
   )
   parser.add_argument('--split', help='train, validation or test (default: all there are)')
-  parser.add_argument(
-    '--allow-partial',
-    action='store_true',
-    help='with --source: accept other numbers and sizes of images than the published ones, as `prepare` does',
-  )
-  add_skip_bad_argument(parser, 'bad pairs of the training split that are permitted, as config.data.skip_bad')
+  add_shared_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -16,24 +16,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='; '.join(f'{name}: {dataset.files}' for name, dataset in DATASETS.items() if dataset.files)
     + ' (default, except for camvid: downloads/manual in the data directory)',
   )
+  add_shared_arguments(parser)
+  parser.add_argument('--download', action='store_true', help='camvid: download it (needs a network)')
+
+
+def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds those that `prepare` and `check-data` have in common."""
   parser.add_argument(
     '--data-dir',
     metavar='DIR',
-    help='where datasets are kept (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)',
+    help='where prepared datasets are kept (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)',
   )
   parser.add_argument(
     '--allow-partial',
     action='store_true',
-    help='accept other numbers and sizes of images than the published ones, with a warning',
+    help='accept files with other numbers and sizes of images than the published ones, with a warning',
   )
-  add_skip_bad_argument(parser, 'pairs of the training split that may be left out because they are bad')
-  parser.add_argument('--download', action='store_true', help='camvid: download it (needs a network)')
-
-
-def add_skip_bad_argument(parser: argparse.ArgumentParser, text: str) -> None:
-  """Adds --skip-bad, a number of at least 0; `text` says of what."""
   parser.add_argument(
-    '--skip-bad', type=_count, default=0, metavar='N', help=f'{text} (default: 0); they are named'
+    '--skip-bad',
+    type=_count,
+    default=0,
+    metavar='N',
+    help='bad pairs of the training split that may be left out (default: 0); they are named',
   )
 
 

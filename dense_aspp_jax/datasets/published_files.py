@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import pathlib
 import re
 from collections.abc import Callable, Iterable
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 
@@ -39,17 +40,11 @@ class TranslatedFile(StoredFile):
   @classmethod
   def of(cls, original: StoredFile, decode: Callable[[bytes, str], np.ndarray]) -> TranslatedFile:
     """`decode` takes the file's bytes and its place, for messages, and gives label ids, uint8 `[h, w]`."""
-    return cls(original.where, _Translation(original, decode), original=original)
+    return cls(original.where, functools.partial(_translate, original, decode), original=original)
 
 
-class _Translation(NamedTuple):
-  """Opens a translated file; can be pickled."""
-
-  original: StoredFile
-  decode: Callable[[bytes, str], np.ndarray]
-
-  def __call__(self) -> BinaryIO:
-    return io.BytesIO(encode_png(self.decode(self.original.read(), self.original.where)))
+def _translate(original: StoredFile, decode: Callable[[bytes, str], np.ndarray]) -> BinaryIO:
+  return io.BytesIO(encode_png(decode(original.read(), original.where)))
 
 
 def find_files(source: pathlib.Path, archives: str) -> Files:
