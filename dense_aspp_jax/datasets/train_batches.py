@@ -13,6 +13,7 @@ import errno
 import functools
 import itertools
 import os
+import resource
 import signal
 import threading
 import time
@@ -157,7 +158,7 @@ def _placed(
 
 
 def _explained(batches: grain.DatasetIterator) -> Iterator[dict[str, np.ndarray]]:
-  """Adds what to do to the errors for a killed reading process and for a full /dev/shm."""
+  """Adds what to do to the errors for a killed reading process, a full /dev/shm and too many open files."""
   try:
     yield from batches
   except (RuntimeError, OSError) as error:
@@ -169,6 +170,13 @@ def _explained(batches: grain.DatasetIterator) -> Iterator[dict[str, np.ndarray]
         f'the processes that read the data have too little shared memory, /dev/shm ({reason}); the '
         'checkpoints are intact. Give them more (docker run --shm-size=8g), or set data.num_workers=0, and '
         'start again to resume'
+      ) from error
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+      limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+      raise RunError(
+        f'the processes that read the data need more open files than the limit of {limit} ({reason}); the '
+        'checkpoints are intact. Raise it (ulimit -n 4096), or choose fewer data.num_workers, and start '
+        'again to resume'
       ) from error
     if 'terminated unexpectedly' not in str(error):
       raise

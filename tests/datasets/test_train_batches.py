@@ -214,6 +214,10 @@ class ShortOfSharedMemory:
   ('cause', 'message'),
   [
     (OSError(28, 'No space left on device'), r'too little shared memory, /dev/shm .*data\.num_workers=0'),
+    (
+      OSError(24, 'Too many open files'),
+      r'more open files than the limit of \d+ .*ulimit -n.*data\.num_workers',
+    ),
     (signal.SIGBUS, r'too little shared memory, /dev/shm .*data\.num_workers=0'),
   ],
 )
