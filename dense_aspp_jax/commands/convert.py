@@ -11,7 +11,7 @@ from dense_aspp_jax.files import check_new_directory, download_file
 from dense_aspp_jax.models.segmentation import PAPER_MODELS
 from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.training.imported_run import convert_dense_aspp
-from dense_aspp_jax.weights.convert import read_classifier_weights
+from dense_aspp_jax.weights.convert import read_classifier_weights, some
 from dense_aspp_jax.weights.parity import check_parity
 from dense_aspp_jax.weights.store import save_extractor_weights
 
@@ -33,8 +33,6 @@ WEIGHT_URLS = {
   'efficientnet_lite1': _TIMM + 'tf_efficientnet_lite1-bde8b488.pth',
   'efficientnet_lite2': _TIMM + 'tf_efficientnet_lite2-dcccb7df.pth',
 }
-
-_LEFT_SHOWN = 10  # names of tensors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,8 +106,7 @@ def _convert_extractor(args: argparse.Namespace, path: pathlib.Path) -> None:
     save_extractor_weights(args.output, weights)
   print(f'{path}: all arrays of {weights.architecture} ({weights.source}), SHA-256 {weights.sha256}')
   if weights.left:
-    more = f' and {len(weights.left) - _LEFT_SHOWN} more' if len(weights.left) > _LEFT_SHOWN else ''
-    print(f'left, no part of {weights.architecture}: {", ".join(weights.left[:_LEFT_SHOWN])}{more}')
+    print(f'left, no part of {weights.architecture}: {some(weights.left)}')
   if args.output is not None:
     print(
       f'{args.output}: extractor weights; train with --config.model.extractor={args.architecture} '

@@ -119,7 +119,7 @@ def read_dense_aspp_weights(
   """
   file = _open(architecture, path, (dense_aspp_source(model.dense_aspp.dilation_rates),))
   if file.left:
-    raise InputError(f'{path}: the weights do not fit: {len(file.left)} extra: {_some(file.left)}')
+    raise InputError(f'{path}: the weights do not fit: {len(file.left)} extra: {some(file.left)}')
   return file.convert(architecture, model)
 
 
@@ -158,7 +158,7 @@ def _open(architecture: str, path: pathlib.Path, sources: Sequence[Source], ema:
     prefixes = [key.removesuffix(source.first_key) for key in first]
     if len(prefixes) > 1 and '' not in prefixes:
       raise InputError(
-        f'{path}: weights of {len(prefixes)} networks, with keys that begin with {_some(prefixes)}; save one'
+        f'{path}: weights of {len(prefixes)} networks, with keys that begin with {some(prefixes)}; save one'
       )
     if prefixes:
       prefix = min(prefixes)
@@ -167,7 +167,7 @@ def _open(architecture: str, path: pathlib.Path, sources: Sequence[Source], ema:
       return _File(path, sha256, source, prefix, own, left)
   expected = ' or '.join(f'{s.first_key!r} ({s.name})' for s in sources)
   raise InputError(
-    f'{path}: not weights of {architecture}: no key {expected}; it has {_some(sorted(tensors)[:5])}, ...'
+    f'{path}: not weights of {architecture}: no key {expected}; it has {some(sorted(tensors)[:5])}, ...'
   )
 
 
@@ -228,12 +228,12 @@ def convert_tensors(
       if tensors[key].shape != shapes[key]
     ],
   }
-  found = [f'{len(listed)} {kind}: {_some(listed)}' for kind, listed in problems.items() if listed]
+  found = [f'{len(listed)} {kind}: {some(listed)}' for kind, listed in problems.items() if listed]
   if found:
     raise InputError(f'{where}: the weights do not fit: {"; ".join(found)}')
   integers = [key for key in sorted(shapes) if not jnp.issubdtype(tensors[key].dtype, jnp.floating)]
   if integers:
-    raise InputError(f'{where}: not floating-point numbers: {_some(integers)}')
+    raise InputError(f'{where}: not floating-point numbers: {some(integers)}')
   result, bad = {}, []
   for path, (key, _) in arrays.items():
     array = _ours(path, tensors[key])
@@ -243,7 +243,7 @@ def convert_tensors(
       bad.append(key)
     result[path] = array
   if bad:
-    raise InputError(f'{where}: not finite, or negative variances: {_some(bad)}; the file is damaged')
+    raise InputError(f'{where}: not finite, or negative variances: {some(bad)}; the file is damaged')
   return flax.traverse_util.unflatten_dict(result)
 
 
@@ -288,5 +288,6 @@ def _in_our_order(path: Path, array: np.ndarray, model: SegmentationModel) -> np
   return np.concatenate(parts[::-1], axis)
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+  """The first 20 names, and how many more there are."""
   return ', '.join(names[:_LISTED]) + (f' and {len(names) - _LISTED} more' if len(names) > _LISTED else '')
