@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num, UInt8
 
+from dense_aspp_jax.datasets.png import MAX_SIDE, check_size
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.datasets.resize import resize_image
 from dense_aspp_jax.errors import InputError
@@ -113,6 +114,7 @@ class AveragingPredictor(BatchPredictor):
     size, total = images.shape[1:3], ()
     for scale in self.scales:
       scaled = scaled_size(size, scale)
+      check_size(*scaled[::-1], f'the image at scale {scale:g}')
       windowed = _has_windows(scaled, self.window)
       placed = place_on_devices(np.stack([resize_image(image, scaled) for image in images]), mesh, mesh.size)
       version = self._networks.run(placed.shape, self._version, variables, placed)
@@ -128,9 +130,9 @@ class AveragingPredictor(BatchPredictor):
 
 
 def checked_scales(scales: Any, name: str = 'scales') -> tuple[float, ...]:
-  """The scales as a tuple. Raises InputError unless they are one or more finite numbers above 0."""
-  if not _are_positive(scales, numbers.Real) or not len(scales):
-    raise InputError(f'{name} {scales!r}: expected one or more numbers above 0')
+  """The scales as a tuple. Raises InputError unless they are one or more numbers above 0."""
+  if not _are_positive(scales, numbers.Real) or not len(scales) or max(scales) > MAX_SIDE:
+    raise InputError(f'{name} {scales!r}: expected one or more numbers above 0, at most {MAX_SIDE:,}')
   return tuple(map(float, scales))
 
 

@@ -200,6 +200,11 @@ def test_probabilities_are_the_averages_and_there_are_no_logits(network, predict
       predict([image] if predict == averaging.predict_many else image, 'logits')
 
 
+def test_a_scale_that_makes_images_too_large_is_refused(predictor):
+  with pytest.raises(InputError, match='the image at scale 1000: 32000x48000 pixels'):
+    AveragingPredictor(predictor, scales=(1000,)).predict(make_images(1)[0])
+
+
 def test_it_takes_what_a_predictor_takes_and_many(predictor):
   averaging = AveragingPredictor(predictor, flip=True)
   images = list(make_images(10, (70, 105)))
@@ -232,6 +237,7 @@ def test_other_sizes_of_images_do_not_compile_the_network_again(network, one_dev
     (dict(scales=(1.0, 0)), 'scales'),
     (dict(scales=(float('nan'),)), 'scales'),
     (dict(scales='12'), 'scales'),
+    (dict(scales=(1e300,)), 'scales'),
     (dict(window=24), 'window'),
     (dict(window=(24, 0)), 'window'),
     (dict(window=(24.5, 24)), 'window'),
