@@ -395,13 +395,13 @@ def test_a_frozen_extractor_normalizes_by_its_running_statistics_in_training():
   image = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
 
   def features(model, train):
-    _, found = model.apply(
-      variables,
-      image,
+    apply = functools.partial(
+      model.apply,
       train=train,
       mutable=['batch_stats', 'intermediates'],
       capture_intermediates=lambda module, _: module.name == 'extractor',
     )
+    _, found = jax.jit(apply)(variables, image)
     return np.asarray(found['intermediates']['extractor']['__call__'][0].last)
 
   evaluated = features(model, train=False)
