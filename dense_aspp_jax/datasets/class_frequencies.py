@@ -60,7 +60,9 @@ def class_warnings(
   if absent:
     scored = [names[i] for i in absent if scored_pixels is not None and scored_pixels[i]]
     also = f', though pixels of {_listed(scored)} are scored' if scored else ''
-    found.append(f'no training pixel is of class {_listed([names[i] for i in absent])}, never learned{also}')
+    found.append(
+      f'no training pixel is of class {_listed([names[i] for i in absent])}, which cannot be learned{also}'
+    )
   if len(present) == 1:
     ignored = 100 * (1 - class_pixels[present[0]] / class_pixels.sum())
     others = f' or ignored ({ignored:.2f} %)' if ignored else ''

@@ -44,7 +44,9 @@ def hold(workdir: pathlib.Path) -> Iterator[Callable[[], None]]:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
       if error.errno in _LOCKED:
-        raise InputError(f'{workdir}: another process is training there; wait, or choose another') from error
+        raise InputError(
+          f'{workdir}: another process is training there; wait, or choose another --workdir'
+        ) from error
       say(
         f'warning: {workdir}: this file system has no locks ({error.strerror}); make sure that no other '
         'training is started there'

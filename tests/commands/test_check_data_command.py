@@ -142,7 +142,7 @@ def test_a_mask_of_which_one_class_is_ignored_is_warned_of(folder, capsys):
     path.write_bytes(encode_png(np.ones((16, 24), np.uint8)))
   assert main(['check-data', f'folder:{folder}']) == 0
   out = ' '.join(capsys.readouterr().out.split())
-  assert 'warning: no training pixel is of class class 0, never learned' in out
+  assert 'warning: no training pixel is of class class 0, which cannot be learned' in out
   assert 'warning: all training pixels are of class class 1 or ignored' in out
 
 
@@ -155,7 +155,7 @@ def test_the_summary_of_a_split(tmp_path, capsys):
   assert capsys.readouterr().out == (
     f'{tmp_path}/train: 3 pairs, 0 bad; height x width: 2 of 1x4, 1 of 4x1\n'
     '  share of pixels: class 0 25.00 %, class 1 58.33 %, ignored 16.67 %\n'
-    '  warning: no training pixel is of class class 2, never learned\n'
+    '  warning: no training pixel is of class class 2, which cannot be learned\n'
     f'  2 files left out: 1 .old, 1 .txt; the first is {tmp_path}/train/images/Thumbs.old\n'
     f'    {tmp_path}/train/notes.txt: .txt\n'
     f'folder:{tmp_path}: can be used: 3 of 3 pairs of train\n'
