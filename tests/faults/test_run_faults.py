@@ -195,6 +195,26 @@ def test_full_events_neither_hang_a_training_nor_keep_it_from_ending(scene_folde
   digests(tmp_path, latest(tmp_path)[-1])
 
 
+FULL_LINES = """
+import pathlib
+open_path = pathlib.Path.open
+def open_full(self, mode='r', *args, **options):
+  full = self.name == 'metrics.jsonl' and 'a' in mode
+  return open_path(pathlib.Path('/dev/full') if full else self, mode, *args, **options)
+pathlib.Path.open = open_full
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_in_the_lines_ends_a_training_with_reading_processes_in_one_line(scene_folder, tmp_path):
+  arguments = train_arguments(scene_folder, tmp_path, data__num_workers=2)
+  process = fault_runs.start(arguments, before=FULL_LINES)
+  text = process.communicate(timeout=100)[0]
+  assert process.returncode == 1, text
+  assert text.count('metrics.jsonl: cannot be written (No space left on device)') == 1
+  assert 'Traceback' not in text
+
+
 def test_scenario_15_too_little_memory(scene_folder, tmp_path):
   """Crops that take 93 GB, in a process that may have 12 of address space."""
   arguments = train_arguments(
