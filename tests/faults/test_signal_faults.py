@@ -1,12 +1,11 @@
 """Runs that are asked to end: what is done is saved, and the resumed run is the same bit for bit."""
 
-import contextlib
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
-import threading
 
 import fault_runs
 import pytest
@@ -61,40 +60,33 @@ def test_scenario_06_a_signal_to_a_process_of_its_own(finished, scene_folder, tm
 @pytest.mark.slow
 @pytest.mark.parametrize('nohup', [False, True])
 def test_a_terminal_that_is_closed_ends_a_training_saved_unless_nohup(scene_folder, tmp_path, nohup):
-  """It gets SIGHUP, and from then on can print nothing."""
+  """It gets SIGHUP in its third step, and from then on can print nothing."""
   ours, terminal = pty.openpty()
-  epochs = 4.0 if nohup else 5000.0
-  arguments = train_arguments(
-    scene_folder, tmp_path / 'work', training__num_epochs=epochs, checkpoint__every_epochs=5000.0
-  )
-  code = f"""
-import fcntl, os, signal, sys, termios
+  workdir = tmp_path / 'work'
+  arguments = train_arguments(scene_folder, workdir, checkpoint__every_epochs=100.0)
+  on_terminal = f"""
+import fcntl, os, signal, termios
 fcntl.ioctl({terminal}, termios.TIOCSCTTY, 0)  # it is the terminal of this session
 for descriptor in (0, 1, 2):
   os.dup2({terminal}, descriptor)
 os.close({terminal})
 signal.signal(signal.SIGHUP, signal.SIG_IGN if {nohup} else signal.SIG_DFL)
+if {nohup}:  # it also leads the standard output elsewhere
+  os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 """
-  code += fault_runs.ON_ONE_DEVICE + fault_runs.WITHOUT_REPORT
-  process = subprocess.Popen(
-    [sys.executable, '-c', code, *map(str, arguments)], start_new_session=True, pass_fds=[terminal]
-  )
+  code = on_terminal + fault_runs.ON_ONE_DEVICE + SLOW_STEP + fault_runs.WITHOUT_REPORT
+  command = [sys.executable, '-c', code, *map(str, arguments)]
+  process = subprocess.Popen(command, cwd=fault_runs.ROOT, start_new_session=True, pass_fds=[terminal])
   os.close(terminal)
-  read_all = threading.Thread(target=drain, args=(ours,))
-  read_all.start()
-  fault_runs.wait_for_step(tmp_path / 'work', 2, process)
-  os.dup2(os.open(os.devnull, os.O_RDONLY), ours)  # closes it, also under the thread that reads
-  read_all.join(20)
-  assert process.wait(60) == (0 if nohup else 129)
-  steps = latest(tmp_path / 'work')
-  digests(tmp_path / 'work', steps[-1])
-  assert steps == [8] or not nohup
-
-
-def drain(descriptor):
-  with contextlib.suppress(OSError):
-    while os.read(descriptor, 2**16):
-      pass
+  printed = b''
+  while not fault_runs.log(workdir):  # the first step is logged two steps later
+    assert process.poll() is None, printed.decode()
+    if select.select([ours], [], [], 0.02)[0]:
+      printed += os.read(ours, 2**16)
+  os.close(ours)
+  assert process.wait(100) == (0 if nohup else 129), printed.decode()
+  assert latest(workdir) == [4 if nohup else 3]
+  digests(workdir, latest(workdir)[0])
 
 
 def test_scenario_07_a_signal_in_the_evaluation(finished, scene_folder, tmp_path, monkeypatch, capsys):
