@@ -14,6 +14,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models.segmentation import SegmentationModel
 from dense_aspp_jax.training.augmentation import augment
 from dense_aspp_jax.training.config import Config
@@ -198,7 +199,15 @@ def make_train_step(
   """Makes the optimizer of a run of `num_steps` and its train step, under jit; a step donates the state.
 
   The batch is spread over the mesh's one axis, 'data'; the state is on every device.
+
+  Raises:
+    InputError: JAX is told not to compile.
   """
+  if jax.config.jax_disable_jit:
+    raise InputError(
+      'JAX_DISABLE_JIT is set, but the train step is always compiled; unset it (jax.debug.print and '
+      'jax.debug.breakpoint work in compiled code)'
+    )
   rate = config.optimizer.rate(num_steps)
   optimizer = config.optimizer.create(rate)
   train_step = create_train_step(config, optimizer, rate, mesh)

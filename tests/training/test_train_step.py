@@ -15,6 +15,7 @@ from tiny_network import SHALLOW, draw_variables
 from configs import default
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.datasets.street_scenes.builder import render_scene
+from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.predictor import predict_images
 from dense_aspp_jax.labels import CITYSCAPES_20, IGNORE_LABEL
 from dense_aspp_jax.models.counts import abstract_variables
@@ -23,7 +24,7 @@ from dense_aspp_jax.models.segmentation import Logits, Network, create_model
 from dense_aspp_jax.training.augmentation import Augmentation, augment
 from dense_aspp_jax.training.objective import Objective
 from dense_aspp_jax.training.optimizer import Optimizer
-from dense_aspp_jax.training.train_step import create_state, create_train_step
+from dense_aspp_jax.training.train_step import create_state, create_train_step, make_train_step
 
 
 class PixelClassifier(nn.Module):
@@ -407,3 +408,8 @@ def test_a_frozen_extractor_normalizes_by_its_running_statistics_in_training():
   evaluated = features(model, train=False)
   np.testing.assert_array_equal(features(model, train=True), evaluated)
   assert not np.allclose(features(model.clone(frozen_extractor=False), train=True), evaluated)
+
+
+def test_a_debugger_that_turns_compilation_off_is_told_what_works():
+  with jax.disable_jit(), pytest.raises(InputError, match=r'JAX_DISABLE_JIT.*unset it.*jax\.debug'):
+    make_train_step(None, 1, None)
