@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+import shlex
 import tempfile
 
 from dense_aspp_jax.errors import InputError, RunError
@@ -110,7 +111,7 @@ def _convert_extractor(args: argparse.Namespace, path: pathlib.Path) -> None:
   if args.output is not None:
     print(
       f'{args.output}: extractor weights; train with --config.model.extractor={args.architecture} '
-      f"--config.init.extractor_weights={args.output} --config.data.mean='{weights.mean}' "
+      f"--config.init.extractor_weights={shlex.quote(str(args.output))} --config.data.mean='{weights.mean}' "
       f"--config.data.std='{weights.std}'"
     )
 
@@ -125,4 +126,5 @@ def _convert_dense_aspp(args: argparse.Namespace, path: pathlib.Path) -> None:
     )
   weights = convert_dense_aspp(args.architecture, path, args.output)
   print(f'{path}: all arrays of {weights.architecture} ({weights.source}), SHA-256 {weights.sha256}')
-  print(f'{args.output}: a run; use it with dense-aspp evaluate and predict --workdir={args.output}')
+  workdir = shlex.quote(str(args.output))
+  print(f'{args.output}: a run; use it with dense-aspp evaluate and predict --workdir={workdir}')

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shlex
 import sys
 
 import flax
@@ -48,10 +49,10 @@ def converted(file, tmp_path):
 
 
 def test_convert_says_how_to_train_with_what_it_wrote(file, tmp_path, capsys):
-  output = tmp_path / 'out'
+  output = tmp_path / 'out [1]'
   assert run('--architecture', 'densenet_tiny', '--input', file, '--output', output) == 0
   printed = capsys.readouterr().out
-  assert f'--config.init.extractor_weights={output}' in printed
+  assert f'--config.init.extractor_weights={output}' in shlex.split(printed)
   assert "--config.data.mean='(0.485, 0.456, 0.406)'" in printed
   assert json.loads((output / 'weights.json').read_text())['file'] == 'tiny.pth'
 
