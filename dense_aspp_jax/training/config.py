@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -278,17 +279,19 @@ def config_hash(config: Mapping[str, Any], label_set: LabelSet, starts: Sequence
 
 def _continuations(config: Mapping[str, Any], starts: Sequence[Mapping[str, Any]]) -> list[Any]:
   """The step of each continuation and the former values of its fields, the last one first."""
-  found = []
-  schedule, step = config.get('optimizer', {}).get('schedule'), math.inf
+  fields_from: dict[float, dict[str, Any]] = {}  # by step; of several starts at one step the last counts
+  values, step = flatten_dict(config, sep='.'), math.inf
   for start in reversed(starts):
     step = min(step, start.get('step', 0))  # a run may have fallen back to an older checkpoint later
-    changed = dict(start.get('changed') or {})
-    former, _ = changed.get('optimizer.schedule', (schedule, schedule))
-    if former == schedule == 'constant':  # the same updates as of a run that was begun with as many epochs
-      changed.pop('training.num_epochs', None)
+    fields_from.setdefault(step, values)
+    values = values | {name: before for name, (before, _) in (start.get('changed') or {}).items()}
+  found = []
+  for (step, after), (_, before) in itertools.pairwise([*fields_from.items(), (0, values)]):
+    changed = {name: value for name, value in before.items() if value != after.get(name)}
+    if before.get('optimizer.schedule') == after.get('optimizer.schedule') == 'constant':
+      changed.pop('training.num_epochs', None)  # the same updates as of a run begun with as many epochs
     if changed:
-      found.append([step, {name: before for name, (before, _) in changed.items()}])
-    schedule = former
+      found.append([step, changed])
   return found
 
 

@@ -181,6 +181,11 @@ def test_a_continued_run_is_another_experiment():
   assert continued != digest({'step': 10, 'changed': epochs}, {'step': 8})
   assert digest({'step': 10, 'changed': epochs}, {'step': 8}) == digest({'step': 8, 'changed': epochs})
   assert digest({'step': 10, 'changed': {'optimizer.learning_rate': [1e-3, 3e-4]}}) != straight
+  # Killed before it saved anything: no update was made with the fields of that start.
+  there, back = ({'step': 10, 'changed': {'training.num_epochs': n}} for n in ([60.0, 80.0], [80.0, 60.0]))
+  assert digest(there, back) == straight
+  first = {'step': 10, 'changed': {'training.num_epochs': [40.0, 80.0]}}
+  assert digest(first, back) == continued
 
 
 def test_more_epochs_at_a_constant_rate_are_the_same_experiment_as_all_at_once():
