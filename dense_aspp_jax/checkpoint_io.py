@@ -37,15 +37,13 @@ _SHOWN = 3
 _ORDINARY = re.compile(r'[\w/.,=+@~ -]*')
 _AT_ONCE = 32  # arrays read back together
 _INDEX_BYTES = 10**7  # of a checkpoint's index kept in memory meanwhile
+_SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")  # TensorStore's
 _FILES_AT_FAULT = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # errors of the system that mean damage
 _BACKGROUND = concurrent.futures.ThreadPoolExecutor(thread_name_prefix='checkpoint')
 
 
-def _is_not_orbaxs_traceback(record: logging.LogRecord) -> bool:
-  return not (record.exc_info and 'orbax' in record.pathname)
-
-
-logging.getLogger('absl').addFilter(_is_not_orbaxs_traceback)  # it logs what it raises as well
+# It logs what it raises as well.
+logging.getLogger('absl').addFilter(lambda r: not (r.exc_info and 'orbax' in r.pathname))
 
 
 def _hide_late_callbacks(hook: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -232,7 +230,7 @@ def _refused_by_system(path: pathlib.Path, error: BaseException | None) -> str |
       return f'too little memory: {_first_line(error)}'
     if isinstance(error, OSError) and error.errno not in _FILES_AT_FAULT:
       return text
-    code = re.search(r"os_error_code='(\d+)'", text)
+    code = _SYSTEM_ERROR.search(text)
     if code and int(code[1]) not in _FILES_AT_FAULT:
       return os.strerror(int(code[1]))
     error = error.__cause__ or error.__context__
@@ -333,8 +331,10 @@ def _digest(array: Any) -> str:
 
 
 def _first_line(error: Exception) -> str:
-  """Type and first line of an error, at most 500 characters: Orbax names long paths before the reason."""
-  return f'{type(error).__name__}: {error}'.splitlines()[0][:500]
+  """Type and first line of an error, cut; the system's reason first, which Orbax names after long paths."""
+  code = _SYSTEM_ERROR.search(str(error))
+  reason = f'{os.strerror(int(code[1]))}; ' if code else ''
+  return reason + f'{type(error).__name__}: {error}'.splitlines()[0][:500]
 
 
 def _discard_unfinished_tasks() -> None:
