@@ -32,6 +32,8 @@ from dense_aspp_jax.progress import progress
 _BATCHES_AHEAD = 2  # on their way to the device while it computes
 _READ_THREADS = 4
 _SECONDS_BETWEEN_CHECKS = 1.0
+_SHARED_MEMORY = '/dev/shm'
+_SEMAPHORES = 2**16  # bytes of shared memory: a page each
 _GIB = 2**30
 
 
@@ -110,12 +112,15 @@ def train_batches(
 
   Raises:
     InputError: The split does not fit in the memory of a device.
+    RunError: The reading processes would have too little shared memory.
   """
   rows = process_rows(batch_size, jax.process_index(), jax.process_count())
   indices = train_indices(len(examples), batch_size, seed)[start_step:]
   if on_device:
     split = _load_split(examples, sharding)
     return _gathered(split, indices, rows, sharding)
+  if num_workers:
+    _check_shared_memory(examples[0], rows, num_workers)
   return _placed(host_batches(examples, indices, rows, num_workers), batch_size, sharding)
 
 
@@ -166,11 +171,7 @@ def _explained(batches: grain.DatasetIterator) -> Iterator[dict[str, np.ndarray]
     # Who writes into shared memory that has no room gets SIGBUS; nothing else that reads data needs space.
     no_space = isinstance(error, OSError) and error.errno == errno.ENOSPC
     if no_space or f'terminated unexpectedly with exit code {-signal.SIGBUS}.' in str(error):
-      raise RunError(
-        f'the processes that read the data have too little shared memory, /dev/shm ({reason}); the '
-        'checkpoints are intact. Give them more (docker run --shm-size=8g), or set data.num_workers=0, and '
-        'start again to resume'
-      ) from error
+      raise _too_little_shared_memory(reason) from error
     if isinstance(error, OSError) and error.errno == errno.EMFILE:
       limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
       raise RunError(
@@ -184,6 +185,26 @@ def _explained(batches: grain.DatasetIterator) -> Iterator[dict[str, np.ndarray]
       f'a process that reads the data was killed ({reason}); the checkpoints are intact. '
       'See whether the memory is full, choose fewer data.num_workers, and start again to resume'
     ) from error
+
+
+def _check_shared_memory(example: CachedExample, rows: slice, num_workers: int) -> None:
+  """Raises RunError where not even one batch of each process fits: SIGBUS may then end this one, too."""
+  try:
+    space = os.statvfs(_SHARED_MEMORY)
+  except OSError:  # a system without it
+    return
+  free = space.f_bavail * space.f_frsize
+  batch = (rows.stop - rows.start) * (example.image.nbytes + example.label.nbytes)
+  if free < (needed := num_workers * batch + _SEMAPHORES):
+    raise _too_little_shared_memory(f'{free:,} bytes are free, {num_workers} batches need {needed:,}')
+
+
+def _too_little_shared_memory(reason: str) -> RunError:
+  return RunError(
+    f'the processes that read the data have too little shared memory, {_SHARED_MEMORY} ({reason}); the '
+    'checkpoints are intact. Give them more (docker run --shm-size=8g), or set data.num_workers=0, and start '
+    'again to resume'
+  )
 
 
 def _load_split(

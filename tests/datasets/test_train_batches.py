@@ -199,12 +199,14 @@ class ShortOfSharedMemory:
   """Reading it leads to what a full /dev/shm does: an error, or a signal."""
 
   def __init__(self, error):
-    self.error = error
+    self.error, self.trainer = error, os.getpid()
 
   def __len__(self):
     return 4
 
   def __getitem__(self, index):
+    if os.getpid() == self.trainer:
+      return CachedExample('', np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), np.uint8))
     if isinstance(self.error, OSError):
       raise self.error
     os.kill(os.getpid(), self.error)
@@ -224,3 +226,23 @@ class ShortOfSharedMemory:
 def test_readers_without_shared_memory_name_it(sharding, cause, message):
   with pytest.raises(RunError, match=message):
     read_train(ShortOfSharedMemory(cause), 1, sharding, num_workers=1)
+
+
+def test_shared_memory_for_less_than_a_batch_of_each_reader_is_refused_at_once(sharding, monkeypatch):
+  space = os.statvfs('/')
+  free = os.statvfs_result((*space[:4], 25, *space[5:]))  # blocks
+  monkeypatch.setattr(os, 'statvfs', lambda _: free)
+  with pytest.raises(
+    RunError, match=r'too little shared memory, /dev/shm \([\d,]+ bytes are free, 2 batches'
+  ):
+    read_train(LargeExamples(), 1, sharding, num_workers=2)
+
+
+class LargeExamples:
+  """Four of which take 1 MiB."""
+
+  def __len__(self):
+    return 4
+
+  def __getitem__(self, index):
+    return CachedExample('', np.zeros((256, 256, 3), np.uint8), np.zeros((256, 256), np.uint8))
