@@ -42,7 +42,7 @@ def scene_folder(tmp_path_factory):
   from dense_aspp_jax.datasets.street_scenes.builder import render_scene
   from dense_aspp_jax.evaluation.pictures import save_png
   from dense_aspp_jax.files import write_json
-  from dense_aspp_jax.labels import CITYSCAPES_20
+  from dense_aspp_jax.label_sets import CITYSCAPES_20
 
   root = tmp_path_factory.mktemp('folder') / 'scenes'
   write_json(root / 'labels.json', CITYSCAPES_20.to_json())
@@ -60,7 +60,7 @@ def tiny_run(tmp_path_factory):
   from tiny_network import draw_variables, tiny_config
 
   from dense_aspp_jax.files import write_json
-  from dense_aspp_jax.labels import CITYSCAPES_20
+  from dense_aspp_jax.label_sets import CITYSCAPES_20
   from dense_aspp_jax.models.counts import abstract_variables
   from dense_aspp_jax.models.segmentation import create_model
   from dense_aspp_jax.training.checkpoints import save_variables

@@ -5,7 +5,7 @@ import re
 
 from tiny_network import tiny_config
 
-from dense_aspp_jax.labels import CAMVID_11
+from dense_aspp_jax.label_sets import CAMVID_11
 
 COMMIT = '0123456789abcdef0123456789abcdef01234567'
 DATA_DIR = '/home/somebody/tfds'

@@ -1,7 +1,7 @@
 """Configurations of train steps, for networks that no configuration can name."""
 
 from dense_aspp_jax.datasets.data import Data
-from dense_aspp_jax.labels import CITYSCAPES_20
+from dense_aspp_jax.label_sets import CITYSCAPES_20
 from dense_aspp_jax.training.augmentation import Augmentation
 from dense_aspp_jax.training.config import Checkpoint, Config, Evaluation, Init, Training
 from dense_aspp_jax.training.objective import Objective

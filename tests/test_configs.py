@@ -12,7 +12,7 @@ from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.datasets.street_scenes.builder import render_scene
 from dense_aspp_jax.evaluation.pictures import save_png
 from dense_aspp_jax.files import write_json
-from dense_aspp_jax.labels import CAMVID_11, CITYSCAPES_20
+from dense_aspp_jax.label_sets import CAMVID_11, CITYSCAPES_20
 from dense_aspp_jax.models import extractors
 from dense_aspp_jax.models.counts import PARTS, abstract_variables
 from dense_aspp_jax.models.extractors.convnext import ConvNeXt

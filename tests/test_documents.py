@@ -11,7 +11,8 @@ from documented_code import block_of, commands_of, run_python_of
 from configs import default
 from dense_aspp_jax.commands.config_file import read_config_file
 from dense_aspp_jax.commands.main import COMMANDS, main
-from dense_aspp_jax.labels import CITYSCAPES_20, LabelSet
+from dense_aspp_jax.label_sets import CITYSCAPES_20
+from dense_aspp_jax.labels import LabelSet
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = [*sorted(ROOT.glob('*.md')), *sorted((ROOT / 'docs').glob('*.md'))]

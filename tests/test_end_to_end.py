@@ -16,7 +16,7 @@ from xla_flags import xla_flags
 
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.evaluation.pictures import colorize, overlay
-from dense_aspp_jax.labels import CITYSCAPES_20
+from dense_aspp_jax.label_sets import CITYSCAPES_20
 
 pytestmark = pytest.mark.usefixtures('one_device')
 

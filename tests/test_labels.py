@@ -4,20 +4,16 @@ import numpy as np
 import pytest
 
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import (
+from dense_aspp_jax.label_sets import (
   CAMVID_11,
-  CITYSCAPES,
   CITYSCAPES_19,
   CITYSCAPES_19_TRAIN_IDS,
   CITYSCAPES_20,
-  IGNORE_LABEL,
   LABEL_SETS,
-  LabelClass,
-  LabelSet,
-  compact_ranges,
-  count_ids,
   load_label_set,
 )
+from dense_aspp_jax.label_tables import CITYSCAPES
+from dense_aspp_jax.labels import IGNORE_LABEL, LabelClass, LabelSet, compact_ranges, count_ids
 
 # Ids of the 19 trained classes in the order of their train ids (cityscapesScripts, helpers/labels.py).
 TRAINED_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]

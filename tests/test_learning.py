@@ -13,7 +13,7 @@ from color_baseline import fit_color_classifier, predict_color_classifier
 
 from dense_aspp_jax.datasets.data import Data
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix
-from dense_aspp_jax.labels import CITYSCAPES_20
+from dense_aspp_jax.label_sets import CITYSCAPES_20
 
 ROOT = pathlib.Path(__file__).parents[1]
 

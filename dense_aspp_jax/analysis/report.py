@@ -34,7 +34,8 @@ from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix, Scores, class_counts, is_cityscapes
 from dense_aspp_jax.fields import is_integer
 from dense_aspp_jax.files import read_json
-from dense_aspp_jax.labels import CITYSCAPES_19, IGNORE_LABEL, LabelSet
+from dense_aspp_jax.label_sets import CITYSCAPES_19
+from dense_aspp_jax.labels import IGNORE_LABEL, LabelSet
 
 REMEDY = 'remove it to do without'
 

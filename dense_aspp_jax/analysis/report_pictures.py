@@ -18,7 +18,8 @@ from dense_aspp_jax.datasets.resize import resize_image, resize_label
 from dense_aspp_jax.evaluation.evaluate import BatchPredictor, predict_split
 from dense_aspp_jax.evaluation.metrics import is_cityscapes
 from dense_aspp_jax.evaluation.pictures import Classes, Rgb, overlay
-from dense_aspp_jax.labels import CITYSCAPES_19, IGNORE_LABEL, LabelSet
+from dense_aspp_jax.label_sets import CITYSCAPES_19
+from dense_aspp_jax.labels import IGNORE_LABEL, LabelSet
 
 WRONG_COLOR = (226, 52, 30)
 IGNORED_COLOR = (86, 116, 178)

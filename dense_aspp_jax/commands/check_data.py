@@ -30,7 +30,8 @@ from dense_aspp_jax.datasets.stored_files import describe_left
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.metrics import scored_classes
 from dense_aspp_jax.files import shown
-from dense_aspp_jax.labels import IGNORE_LABEL, LABEL_SETS, LabelSet
+from dense_aspp_jax.label_sets import LABEL_SETS
+from dense_aspp_jax.labels import IGNORE_LABEL, LabelSet
 
 _WIDTH = 100
 _LEFT_SHOWN = 10

@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 
 import dense_aspp_jax
-from dense_aspp_jax import labels
 from dense_aspp_jax.commands.run_arguments import check_output_file, write_result
 from dense_aspp_jax.datasets.stored_files import describe_left
 from dense_aspp_jax.evaluation import metrics, score
 from dense_aspp_jax.evaluation.label_pairs import IDS, LABEL
+from dense_aspp_jax.label_sets import LABEL_SETS, load_label_set
 from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.progress import say
 
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--label-set',
     metavar='NAME|FILE',
-    help=f'{", ".join(labels.LABEL_SETS)} or a labels.json; default: that of `dense-aspp predict`, '
+    help=f'{", ".join(LABEL_SETS)} or a labels.json; default: that of `dense-aspp predict`, '
     'else cityscapes20',
   )
   parser.add_argument(
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   """Scores the folders; prints the table, and the report as JSON to --output or as the last line."""
   check_output_file(args.output)
-  label_set = labels.load_label_set(args.label_set) if args.label_set else None
+  label_set = load_label_set(args.label_set) if args.label_set else None
   score_input = score.find_score_input(args.labels, args.predictions, label_set, args.ids)
   if score_input.left:
     say(describe_left(score_input.left))

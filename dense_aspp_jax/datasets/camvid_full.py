@@ -31,7 +31,7 @@ from dense_aspp_jax.datasets.stored_files import Files, StoredFile, describe_lef
 from dense_aspp_jax.datasets.tfds_store import ExampleBuilder, PublishedDataset
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import shown
-from dense_aspp_jax.labels import CAMVID_31
+from dense_aspp_jax.label_sets import CAMVID_31
 
 _ZIPS = r'(701_StillsRaw_full|LabeledApproved_full|CamVid|archive).*\.zip'
 _FRAME = re.compile(r'((0001TP|0006R0|0016E5|Seq05VD)_f?(\d+))(_[LP])?\.(?i:png)')

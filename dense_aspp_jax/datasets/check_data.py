@@ -19,7 +19,8 @@ from dense_aspp_jax.datasets.pairs import BadPairs, check_pair, map_good
 from dense_aspp_jax.datasets.prepare import DATASETS, find_dataset, other_counts, other_sizes
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import shown
-from dense_aspp_jax.labels import LabelSet, load_label_set
+from dense_aspp_jax.label_sets import load_label_set
+from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.paths import local_path
 from dense_aspp_jax.progress import progress
 

@@ -38,7 +38,7 @@ from dense_aspp_jax.datasets.stored_files import StoredFile, describe_left
 from dense_aspp_jax.datasets.tfds_store import ExampleBuilder, PublishedDataset
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import shown
-from dense_aspp_jax.labels import CITYSCAPES as LABELS
+from dense_aspp_jax.label_tables import CITYSCAPES as LABELS
 from dense_aspp_jax.labels import NUM_CITYSCAPES_IDS, count_ids
 
 _NAME = re.compile(r'((?:[^\W_]|-)+_\d+_\d+)_(leftImg8bit|gtFine_\w+|gtCoarse_\w+)\.(?i:png|json)')

@@ -14,7 +14,8 @@ from dense_aspp_jax import fields
 from dense_aspp_jax.datasets.examples import FOLDER_PREFIX, LABELS_FILE, CachedExample
 from dense_aspp_jax.datasets.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import USUAL_LABEL_SETS, LabelSet, load_label_set
+from dense_aspp_jax.label_sets import USUAL_LABEL_SETS, load_label_set
+from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.paths import local_path, user_cache
 from dense_aspp_jax.progress import say
 

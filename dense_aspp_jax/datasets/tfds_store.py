@@ -21,7 +21,8 @@ from dense_aspp_jax.datasets.examples import HELD_OUT, TRAIN_AND_VALIDATION, Exa
 from dense_aspp_jax.datasets.listing import Listings
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import shown
-from dense_aspp_jax.labels import USUAL_LABEL_SETS, LabelSet
+from dense_aspp_jax.label_sets import USUAL_LABEL_SETS
+from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.paths import local_path
 from dense_aspp_jax.progress import progress
 

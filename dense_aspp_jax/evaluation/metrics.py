@@ -15,7 +15,8 @@ from jaxtyping import Int64, UInt8
 from tabulate import SEPARATING_LINE, tabulate
 
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import CITYSCAPES_19, CITYSCAPES_20, IGNORE_LABEL, NUM_CITYSCAPES_IDS, LabelSet
+from dense_aspp_jax.label_sets import CITYSCAPES_19, CITYSCAPES_20
+from dense_aspp_jax.labels import IGNORE_LABEL, NUM_CITYSCAPES_IDS, LabelSet
 
 _CITYSCAPES_PROTOCOL = (
   'One confusion matrix over all images of the split, over label ids. mean_iou_19 and iou: official '

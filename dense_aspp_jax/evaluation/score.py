@@ -16,15 +16,8 @@ from dense_aspp_jax.evaluation.label_pairs import IDS, LABEL, TRAIN, find_pairs
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix, is_cityscapes, score_confusion
 from dense_aspp_jax.evaluation.prediction_folder import FOLDERS, LABEL_IDS_FOLDER, PREDICTIONS_FILE
 from dense_aspp_jax.files import read_json, shown
-from dense_aspp_jax.labels import (
-  CITYSCAPES_19,
-  CITYSCAPES_19_TRAIN_IDS,
-  CITYSCAPES_20,
-  IGNORE_LABEL,
-  LabelSet,
-  compact_ranges,
-  count_ids,
-)
+from dense_aspp_jax.label_sets import CITYSCAPES_19, CITYSCAPES_19_TRAIN_IDS, CITYSCAPES_20
+from dense_aspp_jax.labels import IGNORE_LABEL, LabelSet, compact_ranges, count_ids
 from dense_aspp_jax.progress import progress
 
 _NUM_TRAIN_IDS = 20  # of Cityscapes: 19 classes, and void where a network has 20

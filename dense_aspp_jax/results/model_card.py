@@ -21,7 +21,7 @@ from dense_aspp_jax.checkpoint_io import load_checkpoint, read_digests, read_rec
 from dense_aspp_jax.datasets.prepare import DATASETS
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import new_directory, read_json, write_file, write_json
-from dense_aspp_jax.labels import LABEL_SETS
+from dense_aspp_jax.label_sets import LABEL_SETS
 from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.results.runs import EVALUATIONS, METRICS, REMEDY, Row, without_machine_paths

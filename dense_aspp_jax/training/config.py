@@ -21,7 +21,8 @@ from dense_aspp_jax import fields
 from dense_aspp_jax.datasets.data import Data
 from dense_aspp_jax.datasets.examples import FOLDER_PREFIX
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import LABEL_SETS, LabelSet
+from dense_aspp_jax.label_sets import LABEL_SETS
+from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.models.segmentation import Network, SegmentationModel
 from dense_aspp_jax.training.augmentation import Augmentation
 from dense_aspp_jax.training.objective import Objective

@@ -8,7 +8,7 @@ import pathlib
 from dense_aspp_jax.datasets.data import Data
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import check_new_directory, new_directory, write_json
-from dense_aspp_jax.labels import CITYSCAPES_19
+from dense_aspp_jax.label_sets import CITYSCAPES_19
 from dense_aspp_jax.models.segmentation import PAPER_MODELS, Network
 from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.training import workdir as workdirs

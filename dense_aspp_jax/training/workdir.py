@@ -22,7 +22,8 @@ from dense_aspp_jax.datasets.examples import FOLDER_PREFIX
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.fields import fits, is_integer
 from dense_aspp_jax.files import check_writable, read_json, write_json
-from dense_aspp_jax.labels import LABEL_SETS, LabelSet
+from dense_aspp_jax.label_sets import LABEL_SETS
+from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.paths import local_path
 from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.training.config import migrate, plain, tuples

@@ -28,7 +28,7 @@ from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.evaluation.metrics import Scores
 from dense_aspp_jax.evaluation.predictor import Predictor
-from dense_aspp_jax.labels import CAMVID_11
+from dense_aspp_jax.label_sets import CAMVID_11
 from dense_aspp_jax.models.dense_aspp import DenseASPP
 from dense_aspp_jax.models.dense_layers import DenseLayer
 from dense_aspp_jax.models.layers import BatchNorm

@@ -15,7 +15,8 @@ from dense_aspp_jax.analysis.report_pictures import plot
 from dense_aspp_jax.analysis.report_plots import confusion_figure, iou_figure
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.metrics import ConfusionMatrix, class_counts
-from dense_aspp_jax.labels import CITYSCAPES_19, CITYSCAPES_20, LabelClass, LabelSet
+from dense_aspp_jax.label_sets import CITYSCAPES_19, CITYSCAPES_20
+from dense_aspp_jax.labels import LabelClass, LabelSet
 
 THREE_NAMES = report_example.THREE.class_names
 SUBJECT = {'checkpoint': 'best', 'step': 4, 'split': 'validation', 'layer': 'dense_aspp', 'data_dir': None}

@@ -18,7 +18,8 @@ from dense_aspp_jax.analysis.report_pictures import (
 from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.datasets.images import encode_png
 from dense_aspp_jax.evaluation.pictures import colorize, overlay
-from dense_aspp_jax.labels import CITYSCAPES_20, IGNORE_LABEL
+from dense_aspp_jax.label_sets import CITYSCAPES_20
+from dense_aspp_jax.labels import IGNORE_LABEL
 
 
 def decoded(picture, media_type):

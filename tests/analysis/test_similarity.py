@@ -25,7 +25,8 @@ from dense_aspp_jax.analysis.similarity import (
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.predictor import Predictor
-from dense_aspp_jax.labels import CAMVID_11, IGNORE_LABEL, LabelClass, LabelSet
+from dense_aspp_jax.label_sets import CAMVID_11
+from dense_aspp_jax.labels import IGNORE_LABEL, LabelClass, LabelSet
 from dense_aspp_jax.models.dense_aspp import DenseASPP
 
 SIZE, LABEL_SIZE = (30, 50), (75, 100)  # not multiples of the stride: the features reach past the label

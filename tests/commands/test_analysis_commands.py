@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from dense_aspp_jax.commands.main import main
-from dense_aspp_jax.labels import CITYSCAPES_20
+from dense_aspp_jax.label_sets import CITYSCAPES_20
 
 # What the commands print of a result, without one.
 SETTING = {'kind': 'none', 'removed': [], 'scores': {'iou': {'road': 0.5}, 'mean_iou': 0.5}}

@@ -9,7 +9,7 @@ import pytest
 
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.datasets.images import decode_label, encode_png
-from dense_aspp_jax.labels import CITYSCAPES_19
+from dense_aspp_jax.label_sets import CITYSCAPES_19
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from dense_aspp_jax.analysis.field_propagation import propagate_field
 from dense_aspp_jax.analysis.figures import save_figure
 from dense_aspp_jax.analysis.receptive_field import SHARES, cascade_paths, effective_figure, measure_field
 from dense_aspp_jax.commands.main import main
-from dense_aspp_jax.labels import CITYSCAPES_20
+from dense_aspp_jax.label_sets import CITYSCAPES_20
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.checkpoints import Checkpoints

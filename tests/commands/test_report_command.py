@@ -14,7 +14,7 @@ from tiny_network import SHALLOW
 from configs import default
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import load_label_set
+from dense_aspp_jax.label_sets import load_label_set
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.checkpoints import Checkpoints

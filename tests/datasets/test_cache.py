@@ -20,7 +20,8 @@ from dense_aspp_jax.datasets.images import encode_png
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.datasets.resize import resize_image, resize_label
 from dense_aspp_jax.errors import InputError, RunError
-from dense_aspp_jax.labels import CITYSCAPES_19, CITYSCAPES_20, IGNORE_LABEL, LabelClass, LabelSet
+from dense_aspp_jax.label_sets import CITYSCAPES_19, CITYSCAPES_20
+from dense_aspp_jax.labels import IGNORE_LABEL, LabelClass, LabelSet
 
 IMAGE_SIZE = (16, 24)
 

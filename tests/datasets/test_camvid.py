@@ -15,7 +15,8 @@ from dense_aspp_jax.datasets.images import decode_label, encode_png
 from dense_aspp_jax.datasets.open import open_split
 from dense_aspp_jax.datasets.prepare import DATASETS, prepare
 from dense_aspp_jax.errors import InputError, RunError
-from dense_aspp_jax.labels import CAMVID_11, IGNORE_LABEL
+from dense_aspp_jax.label_sets import CAMVID_11
+from dense_aspp_jax.labels import IGNORE_LABEL
 
 COUNTS = {'train': 5, 'validation': 3, 'test': 2}
 FILES = layouts.camvid_files(COUNTS)

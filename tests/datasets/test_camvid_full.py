@@ -13,8 +13,8 @@ from dense_aspp_jax.datasets.images import decode_label, encode_png
 from dense_aspp_jax.datasets.open import open_split
 from dense_aspp_jax.datasets.prepare import DATASETS, prepare
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.label_sets import LABEL_SETS
 from dense_aspp_jax.label_tables import CAMVID_32
-from dense_aspp_jax.labels import LABEL_SETS
 
 IMAGE_IDS = ['0001TP_006690', '0006R0_f00930', '0016E5_07959', '0001TP_008550', 'Seq05VD_f00000']
 SPLITS = {'train': IMAGE_IDS[:2], 'validation': IMAGE_IDS[2:3], 'test': IMAGE_IDS[3:]}

@@ -22,8 +22,8 @@ from dense_aspp_jax.datasets.open import open_split
 from dense_aspp_jax.datasets.prepare import DATASETS, prepare
 from dense_aspp_jax.datasets.tfds_store import PublishedDataset
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import CITYSCAPES as LABELS
-from dense_aspp_jax.labels import CITYSCAPES_19, CITYSCAPES_20
+from dense_aspp_jax.label_sets import CITYSCAPES_19, CITYSCAPES_20
+from dense_aspp_jax.label_tables import CITYSCAPES as LABELS
 
 COUNTS = {'train': 7, 'val': 3, 'test': 2}
 IMAGES_ZIP, LABELS_ZIP = 'leftImg8bit_trainvaltest.zip', 'gtFine_trainvaltest.zip'

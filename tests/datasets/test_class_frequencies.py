@@ -9,7 +9,8 @@ from dense_aspp_jax.datasets.class_frequencies import (
 )
 from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.errors import InputError, RunError
-from dense_aspp_jax.labels import CAMVID_11, IGNORE_LABEL
+from dense_aspp_jax.label_sets import CAMVID_11
+from dense_aspp_jax.labels import IGNORE_LABEL
 
 V = IGNORE_LABEL
 

@@ -16,7 +16,7 @@ from dense_aspp_jax.datasets.data import Data
 from dense_aspp_jax.datasets.prepare import DATASETS
 from dense_aspp_jax.datasets.street_scenes.builder import STREET_SCENES, generate
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import CITYSCAPES_20, USUAL_LABEL_SETS
+from dense_aspp_jax.label_sets import CITYSCAPES_20, USUAL_LABEL_SETS
 
 DATA = default.get_config().data
 

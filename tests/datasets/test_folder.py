@@ -15,7 +15,8 @@ from dense_aspp_jax.datasets.folder import list_folder, open_folder, splits_of
 from dense_aspp_jax.datasets.images import decode_image, decode_label, encode_png
 from dense_aspp_jax.datasets.open import open_split
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import LabelSet, load_label_set
+from dense_aspp_jax.label_sets import load_label_set
+from dense_aspp_jax.labels import LabelSet
 
 IMAGE = encode_png(np.zeros((4, 6, 3), np.uint8))
 LABEL = encode_png(np.ones((4, 6), np.uint8))

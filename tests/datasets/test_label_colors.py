@@ -8,7 +8,8 @@ from PIL import Image
 
 from dense_aspp_jax.datasets.images import decode_label_ids, encode_png
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import CAMVID_11, LabelClass, LabelSet
+from dense_aspp_jax.label_sets import CAMVID_11
+from dense_aspp_jax.labels import LabelClass, LabelSet
 
 CLASSES = (LabelClass('road', (7, 8), (128, 64, 128)), LabelClass('sky', (3,), (0, 0, 255)))
 COLORED = LabelSet('colored', CLASSES, ignore_ids=(9, 200), label_colors=True)

@@ -15,7 +15,7 @@ from dense_aspp_jax.datasets.folder import list_folder, open_folder
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import shown
-from dense_aspp_jax.labels import load_label_set
+from dense_aspp_jax.label_sets import load_label_set
 
 NAME = os.fsdecode(b'caf\xe9\n')
 

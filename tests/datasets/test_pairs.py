@@ -15,7 +15,7 @@ from dense_aspp_jax.datasets.images import decode_image, encode_png
 from dense_aspp_jax.datasets.pairs import BadPairs, check_pair, map_good
 from dense_aspp_jax.datasets.stored_files import StoredFile
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import CAMVID_11
+from dense_aspp_jax.label_sets import CAMVID_11
 
 RGB = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
 IDS = np.arange(24, dtype=np.uint8).reshape(4, 6) % 12

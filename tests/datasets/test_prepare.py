@@ -15,7 +15,7 @@ from dense_aspp_jax.datasets.pairs import BadPairs, check_pair
 from dense_aspp_jax.datasets.prepare import check_listings, read_pairs
 from dense_aspp_jax.datasets.stored_files import StoredFile
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import CAMVID_11
+from dense_aspp_jax.label_sets import CAMVID_11
 
 
 def stored(where: str, data: bytes = b'') -> StoredFile:

@@ -15,7 +15,8 @@ from dense_aspp_jax.datasets.street_scenes.light import Light
 from dense_aspp_jax.datasets.street_scenes.people import draw_bicycle
 from dense_aspp_jax.datasets.street_scenes.vehicles import draw_bus, draw_car
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import CITYSCAPES, CITYSCAPES_20
+from dense_aspp_jax.label_sets import CITYSCAPES_20
+from dense_aspp_jax.label_tables import CITYSCAPES
 
 ID = {label.name: label.id for label in CITYSCAPES}
 SMALL = (128, 256)

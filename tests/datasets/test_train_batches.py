@@ -16,7 +16,7 @@ from dense_aspp_jax.datasets.examples import CachedExample, Example, Pair, Split
 from dense_aspp_jax.datasets.images import encode_png
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.errors import InputError, RunError
-from dense_aspp_jax.labels import CITYSCAPES_20
+from dense_aspp_jax.label_sets import CITYSCAPES_20
 
 NUM_EXAMPLES = 13
 BATCH_SIZE = 8

@@ -16,7 +16,7 @@ from dense_aspp_jax.evaluation.batch_norm import (
   without_dropout,
 )
 from dense_aspp_jax.evaluation.evaluate import evaluate
-from dense_aspp_jax.labels import CAMVID_11
+from dense_aspp_jax.label_sets import CAMVID_11
 from dense_aspp_jax.models.dense_aspp import DenseASPP
 from dense_aspp_jax.models.layers import MOMENTUM, BatchNorm, Features
 from dense_aspp_jax.models.segmentation import SegmentationModel, create_model, reference_model

@@ -6,7 +6,7 @@ from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation import evaluate as evaluate_module
 from dense_aspp_jax.evaluation.evaluate import evaluate, predict_split, sum_over_processes
 from dense_aspp_jax.evaluation.pictures import comparison, gallery, predictions_gallery
-from dense_aspp_jax.labels import CAMVID_11
+from dense_aspp_jax.label_sets import CAMVID_11
 
 
 class ColorPredictor:

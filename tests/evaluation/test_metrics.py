@@ -17,7 +17,8 @@ from dense_aspp_jax.evaluation.metrics import (
   protocol,
   score_confusion,
 )
-from dense_aspp_jax.labels import CAMVID_11, CITYSCAPES_19, CITYSCAPES_20, LabelClass, LabelSet
+from dense_aspp_jax.label_sets import CAMVID_11, CITYSCAPES_19, CITYSCAPES_20
+from dense_aspp_jax.labels import LabelClass, LabelSet
 
 ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = json.loads((ROOT / 'tests/golden/cityscapes_scores.json').read_text(encoding='utf-8'))['cases']

@@ -13,7 +13,8 @@ from dense_aspp_jax.evaluation.pictures import (
   save_png,
   side_by_side,
 )
-from dense_aspp_jax.labels import CAMVID_11, CITYSCAPES_20, IGNORE_LABEL
+from dense_aspp_jax.label_sets import CAMVID_11, CITYSCAPES_20
+from dense_aspp_jax.labels import IGNORE_LABEL
 
 ROAD, SKY, VOID = (CITYSCAPES_20.class_names.index(name) for name in ('road', 'sky', 'void'))
 

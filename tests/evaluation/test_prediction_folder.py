@@ -9,7 +9,7 @@ import pytest
 
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.evaluation.prediction_folder import FOLDERS, PredictionFolder, variables_digest
-from dense_aspp_jax.labels import CAMVID_11, CITYSCAPES_20
+from dense_aspp_jax.label_sets import CAMVID_11, CITYSCAPES_20
 
 PIXELS = np.zeros((2, 3), np.uint8)
 MADE_BY = {

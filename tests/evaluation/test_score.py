@@ -11,13 +11,8 @@ from PIL import Image
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.score import find_score_input, score_files
-from dense_aspp_jax.labels import (
-  CAMVID_11,
-  CITYSCAPES_19,
-  CITYSCAPES_20,
-  LabelClass,
-  LabelSet,
-)
+from dense_aspp_jax.label_sets import CAMVID_11, CITYSCAPES_19, CITYSCAPES_20
+from dense_aspp_jax.labels import LabelClass, LabelSet
 
 
 @pytest.fixture

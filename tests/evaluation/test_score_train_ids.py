@@ -6,7 +6,8 @@ from label_files import label_file, save
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.score import find_score_input, score_files, train_ids_hint
-from dense_aspp_jax.labels import CITYSCAPES_19, CITYSCAPES_19_TRAIN_IDS, CITYSCAPES_20, LabelClass, LabelSet
+from dense_aspp_jax.label_sets import CITYSCAPES_19, CITYSCAPES_19_TRAIN_IDS, CITYSCAPES_20
+from dense_aspp_jax.labels import LabelClass, LabelSet
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from plain_png import GREY_ALPHA, PALETTE, RGB, RGB_ALPHA, Picture
 
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.evaluation.pictures import overlay
-from dense_aspp_jax.labels import CITYSCAPES_20
+from dense_aspp_jax.label_sets import CITYSCAPES_20
 from dense_aspp_jax.training.run import load_run
 
 EXIF_ORIENTATION = 0x0112

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from configs import default
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import CITYSCAPES_20
+from dense_aspp_jax.label_sets import CITYSCAPES_20
 from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.training.config import parse_config
 

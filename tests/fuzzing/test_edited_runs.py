@@ -15,7 +15,7 @@ from tiny_network import OVERRIDES
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import read_json
-from dense_aspp_jax.labels import CAMVID_11
+from dense_aspp_jax.label_sets import CAMVID_11
 from dense_aspp_jax.results.runs import read_run
 from dense_aspp_jax.results.summary import summarize
 from dense_aspp_jax.results.table import markdown, text

@@ -23,7 +23,7 @@ from dense_aspp_jax.checkpoint_io import load_checkpoint, save_checkpoint
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import write_file
-from dense_aspp_jax.labels import CITYSCAPES_20
+from dense_aspp_jax.label_sets import CITYSCAPES_20
 from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.results.model_card import weights_digest, write_cards

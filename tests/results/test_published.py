@@ -2,7 +2,7 @@ import statistics
 
 import pytest
 
-from dense_aspp_jax.labels import CAMVID_11
+from dense_aspp_jax.label_sets import CAMVID_11
 from dense_aspp_jax.results.published import MARKS, read_published
 
 ROWS = read_published('camvid')

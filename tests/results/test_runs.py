@@ -14,7 +14,8 @@ from results_example import (
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.metrics import Scores
-from dense_aspp_jax.labels import CAMVID_11, LabelSet
+from dense_aspp_jax.label_sets import CAMVID_11
+from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.results.protocol import ONE_MATRIX, Protocol

@@ -24,7 +24,7 @@ from dense_aspp_jax.datasets.camvid import CAMVID
 from dense_aspp_jax.datasets.open import open_split
 from dense_aspp_jax.datasets.prepare import DATASETS
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import CAMVID_11, load_label_set
+from dense_aspp_jax.label_sets import CAMVID_11, load_label_set
 from dense_aspp_jax.training.checkpoint_series import steps_in
 from tools import pack_offline
 from tools.offline import wheels

@@ -5,7 +5,7 @@ import pytest
 
 from configs import default
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.labels import CITYSCAPES_20
+from dense_aspp_jax.label_sets import CITYSCAPES_20
 from dense_aspp_jax.training.config import (
   Checkpoint,
   Evaluation,

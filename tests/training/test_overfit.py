@@ -13,7 +13,7 @@ from dense_aspp_jax.commands.overfit import advice
 from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.evaluation.metrics import Scores
 from dense_aspp_jax.files import write_json
-from dense_aspp_jax.labels import CAMVID_11
+from dense_aspp_jax.label_sets import CAMVID_11
 from dense_aspp_jax.training.overfit import Overfitted, center_crop
 
 CONFIG = str(default.__file__)

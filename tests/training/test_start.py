@@ -14,7 +14,8 @@ from tiny_network import draw_variables, tiny_config
 from dense_aspp_jax.errors import InputError, Stopped
 from dense_aspp_jax.evaluation.batch_norm import precise_bn_statistics
 from dense_aspp_jax.files import write_json
-from dense_aspp_jax.labels import CITYSCAPES_20, LabelClass, LabelSet
+from dense_aspp_jax.label_sets import CITYSCAPES_20
+from dense_aspp_jax.labels import LabelClass, LabelSet
 from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.training import train

@@ -17,7 +17,8 @@ from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.datasets.street_scenes.builder import render_scene
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.predictor import predict_images
-from dense_aspp_jax.labels import CITYSCAPES_20, IGNORE_LABEL
+from dense_aspp_jax.label_sets import CITYSCAPES_20
+from dense_aspp_jax.labels import IGNORE_LABEL
 from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.layers import BatchNorm, channel_dropout
 from dense_aspp_jax.models.segmentation import Logits, Network, create_model

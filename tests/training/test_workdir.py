@@ -8,7 +8,7 @@ import pytest
 
 from configs import default
 from dense_aspp_jax.errors import InputError, RunError
-from dense_aspp_jax.labels import CITYSCAPES_20
+from dense_aspp_jax.label_sets import CITYSCAPES_20
 from dense_aspp_jax.training import workdir as workdirs
 
 # What a given step computes depends on none of these, or the run is continued with another value.

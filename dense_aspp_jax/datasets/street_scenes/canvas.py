@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw
 
 from dense_aspp_jax.datasets.street_scenes.light import Color, Light, Normal, Point
-from dense_aspp_jax.labels import CITYSCAPES
+from dense_aspp_jax.label_tables import CITYSCAPES
 
 Label = str | None  # a name of Cityscapes
 ID = {label.name: label.id for label in CITYSCAPES}  # label ids by name
