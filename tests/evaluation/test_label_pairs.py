@@ -9,19 +9,6 @@ from label_files import label_file, save
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.label_pairs import find_pairs
 
-
-@pytest.fixture
-def labels(tmp_path):
-  return tmp_path / 'gtFine' / 'val'
-
-
-@pytest.fixture
-def predictions(tmp_path):
-  folder = tmp_path / 'results'
-  folder.mkdir()
-  return folder
-
-
 A, B = 'frankfurt_000000_000294', 'lindau_000001_000019'
 
 

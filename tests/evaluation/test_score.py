@@ -14,19 +14,6 @@ from dense_aspp_jax.evaluation.score import find_score_input, score_files
 from dense_aspp_jax.label_sets import CAMVID_11, CITYSCAPES_19, CITYSCAPES_20
 from dense_aspp_jax.labels import LabelClass, LabelSet
 
-
-@pytest.fixture
-def labels(tmp_path):
-  return tmp_path / 'gtFine' / 'val'
-
-
-@pytest.fixture
-def predictions(tmp_path):
-  folder = tmp_path / 'results'
-  folder.mkdir()
-  return folder
-
-
 A, B = 'frankfurt_000000_000294', 'lindau_000001_000019'
 
 

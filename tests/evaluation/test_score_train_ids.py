@@ -9,19 +9,6 @@ from dense_aspp_jax.evaluation.score import find_score_input, score_files, train
 from dense_aspp_jax.label_sets import CITYSCAPES_19, CITYSCAPES_19_TRAIN_IDS, CITYSCAPES_20
 from dense_aspp_jax.labels import LabelClass, LabelSet
 
-
-@pytest.fixture
-def labels(tmp_path):
-  return tmp_path / 'gtFine' / 'val'
-
-
-@pytest.fixture
-def predictions(tmp_path):
-  folder = tmp_path / 'results'
-  folder.mkdir()
-  return folder
-
-
 A = 'frankfurt_000000_000294'
 
 
