@@ -246,6 +246,8 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile, where: str) -> int:
     if covered < samples:
       raise InputError(f'{where}: truncated TIFF, {covered} of {samples} samples; get the file again')
   bits = max(tags.get(_BITS_PER_SAMPLE, (1,)))
+  if bits <= 8 and tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0] != _UNSIGNED:  # it takes -1 for 255
+    raise InputError(f'{where}: a TIFF of signed {bits}-bit samples; save it with unsigned ones, or as PNG')
   if bits > 8 and tags.get(_PHOTOMETRIC) == 0:  # it inverts up to 8 bits alone
     raise InputError(
       f'{where}: a {bits}-bit TIFF that stores white as 0; store black as 0, or save it as PNG'

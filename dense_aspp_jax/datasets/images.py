@@ -222,8 +222,9 @@ def _open_label(data: bytes, where: str) -> Opened:
       f'{where}: not a {_LABEL_FORMATS} file ({what_it_is(data, "convert it to one of them")})'
     )
   if name in ('JPEG', 'WEBP'):
+    alters = 'alters' if name == 'JPEG' else 'may alter'
     raise InputError(
-      f'{where}: a {name}, which alters label ids; expected {_LABEL_FORMATS}, saved so from the start'
+      f'{where}: a {name}, which {alters} label ids; expected {_LABEL_FORMATS}, saved so from the start'
     )
   opened = open_image(data, where)
   if opened.doubt:
@@ -252,7 +253,9 @@ def _single_channel(opened: Opened, where: str) -> np.ndarray:
     return samples
   alpha = samples[..., 3:] if image.mode == 'RGBA' else samples[..., 1:] if image.mode == 'LA' else None
   colors = samples[..., :3] if image.mode != 'LA' else samples[..., :1]
-  if opened.bits > 8 or (colors != colors[..., :1]).any():
+  if opened.bits > 8:  # Pillow has cut them to their upper half
+    raise InputError(f'{where}: {what}; expected label ids in a single channel. Write them as 8-bit grey')
+  if (colors != colors[..., :1]).any():
     raise InputError(
       f'{where}: {what}; expected label ids in a single channel (grey or palette). Colours are not ids: '
       'convert the picture with the colour table it was drawn with, or, if it has the colours of the '

@@ -181,6 +181,12 @@ class TestDecodeImage:
     with pytest.raises(InputError, match=r'a\.tif: .*a kind that Pillow does not read'):
       images.decode_image(raw_tiff(bytes(70), (5, 7), 16, t339=7), 'a.tif')
 
+  @pytest.mark.parametrize('decode', [images.decode_image, images.decode_label])
+  def test_signed_bytes_of_a_tiff_are_not_taken_for_unsigned_ones(self, decode):
+    signed = np.array([[-128, -1], [0, 127]], np.int8)
+    with pytest.raises(InputError, match='signed 8-bit samples'):
+      decode(raw_tiff(signed.tobytes(), (2, 2), 8, t339=2), 'a.tif')
+
   @pytest.mark.parametrize(
     ('bands', 'kind', 'photometric', 'found'),
     [
@@ -558,7 +564,7 @@ class TestDecodeLabel:
       images.decode_label(encode(Image.fromarray(GREY), 'JPEG'), 'a.jpg')
     data = encode(Image.fromarray(GREY))
     lossless = encode(Image.fromarray(GREY), 'WEBP', lossless=True)
-    with pytest.raises(InputError, match='a WEBP, which alters label ids'):  # most of them do
+    with pytest.raises(InputError, match='a WEBP, which may alter label ids'):  # most of them do
       images.decode_label(lossless, 'a.webp')
     for bad in (data[:-12], data[: len(data) // 2], data[:50] + b'\xff' + data[51:], b''):
       with pytest.raises(InputError, match=r'labels/a\.png'):
