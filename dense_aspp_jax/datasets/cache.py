@@ -6,8 +6,7 @@ A 1024x2048 PNG takes 50 ms to decode, a raw record under 1 ms to read. A cache 
     <digest>.array_record   one record per example that can be used, in the source's order, not compressed
 
 The digest is of all that the records were made from: two processes that build at once write the same file,
-and a data set that was moved or copied finds its cache. Readers hold a shared lock on the record file. A
-cache that another one supersedes is removed only if nobody reads it.
+and a data set that was moved finds its cache. A superseded cache is removed unless readers lock its records.
 """
 
 from __future__ import annotations
@@ -182,12 +181,16 @@ def _open(split: DecodedSplit, folder: pathlib.Path, made_from: dict[str, Any], 
     if len(left_out) > skip_bad:
       raise _UnusableError(f'it leaves out {len(left_out)} pairs, but now at most {skip_bad} may be left out')
     lock = os.open(path, os.O_RDONLY)
-  except FileNotFoundError as error:
-    raise _UnusableError(f'{pathlib.Path(error.filename).name} is missing') from error
-  except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+  except OSError as error:
+    why = 'is missing' if isinstance(error, FileNotFoundError) else f'cannot be read ({error.strerror})'
+    raise _UnusableError(f'{pathlib.Path(error.filename or _MANIFEST).name} {why}') from error
+  except (ValueError, KeyError, TypeError, RecursionError) as error:
     raise _UnusableError(f'{_MANIFEST} cannot be read ({error!r})') from error
   with contextlib.suppress(OSError):  # a file system without locks
     fcntl.flock(lock, fcntl.LOCK_SH)
+  if not os.fstat(lock).st_nlink:  # removed before the lock was there
+    os.close(lock)
+    raise _UnusableError(f'{path.name} was removed')
   BadPairs(source.name, skip_bad, left_out).say(len(source))
   class_pixels = split.label_set.count_classes(values) if split.native_labels else values
   return CacheSplit(source, path, len(source) - len(left_out), lock, class_pixels)
@@ -298,6 +301,8 @@ def _build(split: DecodedSplit, path: pathlib.Path, made_from: dict[str, Any], b
     (building / _MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n', encoding='utf-8')
     os.replace(building / path.name, path)
     os.replace(building / _MANIFEST, folder / _MANIFEST)
+  except OSError as error:
+    raise RunError(f'{folder}: the cache could not be written ({error.strerror or error})') from error
   finally:
     shutil.rmtree(building, ignore_errors=True)
     with contextlib.suppress(OSError):  # nothing was built, and nobody else builds there

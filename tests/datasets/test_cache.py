@@ -206,6 +206,28 @@ def test_a_cache_that_is_read_is_left_when_the_data_change(source, tmp_path):
   }
 
 
+def test_a_cache_that_is_removed_while_its_lock_is_waited_for_is_built_again(source, tmp_path, monkeypatch):
+  path = open_fake(source, tmp_path).path
+  waited = []
+
+  def flock(lock, operation):
+    if not waited:
+      waited.append(True)
+      path.unlink()
+
+  monkeypatch.setattr('fcntl.flock', flock)
+  assert len(list(open_fake(source, tmp_path))) == 5
+
+
+def test_a_disk_that_fills_at_the_manifest_is_named(source, tmp_path, monkeypatch):
+  def replace(*_):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  monkeypatch.setattr(os, 'replace', replace)
+  with pytest.raises(RunError, match=r'the cache could not be written \(No space left on device\)'):
+    open_fake(source, tmp_path)
+
+
 def test_two_data_sets_of_one_name_keep_their_caches(source, tmp_path, capsys):
   other = FakeSource([(32, 48)] * 5, fingerprint='beef', name='/b/fake/train')
   source.name = '/a/fake/train'
