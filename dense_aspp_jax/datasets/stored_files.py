@@ -66,7 +66,8 @@ class StoredFile:
 
   def left(self, why: str | None = None) -> str:
     """An entry of `Files.left`; by default the suffix is why."""
-    return f'{self.where}: {why or shown(pathlib.PurePath(self.where).suffix.lower()) or "no suffix"}'
+    name = self.where.rpartition(': ')[2]  # without the archive
+    return f'{self.where}: {why or pathlib.PurePath(name).suffix.lower() or "no suffix"}'
 
 
 class Files(NamedTuple):

@@ -168,6 +168,12 @@ def test_a_zip_written_with_backslashes_has_folders_too(tmp_path: pathlib.Path):
   assert describe_left(left).startswith('1 file left out: 1 older member of the same name')
 
 
+def test_a_member_of_a_zip_without_a_suffix_is_counted_as_that(tmp_path: pathlib.Path):
+  layouts.write_zip(tmp_path / 'a.zip', {'README': b'', 'b.png': b''})
+  _, left = files_of_zip(tmp_path / 'a.zip').with_suffixes(['.png'])
+  assert describe_left(left) == f'1 file left out: 1 no suffix; the first is {tmp_path}/a.zip: README'
+
+
 def test_what_is_left_is_counted_by_kind_and_the_first_is_named(tmp_path: pathlib.Path):
   layouts.write_tree(tmp_path, {'a.PNG': b'', 'b.txt': b'', 'c/d.TXT': b'', 'e': b''})
   os.mkfifo(tmp_path / 'z.png')
