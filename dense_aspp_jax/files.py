@@ -50,15 +50,19 @@ def what_it_is(data: bytes, remedy: str) -> str:
   return f'{beginning}; {remedy}' if data else 'an empty file; get the file again'
 
 
+def _beside(path: pathlib.Path, end: str) -> pathlib.Path:
+  """A hidden name beside `path`; short, so that `path` may have the longest name that there is."""
+  digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+  return path.with_name(f'.{digest}.{os.getpid()}.{end}')
+
+
 def write_file(path: pathlib.Path, data: bytes) -> None:
   """Writes under a temporary name and renames, so that `path` is never half-written; creates the folder.
 
   Raises:
     RunError: It cannot be written.
   """
-  # Short, so that `path` may have the longest name that there is.
-  digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-  temporary = path.with_name(f'.{digest}.{os.getpid()}.tmp')
+  temporary = _beside(path, 'tmp')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary.write_bytes(data)
@@ -102,12 +106,12 @@ def read_json(path: pathlib.Path, remedy: str, *, default: Any = None) -> Any:
   except FileNotFoundError as error:
     if default is not None:
       return default
-    raise InputError(f'{path}: no such file; {remedy}') from error
+    raise InputError(f'{shown(path)}: no such file; {remedy}') from error
   except (NotADirectoryError, IsADirectoryError, ValueError, RecursionError) as error:
-    raise InputError(f'{path}: cannot be read as JSON ({error}); {remedy}') from error
+    raise InputError(f'{shown(path)}: cannot be read as JSON ({error}); {remedy}') from error
   except OSError as error:  # of the system, which says nothing against the file
     raise InputError(
-      f'{path}: cannot be read ({error.strerror}); check its permissions and the disk'
+      f'{shown(path)}: cannot be read ({error.strerror}); check its permissions and the disk'
     ) from error
 
 
@@ -155,7 +159,7 @@ def check_writable(directory: pathlib.Path, option: str) -> None:
   existing = next(p for p in (path, *path.parents) if os.path.lexists(p))
   if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
     raise InputError(
-      f'{directory}: {existing} is not a directory that can be written; choose another {option}'
+      f'{shown(directory)}: {shown(existing)} is not a directory that can be written; choose another {option}'
     )
 
 
@@ -166,7 +170,7 @@ def check_new_directory(directory: pathlib.Path) -> None:
     return
   if resolved.exists():
     raise InputError(
-      f'{directory}: expected a new or an empty folder; nothing was written. Choose another --output'
+      f'{shown(directory)}: expected a new or an empty folder; nothing was written. Choose another --output'
     )
 
 
@@ -180,7 +184,7 @@ def new_directory(directory: pathlib.Path) -> Iterator[pathlib.Path]:
   """
   check_new_directory(directory)
   directory = directory.resolve()
-  temporary = directory.with_name(f'.{directory.name}.{os.getpid()}.tmp')
+  temporary = _beside(directory, 'tmp')
   try:
     temporary.mkdir(parents=True)
     yield temporary
@@ -188,7 +192,7 @@ def new_directory(directory: pathlib.Path) -> Iterator[pathlib.Path]:
       directory.rmdir()  # empty, as checked
     os.replace(temporary, directory)
   except OSError as error:
-    raise RunError(f'{directory}: cannot be written ({error})') from error
+    raise RunError(f'{shown(directory)}: cannot be written ({error.strerror or error})') from error
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
 
@@ -208,7 +212,7 @@ def replaced_directory(directory: pathlib.Path, own_file: str) -> Iterator[pathl
   if not (directory / own_file).is_file():
     check_new_directory(directory)
   directory = directory.resolve()
-  temporary, old = (directory.with_name(f'.{directory.name}.{os.getpid()}.{end}') for end in ('tmp', 'old'))
+  temporary, old = (_beside(directory, end) for end in ('tmp', 'old'))
   try:
     temporary.mkdir(parents=True)
     yield temporary
@@ -221,7 +225,7 @@ def replaced_directory(directory: pathlib.Path, own_file: str) -> Iterator[pathl
         os.replace(old, directory)
       raise
   except OSError as error:
-    raise RunError(f'{directory}: cannot be written ({error})') from error
+    raise RunError(f'{shown(directory)}: cannot be written ({error.strerror or error})') from error
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
   shutil.rmtree(old, ignore_errors=True)

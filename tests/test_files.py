@@ -1,3 +1,4 @@
+import functools
 import http.server
 import json
 import os
@@ -56,6 +57,14 @@ def test_a_directory_does_not_appear_after_an_error(tmp_path):
   with pytest.raises(RunError, match='out: cannot be written'), new_directory(tmp_path / 'out') as folder:
     (folder / 'none' / 'a.txt').write_text('a')
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('new', [new_directory, functools.partial(replaced_directory, own_file='a')])
+def test_the_longest_name_of_a_directory(new, tmp_path):
+  directory = tmp_path / ('ü' * 127 + 'a')  # 255 bytes
+  with new(directory) as folder:
+    (folder / 'a').write_text('')
+  assert [path.name for path in tmp_path.iterdir()] == [directory.name]
 
 
 def test_the_longest_name_that_there_is(tmp_path):

@@ -14,6 +14,7 @@ from dense_aspp_jax import fields
 from dense_aspp_jax.datasets.examples import FOLDER_PREFIX, LABELS_FILE, CachedExample
 from dense_aspp_jax.datasets.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.files import shown
 from dense_aspp_jax.label_sets import USUAL_LABEL_SETS, load_label_set
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.paths import local_path, user_cache
@@ -149,7 +150,7 @@ class Data:
     if self.dataset.startswith(FOLDER_PREFIX):
       folder = local_path(self.dataset.removeprefix(FOLDER_PREFIX))
       if not folder.is_dir():
-        raise InputError(f'{folder}: no such folder. If the data were moved, {remedy}')
+        raise InputError(f'{shown(folder)}: no such folder. If the data were moved, {remedy}')
     else:
       published = find_dataset(self.dataset)
       if not published.generate:
@@ -191,6 +192,6 @@ def own_label_set(dataset: str) -> LabelSet | None:
     return USUAL_LABEL_SETS.get(dataset)
   folder = local_path(dataset.removeprefix(FOLDER_PREFIX))
   if not folder.is_dir():
-    raise InputError(f'{folder}: no such folder; expected a labelled folder (docs/own_data.md)')
+    raise InputError(f'{shown(folder)}: no such folder; expected a labelled folder (docs/own_data.md)')
   path = folder / LABELS_FILE
   return load_label_set(str(path)) if path.is_file() else None
