@@ -24,6 +24,7 @@ _SET_KEYS = ('name', 'classes', 'ignore_ids', 'ignore_colors', 'label_colors', '
 _CLASS_KEYS = ('name', 'ids', 'color', 'colors')
 _BLACK = (0, 0, 0)
 _IDS_SHOWN = 10  # in a message
+_LONGEST_ID = 10  # digits; Python refuses to convert very long ones
 
 NUM_CITYSCAPES_IDS = 34  # ids 0..33 occur in label PNGs
 
@@ -225,7 +226,10 @@ def _parse_classes(value: Any) -> tuple[LabelClass, ...]:
   """Reads a list of classes or of names (ids 0, 1, ...), or an object: name -> ids, or id -> name."""
   if isinstance(value, Mapping):
     if all(isinstance(name, str) for name in value.values()):
-      value = {name: [int(i) if i.isdecimal() and len(i) <= _IDS_SHOWN else i] for i, name in value.items()}
+      ids_of: dict[str, list[Any]] = {}
+      for i, name in value.items():
+        ids_of.setdefault(name, []).append(int(i) if i.isdecimal() and len(i) <= _LONGEST_ID else i)
+      value = ids_of
     entries = [{'name': name, 'ids': ids} for name, ids in value.items()]
   elif isinstance(value, list | tuple):
     entries = [{'name': entry} if isinstance(entry, str) else entry for entry in value]

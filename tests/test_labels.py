@@ -106,6 +106,7 @@ def test_label_set_is_read_from_a_file(tmp_path):
     ('[{"name": "road", "ids": 7}, {"name": "sky", "ids": [8, 9]}]', [(7,), (8, 9)]),
     ('{"road": 7, "sky": [8, 9]}', [(7,), (8, 9)]),
     ('{"7": "road", "8": "sky"}', [(7,), (8,)]),
+    ('{"7": "road", "1": "sky", "8": "road"}', [(7, 8), (1,)]),
   ],
 )
 @pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])

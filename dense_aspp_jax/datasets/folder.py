@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import pathlib
 from collections import Counter
 from collections.abc import Mapping
@@ -40,7 +41,12 @@ def list_folder(folder: pathlib.Path, split: str) -> Listing:
     raise InputError(_missing(folder, layout, split))
   places = found[0]
   by_image_id, problems, left = _files_by_image_id(layout, places, folder)
-  left += [f'{shown(other.images)}: besides {places.name}/' for other in found[1:]]
+  for other in found[1:]:
+    if other.list not in (None, places.list):
+      left.append(f'{shown(other.list)}: second list of {split}')
+    else:
+      others = files_of_folder(other.images).taken.values()
+      left += [file.left(f'in a second folder of {split}') for file in others]
   if places.list:
     problems += _select_listed(by_image_id, left, layout, places, folder, split)
   pairs, alone = pair_files(by_image_id['images'], by_image_id['labels'])
@@ -156,17 +162,19 @@ def _read_list(
   Returns:
     Image id -> line number, and a message for each line that names no image, or one again.
   """
-  text = StoredFile.on_disk(path).read().decode('utf-8-sig', errors='surrogateescape')
+  data = StoredFile.on_disk(path).read()
+  encoding = json.detect_encoding(data)  # UTF-16 of Windows PowerShell too
+  text = data.decode(encoding, errors='surrogateescape' if 'utf-8' in encoding else 'replace')
   found: dict[str, int] = {}
   problems = []
   for number, line in enumerate(text.splitlines(), 1):
     if not (name := line.strip()) or name.startswith('#'):
       continue
     image_id = next((i for i in layout.listed_ids(name) if i in images), None)
-    where = f'{shown(path)}: line {number} names {shown(name)!r}'
+    where = f"{shown(path)}: line {number} names '{shown(name)}'"
     if image_id is None:
       near = difflib.get_close_matches(name, images, 1) if len(problems) < _NEAREST_SOUGHT else ()
-      nearest = f' (the nearest is {shown(near[0])!r})' if near else ''
+      nearest = f" (the nearest is '{shown(near[0])}')" if near else ''
       problems.append(
         f'{where}, no image in {shown(places.images)}{nearest}. Correct the line, or add the image'
       )

@@ -19,6 +19,7 @@ from dense_aspp_jax.paths import local_path
 # Labels in formats of images are listed too: reading one says what is wrong with it.
 EXTENSIONS = {'images': IMAGE_EXTENSIONS, 'labels': (*LABEL_EXTENSIONS, *IMAGE_EXTENSIONS)}
 _SPLIT = '{split}'  # in a layout
+_FIRST_PATH = re.compile(rf'.*?({"|".join(map(re.escape, IMAGE_EXTENSIONS))})(?=[\s,;]|$)', re.IGNORECASE)
 # What a split may be called; the first name that is there is taken.
 SPLIT_NAMES = {
   'train': ('train', 'training'),
@@ -52,7 +53,11 @@ class Layout:
     """
     path = folder / LABELS_FILE
     data = read_json(path, 'correct it', default={}) if path.is_file() else {}
-    if not isinstance(data, Mapping) or not ('classes' in data or data.keys() <= {*FOLDER_KEYS}):
+    if not isinstance(data, Mapping) or not (
+      'classes' in data
+      or data.keys() <= {*FOLDER_KEYS}
+      or any(isinstance(data.get(name), str) and _SPLIT in data[name] for name in FOLDER_KEYS)
+    ):
       return cls()  # of another program
     found = {name: data[name] for name in FOLDER_KEYS if name in data}
     if problem := cls._problem(found):
@@ -96,7 +101,7 @@ class Layout:
     patterns = (path for path in (self.images, self.labels, self.lists) if path and _SPLIT in path)
     tops = (re.match(r'.*?\{split\}[^/]*', path)[0] for path in patterns)
     names = SPLIT_NAMES[split]
-    return any((folder / top.replace(_SPLIT, name)).exists() for top in tops for name in names)
+    return any((folder / local_path(top.replace(_SPLIT, name))).exists() for top in tops for name in names)
 
   def identify(self, path: pathlib.Path, places: Places) -> tuple[str, str] | None:
     """Whether a file is among images or labels, and its image id; None: neither."""
@@ -114,7 +119,8 @@ class Layout:
   def listed_ids(self, line: str) -> Iterator[str]:
     """The image ids that a line may mean, the most likely first: with and without folder and suffix."""
     line = unicodedata.normalize('NFC', line.replace('\\', '/'))
-    for name in (line, re.split(r'[\s,;]', line)[0]):
+    first = _FIRST_PATH.match(line)  # which may have spaces
+    for name in (first[0] if first else line, re.split(r'[\s,;]', line)[0]):
       parts = pathlib.PurePosixPath(name).parts
       for start in range(len(parts)):  # below the folder of images, whatever stands before it
         path = '/'.join(parts[start:])

@@ -286,6 +286,39 @@ def test_lists_choose_the_split_and_are_checked(tmp_path: pathlib.Path):
     open_folder(tmp_path, 'validation')
 
 
+def test_the_first_column_of_a_list_counts(tmp_path: pathlib.Path):
+  layouts.write_labelled_folder(tmp_path, {'train': 2})
+  entries = {'images': 'train/images', 'labels': 'train/labels', 'lists': '{split}.txt'}
+  write_layout(tmp_path, entries, [])
+  for line in ('scene_001.png scene_000.png', 'a b/scene_001.png,scene_000.png', 'scene_001 scene_000'):
+    for encoding in ('utf-8', 'utf-16'):
+      (tmp_path / 'train.txt').write_text(f'{line}\n', encoding=encoding)
+      assert [pair.image_id for pair in open_folder(tmp_path, 'train')] == ['scene_001']
+
+
+def test_a_second_list_of_a_split_is_left(tmp_path: pathlib.Path):
+  entries, files, _ = LAYOUTS['VOC']
+  write_layout(tmp_path, entries, list(files))
+  first = tmp_path / 'ImageSets' / 'Segmentation' / 'val.txt'
+  first.with_name('validation.txt').write_bytes(first.read_bytes())
+  assert f'{first}: second list of validation' in list_folder(tmp_path, 'validation').left
+
+
+@pytest.mark.parametrize('others', [{'ignore_ids': [255]}, {'name': 'mine'}])
+def test_a_layout_without_classes_may_stand_beside_other_entries(others, tmp_path: pathlib.Path):
+  layouts.write_labelled_folder(tmp_path / 'there', {'train': 1, 'val': 1})
+  entries = {'images': 'there/{split}/images', 'labels': 'there/{split}/labels'}
+  (tmp_path / 'labels.json').write_text(json.dumps(entries | others))
+  assert len(open_folder(tmp_path, 'train')) == 1
+
+
+def test_a_layout_below_the_home_directory_has_all_its_splits(tmp_path: pathlib.Path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  layouts.write_labelled_folder(tmp_path / 'data', {'train': 1, 'validation': 1})
+  write_layout(tmp_path / 'mine', {'images': '~/data/{split}/images', 'labels': '~/data/{split}/labels'}, [])
+  assert splits_of(tmp_path / 'mine') == ['train', 'validation']
+
+
 def test_files_may_lie_elsewhere(tmp_path: pathlib.Path):
   """A labels.json of one's own for data that one may only read."""
   _, files, _ = LAYOUTS['VOC']
@@ -345,7 +378,8 @@ def test_splits_have_synonyms(name, split, tmp_path: pathlib.Path):
   assert splits_of(tmp_path) == ['train', split]
   layouts.write_labelled_folder(tmp_path, {split: 1})  # its own name comes first, the other is counted
   listing = list_folder(tmp_path, split)
-  assert (len(listing.pairs), listing.left) == (1, [f'{tmp_path}/{name}/images: besides {split}/'])
+  in_second = [f'{tmp_path}/{name}/images/scene_00{i}.png: in a second folder of {split}' for i in range(2)]
+  assert (len(listing.pairs), listing.left) == (1, in_second)
 
 
 @pytest.mark.parametrize(
