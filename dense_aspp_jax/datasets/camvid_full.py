@@ -71,11 +71,12 @@ def list_files(source: pathlib.Path) -> Listings:
       f'{shown(source)}: no frames with labels found{". " * bool(left)}{describe_left(left)}; expected '
       f"{CAMVID_FULL.files}. SegNet's version, with train.txt, is the dataset camvid"
     )
-  pairs, problems = pair_files({image_id: file for image_id, (file, _) in frames.items()}, labels)
-  splits = {split: Listing(f'{shown(source)}, split {split}', [], [], []) for split in CAMVID_FULL.counts}
-  for pair in pairs:
-    splits[frames[pair.image_id][1] or segnet_split(pair.image_id)].pairs.append(pair)
-  splits['train'].problems.extend(problems)
+  split_of_id = {i: (frames[i][1] if i in frames else None) or segnet_split(i) for i in (*frames, *labels)}
+  splits = {}
+  for split in CAMVID_FULL.counts:
+    images = {i: file for i, (file, _) in frames.items() if split_of_id[i] == split}
+    partners = {i: file for i, file in labels.items() if split_of_id[i] == split}
+    splits[split] = Listing(f'{shown(source)}, split {split}', *pair_files(images, partners), [])
   folder_splits = sum(split is not None for _, split in frames.values())
   notes = [
     f'{folder_splits} of {len(frames)} frames are split by their folders; published scores are on the split '

@@ -41,7 +41,9 @@ from dense_aspp_jax.files import shown
 from dense_aspp_jax.label_tables import CITYSCAPES as LABELS
 from dense_aspp_jax.labels import NUM_CITYSCAPES_IDS, count_ids
 
-_NAME = re.compile(r'((?:[^\W_]|-)+_\d+_\d+)_(leftImg8bit|gtFine_\w+|gtCoarse_\w+)\.(?i:png|json)')
+_NAME = re.compile(
+  r'((?:[^\W_]|-)+_\d+_\d+)_(leftImg8bit|gtFine_\w+|gtCoarse_\w+)\.(?i:png|(?<=polygons\.)json)'
+)
 _OTHER_PACKAGE = re.compile(r'leftImg8bit_(?!train)\w+')  # such as leftImg8bit_sequence, whole videos
 _CITIES = {
   'train': 'aachen bochum bremen cologne darmstadt dusseldorf erfurt hamburg hanover jena krefeld '

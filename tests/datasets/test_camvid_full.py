@@ -185,3 +185,15 @@ def test_a_folder_that_is_no_split_of_camvid_splits_nothing(tmp_path: pathlib.Pa
   layouts.write_tree(tmp_path / 'train_extra', FILES)
   splits = CAMVID_FULL.list_files(tmp_path).splits
   assert {split: [pair.image_id for pair in listing.pairs] for split, listing in splits.items()} == SPLITS
+
+
+def test_a_frame_without_label_is_a_problem_of_its_split(tmp_path: pathlib.Path):
+  files = dict(FILES)
+  del files[f'LabeledApproved_full/{SPLITS["validation"][0]}_L.png']
+  layouts.write_tree(tmp_path, files)
+  splits = CAMVID_FULL.list_files(tmp_path).splits
+  assert {name: len(listing.problems) for name, listing in splits.items()} == {
+    'train': 0,
+    'validation': 1,
+    'test': 0,
+  }

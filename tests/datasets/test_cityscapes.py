@@ -543,3 +543,12 @@ def test_tensorflow_and_torch_are_never_imported(zips: pathlib.Path, tmp_path: p
     [sys.executable, '-W', 'error', '-c', program], capture_output=True, text=True, check=False
   )
   assert (result.returncode, result.stdout) == (0, '[]\n'), result.stderr
+
+
+def test_what_labelme_writes_beside_an_image_is_not_taken_for_it(tmp_path: pathlib.Path):
+  layouts.write_cityscapes_tree(tmp_path, {'train': 1})
+  (image,) = tmp_path.rglob('*_leftImg8bit.png')
+  image.with_suffix('.json').write_text('{}')
+  found = CITYSCAPES.list_files(tmp_path)
+  assert [pair.image.path for pair in found.splits['train'].pairs] == [image]
+  assert found.left == [f'{image.with_suffix(".json")}: .json']
