@@ -83,14 +83,13 @@ def evaluate(
 
 
 def _require_scorable(split: Sequence[CachedExample], label_set: LabelSet) -> None:
-  """Reads labels up to the first with a pixel of a scored class; raises InputError if there is none."""
+  """Reads examples up to the first with a pixel of a scored class; raises InputError if there is none."""
   confusion = ConfusionMatrix(label_set)
-  with contextlib.closing(evaluation_examples(split)) as examples:
-    for example in examples:
-      confusion.add(example.label, example.label, example.image_id)
-      with contextlib.suppress(InputError):
-        confusion.scores()
-        return
+  for example in map(split.__getitem__, range(len(split))):  # not read ahead: mostly the first suffices
+    confusion.add(example.label, example.label, example.image_id)
+    with contextlib.suppress(InputError):
+      confusion.scores()
+      return
   confusion.scores()
 
 

@@ -105,6 +105,8 @@ def _reject_type(pixels: np.ndarray, where: str) -> NoReturn:
   low, high = float(pixels.min()), float(pixels.max())
   if not np.isfinite((low, high)).all():
     remedy = 'It has values that are not finite: find out where they come from'
+  elif pixels.dtype.kind in 'iu' and low >= 0 and 255 < high <= 65535:
+    remedy = 'If these are 16-bit values, give image.astype(np.uint16)'
   elif low < 0 or high > 255:
     remedy = 'Give the image as it was before it was normalized; the predictor normalizes it itself'
   elif pixels.dtype.kind in 'iu':
@@ -114,7 +116,7 @@ def _reject_type(pixels: np.ndarray, where: str) -> NoReturn:
   else:
     remedy = 'If these are RGB values of 0..255, give image.round().astype(np.uint8)'
   raise InputError(
-    f'{where}: {pixels.dtype} from {low:g} to {high:g}; expected uint8, 0 to 255, which says what is white. '
+    f'{where}: {pixels.dtype} from {low:g} to {high:g}; expected uint8, where 0 is black and 255 is white. '
     f'{remedy}'
   )
 

@@ -6,6 +6,7 @@ Several calls may write into one folder, even at the same time, if one network p
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -29,6 +30,7 @@ PREDICTIONS_FILE = 'predictions.json'
 _REMEDY = 'choose another --output, or remove this folder'
 # What decides the pixels of a prediction, by its place in the record.
 _OPTIONS = ('step', 'weights', 'bn', 'as_stored', 'test_time', 'variables_sha256')
+_WORDS = {'variables_sha256': 'weights', 'test_time': 'test-time averaging', 'label_set': 'label set'}
 _INPUT = ('image_size', 'mean', 'std', 'keep_aspect')
 # What others may have written into a record, and this reads.
 _ENTRIES = {
@@ -145,6 +147,19 @@ class PredictionFolder:
         raise RunError(f'{shown(path)}: cannot be removed ({error.strerror})') from error
 
   def _write_record(self) -> None:
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+      directory = os.open(self.path, os.O_RDONLY)
+    except OSError as error:
+      raise RunError(f'{shown(self.path)}: cannot be written ({error.strerror})') from error
+    try:
+      with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(directory, fcntl.LOCK_EX)
+      self._merge_record()
+    finally:
+      os.close(directory)
+
+  def _merge_record(self) -> None:
     record, standing = self._read_record(), self._standing()  # again: another process may have written
     if _difference(record, self._made_by):
       record = {}
@@ -183,7 +198,7 @@ def _difference(record: Mapping[str, Any], made_by: Mapping[str, Any]) -> str:
   old, new = _decisive(record), _decisive(made_by)
   differing = [name for name in new if name in old and old[name] != new[name]]
   texts = [
-    f'{name} {old[name]}, now {new[name]}' if name in _OPTIONS[:-1] else f'another {name}'
+    f'{name} {old[name]}, now {new[name]}' if name in _OPTIONS[:4] else f'different {_WORDS.get(name, name)}'
     for name in differing
   ]
   return ', '.join(texts)

@@ -162,12 +162,15 @@ class BatchPredictor(abc.ABC):
         pixels = rgb_pixels(next(images), f'image {number}')
       except Exception as error:  # no more, or one that is no image, or whatever the caller's iterable raises
         end = error
-      if equal and (end or len(equal) == self.call_size or pixels.shape != equal[0].shape):
+      if equal and (end or pixels.shape != equal[0].shape):
         yield from self._predict_equal(equal, outputs)
         equal = []
       if end:
         break
-      equal.append(pixels)
+      equal.append(pixels if self.call_size == 1 else pixels.copy())  # the caller may reuse its buffer
+      if len(equal) == self.call_size:
+        yield from self._predict_equal(equal, outputs)
+        equal = []
     if not isinstance(end, StopIteration):
       raise end
 

@@ -153,7 +153,8 @@ def _read_label_set(predictions: pathlib.Path) -> LabelSet | None:
 
 def _ground_truth_ids(file: StoredFile, kind: str, label_set: LabelSet) -> np.ndarray:
   if kind == TRAIN:
-    return _of_train_ids(file.read(), label_set, file.where)
+    remedy = 'If these are label ids, name the files *_labelIds.png'
+    return _of_train_ids(file.read(), label_set, file.where, remedy)
   return decode_label_ids(file.read(), label_set, file.where)
 
 
@@ -161,26 +162,25 @@ def _prediction_ids(file: StoredFile, kind: str, label_set: LabelSet) -> np.ndar
   """Label ids of a prediction; where the set has `label_colors`, a picture in these colours is read too."""
   data = file.read()
   is_picture = file_format(data) is not None  # and no array
-  if label_set.label_colors and is_picture and open_image(data, file.where).image.mode in ('RGB', 'RGBA'):
+  if (
+    label_set.label_colors and is_picture and open_image(data, file.where).image.mode in ('RGB', 'RGBA', 'P')
+  ):
     return decode_label_ids(data, label_set, file.where)
   if kind == TRAIN:
-    return _of_train_ids(data, label_set, file.where)
+    return _of_train_ids(data, label_set, file.where, 'If these are label ids, leave out --ids')
   ids = decode_label(data, file.where, minus_one=IGNORE_LABEL in label_set.ignore_ids)
   if _are_train_ids(ids, label_set).all():
     label_set.encode(ids, file.where, f'If these are train ids: {_OPTION}')  # says so if some are unknown
   return ids
 
 
-def _of_train_ids(data: bytes, label_set: LabelSet, where: str) -> np.ndarray:
+def _of_train_ids(data: bytes, label_set: LabelSet, where: str, remedy: str) -> np.ndarray:
   """Label ids of what a file of train ids holds. Raises InputError for unknown train ids."""
   ids = decode_label(data, where, minus_one=True)
   known = _are_train_ids(ids, label_set)
   if not known.all():
     expected = f'0..{label_set.num_classes - 1}{f" and {IGNORE_LABEL}" if _has_ignored(label_set) else ""}'
-    raise InputError(
-      f'{where}: unknown train ids {count_ids(ids[~known])}; expected {expected}. If these are label ids, '
-      'leave out --ids'
-    )
+    raise InputError(f'{where}: unknown train ids {count_ids(ids[~known])}; expected {expected}. {remedy}')
   return label_set.decode(ids)
 
 

@@ -1,8 +1,10 @@
 """What the record of a folder of predictions says after several calls."""
 
+import fcntl
 import json
 import os
 import pathlib
+import threading
 
 import numpy as np
 import pytest
@@ -55,11 +57,11 @@ def test_calls_with_other_images_add_up(tmp_path):
   ('change', 'message'),
   [
     ({'step': 20}, 'step 10, now 20'),
-    ({'variables_sha256': 'b' * 64}, 'another variables_sha256'),
-    ({'label_set': CAMVID_11.to_json()}, 'another label_set'),
-    ({'test_time': {'flip': True}}, 'test_time None'),
-    ({'config': {'model': {'growth': 32}}}, 'another model'),
-    ({'config': {'data': {'image_size': (64, 64)}}}, 'another image_size'),
+    ({'variables_sha256': 'b' * 64}, 'different weights'),
+    ({'label_set': CAMVID_11.to_json()}, 'different label set'),
+    ({'test_time': {'flip': True}}, 'different test-time averaging'),
+    ({'config': {'model': {'growth': 32}}}, 'different model'),
+    ({'config': {'data': {'image_size': (64, 64)}}}, 'different image_size'),
   ],
 )
 def test_another_network_is_not_mixed_in(tmp_path, change, message, capsys):
@@ -93,6 +95,18 @@ def test_two_calls_at_a_time(tmp_path):
     write(tmp_path, 'b')
     first.save('a', [PIXELS] * len(FOLDERS))
   assert sorted(record(tmp_path)['sources']) == ['a', 'b']
+
+
+def test_a_record_is_written_when_no_other_call_writes_it(tmp_path):
+  folder = os.open(tmp_path, os.O_RDONLY)
+  fcntl.flock(folder, fcntl.LOCK_EX)  # as another call that has read the record and is about to write it
+  late = threading.Thread(target=write, args=(tmp_path, 'a'))
+  late.start()
+  late.join(0.3)
+  assert not (tmp_path / 'predictions.json').exists()
+  os.close(folder)
+  late.join()
+  assert list(record(tmp_path)['sources']) == ['a']
 
 
 def test_a_prediction_of_another_image_is_replaced_with_a_warning(tmp_path, capsys):

@@ -145,10 +145,13 @@ def test_predictions_drawn_in_declared_colours(labels, predictions):
   classes = (LabelClass('road', (7,), (255, 255, 255)), LabelClass('sky', (3,), (0, 0, 255)))
   drawn = LabelSet('drawn', classes, label_colors=True)
   save(labels / 'a.png', [[(255, 255, 255), (0, 0, 255), (0, 0, 255)]])
-  guess = save(predictions / 'a.png', [[(255, 255, 255), (0, 0, 255), (255, 255, 255)]])
+  picture = [[(255, 255, 255), (0, 0, 255), (255, 255, 255)]]
+  guess, copy = save(predictions / 'a.png', picture), save(labels.parent / 'copy.png', picture)
   found = find_score_input(labels, predictions, drawn)
   assert score_files(found).scores().iou == {'road': 1 / 2, 'sky': 1 / 2}
   save(guess, [[7, 3, 7]])
+  assert score_files(found).scores().iou == {'road': 1 / 2, 'sky': 1 / 2}
+  Image.open(copy).quantize().save(guess)  # by its palette's colours, not its indices
   assert score_files(found).scores().iou == {'road': 1 / 2, 'sky': 1 / 2}
   save(guess, [[(255, 255, 255), (0, 0, 255), (255, 0, 0)]])
   with pytest.raises(InputError, match=r'results/a\.png: colours of no class'):
