@@ -49,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
     raise InputError(f'--repeats {args.repeats}: expected at least 1')
   config = resized(config, args.batch, args.image_size and tuple(args.image_size))
   parse_config(config, jax.device_count())
+  if args.trace:
+    check_writable(args.trace, '--trace')
   if args.output:
     check_writable(args.output.parent, '--output')
     read_results(args.output)  # says now, not after minutes, that the file cannot be appended to

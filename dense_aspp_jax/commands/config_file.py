@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import importlib.util
 import linecache
+import os
 import pathlib
 import re
 import sys
@@ -19,6 +20,7 @@ from ml_collections import ConfigDict, config_dict, config_flags
 
 import dense_aspp_jax
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.paths import local_path
 from dense_aspp_jax.training.config import EVERY_FIELD, check_names, tuples, with_added_fields
 
 CONFIG_HELP = (
@@ -64,7 +66,8 @@ def read_config_file(args: argparse.Namespace) -> ConfigDict:
     InputError: No such file, an error in it, an unknown field, or a value of the wrong type.
   """
   where = f'--config={args.config}'
-  name, *argument = [args.config] if pathlib.Path(args.config).is_file() else args.config.split(':', 1)
+  whole = os.path.isfile(os.path.expanduser(args.config))
+  name, *argument = [args.config] if whole else re.split(r':(?!//)', args.config, maxsplit=1)
   path = _find(name)
   foreign = [a for a in args.config_arguments if not a.startswith('--config.')]
   if foreign:
@@ -99,7 +102,7 @@ def shipped_configs() -> pathlib.Path:
 def _find(name: str) -> pathlib.Path:
   """The file of this path, or the package's configuration of this name. Raises InputError."""
   folder = shipped_configs()
-  for path in (pathlib.Path(name), folder / f'{name}.py'):
+  for path in (local_path(name), folder / f'{name}.py'):
     if path.is_file():
       return path.absolute()
   names = ', '.join(sorted(path.stem for path in folder.glob('*.py')))
@@ -184,10 +187,13 @@ def _line_of(error: InputError, path: pathlib.Path) -> str:
 
 
 def _reason(error: BaseException, code: str) -> str:
-  text = ' '.join(str(error.args[0] if error.args else '').split())
+  # str(error) would quote a KeyError's text and repeat a SyntaxError's file and line.
+  whole = not error.args or not isinstance(error.args[0], str) or isinstance(error, UnicodeError)
+  text = ' '.join(str(error if whole else error.args[0]).split())
   if isinstance(error, InputError):
     return str(error)
-  if isinstance(error, AttributeError | KeyError) and (found := _NO_FIELD.fullmatch(text)):
+  of_config = 'ml_collections' in traceback.extract_tb(error.__traceback__)[-1].filename  # not of os.environ
+  if of_config and isinstance(error, AttributeError | KeyError) and (found := _NO_FIELD.fullmatch(text)):
     section = re.search(rf'config\.(\w+)\.{found[1]}\b', code)
     similar = f', did you mean {found[2]!r}?' if found[2] else ''
     return f'no field {found[1]!r}{f" in config.{section[1]}" if section else ""}{similar}; {EVERY_FIELD}'
@@ -215,6 +221,8 @@ def _apply(config: ConfigDict, overrides: Sequence[str]) -> None:
     section, field = _section_and_field(config, override)
     if override.endswith('=None') and section.get_type(field) in (str, tuple):  # else 'None' and (None,)
       section[field] = None
+      name = override.removesuffix('=None')
+      others = [other for other in others if other.partition('=')[0] != name]  # the last one counts
     else:
       others.append(override)
   try:

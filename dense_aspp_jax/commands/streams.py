@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import select
+import stat
 import sys
 from collections.abc import Iterator
 
@@ -40,6 +41,13 @@ class _Descriptor(io.RawIOBase):
       except OSError as error:
         self.failure = error
     return len(data)
+
+
+def _reader_has_left(failure: OSError) -> bool:
+  """Whether a pipe or a terminal was closed; of a file, EIO is a failure of its disk."""
+  return failure.errno == errno.EPIPE or (
+    failure.errno == errno.EIO and not stat.S_ISREG(os.fstat(1).st_mode)
+  )
 
 
 @contextlib.contextmanager
@@ -82,7 +90,7 @@ def lasting_streams() -> Iterator[list[str]]:
     for name, stream, lasting in replaced:  # standard error last
       lasting.flush()
       failure = lasting.buffer.raw.failure
-      if name == 'stdout' and failure is not None and failure.errno != errno.EPIPE:
+      if name == 'stdout' and failure is not None and not _reader_has_left(failure):
         failures.append(f'standard output could not be written ({failure.strerror})')
         print(f'dense-aspp: {failures[0]}', file=sys.stderr)
       setattr(sys, name, stream)

@@ -28,11 +28,13 @@ def source_module(architecture: str, source: str) -> Any:
 
   Args:
     architecture: A key of `EXTRACTORS`.
-    source: 'torchvision', 'timm' or 'efficientnet_lite_pytorch', see `name_maps`.
+    source: A name of a source of `name_maps`.
 
   Raises:
-    InputError: A package is missing or does not work, or it has no such network.
+    InputError: A package is missing or does not work, it has no such network, or the source is no package.
   """
+  if not source.isidentifier():
+    raise InputError(f'{source} is a repository, not a package that can be run here')
   try:
     package = importlib.import_module(source)
   except Exception as error:  # also failures inside, such as mismatched versions of torch and torchvision

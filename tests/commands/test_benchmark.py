@@ -78,6 +78,7 @@ def test_the_input_of_a_prepared_data_set_is_measured(scene_folder, tmp_path, mo
     (['--batch=12'], 'config.training.batch_size = 12: expected a multiple of 8'),
     (['--image-size', '0', '64'], 'config.data.image_size = (0, 64)'),
     (['--output=/'], '/: cannot be read'),
+    ([f'--trace={__file__}'], 'is not a directory that can be written; choose another --trace'),
   ],
 )
 def test_bad_input_is_said_before_anything_is_measured(arguments, message, capsys):

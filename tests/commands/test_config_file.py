@@ -102,6 +102,34 @@ def test_an_override_that_is_wrong_is_named_with_what_is_expected(override, mess
   assert str(error.value).startswith(f'{override[:300]}: {message}')
 
 
+@pytest.mark.parametrize(('values', 'expected'), [(('a', 'None'), None), (('None', 'a'), 'a')])
+def test_the_last_of_two_overrides_counts(values, expected):
+  config = read('camvid', *(f'--config.data.data_dir={value}' for value in values))
+  assert config.data.data_dir == expected
+
+
+def test_a_file_below_the_home_directory_and_a_url(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  (tmp_path / 'mine.py').write_text('from configs.camvid import get_config')
+  assert read('~/mine.py').data.dataset == 'camvid'
+  with pytest.raises(InputError, match=r'gs://bucket/mine\.py: a URL'):
+    read('gs://bucket/mine.py')
+
+
+@pytest.mark.parametrize(
+  ('line', 'message'),
+  [
+    ('import os; os.environ["MY_DATA"]', r'KeyError: MY_DATA'),
+    ('open("/nowhere/x.json")', r"FileNotFoundError: .* No such file or directory: '/nowhere/x.json'"),
+    ('b"\\xff".decode()', r"UnicodeDecodeError: 'utf-8' codec can't decode"),
+  ],
+)
+def test_errors_that_are_not_of_the_configuration_keep_their_own_words(line, message, tmp_path):
+  (tmp_path / 'mine.py').write_text(f'from configs.camvid import get_config\n{line}\n')
+  with pytest.raises(InputError, match=rf'line 2 .*{message}'):
+    read(tmp_path / 'mine.py')
+
+
 def test_overrides_of_every_type_are_taken():
   config = read(
     'camvid',

@@ -212,3 +212,15 @@ def test_a_published_network_becomes_a_run_that_predicts(tmp_path, monkeypatch, 
   assert run(*arguments, '--check', '--output', tmp_path / 'other') == 1
   assert 'nothing to compare with' in capsys.readouterr().err
   assert not (tmp_path / 'other').exists()
+
+
+@pytest.mark.parametrize('change', ['no head', 'other classes', 'more'])
+def test_check_is_refused_for_what_is_no_imagenet_classifier(change, tensors, tmp_path, capsys):
+  changed = {
+    'no head': {k: v for k, v in tensors.items() if k.startswith('features.')},
+    'other classes': {**tensors, **{k: v[:7] for k, v in tensors.items() if k.startswith('classifier.')}},
+    'more': {**tensors, 'fc.weight': np.ones(3, np.float32)},
+  }[change]
+  write_pth(tmp_path / 'other.pth', changed)
+  assert run('--architecture', 'densenet_tiny', '--input', tmp_path / 'other.pth', '--check') == 2
+  assert 'convert without --check' in capsys.readouterr().err

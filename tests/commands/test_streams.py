@@ -81,3 +81,17 @@ def test_a_command_whose_results_are_lost_has_failed(tmp_path):
   assert done.returncode == 1
   assert 'No space left on device' in done.stderr
   assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, 'openpty'), reason='this system has no terminals of this kind')
+def test_a_terminal_that_is_gone_is_no_failure(tmp_path):
+  ours, theirs = os.openpty()
+  environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+  program = f'import sys; sys.stdin.read()\n{PROGRAM}'
+  process = subprocess.Popen(
+    [sys.executable, '-c', program], cwd=tmp_path, env=environment, stdin=subprocess.PIPE, stdout=theirs
+  )
+  os.close(theirs)
+  os.close(ours)
+  process.communicate()
+  assert (process.returncode, (tmp_path / 'done').read_text()) == (0, 'True')

@@ -30,6 +30,11 @@ def test_a_missing_package_is_named(source, package, monkeypatch):
     source_module('efficientnet_lite0', source)
 
 
+def test_a_source_that_is_no_package_is_said_to_be_none():
+  with pytest.raises(InputError, match=r'facebookresearch/ConvNeXt is a repository, not a package'):
+    source_module('convnext_tiny', 'facebookresearch/ConvNeXt')
+
+
 def install(name, code, folder, monkeypatch):
   """Makes `import NAME` run `code`."""
   (folder / f'{name}.py').write_text(code)
