@@ -118,7 +118,8 @@ class Data:
     Raises:
       InputError: The data set cannot be opened, or a pair cannot be used.
     """
-    return self._open(split, label_set, cached, native_labels=True)
+    decoded = self._decoded(split, label_set, native_labels=True)
+    return self.cached(decoded) if cached else decoded
 
   def open_train(self, *, label_set: LabelSet | None = None, cached: bool = True) -> Sequence[CachedExample]:
     """Opens `train_split` for training: images and class indices at `image_size`.
@@ -128,7 +129,8 @@ class Data:
     Raises:
       InputError: The data set cannot be opened, or more pairs cannot be used.
     """
-    return self._open(self.train_split, label_set, cached, native_labels=False)
+    decoded = self._decoded(self.train_split, label_set, native_labels=False)
+    return self.cached(decoded) if cached else decoded
 
   def moved(self, data_dir: str) -> Data:
     """The same data set in another place: a labelled folder as it is, a prepared one below `data_dir`."""
@@ -159,12 +161,30 @@ class Data:
         except InputError as error:
           raise InputError(f'{error}. If the data were moved, {remedy}') from error
 
-  def _open(
-    self, split: str, label_set: LabelSet | None, cached: bool, native_labels: bool
-  ) -> Sequence[CachedExample]:
+  def cached(self, split: Sequence[CachedExample]) -> Sequence[CachedExample]:
+    """The cache of a split that was opened without one; builds it, if there is none.
+
+    Raises:
+      InputError: A pair cannot be used, or there is no place or space for a cache.
+    """
     import tensorflow_datasets as tfds
 
-    from dense_aspp_jax.datasets.cache import DecodedSplit, open_cache
+    from dense_aspp_jax.datasets.cache import open_cache
+
+    skip_bad = 0 if split.native_labels else self.skip_bad
+    if self.cache_dir is not None:
+      return open_cache(split, local_path(self.cache_dir), skip_bad)
+    users = user_cache() / 'data'
+    try:
+      place = local_path(self.data_dir or tfds.core.constants.DATA_DIR) / 'cache'
+    except InputError:
+      if self.data_dir is not None:
+        raise
+      place = users  # no home directory, in which tfds keeps its data
+    return open_cache(split, place, skip_bad, fallback=users)
+
+  def _decoded(self, split: str, label_set: LabelSet | None, native_labels: bool) -> Sequence[CachedExample]:
+    from dense_aspp_jax.datasets.cache import DecodedSplit
     from dense_aspp_jax.datasets.open import open_split
     from dense_aspp_jax.datasets.prepare import DATASETS, prepare
 
@@ -172,14 +192,7 @@ class Data:
     if self.dataset in DATASETS and DATASETS[self.dataset].generate:
       prepare(self.dataset, data_dir=self.data_dir)  # at first use
     source = open_split(self.dataset, split, self.data_dir, self.held_out)
-    decoded = DecodedSplit(source, label_set, self.preprocessing, native_labels)
-    if not cached:
-      return decoded
-    skip_bad = 0 if native_labels else self.skip_bad
-    if self.cache_dir is not None:
-      return open_cache(decoded, local_path(self.cache_dir), skip_bad)
-    data_dir = local_path(self.data_dir or tfds.core.constants.DATA_DIR)
-    return open_cache(decoded, data_dir / 'cache', skip_bad, fallback=user_cache() / 'data')
+    return DecodedSplit(source, label_set, self.preprocessing, native_labels)
 
 
 def own_label_set(dataset: str) -> LabelSet | None:

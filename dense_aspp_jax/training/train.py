@@ -37,7 +37,7 @@ from dense_aspp_jax.training.monitor import StepMonitor
 from dense_aspp_jax.training.optimizer import Optimizer
 from dense_aspp_jax.training.start import load_start
 from dense_aspp_jax.training.stop import StopSignals
-from dense_aspp_jax.training.train_step import TrainState, create_state, make_train_step
+from dense_aspp_jax.training.train_step import TrainState, create_state, make_train_step, require_compilation
 
 _MOST_STEPS = 2**31 - 1  # they are counted in int32
 
@@ -62,6 +62,7 @@ def train_and_evaluate(
     Stopped: SIGINT or one of `termination_signals` came; the run is saved and can be resumed.
   """
   # ---------------------------------------- Check: nothing is written before all this has passed.
+  require_compilation()
   mesh = Mesh(np.array(jax.devices()), ('data',))
   replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P('data'))
   given = with_added_fields(config)
@@ -83,8 +84,9 @@ def train_and_evaluate(
 
   # ---------------------------------------- Data
   data = checked.data
+  validation = data.open(data.validation_split, label_set=label_set, cached=False)  # before a cache is built
   train_split = data.open_train(label_set=label_set)
-  validation_split = data.open(data.validation_split, label_set=label_set)
+  validation_split = data.cached(validation)
   learned = checked.loss.counted_classes(label_set.num_classes)
   pixels, scored_pixels = train_split.class_pixels, validation_split.class_pixels
   require_pixels(train_split.name, pixels, label_set, learned)
@@ -133,11 +135,14 @@ def train_and_evaluate(
     checkpoints.verify_best(state)
     first_step = int(state.step)
     evaluated = workdirs.scored_step(workdir) == first_step
+    former_steps = steps(changed.get('training.num_epochs', [training.num_epochs])[0])
     if first_step > num_steps or (first_step == num_steps and evaluated):
       say(
         f'{workdir}: this run is finished, at step {first_step} of {num_steps}; nothing was trained. '
         'Evaluate it, continue it with more training.num_epochs, or choose another --workdir'
       )
+      if former_steps > first_step == num_steps:  # it was to be continued, but no update was made
+        workdirs.record_start(workdir, stored, first_step, {'num_steps': num_steps, 'changed': changed})
       return None
     if begun and not resumes:
       say(f'{workdir}: no checkpoint to resume from; training starts at step 0')
@@ -149,7 +154,6 @@ def train_and_evaluate(
     if first_step:
       say(f'{workdir}: resuming at step {first_step} of {num_steps}')
       if changed:
-        former_steps = steps(changed.get('training.num_epochs', [training.num_epochs])[0])
         _say_continuation(changed, checked.optimizer, first_step, former_steps, num_steps)
     _say_sizes(checked, given['model']['extractor'], len(train_split), len(validation_split), num_steps, mesh)
 

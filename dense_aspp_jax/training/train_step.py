@@ -193,6 +193,15 @@ def create_train_step(
   return train_step
 
 
+def require_compilation() -> None:
+  """Raises InputError if JAX is told not to compile."""
+  if jax.config.jax_disable_jit:
+    raise InputError(
+      'JAX_DISABLE_JIT is set, but the train step is always compiled; unset it (jax.debug.print and '
+      'jax.debug.breakpoint work in compiled code)'
+    )
+
+
 def make_train_step(
   config: Config, num_steps: int, mesh: Mesh
 ) -> tuple[optax.GradientTransformation, jax.stages.Wrapped]:
@@ -203,11 +212,7 @@ def make_train_step(
   Raises:
     InputError: JAX is told not to compile.
   """
-  if jax.config.jax_disable_jit:
-    raise InputError(
-      'JAX_DISABLE_JIT is set, but the train step is always compiled; unset it (jax.debug.print and '
-      'jax.debug.breakpoint work in compiled code)'
-    )
+  require_compilation()
   rate = config.optimizer.rate(num_steps)
   optimizer = config.optimizer.create(rate)
   train_step = create_train_step(config, optimizer, rate, mesh)

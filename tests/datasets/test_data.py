@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import pwd
 import shutil
 
 import jax
@@ -152,6 +153,19 @@ def test_where_the_data_cannot_be_written_the_cache_goes_to_the_user(
   told = scenes(scene_folder, cache_dir=str(shared / 'cache'))
   with pytest.raises(InputError, match=r'cannot be written .*config\.data\.cache_dir'):
     told.open('validation')
+
+
+def test_without_a_home_directory_the_cache_is_temporary(scene_folder, tmp_path, monkeypatch):
+  for name in ('HOME', 'XDG_CACHE_HOME', 'TFDS_DATA_DIR'):
+    monkeypatch.delenv(name, raising=False)
+
+  def unknown(_):
+    raise KeyError
+
+  monkeypatch.setattr(pwd, 'getpwuid', unknown)
+  monkeypatch.setattr('tensorflow_datasets.core.constants.DATA_DIR', '~/tensorflow_datasets')
+  monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
+  assert scenes(scene_folder, data_dir=None).open('validation').path.is_relative_to(tmp_path)
 
 
 def test_a_folder_that_moved_is_read_where_it_is_now(scene_folder, tmp_path, capsys):

@@ -1,7 +1,9 @@
 """What a split cannot teach or score is found before training; nothing is written for it."""
 
 import json
+import shutil
 
+import jax
 import layouts
 import numpy as np
 import pytest
@@ -42,6 +44,19 @@ def test_a_split_that_is_all_void_is_refused_before_anything_is_written(folder, 
     with pytest.raises(InputError, match=f'scenes/{split}: every pixel is ignored'):
       train_and_evaluate(config_for(folder), tmp_path / 'run')
     assert not (tmp_path / 'run').exists()
+
+
+def test_a_validation_split_that_is_missing_is_found_before_a_cache_is_built(folder, tmp_path):
+  shutil.rmtree(folder / 'validation')
+  with pytest.raises(InputError, match="no split 'validation'"):
+    train_and_evaluate(config_for(folder), tmp_path / 'run')
+  assert not (folder.parent / 'data').exists()
+
+
+def test_without_compilation_nothing_is_read(folder, tmp_path):
+  with jax.disable_jit(), pytest.raises(InputError, match='JAX_DISABLE_JIT'):
+    train_and_evaluate(config_for(folder), tmp_path / 'run')
+  assert not (folder.parent / 'data').exists()
 
 
 def test_what_only_the_loss_ignores_and_what_is_never_scored_count_as_void(folder, tmp_path):

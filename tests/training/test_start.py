@@ -18,6 +18,7 @@ from dense_aspp_jax.label_sets import CITYSCAPES_20
 from dense_aspp_jax.labels import LabelClass, LabelSet
 from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.results.runs import read_run
 from dense_aspp_jax.training import train
 from dense_aspp_jax.training.checkpoints import save_variables
 from dense_aspp_jax.training.config import parse_config
@@ -249,6 +250,21 @@ def test_a_finished_run_is_continued_by_the_schedule_of_its_new_length(
   assert train_and_evaluate(config, tmp_path) is None
   assert 'finished, at step 4 of 2; nothing was trained' in capsys.readouterr().err
   assert len(json.loads((tmp_path / 'provenance.json').read_text())) == 2
+
+
+def test_a_continuation_that_made_no_update_can_be_taken_back(scene_folder, tmp_path, monkeypatch):
+  config = tiny_config(scene_folder, SHALLOW, **{'evaluation.num_pictures': 0})
+  train_and_evaluate(config, tmp_path)
+  (before,) = read_run(tmp_path)
+  with monkeypatch.context() as patched:
+    patched.setattr(train, 'train_batches', None)  # so that it ends before its first update
+    config.training.num_epochs = 2.0
+    with pytest.raises(TypeError):
+      train_and_evaluate(config, tmp_path)
+  config.training.num_epochs = 1.0
+  assert train_and_evaluate(config, tmp_path) is None
+  (after,) = read_run(tmp_path)
+  assert after.config_hash == before.config_hash
 
 
 def test_a_change_before_the_first_checkpoint_is_no_continuation(scene_folder, tmp_path, monkeypatch, capsys):
