@@ -41,8 +41,7 @@ _SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")  # TensorStore's
 _FILES_AT_FAULT = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # errors of the system that mean damage
 _BACKGROUND = concurrent.futures.ThreadPoolExecutor(thread_name_prefix='checkpoint')
 
-
-# It logs what it raises as well.
+# Orbax logs what it raises as well.
 logging.getLogger('absl').addFilter(lambda r: not (r.exc_info and 'orbax' in r.pathname))
 
 
@@ -147,7 +146,7 @@ def read_record(path: pathlib.Path) -> dict[str, Any]:
   """The record a checkpoint was saved with.
 
   Raises:
-    InputError: It cannot be read.
+    InputError: It cannot be read; RunError if the system refuses.
   """
   return _read_metadata(path)[0]
 
@@ -156,7 +155,7 @@ def read_digests(path: pathlib.Path) -> dict[str, str]:
   """The SHA-256 of every array by its path in the trees, as they were saved with.
 
   Raises:
-    InputError: They cannot be read.
+    InputError: They cannot be read; RunError if the system refuses.
   """
   return _read_metadata(path)[1]
 
@@ -178,8 +177,7 @@ def load_checkpoint(path: pathlib.Path, items: Mapping[str, Any]) -> dict[str, A
   sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   _, digests = _read_metadata(path)
   abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), dict(items))
-  restored = _read(path, lambda place: ocp.load_checkpointables(place, abstract))
-  restored = jax.tree.map(np.asarray, restored)
+  restored = jax.tree.map(np.asarray, _read(path, lambda place: ocp.load_checkpointables(place, abstract)))
   arrays = named_arrays(restored)
   damaged = [name for name, array in arrays.items() if digests.get(name) != _digest(array)]
   if damaged:
@@ -256,7 +254,10 @@ def _place_for_orbax(path: pathlib.Path) -> Iterator[epath.Path]:
   if _ORDINARY.fullmatch(str(path)):
     yield epath.Path(path)
     return
-  folder = tempfile.gettempdir()
+  try:
+    folder = tempfile.gettempdir()
+  except FileNotFoundError as error:  # no file of the checkpoint is missing
+    raise PermissionError(errno.EACCES, error.strerror) from error
   with tempfile.TemporaryDirectory(
     prefix='checkpoint_', dir=folder if _ORDINARY.fullmatch(folder) else '/tmp', ignore_cleanup_errors=True
   ) as links:

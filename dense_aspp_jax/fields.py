@@ -110,6 +110,6 @@ def check_number(
 
 
 def check_size(field: str, value: Any) -> None:
-  """Raises InputError unless `value` is a height and a width in pixels, each at least 1."""
+  """Raises InputError unless `value` is a height and a width in pixels, each 1 to 65536."""
   holds = isinstance(value, tuple | list) and len(value) == 2 and all(is_integer(n, 1, _SIDE) for n in value)
-  check(field, value, holds, '(height, width) in pixels')
+  check(field, value, holds, f'(height, width) in pixels, each 1 to {_SIDE}')

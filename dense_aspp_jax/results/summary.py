@@ -145,14 +145,12 @@ def read_results(path: pathlib.Path) -> list[Row]:
   Raises:
     InputError: It is something else.
   """
+  expected = 'expected what `dense-aspp results --output FILE.json` writes, or the directory of a run'
+  data = read_json(path, expected)
   try:
-    groups = read_json(path, 'give another file')['ours']
-    return [Row.from_json(row) for group in groups for row in group['rows']]
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise InputError(
-      f'{path}: expected what `dense-aspp results --output FILE.json` writes, or the directory of a run '
-      f'({type(error).__name__}: {error})'
-    ) from error
+    return [Row.from_json(row) for group in data['ours'] for row in group['rows']]
+  except (ValueError, KeyError, TypeError) as error:
+    raise InputError(f'{path}: {expected} ({type(error).__name__}: {error})') from error
 
 
 def _order(group: Group) -> tuple[Any, ...]:

@@ -21,7 +21,7 @@ from dense_aspp_jax.evaluation.pictures import Rgb, comparison, gallery
 from dense_aspp_jax.evaluation.predictor import Predictor
 from dense_aspp_jax.progress import progress_bar, say
 from dense_aspp_jax.training.augmentation import Augmentation
-from dense_aspp_jax.training.config import parse_config, tuples, with_added_fields
+from dense_aspp_jax.training.config import parse_config, plain
 from dense_aspp_jax.training.train_step import create_state, make_train_step
 
 _STEPS_BETWEEN_SCORES = 20
@@ -67,20 +67,21 @@ def overfit(config: ConfigDict, *, num_images: int, target: float, max_steps: in
   Raises:
     InputError: Bad configuration or data.
   """
-  config = ConfigDict(tuples(with_added_fields(config)))
-  config.update_from_flattened_dict(
-    {
-      'model.dropout_rate': 0.0,
-      'optimizer.weight_decay': 0.0,
-      'optimizer.schedule': 'cosine',
-      'optimizer.extractor_learning_rate_factor': 1.0,
-      'optimizer.warmup_steps': min(config.optimizer.warmup_steps, max_steps // 10),
-      'training.batch_size': num_images,
-      'training.gradient_accumulation': 1,
-      'training.ema_decay': 0.0,
-      'training.max_skipped_steps': 0,
-    }
-  )
+  warmup_steps = min(config.optimizer.warmup_steps, max_steps // 10)
+  config = plain(config)  # a ConfigDict takes no 0.0 where a file of one's own has 0
+  config['model'] |= {'dropout_rate': 0.0}
+  config['optimizer'] |= {
+    'weight_decay': 0.0,
+    'schedule': 'cosine',
+    'extractor_learning_rate_factor': 1.0,
+    'warmup_steps': warmup_steps,
+  }
+  config['training'] |= {
+    'batch_size': num_images,
+    'gradient_accumulation': 1,
+    'ema_decay': 0.0,
+    'max_skipped_steps': 0,
+  }
   checked = parse_config(config)
   model, label_set, data = checked.model, checked.label_set, checked.data
   split = data.open_train(label_set=label_set, cached=False)

@@ -24,6 +24,7 @@ from dense_aspp_jax.paths import local_path
 from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.training.checkpoints import EMA, RAW, restore_variables
 from dense_aspp_jax.training.config import Evaluation
+from dense_aspp_jax.training.optimizer import Optimizer
 from dense_aspp_jax.training.workdir import CONFIG, LABELS, read_config, read_label_set
 
 RUNNING, RECALIBRATED = 'running', 'recalibrated'
@@ -157,8 +158,8 @@ def load_run(
   workdir, checkpoint = local_path(os.fsdecode(workdir)), str(checkpoint)
   config = read_config(workdir)
   label_set = read_label_set(workdir)
-  frozen_extractor = config.get('optimizer', {}).get('extractor_learning_rate_factor') == 0
-  model = Network(**config['model']).create(frozen_extractor)
+  optimizer = Optimizer(**config.get('optimizer', {}))
+  model = Network(**config['model']).create(optimizer.freezes_extractor)
   preprocessing = Data(**config['data']).preprocessing
   if label_set.num_classes != config['model']['num_classes']:
     raise InputError(

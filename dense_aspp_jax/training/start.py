@@ -16,7 +16,7 @@ from dense_aspp_jax.models.segmentation import Network
 from dense_aspp_jax.paths import local_path
 from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.config import Config, config_hash, model_record, tuples
-from dense_aspp_jax.training.run import Run, load_run
+from dense_aspp_jax.training.run import load_run
 from dense_aspp_jax.weights.convert import tensors_digest
 from dense_aspp_jax.weights.store import load_extractor_weights, merge_extractor
 
@@ -90,15 +90,10 @@ def _from_extractor_weights(config: Config, path: str, extractor: str) -> Start:
   )
 
 
-def _find_run(name: str) -> Run:
-  """The run that `config.init.run` names."""
-  return load_run(local_path(name))
-
-
 def _from_run(config: Config, name: str, model_fields: Mapping[str, Any]) -> Start:
   where = f'config.init.run = {name!r}'
   try:
-    run = _find_run(name)
+    run = load_run(name)
   except InputError as error:
     raise InputError(f'{where}: {error}') from error
   theirs, ours = (_network_record(fields) for fields in (run.config['model'], model_fields))

@@ -4,17 +4,20 @@ import json
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
-from tiny_network import OVERRIDES
+from tiny_network import OVERRIDES, tiny_config
 
 from configs import default
 from dense_aspp_jax.commands.main import main
 from dense_aspp_jax.commands.overfit import advice
 from dense_aspp_jax.datasets.examples import CachedExample
+from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.metrics import Scores
 from dense_aspp_jax.files import write_json
 from dense_aspp_jax.label_sets import CAMVID_11
 from dense_aspp_jax.training.overfit import Overfitted, center_crop
+from dense_aspp_jax.training.overfit import overfit as training_overfit
 
 CONFIG = str(default.__file__)
 
@@ -98,6 +101,14 @@ def test_bad_arguments_are_one_message(blocks, capsys, arguments, message):
   assert overfit(blocks, *arguments) == 2
   (line,) = capsys.readouterr().err.splitlines()
   assert message in line
+
+
+def test_a_configuration_may_have_integers_where_floats_are_usual():
+  config = tiny_config(**{'data.dataset': 'folder:/nowhere', 'data.label_set': 'cityscapes20'})
+  integers = {'weight_decay': 0, 'extractor_learning_rate_factor': 0}
+  config.optimizer = ConfigDict({**config.optimizer.to_dict(), **integers})
+  with pytest.raises(InputError, match='/nowhere'):
+    training_overfit(config, num_images=1, target=0.5, max_steps=1)
 
 
 def test_the_middle_of_a_larger_image_is_taken():
