@@ -169,6 +169,19 @@ def test_too_many_open_files_are_no_damage(tmp_path):
   assert_holds_items(tmp_path / '4')
 
 
+def test_without_a_temporary_directory_the_checkpoint_is_not_blamed(tmp_path, monkeypatch):
+  path = tmp_path / 'My Drive (1)' / '4'
+  path.parent.mkdir()
+  save_checkpoint(path, ITEMS)
+
+  def none():
+    raise FileNotFoundError(2, 'No usable temporary directory found')
+
+  monkeypatch.setattr('tempfile.gettempdir', none)
+  with pytest.raises(RunError, match=r'4: this checkpoint could not be read .*No usable temporary'):
+    load_checkpoint(path, ITEMS)
+
+
 @pytest.mark.parametrize(
   ('error', 'reason'),
   [

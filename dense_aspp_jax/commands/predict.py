@@ -44,8 +44,8 @@ The EXIF orientation is applied, so a prediction has the size of the picture as 
 ignores it. An image may have up to 89,478,485 pixels; one of 6000x8000 needs 1 GB of memory besides that of
 the network.
 
-Folders are searched with all their subfolders; links are followed and hidden files skipped. Files that are no
-images by their names are counted on stderr. The prediction of FOLDER/sub/a.jpg is called sub/a.png. Of
+Folders are searched with all their subfolders; links are followed and hidden files skipped. Other files,
+judged by name, are counted on stderr. The prediction of FOLDER/sub/a.jpg is called sub/a.png. Of
 several images with one name each keeps its extension (a.jpg.png, a.png.png), or if need be the folder above.
 
 All headers are read first: a file that is no image, or claims to be larger, is rejected. The other images are

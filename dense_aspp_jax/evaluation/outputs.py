@@ -20,7 +20,7 @@ from dense_aspp_jax.models.segmentation import SegmentationModel
 from dense_aspp_jax.models.upsampling import Taps, bilinear_taps, first_maximum, upsampled_classes
 
 CLASSES, PROBABILITIES, LOGITS = OUTPUTS = ('classes', 'probabilities', 'logits')
-PROGRAMS_KEPT = 64  # of 3 MiB each
+PROGRAMS_KEPT = 64
 _STEPS = 4  # padded sides from a power of two to the next
 
 

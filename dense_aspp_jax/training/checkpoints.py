@@ -112,6 +112,7 @@ class Checkpoints:
 
     Raises:
       InputError: None of them can be used, or, if `strict`, the newest one cannot.
+      RunError: The system refuses to read it, see `load_checkpoint`.
     """
     items = _state_items(state)
     restored, step = {}, -1
@@ -142,7 +143,11 @@ class Checkpoints:
     return state.replace(**restored.pop('optimizer'), **restored)
 
   def verify_best(self, state: TrainState) -> None:
-    """Sets the best checkpoint aside if it is damaged: the next one scored is then the best."""
+    """Sets the best checkpoint aside if it is damaged: the next one scored is then the best.
+
+    Raises:
+      RunError: The system refuses to read it.
+    """
     damaged = self.best_step is None and bool(self._best.steps)  # not even its record can be read
     if self.best_step is not None:
       try:
@@ -207,6 +212,7 @@ def restore_variables(
 
   Raises:
     InputError: There is no such checkpoint, or it is damaged or of another network.
+    RunError: The system refuses to read it, see `load_checkpoint`.
   """
   root = checkpoints_directory(workdir)
   steps = {kind: steps_in(root / kind) for kind in (LATEST, BEST)}

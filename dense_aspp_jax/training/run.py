@@ -152,6 +152,7 @@ def load_run(
 
   Raises:
     InputError: Not a run's directory, or no such checkpoint, averages or statistics.
+    RunError: The system refuses to read it, see `load_checkpoint`.
   """
   if not isinstance(workdir, str | os.PathLike):
     raise InputError(f'workdir {workdir!r}: expected the path of a run')
