@@ -142,9 +142,28 @@ def _dot(x: Maps, kernel: Kernel, dtype: DTypeLike) -> Maps:
 
 
 def _sum_of_products(a: Maps, b: Maps) -> Kernel:
-  """[ca, cb]: a^T b, summed over all positions."""
+  """[ca, cb]: a^T b, summed over all positions, in the type of sums."""
+  return lax.platform_dependent(a, b, cpu=_sum_of_products_of_rows, default=_sum_of_products_of_maps)
+
+
+def _sum_of_products_of_maps(a: Maps, b: Maps) -> Kernel:
   contracted = ((_POSITIONS, _POSITIONS), ((), ()))
   return lax.dot_general(a, b, contracted, preferred_element_type=accumulation_dtype(a.dtype))
+
+
+def _sum_of_products_of_rows(a: Maps, b: Maps) -> Kernel:
+  """Over one axis of positions: of three, XLA's CPU compiler copies `a` transposed, element by element.
+
+  If `b` is narrower, `b` is transposed instead, and the small product back; the barriers keep XLA from
+  swapping the operands again.
+  """
+  a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
+  dtype = accumulation_dtype(a.dtype)
+  if a.shape[1] <= b.shape[1]:
+    return lax.dot_general(a, b, (((0,), (0,)), ((), ())), preferred_element_type=dtype)
+  a, transposed = lax.optimization_barrier((a, b.T))
+  product = lax.dot_general(transposed, a, (((1,), (0,)), ((), ())), preferred_element_type=dtype)
+  return lax.optimization_barrier(product).T
 
 
 def _sums(g: Maps, x: Maps, affine: Affine) -> Sums:
