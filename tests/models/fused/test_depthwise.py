@@ -12,6 +12,10 @@ from dense_aspp_jax.models.layers import convolution
 CASES = {  # size, kernel, stride, dilation, padding
   '3x3': ((5, 7), 3, 1, 1, [(1, 1), (1, 1)]),
   'stride': ((6, 9), 3, 2, 1, [(1, 1), (1, 1)]),
+  'stride_beyond_the_kernel': ((7, 8), 2, 3, 1, [(1, 0), (0, 2)]),
+  'stride_dilated': ((8, 7), 3, 2, 2, [(2, 2), (2, 2)]),
+  'wide': ((2, 70), 2, 1, 1, 'SAME'),
+  'wide_stride': ((3, 139), 3, 2, 1, 'SAME'),
   'dilated': ((7, 6), 5, 1, 2, [(4, 4), (4, 4)]),
   'kernel_beyond_the_map': ((3, 4), 7, 1, 2, [(6, 6), (6, 6)]),
   'same_even': ((6, 8), 3, 2, 1, 'SAME'),
