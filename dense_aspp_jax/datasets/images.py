@@ -181,11 +181,15 @@ def decode_label_ids(data: bytes, label_set: LabelSet, where: str) -> np.ndarray
     return _ids_of(np.asarray(to_rgb(opened, where)), label_set, where)
 
 
-def encode_png(array: np.ndarray) -> bytes:
-  """Encodes uint8 `[h, w]` (grey values or label ids) or `[h, w, 3]` (RGB) as PNG."""
+def encode_png(array: np.ndarray, level: int = 3) -> bytes:
+  """Encodes uint8 `[h, w]` (grey values or label ids) or `[h, w, 3]` (RGB) as PNG.
+
+  Args:
+    array: The pixels.
+    level: Of compression, 0 to 9. Pillow's default, 6, takes three times as long as 3 for 1 % less.
+  """
   buffer = io.BytesIO()
-  # Level 6, the default, takes three times as long for 1 % less.
-  Image.fromarray(np.ascontiguousarray(array)).save(buffer, 'PNG', compress_level=3)
+  Image.fromarray(np.ascontiguousarray(array)).save(buffer, 'PNG', compress_level=level)
   return buffer.getvalue()
 
 

@@ -12,6 +12,13 @@ T = TypeVar('T')
 U = TypeVar('U')
 
 
+def available_cpus() -> int:
+  """CPUs that this process may use: a batch system or a container may leave it fewer than there are."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
 def map_in_threads(
   function: Callable[[T], U], items: Iterable[T], num_threads: int | None = None
 ) -> Iterator[U]:
@@ -23,9 +30,9 @@ def map_in_threads(
   Args:
     function: What the threads call.
     items: Its arguments.
-    num_threads: By default one per CPU.
+    num_threads: By default one per CPU that the process may use.
   """
-  num_threads = num_threads or os.cpu_count() or 1
+  num_threads = num_threads or available_cpus()
   with concurrent.futures.ThreadPoolExecutor(num_threads) as executor:
     pending = collections.deque()
     try:

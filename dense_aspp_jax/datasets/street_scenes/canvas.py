@@ -84,6 +84,17 @@ class Camera:
     scale = self.focal / z
     return self.center + scale * (x + self.bend(z)), self.horizon + scale * (self.height - y)
 
+  def project_all(self, points: Sequence[Point]) -> list[float]:
+    """Columns and rows of world points, alternating; neighbours often have one depth."""
+    flat, depth = [], None
+    center, horizon, height = self.center, self.horizon, self.height
+    for x, y, z in points:
+      if z != depth:
+        depth, z = z, max(z, _NEAR)
+        scale, shift = self.focal / z, self.bend(z)
+      flat += (center + scale * (x + shift), horizon + scale * (height - y))
+    return flat
+
   def scale(self, z: float) -> float:
     """Pixels per metre at depth `z`."""
     return self.focal / max(z, _NEAR)
@@ -118,10 +129,18 @@ class Canvas:
     if label is not None:
       getattr(self._on_labels, shape)(pixels, fill=ID[label], **options)
 
+  def _fill(self, pixels: Sequence[float], color: Color | None, label: Label) -> None:
+    """Draws a polygon: most of what there is."""
+    if color is not None:
+      self._on_image.polygon(pixels, color)
+    if label is not None:
+      self._on_labels.polygon(pixels, ID[label])
+
   def _project(self, points: Sequence[Point]) -> list[float] | None:
     """Returns flat pixel coordinates, or None if everything lies left or right of the picture."""
-    flat = [pixel for point in points for pixel in self.camera.project(*point)]
-    return flat if max(flat[::2]) >= 0 and min(flat[::2]) < self.width else None
+    flat = self.camera.project_all(points)
+    columns = flat[::2]
+    return flat if max(columns) >= 0 and min(columns) < self.width else None
 
   def polygon(
     self, points: Sequence[Point], color: Color | None, label: Label = None, normal: Normal = FRONT
@@ -129,7 +148,7 @@ class Canvas:
     """Paints a polygon."""
     flat = self._project(points)
     if flat:
-      self.draw('polygon', flat, color and self.light.shade(color, normal, points[0][2]), label)
+      self._fill(flat, color and self.light.shade(color, normal, points[0][2]), label)
 
   def facade(
     self, x: float, near: float, far: float, low: float, high: float, color: Color | None, label: Label = None
@@ -174,9 +193,12 @@ class Canvas:
     """Paints a flat shape, given in units of `radius`, that faces the camera but is lit by its `normal`."""
     u, v = self.camera.project(*center)
     radius *= self.camera.scale(center[2])
-    if -1.2 * radius < u < self.width + 1.2 * radius and v > -1.2 * radius:
-      flat = [c for a, b in shape for c in (u + radius * a, v - radius * b)]
-      self.draw('polygon', flat, self.light.shade(color, normal, center[2]), label)
+    margin = 1.2 * radius
+    if -margin < u < self.width + margin and -margin < v < self.height + margin:
+      flat = []
+      for a, b in shape:
+        flat += (u + radius * a, v - radius * b)
+      self._fill(flat, self.light.shade(color, normal, center[2]), label)
 
   def limb(
     self, start: Point, end: Point, width: float, color: Color, label: Label = None, taper: float = 1.0
@@ -190,7 +212,7 @@ class Canvas:
     a, b = -dv * half, du * half
     c, d = a * taper, b * taper
     flat = [u0 + a, v0 + b, u1 + c, v1 + d, u1 - c, v1 - d, u0 - a, v0 - b]
-    self.draw('polygon', flat, self.light.shade(color, FRONT, start[2]), label)
+    self._fill(flat, self.light.shade(color, FRONT, start[2]), label)
 
   def shadow(self, points: Sequence[Point], depth: int = 150) -> None:
     """Darkens the ground inside a polygon by `depth`, 0..255. Only visible ground shows it."""

@@ -36,13 +36,15 @@ TYRE = (26, 26, 28)
 
 def mix(first: Color, second: Color, amount: float) -> Color:
   """Blends two colours or points; `amount` 0 gives the first, 1 the second."""
-  return tuple(a + (b - a) * amount for a, b in zip(first, second, strict=True))
+  (a, b, c), (x, y, z) = first, second
+  return a + (x - a) * amount, b + (y - b) * amount, c + (z - c) * amount
 
 
 def vary(rng: random.Random, color: Color, brightness: float = 0.12, hue: float = 8.0) -> Color:
   """Varies a colour: relative change of brightness, absolute change of each channel."""
   gain = rng.uniform(1 - brightness, 1 + brightness)
-  return tuple(min(255.0, max(0.0, v * gain + rng.uniform(-hue, hue))) for v in color)
+  uniform = rng.uniform
+  return tuple([min(255.0, max(0.0, v * gain + uniform(-hue, hue))) for v in color])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +66,14 @@ class Light:
     clear = math.exp(-z / self.visibility)
     if normal is LAMP:
       return tuple(int(v) for v in mix(self.haze, color, clear))
-    s = self.sun_direction
-    facing = max(0.0, normal[0] * s[0] + normal[1] * s[1] + normal[2] * s[2])
+    (x, y, z), (u, v, w) = normal, self.sun_direction
+    facing = max(0.0, x * u + y * v + z * w)
     (r, g, b), a, d, h = color, self.ambient, self.sun, self.haze
-    r = r * (a[0] + facing * d[0]) * clear + h[0] * (1 - clear)
-    g = g * (a[1] + facing * d[1]) * clear + h[1] * (1 - clear)
-    b = b * (a[2] + facing * d[2]) * clear + h[2] * (1 - clear)
-    return min(255, int(r)), min(255, int(g)), min(255, int(b))
+    hazy = 1 - clear
+    r = int(r * (a[0] + facing * d[0]) * clear + h[0] * hazy)
+    g = int(g * (a[1] + facing * d[1]) * clear + h[1] * hazy)
+    b = int(b * (a[2] + facing * d[2]) * clear + h[2] * hazy)
+    return r if r < 255 else 255, g if g < 255 else 255, b if b < 255 else 255
 
   @property
   def shadow_offset(self) -> tuple[float, float]:

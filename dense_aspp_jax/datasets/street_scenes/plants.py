@@ -48,14 +48,14 @@ def draw_tree(
       tip = (x + rng.uniform(-0.7, 0.7) * crown, middle + rng.uniform(-0.2, 0.5) * crown, z)
       canvas.limb((x + lean * 0.7, middle * 0.7, z), tip, thick * 0.5, bark, 'vegetation', 0.4)
   sun = canvas.light.sun_direction
-  clumps = []
+  clumps, uniform, share = [], rng.uniform, rng.random
   for _ in range(min(80, 9 + int(pixels * 0.5))):
-    angle, radius = rng.uniform(0, math.tau), math.sqrt(rng.random())
+    angle, radius = uniform(0, math.tau), math.sqrt(share())
     a, b = radius * math.cos(angle), radius * math.sin(angle)
     if kind == 'conifer':
-      b = rng.random() ** 1.5 * 2 - 1
+      b = share() ** 1.5 * 2 - 1
       a *= (1.05 - b) / 2
-    bright = 0.45 * b + 0.3 * (a * sun[0] - 0.3 * sun[2]) + rng.uniform(-0.35, 0.35)
+    bright = 0.45 * b + 0.3 * (a * sun[0] - 0.3 * sun[2]) + uniform(-0.35, 0.35)
     clumps.append((bright, a, b))
   clumps.sort()
   leaf = crown * (0.44 if pixels < 25 else 0.32 if pixels < 70 else 0.24)
@@ -66,7 +66,7 @@ def draw_tree(
     normal = (0.7 * a, 0.55 + 0.4 * b, -0.5)
     tone = tones[min(9, max(0, int(5 + 6 * bright)))]
     center = (x + lean + a * (crown - leaf * 0.5), middle + b * (crown - leaf * 0.5) * stretch, z)
-    size = leaf * rng.uniform(0.7, 1.3) * (1.15 - 0.45 * k / len(clumps))
+    size = leaf * uniform(0.7, 1.3) * (1.15 - 0.45 * k / len(clumps))
     canvas.blob(center, rng.choice(CLUMPS), size, tone, 'vegetation', normal)
 
 
