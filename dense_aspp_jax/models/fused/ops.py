@@ -19,9 +19,15 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dense_aspp_jax.models.fused import gpu_1x1, gpu_3x3
+from dense_aspp_jax.models.fused import cpu_tiles, gpu_1x1, gpu_3x3
 from dense_aspp_jax.models.fused.gpu_tiles import Maps, Mask, Sums
-from dense_aspp_jax.models.fused.statistics import Affine, Moments, accumulation_dtype, moments
+from dense_aspp_jax.models.fused.statistics import (
+  Affine,
+  Moments,
+  accumulation_dtype,
+  activation,
+  moments,
+)
 
 Kernel = Float[Array, '...']
 
@@ -30,20 +36,27 @@ _TAPS = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
 
 
 def _or_on_gpu(
-  kernel_form: Callable, supports: Callable[[Maps, Kernel], bool], *, differentiable: bool = False
+  kernel_form: Callable,
+  supports: Callable[[Maps, Kernel], bool],
+  *,
+  cpu_form: Callable | None = None,
+  differentiable: bool = False,
 ) -> Callable[[Callable], Callable]:
   """Decorates the XLA form of an operation: an NVIDIA GPU runs a kernel instead where that is supported.
 
-  A kernel has no derivative of its own; that of a `differentiable` operation is the XLA form's.
+  A CPU runs the `cpu_form` if there is one. A kernel has no derivative of its own; that of a `differentiable`
+  operation is the XLA form's.
   """
 
   def decorate(xla_form: Callable) -> Callable:
     @functools.wraps(xla_form)
     def operation(x, affine, kernel, *others, **static):
       operands = x, affine, kernel, *others
-      if not supports(x, kernel):
-        return xla_form(*operands, **static)
-      forms = {'cuda': kernel_form, 'default': xla_form}
+      forms = {'default': xla_form}
+      if cpu_form is not None:
+        forms['cpu'] = cpu_form
+      if supports(x, kernel):
+        forms['cuda'] = kernel_form
       return lax.platform_dependent(
         *operands, **{platform: functools.partial(form, **static) for platform, form in forms.items()}
       )
@@ -63,18 +76,18 @@ def _or_on_gpu(
 @_or_on_gpu(gpu_1x1.bn_relu_dot, gpu_1x1.supports)
 def bn_relu_dot(features: Maps, affine: Affine, kernel: Kernel, mask: Mask) -> tuple[Maps, Moments]:
   """A 1x1 convolution of relu(affine(features)), and the moments of its output."""
-  z = _dot(_activation(features[..., : len(kernel)], affine), kernel, features.dtype)
+  z = _dot(activation(features[..., : len(kernel)], affine), kernel, features.dtype)
   return z, moments(z, mask)
 
 
 @_or_on_gpu(gpu_1x1.bn_relu_dot_relu, gpu_1x1.supports, differentiable=True)
 def bn_relu_dot_relu(features: Maps, affine: Affine, kernel: Kernel, second: Affine) -> Maps:
   """relu(second(z)) of a 1x1 convolution z of relu(affine(features)): both BNs of a layer at once."""
-  z = _dot(_activation(features[..., : len(kernel)], affine), kernel, features.dtype)
-  return _activation(z, second)
+  z = _dot(activation(features[..., : len(kernel)], affine), kernel, features.dtype)
+  return activation(z, second)
 
 
-@_or_on_gpu(gpu_1x1.bn_relu_dot_backward, gpu_1x1.supports)
+@_or_on_gpu(gpu_1x1.bn_relu_dot_backward, gpu_1x1.supports, cpu_form=cpu_tiles.bn_relu_dot_backward)
 def bn_relu_dot_backward(
   features: Maps, affine: Affine, kernel: Kernel, output_gradient: Maps, gradient: Maps
 ) -> tuple[Maps, Kernel, Sums]:
@@ -85,7 +98,7 @@ def bn_relu_dot_backward(
     type of sums, and the sums over the gradient of affine(features).
   """
   x = features[..., : len(kernel)]
-  a = _activation(x, affine)
+  a = activation(x, affine)
   g = jnp.where(a > 0, _dot(output_gradient, kernel.T, features.dtype), 0).astype(affine.scale.dtype)
   added = gradient[..., : len(kernel)].astype(g.dtype) + g * affine.scale
   gradient = lax.dynamic_update_slice(gradient, added.astype(gradient.dtype), (0, 0, 0, 0))
@@ -97,7 +110,7 @@ def bn_relu_conv(z: Maps, affine: Affine, kernel: Kernel, mask: Mask, *, dilatio
 
   Without a kernel: on an H100 cuDNN took 56 us where a kernel took 67 (128 -> 32 channels, bfloat16).
   """
-  return convolution_3x3(_activation(z, affine, mask), kernel, dilation=dilation)
+  return convolution_3x3(activation(z, affine, mask), kernel, dilation=dilation)
 
 
 def convolution_3x3(a: Maps, kernel: Kernel, *, dilation: int) -> Maps:
@@ -108,7 +121,7 @@ def convolution_3x3(a: Maps, kernel: Kernel, *, dilation: int) -> Maps:
   )
 
 
-@_or_on_gpu(gpu_3x3.bn_relu_conv_backward, gpu_3x3.supports)
+@_or_on_gpu(gpu_3x3.bn_relu_conv_backward, gpu_3x3.supports, cpu_form=cpu_tiles.bn_relu_conv_backward)
 def bn_relu_conv_backward(
   z: Maps, affine: Affine, kernel: Kernel, mask: Mask, output_gradient: Maps, *, dilation: int
 ) -> tuple[Maps, Kernel, Sums]:
@@ -121,7 +134,7 @@ def bn_relu_conv_backward(
     The gradient of affine(z), the kernel's gradient in the type of sums, and the sums over the former.
   """
   _, _, channels, features = kernel.shape
-  a = _activation(z, affine, mask)
+  a = activation(z, affine, mask)
   shifted = lax.optimization_barrier(
     jnp.concatenate([_shift(output_gradient, -i * dilation, -j * dilation) for i, j in _TAPS], -1)
   )
@@ -131,39 +144,14 @@ def bn_relu_conv_backward(
   return g, kernel_gradient, _sums(g.astype(affine.scale.dtype), z, affine)
 
 
-def _activation(x: Maps, affine: Affine, mask: Mask = None) -> Maps:
-  """relu(affine(x)) in x's type, 0 where the mask does not hold."""
-  y = jnp.maximum(affine(x), 0)
-  return (y if mask is None else jnp.where(mask[..., None], y, 0)).astype(x.dtype)
-
-
 def _dot(x: Maps, kernel: Kernel, dtype: DTypeLike) -> Maps:
   return lax.dot_general(x, kernel, (((3,), (0,)), ((), ())), preferred_element_type=dtype)
 
 
 def _sum_of_products(a: Maps, b: Maps) -> Kernel:
-  """[ca, cb]: a^T b, summed over all positions, in the type of sums."""
-  return lax.platform_dependent(a, b, cpu=_sum_of_products_of_rows, default=_sum_of_products_of_maps)
-
-
-def _sum_of_products_of_maps(a: Maps, b: Maps) -> Kernel:
+  """[ca, cb]: a^T b, summed over all positions."""
   contracted = ((_POSITIONS, _POSITIONS), ((), ()))
   return lax.dot_general(a, b, contracted, preferred_element_type=accumulation_dtype(a.dtype))
-
-
-def _sum_of_products_of_rows(a: Maps, b: Maps) -> Kernel:
-  """Over one axis of positions: of three, XLA's CPU compiler copies `a` transposed, element by element.
-
-  If `b` is narrower, `b` is transposed instead, and the small product back; the barriers keep XLA from
-  swapping the operands again.
-  """
-  a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
-  dtype = accumulation_dtype(a.dtype)
-  if a.shape[1] <= b.shape[1]:
-    return lax.dot_general(a, b, (((0,), (0,)), ((), ())), preferred_element_type=dtype)
-  a, transposed = lax.optimization_barrier((a, b.T))
-  product = lax.dot_general(transposed, a, (((1,), (0,)), ((), ())), preferred_element_type=dtype)
-  return lax.optimization_barrier(product).T
 
 
 def _sums(g: Maps, x: Maps, affine: Affine) -> Sums:

@@ -40,6 +40,14 @@ class Affine(NamedTuple):
     return (x.astype(self.mean.dtype) - self.mean) * self.scale + self.bias
 
 
+def activation(
+  x: Float[Array, '... c'], affine: Affine, mask: Bool[Array, ' ...'] | None = None
+) -> Float[Array, '... c']:
+  """relu(affine(x)) in x's type, 0 where the mask does not hold."""
+  y = jnp.maximum(affine(x), 0)
+  return (y if mask is None else jnp.where(mask[..., None], y, 0)).astype(x.dtype)
+
+
 def identity(channels: int, dtype: DTypeLike) -> Affine:
   """The affine map that changes nothing."""
   return Affine(*(jnp.full((channels,), value, dtype) for value in (0, 1, 0)))

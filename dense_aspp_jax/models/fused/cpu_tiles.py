@@ -1,0 +1,140 @@
+"""The operations of a dense layer for CPUs: by tiles of positions, which stay in a core's cache.
+
+Between the products of a whole map XLA reads and writes all of it several times, through memory. The forms
+are those of `ops`. Positions are rows of a matrix: of three contracted axes XLA's CPU compiler makes one by
+copying an operand transposed, element by element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from dense_aspp_jax.models.fused.gpu_tiles import Maps, Mask, Sums
+from dense_aspp_jax.models.fused.statistics import Affine, accumulation_dtype, activation
+
+Rows = Float[Array, 'p _']
+Kernel = Float[Array, '...']
+
+_TILE = 512  # positions: an L2 of 1 MiB was as fast with 256, slower with 128 and 1024
+_TAPS = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
+
+
+def bn_relu_dot_backward(
+  features: Maps, affine: Affine, kernel: Kernel, output_gradient: Maps, gradient: Maps
+) -> tuple[Maps, Kernel, Sums]:
+  """See `ops.bn_relu_dot_backward`."""
+  channels, width = kernel.shape
+  x, output_gradient, into = _rows(features), _rows(output_gradient), _rows(gradient)
+  transposed = lax.optimization_barrier(kernel.T)
+
+  def tile(start: Array | int, rows: int, carry: Any) -> Any:
+    into, sums = carry
+    part = lax.dynamic_slice(x, (start, 0), (rows, channels))
+    a, gz = lax.optimization_barrier(
+      (activation(part, affine), lax.dynamic_slice(output_gradient, (start, 0), (rows, width)))
+    )
+    g = _masked_product(gz, transposed, a).astype(affine.scale.dtype)
+    added = lax.dynamic_slice(into, (start, 0), (rows, channels)).astype(g.dtype) + g * affine.scale
+    into = lax.dynamic_update_slice(into, added.astype(into.dtype), (start, 0))
+    return into, _added(sums, _sum_of_products(a, gz), _sums(g, part, affine))
+
+  carry = into, _zero_sums(features, channels, width)
+  into, (kernel_gradient, *sums) = _over_tiles(len(x), tile, carry)
+  return into.reshape(gradient.shape), kernel_gradient, tuple(sums)
+
+
+def bn_relu_conv_backward(
+  z: Maps, affine: Affine, kernel: Kernel, mask: Mask, output_gradient: Maps, *, dilation: int
+) -> tuple[Maps, Kernel, Sums]:
+  """See `ops.bn_relu_conv_backward`."""
+  _, _, channels, features = kernel.shape
+  _, height, width, _ = z.shape
+  x, mask = _rows(z), None if mask is None else mask.reshape(-1)
+  margin = dilation * (width + 1)
+  padded = jnp.pad(_rows(output_gradient), ((margin, margin), (0, 0)))
+  inside = _taps_inside(len(x), height, width, dilation)
+  padded, inside, by_tap = lax.optimization_barrier(
+    (padded, inside, kernel.transpose(0, 1, 3, 2).reshape(9 * features, channels))
+  )
+
+  def tile(start: Array | int, rows: int, carry: Any) -> Any:
+    into, sums = carry
+    part = lax.dynamic_slice(x, (start, 0), (rows, channels))
+    of_mask = None if mask is None else lax.dynamic_slice(mask, (start,), (rows,))
+    of_taps = lax.dynamic_slice(inside, (start, 0), (rows, 9))
+    shifted = [
+      lax.dynamic_slice(padded, (start + margin - dilation * (i * width + j), 0), (rows, features))
+      for i, j in _TAPS
+    ]
+    shifted = [jnp.where(of_taps[:, tap, None], y, 0) for tap, y in enumerate(shifted)]
+    a, shifted = lax.optimization_barrier((activation(part, affine, of_mask), jnp.concatenate(shifted, 1)))
+    g = _masked_product(shifted, by_tap, a)
+    into = lax.dynamic_update_slice(into, g, (start, 0))
+    sums = _added(sums, _sum_of_products(a, shifted), _sums(g.astype(affine.scale.dtype), part, affine))
+    return into, sums
+
+  carry = jnp.zeros_like(x), _zero_sums(z, channels, 9 * features)
+  into, (kernel_gradient, *sums) = _over_tiles(len(x), tile, carry)
+  kernel_gradient = kernel_gradient.reshape(channels, 3, 3, features).transpose(1, 2, 0, 3)
+  return into.reshape(z.shape), kernel_gradient, tuple(sums)
+
+
+def _over_tiles(count: int, tile: Callable[[Array | int, int, Any], Any], carry: Any) -> Any:
+  """Applies `tile(start, rows, carry)` to all tiles of `count` positions in turn."""
+  whole, rest = divmod(count, _TILE)
+  if whole:
+    carry = lax.fori_loop(0, whole, lambda index, carry: tile(index * _TILE, _TILE, carry), carry)
+  return tile(whole * _TILE, rest, carry) if rest else carry
+
+
+def _rows(x: Maps) -> Rows:
+  return x.reshape(-1, x.shape[-1])
+
+
+def _masked_product(x: Rows, kernel: Kernel, a: Rows) -> Rows:
+  """The product in `a`'s type where `a`, a ReLU's output, is positive."""
+  product = lax.dot(x, kernel, preferred_element_type=a.dtype)
+  return lax.optimization_barrier(jnp.where(a > 0, product, 0))
+
+
+def _sum_of_products(a: Rows, b: Rows) -> Kernel:
+  """a^T b in the type of sums; XLA copies the narrower one, transposed, and no other."""
+  dtype = accumulation_dtype(a.dtype)
+  if a.shape[1] <= b.shape[1]:
+    return lax.dot(lax.optimization_barrier(a.T), b, preferred_element_type=dtype)
+  product = lax.dot(lax.optimization_barrier(b.T), a, preferred_element_type=dtype)
+  return lax.optimization_barrier(product).T
+
+
+def _sums(g: Rows, x: Rows, affine: Affine) -> Sums:
+  return jnp.sum(g, 0), jnp.sum(g * (x.astype(g.dtype) - affine.mean), 0)
+
+
+def _zero_sums(x: Maps, channels: int, width: int) -> tuple[Array, ...]:
+  """Of a kernel's gradient and of `_sums`."""
+  return tuple(
+    jnp.zeros(shape, accumulation_dtype(x.dtype)) for shape in ((channels, width), channels, channels)
+  )
+
+
+def _added(sums: tuple[Array, ...], products: Kernel, others: Sums) -> tuple[Array, ...]:
+  return tuple(jax.tree.map(jnp.add, sums, (products, *others)))
+
+
+def _taps_inside(count: int, height: int, width: int, dilation: int) -> Array:
+  """[count, 9]: which outputs that read a position through each tap lie inside its image."""
+  position = jnp.arange(count)
+  row, column = position // width % height, position % width
+
+  def inside(index: Array, size: int) -> Array:
+    return (index >= 0) & (index < size)
+
+  return jnp.stack(
+    [inside(row - i * dilation, height) & inside(column - j * dilation, width) for i, j in _TAPS], 1
+  )

@@ -1,0 +1,66 @@
+"""The operations of a dense layer at sizes that they compute in several tiles, in float64."""
+
+import functools
+
+import exactness
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from dense_aspp_jax.models.fused import ops
+from dense_aspp_jax.models.fused.statistics import Affine
+
+
+def draw(*shape, seed=0):
+  return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
+@pytest.mark.parametrize('channels', [(7, 4), (3, 5)])
+@pytest.mark.parametrize('size', [(2, 16, 32), (3, 23, 25)])
+def test_float64_1x1_backward_is_exact(size, channels):
+  """1024 and 1725 positions, an input wider and narrower than the output."""
+  with jax.enable_x64(True):
+    cin, cout = channels
+    features, gradient = draw(2, *size, cin + 2)
+    affine = Affine(*draw(3, cin))
+    kernel, output_gradient = draw(cin, cout), draw(*size, cout, seed=1)
+    x = features[..., :cin]
+
+    def output(y, kernel):
+      return jnp.maximum(y, 0) @ kernel
+
+    of_y, of_kernel = jax.vjp(output, affine(x), kernel)[1](output_gradient)
+    added = gradient.at[..., :cin].add(of_y * affine.scale)
+    sums = of_y.sum((0, 1, 2)), (of_y * (x - affine.mean)).sum((0, 1, 2))
+    found = jax.jit(ops.bn_relu_dot_backward)(features, affine, kernel, output_gradient, gradient)
+    exactness.assert_exact(found, (added, of_kernel, sums), tolerance=1e-10, smallest=0)
+
+
+@pytest.mark.parametrize('dilation', [1, 6, 30])
+@pytest.mark.parametrize('masked', [False, True])
+def test_float64_3x3_backward_is_exact(dilation, masked):
+  """1725 positions; a dilation beyond the image leaves the middle tap only."""
+  with jax.enable_x64(True):
+    size, channels, growth = (3, 23, 25), 6, 3
+    z, affine = draw(*size, channels), Affine(*draw(3, channels))
+    mask = draw(*size, seed=2) > -1 if masked else None
+    kernel, output_gradient = draw(3, 3, channels, growth), draw(*size, growth, seed=1)
+    if masked:
+      output_gradient = jnp.where(mask[..., None], output_gradient, 0)
+
+    def output(y, kernel):
+      a = jnp.maximum(y, 0) if mask is None else jnp.where(mask[..., None], jnp.maximum(y, 0), 0)
+      return lax.conv_general_dilated(
+        *(a, kernel, (1, 1), [(dilation, dilation)] * 2),
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+      )
+
+    of_y, of_kernel = jax.vjp(output, affine(z), kernel)[1](output_gradient)
+    sums = of_y.sum((0, 1, 2)), (of_y * (z - affine.mean)).sum((0, 1, 2))
+    found = jax.jit(functools.partial(ops.bn_relu_conv_backward, dilation=dilation))(
+      z, affine, kernel, mask, output_gradient
+    )
+    exactness.assert_exact(found, (of_y, of_kernel, sums), tolerance=1e-10, smallest=0)
