@@ -14,7 +14,7 @@ from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.fields import check_choice
 from dense_aspp_jax.models.dense_layers import DenseLayer, dense_layers
 from dense_aspp_jax.models.extractors.extractor import Extractor
-from dense_aspp_jax.models.fused import stem
+from dense_aspp_jax.models.fused import ops, stem
 from dense_aspp_jax.models.fused.statistics import Moments, moments
 from dense_aspp_jax.models.layers import (
   MOMENTUM,
@@ -90,7 +90,7 @@ class Transition(nn.Module):
     if self.pool:
       batch, height, width = a.shape[0], a.shape[1] // 2, a.shape[2] // 2
       a = a[:, : 2 * height, : 2 * width].reshape(batch, height, 2, width, 2, channels).mean((2, 4))
-    return a.astype(x.dtype) @ kernel[0, 0].astype(x.dtype)
+    return ops.dot(a.astype(x.dtype), kernel[0, 0].astype(x.dtype))
 
 
 class DenseNet(Extractor):

@@ -49,6 +49,23 @@ def bn_relu_dot_backward(
   return into.reshape(gradient.shape), kernel_gradient, tuple(sums)
 
 
+def dot_backward(x: Maps, kernel: Kernel, output_gradient: Maps) -> tuple[Maps, Kernel]:
+  """The gradients of `ops.dot`, in the types of `x` and `kernel`.
+
+  Nothing but products: larger tiles cost fewer additions of the kernel's gradient.
+  """
+  a, g = lax.optimization_barrier((_rows(x), _rows(output_gradient)))
+
+  def tile(start: Array | int, rows: int, total: Kernel) -> Kernel:
+    return total + _sum_of_products(
+      *(lax.dynamic_slice(rows_of, (start, 0), (rows, rows_of.shape[1])) for rows_of in (a, g))
+    )
+
+  total = jnp.zeros(kernel.shape, accumulation_dtype(x.dtype))
+  kernel_gradient = _over_tiles(len(a), tile, total, size=4 * _TILE)
+  return output_gradient @ kernel.T, kernel_gradient.astype(kernel.dtype)
+
+
 def bn_relu_conv_backward(
   z: Maps, affine: Affine, kernel: Kernel, mask: Mask, output_gradient: Maps, *, dilation: int
 ) -> tuple[Maps, Kernel, Sums]:
@@ -85,12 +102,14 @@ def bn_relu_conv_backward(
   return into.reshape(z.shape), kernel_gradient, tuple(sums)
 
 
-def _over_tiles(count: int, tile: Callable[[Array | int, int, Any], Any], carry: Any) -> Any:
+def _over_tiles(
+  count: int, tile: Callable[[Array | int, int, Any], Any], carry: Any, size: int = _TILE
+) -> Any:
   """Applies `tile(start, rows, carry)` to all tiles of `count` positions in turn."""
-  whole, rest = divmod(count, _TILE)
+  whole, rest = divmod(count, size)
   if whole:
-    carry = lax.fori_loop(0, whole, lambda index, carry: tile(index * _TILE, _TILE, carry), carry)
-  return tile(whole * _TILE, rest, carry) if rest else carry
+    carry = lax.fori_loop(0, whole, lambda index, carry: tile(index * size, size, carry), carry)
+  return tile(whole * size, rest, carry) if rest else carry
 
 
 def _rows(x: Maps) -> Rows:

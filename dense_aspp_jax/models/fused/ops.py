@@ -105,6 +105,22 @@ def bn_relu_dot_backward(
   return gradient, _sum_of_products(a, output_gradient), _sums(g, x, affine)
 
 
+@jax.custom_vjp
+def dot(x: Maps, kernel: Kernel) -> Maps:
+  """A 1x1 convolution; a CPU computes its kernel's gradient in a form of its own."""
+  return x @ kernel
+
+
+def _dot_gradients(operands: tuple[Maps, Kernel], gradient: Maps) -> tuple[Maps, Kernel]:
+  def default(x: Maps, kernel: Kernel, gradient: Maps) -> tuple[Maps, Kernel]:
+    return jax.vjp(jnp.matmul, x, kernel)[1](gradient)
+
+  return lax.platform_dependent(*operands, gradient, cpu=cpu_tiles.dot_backward, default=default)
+
+
+dot.defvjp(lambda x, kernel: (dot(x, kernel), (x, kernel)), _dot_gradients)
+
+
 def bn_relu_conv(z: Maps, affine: Affine, kernel: Kernel, mask: Mask, *, dilation: int) -> Maps:
   """A 3x3 convolution of relu(affine(z)), padded with zeros to keep the size.
 

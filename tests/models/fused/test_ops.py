@@ -64,3 +64,14 @@ def test_float64_3x3_backward_is_exact(dilation, masked):
       z, affine, kernel, mask, output_gradient
     )
     exactness.assert_exact(found, (of_y, of_kernel, sums), tolerance=1e-10, smallest=0)
+
+
+@pytest.mark.parametrize('channels', [(7, 4), (3, 5)])
+def test_float64_gradients_of_a_dot_are_exact(channels):
+  """2175 positions."""
+  with jax.enable_x64(True):
+    x, kernel = draw(3, 25, 29, channels[0]), draw(*channels)
+    output_gradient = draw(3, 25, 29, channels[1], seed=1)
+    expected = jax.vjp(jnp.matmul, x, kernel)[1](output_gradient)
+    found = jax.jit(lambda x, kernel: jax.vjp(ops.dot, x, kernel)[1](output_gradient))(x, kernel)
+    exactness.assert_exact(found, expected, tolerance=1e-10, smallest=0)
