@@ -13,10 +13,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.models.extractors.extractor import Extractor
+from dense_aspp_jax.models.fused.inverted_residual import ConvNormArrays, Window, expanded_depthwise
 from dense_aspp_jax.models.layers import (
   BatchNorm,
   Features,
   convolution,
+  kernel_and_bias,
   rematerialized,
   strides_and_dilations,
 )
@@ -52,10 +54,9 @@ class ConvNorm(nn.Module):
   momentum: float = MOMENTUM
   dtype: DTypeLike = jnp.float32
 
-  @nn.compact
-  def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h2 w2 features']:
-    """Maps one feature map to the next."""
-    x = convolution(
+  def setup(self):
+    """Declares convolution and BN."""
+    self.conv = convolution(
       self.features,
       self.kernel_size,
       stride=self.stride,
@@ -63,10 +64,23 @@ class ConvNorm(nn.Module):
       depthwise=self.depthwise,
       padding=self.padding,
       dtype=self.dtype,
-      name='conv',
-    )(x)
-    x = BatchNorm(momentum=self.momentum, epsilon=EPSILON, dtype=self.dtype, name='norm')(x, train)
+    )
+    self.norm = BatchNorm(momentum=self.momentum, epsilon=EPSILON, dtype=self.dtype)
+
+  def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h2 w2 features']:
+    """Maps one feature map to the next."""
+    x = self.norm(self.conv(x), train)
     return self.activation(x) if self.activation else x
+
+  def arrays(self, channels: int) -> ConvNormArrays:
+    """What inference needs of it, for an input of `channels` channels."""
+    kernel, _ = kernel_and_bias(self.conv, channels)
+    return ConvNormArrays(kernel.astype(self.dtype), self.norm.affine(self.features, None))
+
+  @property
+  def window(self) -> Window:
+    """How the kernel moves."""
+    return Window(self.conv.strides, self.conv.padding, self.conv.kernel_dilation)
 
 
 class SqueezeExcite(nn.Module):
@@ -116,10 +130,11 @@ class InvertedResidual(nn.Module):
   def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h2 w2 c2']:
     """Maps one feature map to the next."""
     kernel_size, expanded_channels, features, squeeze_excite, activation, defined_stride = self.block
-    conv_norm, y = functools.partial(ConvNorm, momentum=self.momentum, dtype=self.dtype), x
+    conv_norm = functools.partial(ConvNorm, momentum=self.momentum, dtype=self.dtype)
+    expand = None
     if expanded_channels != x.shape[-1]:
-      y = conv_norm(expanded_channels, 1, activation, name='expand')(y, train)
-    y = conv_norm(
+      expand = conv_norm(expanded_channels, 1, activation, name='expand')
+    depthwise = conv_norm(
       expanded_channels,
       kernel_size,
       activation,
@@ -128,7 +143,12 @@ class InvertedResidual(nn.Module):
       depthwise=self.implementation,
       padding=self.padding,
       name='depthwise',
-    )(y, train)
+    )
+    if train or self.implementation == 'reference':
+      y = depthwise(expand(x, train) if expand else x, train)
+    else:
+      arrays = expand and expand.arrays(x.shape[-1]), depthwise.arrays(expanded_channels)
+      y = expanded_depthwise(x, *arrays, depthwise.window, activation)
     if squeeze_excite:
       y = SqueezeExcite(self.dtype, name='squeeze_excite')(y)
     y = conv_norm(features, 1, name='project')(y, train)
