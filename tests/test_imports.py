@@ -3,6 +3,7 @@
 import importlib
 import pathlib
 import pkgutil
+import re
 import subprocess
 import sys
 
@@ -25,6 +26,8 @@ def test_imports_keep_the_contracts():
 def test_importing_everything_needs_neither_tensorflow_nor_torch():
   names = [m.name for m in pkgutil.walk_packages(dense_aspp_jax.__path__, 'dense_aspp_jax.')]
   assert len(names) > 100
+  # These run only in the process of a peer, which has its library.
+  names = [name for name in names if not re.search(r'\.benchmark\.peers\.(pytorch_\w+|onnx_peers)$', name)]
   code = (
     'import sys, importlib\n'
     f'for name in {names!r}: importlib.import_module(name)\n'

@@ -33,10 +33,11 @@ def append_result(path: pathlib.Path, result: dict[str, Any]) -> None:
 def lines(result: dict[str, Any]) -> Iterator[str]:
   """The result of a mode in lines to print."""
   height, width = result['image_size']
-  dtype = result.get('compute_dtype', 'uint8')
+  dtype, threads = result.get('compute_dtype', 'uint8'), result.get('threads')
   yield (
     f'{result["mode"]}: {result["batch_size"]} images of {height}x{width}, {dtype}, on '
     f'{result["num_devices"]} x {result["device"]}'
+    + (f', {threads} thread{"s"[: threads > 1]}' if threads else '')
   )
   yield from _LINES.get(result['mode'], _step_lines)(result)
 
@@ -52,12 +53,17 @@ def _step_lines(result: dict[str, Any]) -> Iterator[str]:
     'compilation': f'{result["compile_seconds"]:.1f} s, after {result["lower_seconds"]:.1f} s of tracing',
     'step': f'{result["ms_per_step"]:.2f} ms (half of {result["repeats"]} repeats of '
     f'{result["steps_per_repeat"]} steps within {low:.2f} to {high:.2f}, all {lowest:.2f} to {highest:.2f})',
+    'CPU': f'{result["cpu_ms_per_step"]:.2f} ms of this process a step, over all its threads',
     'images/s': f'{result["images_per_second"]:.1f} ({rate_low:.1f} to {rate_high:.1f})',
     'memory': f'{memory["total"]} a device: arguments {memory["arguments"]}, temporaries '
     f'{memory["temporaries"]}, outputs {memory["outputs"]}, in place of arguments {memory["aliased"]}',
     'in use': in_use is not None and f'{_size(in_use)} at most since the start',
     'FLOPs': f'{result["flops_per_step"] / 1e12:.3f} T a step, {result["flops_per_second"] / 1e12:.2f} T/s'
-    + ('' if share is None else f', {100 * share:.1f} % of what the device can do'),
+    + (
+      ''
+      if share is None
+      else f', {100 * share:.1f} % of what the device can do ({result["peak_flops"] / 1e12:.3f})'
+    ),
     'bytes': accessed is not None and f'{_size(accessed)} read and written a step, as XLA counts',
   }
   kernels = result.get('kernels')
@@ -65,8 +71,41 @@ def _step_lines(result: dict[str, Any]) -> Iterator[str]:
     rows['kernels'] = f'{result["kernel_ms"]:.2f} ms in {result["launches"]:.0f} launches a step'
   yield from _table([(name, text) for name, text in rows.items() if text])
   if kernels:
-    rows = [(f'{k["milliseconds"]:.3f}', f'{k["launches"]:.0f}', k['name']) for k in kernels]
-    yield from _table(rows, ('ms', 'launches', 'kernel'), ('right', 'right', 'left'))
+    rows = [
+      (
+        f'{k["milliseconds"]:.3f}',
+        f'{100 * k["milliseconds"] / total:.1f} %',
+        f'{k["launches"]:.0f}',
+        k['name'],
+      )
+      for total in [result['kernel_ms']]
+      for k in kernels
+    ]
+    yield from _table(rows, ('ms', 'share', 'launches', 'kernel'), ('right', 'right', 'right', 'left'))
+  if result.get('peers'):
+    yield from _table(_peer_rows(result), _PEER_COLUMNS, ('left', *['right'] * (len(_PEER_COLUMNS) - 1)))
+
+
+_PEER_COLUMNS = ('', 'ms', 'range', 'CPU ms', 'images/s', 'of the peak', 'first step', 'memory', 'ours is')
+
+
+def _peer_rows(result: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+  for name, row in (('ours', result), *result['peers'].items()):
+    lowest, highest = row['ms_range']
+    share, ratio = row['share_of_peak_flops'], row.get('our_speed_over_theirs')
+    memory = row.get('peak_bytes_allocated', row.get('peak_bytes_in_use'))
+    first = row.get('first_step_seconds', row.get('compile_seconds', 0) + row.get('lower_seconds', 0))
+    yield (
+      name,
+      f'{row["ms_per_step"]:.2f}',
+      f'{lowest:.2f}-{highest:.2f}',
+      f'{row["cpu_ms_per_step"]:.2f}',
+      f'{row["images_per_second"]:.1f}',
+      '' if share is None else f'{100 * share:.0f} %',
+      f'{first:.1f} s',
+      '' if memory is None else _size(memory),
+      '' if ratio is None else '{:.2f}x ({:.2f}-{:.2f})'.format(ratio, *row['our_speed_over_theirs_range']),
+    )
 
 
 def _memory_lines(result: dict[str, Any]) -> Iterator[str]:

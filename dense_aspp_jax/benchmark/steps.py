@@ -105,15 +105,17 @@ def training_step(config: ConfigDict, mesh: Mesh) -> Lowered:
   return Lowered(lowered, lower_seconds, start, flops)
 
 
-def inference_step(config: ConfigDict) -> Lowered:
+def inference_step(config: ConfigDict, variables: Any = None) -> Lowered:
   """What `Predictor` computes on all devices of this process, as one step: images to classes of their size.
 
   Args:
     config: Checked; gives model, `evaluation.batch_size`, image size and seed.
+    variables: Of the model; None: those that training starts from.
   """
   checked = parse_config(config)
   model, batch_size, size = checked.model, checked.evaluation.batch_size, checked.data.image_size
-  variables = jax.jit(model.init)(jax.random.key(config.seed), jnp.zeros((1, 64, 64, 3)))
+  if variables is None:
+    variables = jax.jit(model.init)(jax.random.key(config.seed), jnp.zeros((1, 64, 64, 3)))
   predictor = Predictor(model, variables, checked.data.preprocessing)
   images = predictor.place(random_batch(config, batch_size)['image'])
   predict = functools.partial(

@@ -24,9 +24,10 @@ def test_training_and_inference_need_neither_tfds_nor_grain_nor_clu(tmp_path):
   """Where these are missing everything is measured but the input, and written twice."""
   output = tmp_path / 'results.json'
   arguments = [*TINY, '--batch=8', '--image-size', '32', '64', f'--output={output}']
+  arguments += ['--device=cpu', '--threads=1']
   code = f"""
 import sys
-for name in ('tensorflow', 'tensorflow_datasets', 'grain', 'array_record', 'clu', 'tensorboardX', 'torch'):
+for name in ('tensorflow', 'tensorflow_datasets', 'grain', 'array_record', 'clu', 'torch', 'onnx'):
   sys.modules[name] = None  # importing it fails
 from dense_aspp_jax.benchmark import timing
 from dense_aspp_jax.commands.main import main
@@ -39,6 +40,7 @@ sys.exit(main(['benchmark', *{arguments!r}]))
   )
   assert done.returncode == 0, done.stderr
   assert 'input is not measured' in done.stderr
+  assert 'not compared: eager, compile, onnxruntime, openvino; not installed: torch, onnx' in done.stderr
   *text, last = done.stdout.splitlines()
   record = json.loads(last)
   assert json.loads(output.read_text()) == [record]
@@ -48,12 +50,14 @@ sys.exit(main(['benchmark', *{arguments!r}]))
   for result in record['results']:
     assert (result['batch_size'], result['image_size']) == (8, [32, 64])
     assert (result['device'], result['num_devices'], result['compute_dtype']) == ('cpu', 1, 'float32')
+    assert 0 < result['share_of_peak_flops'] < 1
+    assert result['cpu_ms_per_step'] > 0
   assert record['config']['data']['image_size'] == [32, 64]
   assert record['seed'] == 3
   assert record['provenance']['libraries']['jax']
   assert [line for line in text if not line.startswith(' ')] == [
-    'inference: 8 images of 32x64, float32, on 1 x cpu',
-    'train: 8 images of 32x64, float32, on 1 x cpu',
+    'inference: 8 images of 32x64, float32, on 1 x cpu, 1 thread',
+    'train: 8 images of 32x64, float32, on 1 x cpu, 1 thread',
   ]
 
 
@@ -78,6 +82,11 @@ def test_the_input_of_a_prepared_data_set_is_measured(scene_folder, tmp_path, mo
     (['--batch=12'], 'config.training.batch_size = 12: expected a multiple of 8'),
     (['--image-size', '0', '64'], 'config.data.image_size = (0, 64)'),
     (['--output=/'], '/: cannot be read'),
+    (['--threads=0'], '--threads 0: expected 1 to'),
+    (['--threads=4096'], '--threads 4096: expected 1 to'),
+    (['--peers', 'all', 'eager'], "'all' and 'none' stand alone"),
+    (['--peers', 'eager', '--mode=memory'], 'only train and inference are compared'),
+    (['--peers', 'openvino', '--mode=train'], '--peers openvino: '),
     ([f'--trace={__file__}'], 'is not a directory that can be written; choose another --trace'),
   ],
 )

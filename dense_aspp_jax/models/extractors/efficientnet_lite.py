@@ -49,12 +49,13 @@ class EfficientNetLite(InvertedResidualExtractor):
     """Maps normalized images to features."""
     conv_norm = functools.partial(ConvNorm, activation=nn.relu6, momentum=self.momentum, dtype=self.dtype)
     x = conv_norm(_STEM_CHANNELS, 3, stride=2, padding='SAME', name='stem')(image.astype(self.dtype), train)
-    features = self.run_blocks(x, self._blocks(), train, padding='SAME')
+    features = self.run_blocks(x, self.blocks(), train, padding='SAME')
     if self.last_layer == 'blocks':
       return features
     return features._replace(last=conv_norm(1280, 1, name='conv_head')(features.last, train))
 
-  def _blocks(self) -> dict[str, Block]:
+  def blocks(self) -> dict[str, Block]:
+    """Its inverted residual blocks by name, as they are defined for ImageNet."""
     blocks, channels_in = {}, _STEM_CHANNELS
     stages = zip(_STAGES, self.channels, self.num_blocks, strict=True)
     for stage, ((kernel_size, stride, expansion), channels, num_blocks) in enumerate(stages, start=1):

@@ -83,11 +83,17 @@ class ConvNorm(nn.Module):
     return Window(self.conv.strides, self.conv.padding, self.conv.kernel_dilation)
 
 
+def squeezed_channels(channels: int) -> int:
+  """A quarter of the channels, rounded to a multiple of 8 but not below 90 % of it."""
+  quarter = channels // 4
+  squeezed = max(8, (quarter + 4) // 8 * 8)
+  return squeezed + 8 if squeezed < 0.9 * quarter else squeezed
+
+
 class SqueezeExcite(nn.Module):
   """Scales each channel by a function of all channels' means (ReLU, then hard sigmoid).
 
-  A quarter of the expanded channels lies in between, rounded to a multiple of 8 but not below 90 % of it.
-  The means are taken in float32.
+  `squeezed_channels` lie in between. The means are taken in float32.
   """
 
   dtype: DTypeLike
@@ -95,10 +101,8 @@ class SqueezeExcite(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
     """Scales `x`."""
-    quarter = x.shape[-1] // 4
-    squeezed = max(8, (quarter + 4) // 8 * 8)
-    squeezed += 8 if squeezed < 0.9 * quarter else 0
     y = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32).astype(self.dtype)
+    squeezed = squeezed_channels(x.shape[-1])
     y = nn.relu(convolution(squeezed, 1, use_bias=True, name='fc1', dtype=self.dtype)(y))
     y = convolution(x.shape[-1], 1, use_bias=True, name='fc2', dtype=self.dtype)(y)
     return x * nn.hard_sigmoid(y)
