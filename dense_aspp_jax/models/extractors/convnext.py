@@ -10,6 +10,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.models.extractors.extractor import Extractor
+from dense_aspp_jax.models.fused.depthwise import depthwise_convolution
+from dense_aspp_jax.models.fused.separate import separately
 from dense_aspp_jax.models.layers import Features, convolution, rematerialized, strides_and_dilations
 
 EPSILON = 1e-6  # of every layer normalization
@@ -21,8 +23,24 @@ def _convolution(features: int, kernel_size: int, **fields: Any) -> nn.Conv:
   return convolution(features, kernel_size, use_bias=True, kernel_init=_kernel_init, **fields)
 
 
-def _layer_norm(name: str, dtype: DTypeLike) -> nn.LayerNorm:
-  return nn.LayerNorm(epsilon=EPSILON, dtype=dtype, use_fast_variance=False, name=name)
+class LayerNorm(nn.LayerNorm):
+  """Separate from what follows, where XLA's CPU compiler would repeat it; the same variables."""
+
+  def __call__(self, x: Float[Array, '... c']) -> Float[Array, '... c']:
+    """Normalizes each position over its channels."""
+    if self.is_initializing():
+      return super().__call__(x)
+    how = {'epsilon': self.epsilon, 'dtype': self.dtype, 'use_fast_variance': self.use_fast_variance}
+    return separately(nn.LayerNorm(**how, parent=None).apply, self.variables, x)
+
+
+def _layer_norm(name: str, dtype: DTypeLike) -> LayerNorm:
+  return LayerNorm(epsilon=EPSILON, dtype=dtype, use_fast_variance=False, name=name)
+
+
+def _depthwise_convolution(x: Array, kernel: Array, *args: Any, **how: Any) -> Array:
+  """The fused one, separate from the normalization, which reads it three times."""
+  return separately(lambda x, kernel: depthwise_convolution(x, kernel, *args, **how), x, kernel)
 
 
 class ConvNeXtBlock(nn.Module):
@@ -48,6 +66,7 @@ class ConvNeXtBlock(nn.Module):
       *(channels, 7),
       dilation=self.dilation,
       depthwise=self.implementation,
+      conv_general_dilated=_depthwise_convolution if self.implementation == 'fused' else None,
       dtype=self.dtype,
       name='depthwise',
     )(x)
