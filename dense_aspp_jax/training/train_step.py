@@ -77,7 +77,12 @@ def create_state(
   Raises:
     InputError: These weights do not fit the network.
   """
-  variables = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, 64, 64, 3)))
+  image = jnp.zeros((1, 64, 64, 3))
+  init = jax.jit(model.init)
+  if jax.default_backend() == 'cpu' and not isinstance(image, jax.core.Tracer):
+    # It runs once; LLVM's higher levels take twice as long, and at most last bits differ.
+    init = jax.jit(model.init, compiler_options={'xla_backend_optimization_level': 1})
+  variables = init(jax.random.key(seed), image)
   if start is not None:
     variables = start(variables)
   state = TrainState(

@@ -57,6 +57,14 @@ def make_step(model, optimizer=None, **fields):
   return create_train_step(config, optimizer, rate), state
 
 
+def test_the_initial_variables_are_those_of_the_model():
+  model = create_model(num_classes=3, **SHALLOW)
+  expected = jax.jit(model.init)(jax.random.key(7), jnp.zeros((1, 64, 64, 3)))
+  state = create_state(model, optax.sgd(0.1), 7)
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-6)
+  jax.tree.map(close, state.variables, expected)
+
+
 def test_loss_accuracy_and_update_against_numpy():
   batch = make_batch()
   step, state = make_step(PixelClassifier(), loss=Objective(class_weights=(1.0, 2.0, 0.5)))
