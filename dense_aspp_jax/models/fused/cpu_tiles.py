@@ -16,13 +16,44 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.models.fused.gpu_tiles import Maps, Mask, Sums
-from dense_aspp_jax.models.fused.statistics import Affine, accumulation_dtype, activation
+from dense_aspp_jax.models.fused.statistics import Affine, Moments, accumulation_dtype, activation
 
 Rows = Float[Array, 'p _']
 Kernel = Float[Array, '...']
 
 _TILE = 512  # positions: an L2 of 1 MiB was as fast with 256, slower with 128 and 1024
 _TAPS = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
+
+
+def bn_relu_dot(features: Maps, affine: Affine, kernel: Kernel, mask: Mask) -> tuple[Maps, Moments]:
+  """See `ops.bn_relu_dot`; the moments are computed as by `statistics.moments`."""
+  channels, width = kernel.shape
+  x, mask = _rows(features), None if mask is None else mask.reshape(-1)
+  dtype = accumulation_dtype(features.dtype)
+
+  def product(a: Rows) -> Rows:
+    return lax.dot(a, kernel, preferred_element_type=features.dtype)
+
+  first = product(activation(x[:1, :channels], affine)).astype(dtype)
+
+  def tile(start: Array | int, rows: int, carry: Any) -> Any:
+    into, (total, squares) = carry
+    a = activation(lax.dynamic_slice(x, (start, 0), (rows, channels)), affine)
+    z = lax.optimization_barrier(product(lax.optimization_barrier(a)))
+    centred = z.astype(dtype) - first
+    if mask is not None:
+      centred = jnp.where(lax.dynamic_slice(mask, (start,), (rows,))[:, None], centred, 0)
+    into = lax.dynamic_update_slice(into, z, (start, 0))
+    return into, (total + jnp.sum(centred, 0), squares + jnp.sum(jnp.square(centred), 0))
+
+  carry = jnp.zeros((len(x), width), features.dtype), (jnp.zeros(width, dtype),) * 2
+  # A map of few positions is as fast in one piece, which compiles faster.
+  size = 2 * _TILE if len(x) > 8 * _TILE else len(x)
+  into, (total, squares) = _over_tiles(len(x), tile, carry, size)
+  count = len(x) if mask is None else jnp.sum(mask, dtype=dtype)
+  mean = total / count
+  variance = jnp.maximum(squares / count - jnp.square(mean), 0)
+  return into.reshape(*features.shape[:3], width), Moments(first[0] + mean, variance)
 
 
 def bn_relu_dot_backward(
@@ -62,7 +93,7 @@ def dot_backward(x: Maps, kernel: Kernel, output_gradient: Maps) -> tuple[Maps, 
     )
 
   total = jnp.zeros(kernel.shape, accumulation_dtype(x.dtype))
-  kernel_gradient = _over_tiles(len(a), tile, total, size=4 * _TILE)
+  kernel_gradient = _over_tiles(len(a), tile, total, 4 * _TILE)
   return output_gradient @ kernel.T, kernel_gradient.astype(kernel.dtype)
 
 
@@ -107,7 +138,9 @@ def _over_tiles(
 ) -> Any:
   """Applies `tile(start, rows, carry)` to all tiles of `count` positions in turn."""
   whole, rest = divmod(count, size)
-  if whole:
+  if whole == 1:
+    carry = tile(0, size, carry)
+  elif whole:
     carry = lax.fori_loop(0, whole, lambda index, carry: tile(index * size, size, carry), carry)
   return tile(whole * size, rest, carry) if rest else carry
 

@@ -73,7 +73,7 @@ def _or_on_gpu(
   return decorate
 
 
-@_or_on_gpu(gpu_1x1.bn_relu_dot, gpu_1x1.supports)
+@_or_on_gpu(gpu_1x1.bn_relu_dot, gpu_1x1.supports, cpu_form=cpu_tiles.bn_relu_dot)
 def bn_relu_dot(features: Maps, affine: Affine, kernel: Kernel, mask: Mask) -> tuple[Maps, Moments]:
   """A 1x1 convolution of relu(affine(features)), and the moments of its output."""
   z = _dot(activation(features[..., : len(kernel)], affine), kernel, features.dtype)

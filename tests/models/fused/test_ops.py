@@ -17,6 +17,19 @@ def draw(*shape, seed=0):
   return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
 
 
+@pytest.mark.parametrize('masked', [False, True])
+def test_float64_1x1_and_its_moments_are_exact(masked):
+  """5175 positions: several tiles."""
+  with jax.enable_x64(True):
+    size, cin, cout = (9, 23, 25), 7, 4
+    features, affine, kernel = draw(*size, cin + 2), Affine(*draw(3, cin)), draw(cin, cout)
+    mask = (draw(*size, seed=2) > -1).at[0, 0, 0].set(True) if masked else None
+    z = jnp.maximum(affine(features[..., :cin]), 0) @ kernel
+    counted = z[mask] if masked else z.reshape(-1, cout)
+    found = jax.jit(ops.bn_relu_dot)(features, affine, kernel, mask)
+    exactness.assert_exact(found, (z, (counted.mean(0), counted.var(0))), tolerance=1e-10, smallest=0)
+
+
 @pytest.mark.parametrize('channels', [(7, 4), (3, 5)])
 @pytest.mark.parametrize('size', [(2, 16, 32), (3, 23, 25)])
 def test_float64_1x1_backward_is_exact(size, channels):
