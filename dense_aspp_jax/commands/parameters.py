@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
   sums = [(part, f'{counts[part]:,}') for part in (*PARTS, 'dense_aspp_and_head', 'total') if counts[part]]
   print(_table(parameters, ('parameter', 'shape', 'type', 'size'), ('left', 'left', 'left', 'right')))
   print(_table(sums, ('part', 'parameters'), ('left', 'right')))
-  print(f'{counts["gmac"]:,.2f} gmac (1e9 multiply-adds of the convolutions, one {height}x{width} image)')
+  print(f'{counts["gmac"]:,.2f} gmac (1e9 multiply-adds, one {height}x{width} image)')
   return 0
 
 

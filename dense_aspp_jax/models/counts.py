@@ -34,7 +34,7 @@ def count_parameters(model: SegmentationModel, image_size: tuple[int, int]) -> d
 
   Returns:
     Those of each of `PARTS` (0 where the network has none), 'dense_aspp_and_head' (what the slides count),
-    'total', and 'gmac': 1e9 multiply-adds of all convolutions for one image in evaluation.
+    'total', and 'gmac': 1e9 multiply-adds of all convolutions and linear layers for one image in evaluation.
   """
   params = abstract_variables(model)['params']
   counts = {part: sum(x.size for x in jax.tree.leaves(params.get(part, {}))) for part in PARTS}
@@ -46,22 +46,26 @@ def count_parameters(model: SegmentationModel, image_size: tuple[int, int]) -> d
 
 @functools.lru_cache(maxsize=16)
 def multiply_adds(model: SegmentationModel, image_size: tuple[int, int]) -> int:
-  """Multiply-adds of all convolutions in a forward pass over one image, as the network is defined."""
+  """Multiply-adds of all convolutions and linear layers for one image, as the network is defined."""
   model = reference_model(model)
   image = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
   forward = jax.make_jaxpr(lambda variables, image: model.apply(variables, image))
-  return _convolution_multiply_adds(forward(abstract_variables(model), image).jaxpr)
+  return _count_multiply_adds(forward(abstract_variables(model), image).jaxpr)
 
 
-def _convolution_multiply_adds(jaxpr: Any) -> int:
+def _count_multiply_adds(jaxpr: Any) -> int:
   total = 0
   for equation in jaxpr.eqns:
     if equation.primitive.name == 'conv_general_dilated':
       kernel, output = equation.invars[1].aval, equation.outvars[0].aval
       out_channels = kernel.shape[equation.params['dimension_numbers'].rhs_spec[0]]
       total += math.prod(output.shape) * math.prod(kernel.shape) // out_channels
+    elif equation.primitive.name == 'dot_general':
+      (contracted, _), _ = equation.params['dimension_numbers']
+      contracted_size = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+      total += math.prod(equation.outvars[0].aval.shape) * contracted_size
     for value in equation.params.values():  # functions called, such as those under jit
       inner = getattr(value, 'jaxpr', value)
       if hasattr(inner, 'eqns'):
-        total += _convolution_multiply_adds(inner)
+        total += _count_multiply_adds(inner)
   return total

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from jaxprs import products
 from jaxtyping import TypeCheckError
+from small_extractors import SMALL_EXTRACTORS
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models.counts import abstract_variables, count_parameters
@@ -18,16 +19,27 @@ TINY = dict(
 )
 
 
-def test_multiply_adds_of_a_small_network_by_hand():
-  model = create_model(**{**TINY, 'dilation_rates': (3,)})
-  variables = abstract_variables(model)
-  sizes = {'conv0': 32 * 32, 'denseblock1': 16 * 16, 'transition1': 16 * 16}  # of a 64x64 image
+def multiply_adds_by_hand(model, sizes, last_size):
+  """Of a kernel for each position of its output."""
   expected = 0
-  for path, x in jax.tree_util.tree_leaves_with_path(variables['params']):
+  for path, x in jax.tree_util.tree_leaves_with_path(abstract_variables(model)['params']):
     keys = [k.key for k in path]
     if keys[-1] == 'kernel':
-      expected += x.size * sizes.get(keys[1], 8 * 8)
-  assert count_parameters(model, (64, 64))['gmac'] == expected / 1e9
+      expected += x.size * sizes.get(keys[1].split('_block')[0], last_size)
+  return expected
+
+
+def test_multiply_adds_of_a_small_network_by_hand():
+  model = create_model(**{**TINY, 'dilation_rates': (3,)})
+  sizes = {'conv0': 32 * 32, 'denseblock1': 16 * 16, 'transition1': 16 * 16}  # of a 64x64 image
+  assert count_parameters(model, (64, 64))['gmac'] == multiply_adds_by_hand(model, sizes, 8 * 8) / 1e9
+
+
+def test_linear_layers_count_as_multiply_adds():
+  model = create_model(**TINY).clone(extractor=SMALL_EXTRACTORS['small_convnext'])
+  sizes = {'stem_conv': 16 * 16, 'stage1': 16 * 16, 'downsample1': 8 * 8, 'stage2': 8 * 8}  # of a 64x64 image
+  sizes |= {'downsample2': 4 * 4, 'stage3': 4 * 4}
+  assert count_parameters(model, (64, 64))['gmac'] == multiply_adds_by_hand(model, sizes, 2 * 2) / 1e9
 
 
 def apply(model, variables, image, output_size=None):
