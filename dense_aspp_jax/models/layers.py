@@ -64,7 +64,7 @@ def convolution(
   pad = dilation * (kernel_size - 1) // 2
   if depthwise:
     fields['feature_group_count'] = features
-    fields.setdefault('conv_general_dilated', depthwise_convolution if depthwise == 'fused' else None)
+    fields['conv_general_dilated'] = depthwise_convolution if depthwise == 'fused' else None
   return nn.Conv(
     features,
     (kernel_size, kernel_size),

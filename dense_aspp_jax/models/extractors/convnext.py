@@ -10,7 +10,6 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.models.extractors.extractor import Extractor
-from dense_aspp_jax.models.fused.depthwise import depthwise_convolution
 from dense_aspp_jax.models.fused.separate import separately
 from dense_aspp_jax.models.layers import Features, convolution, rematerialized, strides_and_dilations
 
@@ -38,11 +37,6 @@ def _layer_norm(name: str, dtype: DTypeLike) -> LayerNorm:
   return LayerNorm(epsilon=EPSILON, dtype=dtype, use_fast_variance=False, name=name)
 
 
-def _depthwise_convolution(x: Array, kernel: Array, *args: Any, **how: Any) -> Array:
-  """The fused one, separate from the normalization, which reads it three times."""
-  return separately(lambda x, kernel: depthwise_convolution(x, kernel, *args, **how), x, kernel)
-
-
 class ConvNeXtBlock(nn.Module):
   """Depthwise 7x7, layer normalization, two linear layers with GELU, layer scale; added to the input.
 
@@ -66,7 +60,6 @@ class ConvNeXtBlock(nn.Module):
       *(channels, 7),
       dilation=self.dilation,
       depthwise=self.implementation,
-      conv_general_dilated=_depthwise_convolution if self.implementation == 'fused' else None,
       dtype=self.dtype,
       name='depthwise',
     )(x)

@@ -16,7 +16,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from dense_aspp_jax.models.fused.separate import separately
 from dense_aspp_jax.models.fused.statistics import accumulation_dtype
+
+# A kernel of so many rows is summed row by row.
+_ROWS_AT_ONCE = 7
 
 
 class _Window(NamedTuple):
@@ -78,10 +82,23 @@ def _sum_over_taps(window: _Window, x: Array, kernel: Array) -> Array:
   padded = window.pad(x)
   sizes = zip(padded.shape[1:3], window.extent(kernel_size), window.strides, strict=True)
   size = [(n - extent) // stride + 1 for n, extent, stride in sizes]
-  total = sum(
-    window.tap(padded, index, size).astype(dtype) * kernel[(*index, 0)].astype(dtype)
-    for index in itertools.product(*map(range, kernel_size))
-  )
+
+  def add(rows: Sequence[int], padded: Array, kernel: Array, *so_far: Array) -> Array:
+    return sum(
+      (
+        window.tap(padded, index, size).astype(dtype) * kernel[(*index, 0)].astype(dtype)
+        for index in itertools.product(rows, range(kernel_size[1]))
+      ),
+      *so_far,
+    )
+
+  rows = range(kernel_size[0])
+  if len(rows) < _ROWS_AT_ONCE or window.strides != (1, 1):
+    return add(rows, padded, kernel).astype(x.dtype)
+  # On a CPU one loop for each row was up to 3 times as fast as one that reads so many rows at once.
+  total = separately(functools.partial(add, rows[:1]), padded, kernel)
+  for row in rows[1:]:
+    total = separately(functools.partial(add, [row]), padded, kernel, total)
   return total.astype(x.dtype)
 
 
