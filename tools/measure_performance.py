@@ -3,14 +3,14 @@ r"""Measures every network beside its peers on this machine's CPU; prints the ta
   python tools/measure_performance.py results.json           measures what is not in the file yet, then prints
   python tools/measure_performance.py results.json --table   prints only
 
-About 25 minutes on 2 cores, which must have nothing else to do. It may be stopped and started again.
+Needs the extra [peers]. About 25 minutes on 2 cores, which must have nothing else to do. It may be stopped
+and started again.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
-import itertools
 import pathlib
 import subprocess
 import sys
@@ -49,12 +49,15 @@ class Entry(NamedTuple):
 _FAMILIES = ('densenet121', 'efficientnet_lite0', 'mobilenet_v3_large', 'convnext_tiny')
 
 
-def entries(most_threads: int) -> list[Entry]:
-  """What the tables have: inference on one and all threads, training on all."""
-  threads = sorted({1, most_threads})
-  sizes = ((256, 512), (360, 480))
+def entries(most_threads: int) -> dict[Entry, list[str]]:
+  """What the tables have, with the peers: inference on one and all threads, training on all.
+
+  torch.compile takes minutes for each network, size and number of threads. In inference, where others are
+  faster, it is measured only at the first size on all threads.
+  """
   inference = [
-    *(('default', family, 'inference', 1, *size) for size, family in itertools.product(sizes, _FAMILIES)),
+    *(('default', family, 'inference', 1, 256, 512) for family in _FAMILIES),
+    *(('default', family, 'inference', 1, 360, 480) for family in _FAMILIES),
     ('street_scenes', 'densenet_small', 'inference', 1, 128, 256),
   ]
   train = [
@@ -62,10 +65,16 @@ def entries(most_threads: int) -> list[Entry]:
     ('default', 'densenet121', 'train', 4, 256, 512),
     ('camvid_efficientnet_lite', 'efficientnet_lite0', 'train', 8, 288, 384),
   ]
-  return [
-    *(Entry(*step, number) for step, number in itertools.product(inference, threads)),
-    *(Entry(*step, most_threads) for step in train),
-  ]
+  most = [*inference[:4], *train, *inference[4:]]
+  steps = [Entry(*step, most_threads) for step in most]
+  steps += [Entry(*step, 1) for step in inference if most_threads > 1]
+
+  def peers(entry: Entry) -> list[str]:
+    compiled = entry.mode == 'train' or (entry.threads == most_threads and entry.width == 512)
+    names = [name for name, kind in PEERS.items() if entry.mode in kind.modes]
+    return names if compiled else [name for name in names if name != 'compile']
+
+  return {entry: peers(entry) for entry in steps}
 
 
 def measured(records: Iterable[dict[str, Any]]) -> dict[Entry, dict[str, Any]]:
@@ -126,12 +135,12 @@ def main() -> int:
   parser.add_argument('--repeats', type=int, default=5, help='turns of each')
   args = parser.parse_args()
   if not args.table:
-    for entry in entries(len(available_cores())):
+    for entry, peers in entries(len(available_cores())).items():
       if entry in measured(read_results(args.results)):
         continue
       print(*entry, file=sys.stderr, flush=True)
       command = [sys.executable, '-m', 'dense_aspp_jax', 'benchmark', *entry.arguments()]
-      options = ['--repeats', str(args.repeats), '--output', str(args.results)]
+      options = ['--peers', *peers, '--repeats', str(args.repeats), '--output', str(args.results)]
       done = subprocess.run([*command, *options], stdout=subprocess.DEVNULL, check=False)
       if done.returncode:
         return done.returncode
