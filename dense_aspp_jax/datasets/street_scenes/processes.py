@@ -57,7 +57,8 @@ class _Process:
   """One of the processes. This process draws in its place where it cannot be started or was killed."""
 
   def __init__(self):
-    command = [sys.executable, '-c', _PROGRAM, json.dumps(sys.path)]
+    path = [entry for entry in sys.path if isinstance(entry, str)]  # Python ignores others
+    command = [sys.executable or '', '-c', _PROGRAM, json.dumps(path)]
     pipes = dict.fromkeys(('stdin', 'stdout'), subprocess.PIPE)
     self._process: subprocess.Popen[bytes] | None = None
     with contextlib.suppress(OSError):  # none can be started
