@@ -13,6 +13,8 @@ from typing import Any
 from dense_aspp_jax.benchmark.peers.peer import Task
 from dense_aspp_jax.errors import RunError
 
+_SECONDS_TO_END = 3.0
+
 
 class PeerProcess:
   """Calls the methods of a `Peer`; a context manager, which ends the process."""
@@ -34,7 +36,8 @@ class PeerProcess:
     return self
 
   def __exit__(self, *_: object) -> None:
-    self._connection.close()
+    self._connection.close()  # which ends it, unless it is busy
+    self._process.join(_SECONDS_TO_END)
     self._process.terminate()
     self._process.join()
 
