@@ -24,10 +24,12 @@ class SkipDecoder(nn.Module):
   Attributes:
     width: Channels of the reduced features and of the result.
     low_width: Channels that the features of stride 4 are reduced to.
+    implementation: One of `IMPLEMENTATIONS`.
   """
 
   width: int = 128
   low_width: int = 48
+  implementation: str = 'fused'
   momentum: float = MOMENTUM
   dtype: DTypeLike = jnp.float32
 
@@ -38,7 +40,8 @@ class SkipDecoder(nn.Module):
     """Maps features of DenseASPP and of stride 4 to `width` channels at stride 4."""
 
     def reduce(x: jax.Array, width: int, kernel_size: int, name: str) -> jax.Array:
-      x = convolution(width, kernel_size, name=f'{name}_conv', dtype=self.dtype)(x)
+      shared = {'implementation': self.implementation, 'dtype': self.dtype}
+      x = convolution(width, kernel_size, **shared, name=f'{name}_conv')(x)
       return nn.relu(BatchNorm(momentum=self.momentum, dtype=self.dtype, name=f'{name}_norm')(x, train))
 
     x = reduce(features, self.width, 1, 'project')
@@ -57,18 +60,21 @@ class AuxiliaryHead(nn.Module):
   Attributes:
     num_classes: Channels of the logits.
     dropout_rate: Probability that a channel is dropped in front of the last convolution.
+    implementation: One of `IMPLEMENTATIONS`.
     dtype: Compute type; the logits are float32.
   """
 
   num_classes: int
   dropout_rate: float = 0.0
+  implementation: str = 'fused'
   momentum: float = MOMENTUM
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h w classes']:
     """Maps features to logits at their resolution."""
-    x = convolution(x.shape[-1] // 4, 3, name='conv', dtype=self.dtype)(x)
+    shared = {'implementation': self.implementation, 'dtype': self.dtype}
+    x = convolution(x.shape[-1] // 4, 3, **shared, name='conv')(x)
     x = nn.relu(BatchNorm(momentum=self.momentum, dtype=self.dtype, name='norm')(x, train))
     x = channel_dropout(self.dropout_rate)(x, deterministic=not train)
     x = x.astype(accumulation_dtype(x.dtype))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dense_aspp_jax.models.fused import products
 from dense_aspp_jax.models.fused.depthwise import depthwise_convolution
 from dense_aspp_jax.models.fused.statistics import EPSILON, Affine, Moments, normalization
 
@@ -45,7 +46,8 @@ def convolution(
   stride: int = 1,
   dilation: int = 1,
   padding: str | Sequence[tuple[int, int]] | None = None,
-  depthwise: str | None = None,
+  implementation: str = 'reference',
+  depthwise: bool = False,
   **fields: Any,
 ) -> nn.Conv:
   """A square convolution, by default padded as torch pads it: `dilation * (kernel_size - 1) // 2`.
@@ -58,13 +60,15 @@ def convolution(
     stride: Stride in both directions.
     dilation: Dilation rate in both directions.
     padding: As in `nn.Conv`; 'SAME' is TensorFlow's padding, which follows the input size.
-    depthwise: One of `IMPLEMENTATIONS`, for a depthwise convolution; None: an ordinary one.
+    implementation: One of `IMPLEMENTATIONS`.
+    depthwise: Whether each channel has a filter of its own; `features` is then that of the input.
     fields: Other fields of `nn.Conv`; without a bias by default.
   """
   pad = dilation * (kernel_size - 1) // 2
   if depthwise:
     fields['feature_group_count'] = features
-    fields['conv_general_dilated'] = depthwise_convolution if depthwise == 'fused' else None
+  if implementation == 'fused':
+    fields['conv_general_dilated'] = depthwise_convolution if depthwise else products.convolution
   return nn.Conv(
     features,
     (kernel_size, kernel_size),

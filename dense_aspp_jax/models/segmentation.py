@@ -213,7 +213,8 @@ class Network:
       InputError: A value that the extractor does not take, or that a head does not go with.
     """
     dtype = COMPUTE_DTYPES[self.compute_dtype]
-    shared = {'dtype': dtype, 'implementation': self.implementation, 'rematerialize': self.rematerialize}
+    heads = {'dtype': dtype, 'implementation': self.implementation}
+    shared = {**heads, 'rematerialize': self.rematerialize}
     extractor = create_extractor(
       self.extractor,
       output_stride=self.output_stride,
@@ -242,8 +243,8 @@ class Network:
       ),
       num_classes=self.num_classes,
       dropout_rate=self.dropout_rate,
-      skip_decoder=SkipDecoder(dtype=dtype) if self.skip_head else None,
-      auxiliary_head=AuxiliaryHead(self.num_classes, self.dropout_rate, dtype=dtype)
+      skip_decoder=SkipDecoder(**heads) if self.skip_head else None,
+      auxiliary_head=AuxiliaryHead(self.num_classes, self.dropout_rate, **heads)
       if self.auxiliary_head
       else None,
       frozen_extractor=frozen_extractor,

@@ -59,7 +59,8 @@ class ConvNeXtBlock(nn.Module):
     y = _convolution(
       *(channels, 7),
       dilation=self.dilation,
-      depthwise=self.implementation,
+      implementation=self.implementation,
+      depthwise=True,
       dtype=self.dtype,
       name='depthwise',
     )(x)

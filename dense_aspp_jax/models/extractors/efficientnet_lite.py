@@ -47,7 +47,13 @@ class EfficientNetLite(InvertedResidualExtractor):
   @nn.compact
   def __call__(self, image: Float[Array, 'b h w 3'], train: bool = False) -> Features:
     """Maps normalized images to features."""
-    conv_norm = functools.partial(ConvNorm, activation=nn.relu6, momentum=self.momentum, dtype=self.dtype)
+    conv_norm = functools.partial(
+      ConvNorm,
+      activation=nn.relu6,
+      implementation=self.implementation,
+      momentum=self.momentum,
+      dtype=self.dtype,
+    )
     x = conv_norm(_STEM_CHANNELS, 3, stride=2, padding='SAME', name='stem')(image.astype(self.dtype), train)
     features = self.run_blocks(x, self.blocks(), train, padding='SAME')
     if self.last_layer == 'blocks':

@@ -49,7 +49,8 @@ class ConvNorm(nn.Module):
   activation: Activation | None = None
   stride: int = 1
   dilation: int = 1
-  depthwise: str | None = None
+  implementation: str = 'fused'
+  depthwise: bool = False
   padding: str | None = None
   momentum: float = MOMENTUM
   dtype: DTypeLike = jnp.float32
@@ -61,6 +62,7 @@ class ConvNorm(nn.Module):
       self.kernel_size,
       stride=self.stride,
       dilation=self.dilation,
+      implementation=self.implementation,
       depthwise=self.depthwise,
       padding=self.padding,
       dtype=self.dtype,
@@ -96,15 +98,18 @@ class SqueezeExcite(nn.Module):
   `squeezed_channels` lie in between. The means are taken in float32.
   """
 
+  implementation: str
   dtype: DTypeLike
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
     """Scales `x`."""
+    conv = functools.partial(
+      convolution, kernel_size=1, use_bias=True, implementation=self.implementation, dtype=self.dtype
+    )
     y = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32).astype(self.dtype)
-    squeezed = squeezed_channels(x.shape[-1])
-    y = nn.relu(convolution(squeezed, 1, use_bias=True, name='fc1', dtype=self.dtype)(y))
-    y = convolution(x.shape[-1], 1, use_bias=True, name='fc2', dtype=self.dtype)(y)
+    y = nn.relu(conv(squeezed_channels(x.shape[-1]), name='fc1')(y))
+    y = conv(x.shape[-1], name='fc2')(y)
     return x * nn.hard_sigmoid(y)
 
 
@@ -134,8 +139,8 @@ class InvertedResidual(nn.Module):
   def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h2 w2 c2']:
     """Maps one feature map to the next."""
     kernel_size, expanded_channels, features, squeeze_excite, activation, defined_stride = self.block
-    conv_norm = functools.partial(ConvNorm, momentum=self.momentum, dtype=self.dtype)
-    expand = None
+    shared = {'implementation': self.implementation, 'dtype': self.dtype}
+    conv_norm, expand = functools.partial(ConvNorm, momentum=self.momentum, **shared), None
     if expanded_channels != x.shape[-1]:
       expand = conv_norm(expanded_channels, 1, activation, name='expand')
     depthwise = conv_norm(
@@ -144,7 +149,7 @@ class InvertedResidual(nn.Module):
       activation,
       stride=self.stride,
       dilation=self.dilation,
-      depthwise=self.implementation,
+      depthwise=True,
       padding=self.padding,
       name='depthwise',
     )
@@ -154,7 +159,7 @@ class InvertedResidual(nn.Module):
       arrays = expand and expand.arrays(x.shape[-1]), depthwise.arrays(expanded_channels)
       y = expanded_depthwise(x, *arrays, depthwise.window, activation)
     if squeeze_excite:
-      y = SqueezeExcite(self.dtype, name='squeeze_excite')(y)
+      y = SqueezeExcite(**shared, name='squeeze_excite')(y)
     y = conv_norm(features, 1, name='project')(y, train)
     return x + y if defined_stride == 1 and x.shape[-1] == features else y
 

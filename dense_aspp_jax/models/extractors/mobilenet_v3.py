@@ -30,7 +30,11 @@ class MobileNetV3(InvertedResidualExtractor):
   def __call__(self, image: Float[Array, 'b h w 3'], train: bool = False) -> Features:
     """Maps normalized images to features."""
     conv_norm = functools.partial(
-      ConvNorm, activation=nn.hard_swish, momentum=self.momentum, dtype=self.dtype
+      ConvNorm,
+      activation=nn.hard_swish,
+      implementation=self.implementation,
+      momentum=self.momentum,
+      dtype=self.dtype,
     )
     x = conv_norm(16, 3, stride=2, name='stem')(image.astype(self.dtype), train)
     blocks = {f'block{index}': block for index, block in enumerate(self.blocks, start=1)}

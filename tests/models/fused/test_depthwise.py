@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from dense_aspp_jax.models.fused.depthwise import depthwise_convolution
-from dense_aspp_jax.models.layers import convolution
+from dense_aspp_jax.models.layers import IMPLEMENTATIONS, convolution
 
 CASES = {  # size, kernel, stride, dilation, padding
   '3x3': ((5, 7), 3, 1, 1, [(1, 1), (1, 1)]),
@@ -67,10 +67,10 @@ def test_bfloat16_is_summed_in_float32():
   np.testing.assert_allclose(np.asarray(gradient, np.float64), 4 * float(x[0, 0, 0, 0]), rtol=2**-8)
 
 
-@pytest.mark.parametrize(('depthwise', 'fused'), [('fused', True), ('reference', False), (None, False)])
-def test_fused_depthwise_convolutions_use_it(depthwise, fused):
-  module = convolution(4, 3, depthwise=depthwise)
+@pytest.mark.parametrize('implementation', IMPLEMENTATIONS)
+def test_fused_depthwise_convolutions_use_it(implementation):
+  module = convolution(4, 3, implementation=implementation, depthwise=True)
   x = jnp.zeros((1, 5, 5, 4))
   variables = module.init(jax.random.key(0), x)
   text = str(jax.make_jaxpr(module.apply)(variables, x))
-  assert ('conv_general_dilated' in text) != fused
+  assert ('conv_general_dilated' in text) == (implementation == 'reference')
