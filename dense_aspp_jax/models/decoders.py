@@ -42,7 +42,8 @@ class SkipDecoder(nn.Module):
     def reduce(x: jax.Array, width: int, kernel_size: int, name: str) -> jax.Array:
       shared = {'implementation': self.implementation, 'dtype': self.dtype}
       x = convolution(width, kernel_size, **shared, name=f'{name}_conv')(x)
-      return nn.relu(BatchNorm(momentum=self.momentum, dtype=self.dtype, name=f'{name}_norm')(x, train))
+      norm = BatchNorm(momentum=self.momentum, dtype=self.dtype, name=f'{name}_norm')
+      return norm.activated(x, train, nn.relu, self.implementation)
 
     x = reduce(features, self.width, 1, 'project')
     height, width = low.shape[1:3]
@@ -75,7 +76,8 @@ class AuxiliaryHead(nn.Module):
     """Maps features to logits at their resolution."""
     shared = {'implementation': self.implementation, 'dtype': self.dtype}
     x = convolution(x.shape[-1] // 4, 3, **shared, name='conv')(x)
-    x = nn.relu(BatchNorm(momentum=self.momentum, dtype=self.dtype, name='norm')(x, train))
+    norm = BatchNorm(momentum=self.momentum, dtype=self.dtype, name='norm')
+    x = norm.activated(x, train, nn.relu, self.implementation)
     x = channel_dropout(self.dropout_rate)(x, deterministic=not train)
     x = x.astype(accumulation_dtype(x.dtype))
     return nn.Conv(self.num_classes, (1, 1), name='logits')(x)

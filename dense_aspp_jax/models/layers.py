@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.models.fused import products
+from dense_aspp_jax.models.fused.batch_norm import Activation, normalized
 from dense_aspp_jax.models.fused.depthwise import depthwise_convolution
 from dense_aspp_jax.models.fused.statistics import EPSILON, Affine, Moments, normalization
 
@@ -116,6 +117,17 @@ class BatchNorm(nn.BatchNorm):
     if x_moments is not None:
       return self.affine(x.shape[-1], x_moments)(x).astype(x.dtype)
     return super().__call__(x, use_running_average=not train)
+
+  def activated(
+    self, x: Float[Array, 'b h w c'], train: bool, activation: Activation | None, implementation: str
+  ) -> Float[Array, 'b h w c']:
+    """The norm and an elementwise activation behind it (None: none), in training as `implementation` says."""
+    if not (train and implementation == 'fused'):
+      x = self(x, train)
+      return activation(x) if activation else x
+    y, x_moments = normalized(activation, self.epsilon, x, self.arrays(x.shape[-1]))
+    self.update(x_moments)
+    return y.astype(self.dtype)
 
   def arrays(self, channels: int) -> tuple[Float[Array, ' c'], Float[Array, ' c']]:
     """Scale and bias, for an input of `channels` channels."""

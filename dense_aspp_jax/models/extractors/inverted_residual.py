@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.models.extractors.extractor import Extractor
+from dense_aspp_jax.models.fused.batch_norm import Activation
 from dense_aspp_jax.models.fused.inverted_residual import ConvNormArrays, Window, expanded_depthwise
 from dense_aspp_jax.models.layers import (
   BatchNorm,
@@ -22,8 +22,6 @@ from dense_aspp_jax.models.layers import (
   rematerialized,
   strides_and_dilations,
 )
-
-Activation = Callable[[jax.Array], jax.Array]
 
 # Of both families: torchvision/models/mobilenetv3.py and TensorFlow's EfficientNet.
 EPSILON = 1e-3
@@ -71,8 +69,7 @@ class ConvNorm(nn.Module):
 
   def __call__(self, x: Float[Array, 'b h w c'], train: bool) -> Float[Array, 'b h2 w2 features']:
     """Maps one feature map to the next."""
-    x = self.norm(self.conv(x), train)
-    return self.activation(x) if self.activation else x
+    return self.norm.activated(self.conv(x), train, self.activation, self.implementation)
 
   def arrays(self, channels: int) -> ConvNormArrays:
     """What inference needs of it, for an input of `channels` channels."""
