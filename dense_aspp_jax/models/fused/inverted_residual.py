@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from dense_aspp_jax.models.fused import products
 from dense_aspp_jax.models.fused.depthwise import depthwise_convolution
 from dense_aspp_jax.models.fused.statistics import Affine
 
@@ -69,7 +70,7 @@ def _in_chunks(chunks: int, window: Window, activation: Callable, x: Array, expa
     y = x
     if expand is not None:
       kernel, norm = _channels(expand, start, start + width)
-      y = activation(norm(_convolution_1x1(x, kernel)).astype(x.dtype))
+      y = activation(norm(products.convolution(x, kernel, (1, 1), 'VALID')).astype(x.dtype))
     kernel, norm = _channels(depthwise, start, start + width)
     y = depthwise_convolution(y, kernel, window.strides, window.padding, rhs_dilation=window.dilation)
     outputs.append(activation(norm(y).astype(x.dtype)))
@@ -86,14 +87,3 @@ def _number_of_chunks(x: Array, kernel: Array, window: Window) -> int:
   positions = x.shape[0] * (x.shape[1] + reach[0]) * (x.shape[2] + reach[1])
   wanted = -(-positions * channels * x.dtype.itemsize // _CHUNK_BYTES)
   return int(max(min(wanted, channels // _LEAST_CHANNELS), 1))
-
-
-def _convolution_1x1(x: Array, kernel: Array) -> Array:
-  return lax.platform_dependent(
-    x,
-    kernel,
-    cpu=lambda x, k: lax.dot_general(x, k[0, 0], (((3,), (0,)), ((), ()))),
-    default=lambda x, k: lax.conv_general_dilated(
-      x, k, (1, 1), 'VALID', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-    ),
-  )
