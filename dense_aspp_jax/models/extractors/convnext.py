@@ -23,18 +23,21 @@ def _convolution(features: int, kernel_size: int, **fields: Any) -> nn.Conv:
 
 
 class LayerNorm(nn.LayerNorm):
-  """Separate from what follows, where XLA's CPU compiler would repeat it; the same variables."""
+  """The fused form is separate from what follows, where XLA's CPU compiler would repeat it."""
+
+  implementation: str = 'fused'
 
   def __call__(self, x: Float[Array, '... c']) -> Float[Array, '... c']:
     """Normalizes each position over its channels."""
-    if self.is_initializing():
+    if self.implementation == 'reference' or self.is_initializing():
       return super().__call__(x)
     how = {'epsilon': self.epsilon, 'dtype': self.dtype, 'use_fast_variance': self.use_fast_variance}
     return separately(nn.LayerNorm(**how, parent=None).apply, self.variables, x)
 
 
-def _layer_norm(name: str, dtype: DTypeLike) -> LayerNorm:
-  return LayerNorm(epsilon=EPSILON, dtype=dtype, use_fast_variance=False, name=name)
+def _layer_norm(name: str, dtype: DTypeLike, implementation: str) -> LayerNorm:
+  how = {'dtype': dtype, 'implementation': implementation, 'name': name}
+  return LayerNorm(epsilon=EPSILON, use_fast_variance=False, **how)
 
 
 class ConvNeXtBlock(nn.Module):
@@ -64,7 +67,7 @@ class ConvNeXtBlock(nn.Module):
       dtype=self.dtype,
       name='depthwise',
     )(x)
-    y = _layer_norm('norm', self.dtype)(y)
+    y = _layer_norm('norm', self.dtype, self.implementation)(y)
     y = dense(4 * channels, name='linear1')(y)
     y = nn.gelu(y, approximate=False)
     y = dense(channels, name='linear2')(y)
@@ -84,13 +87,15 @@ class Downsample(nn.Module):
   stride: int
   dilation: int
   dtype: DTypeLike
+  implementation: str
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 features']:
     """Maps a stage's features to the next stage's input."""
     padding = 'VALID' if self.stride == 2 else [(0, self.dilation)] * 2
     how = {'stride': self.stride, 'dilation': self.dilation, 'padding': padding, 'dtype': self.dtype}
-    return _convolution(self.features, 2, **how, name='conv')(_layer_norm('norm', self.dtype)(x))
+    x = _layer_norm('norm', self.dtype, self.implementation)(x)
+    return _convolution(self.features, 2, **how, name='conv')(x)
 
 
 class ConvNeXt(Extractor):
@@ -113,18 +118,19 @@ class ConvNeXt(Extractor):
     """Maps normalized images to features."""
     how = {'stride': 4, 'padding': 'VALID', 'dtype': self.dtype}
     stem = _convolution(self.channels[0], 4, **how, name='stem_conv')
-    x = _layer_norm('stem_norm', self.dtype)(stem(image.astype(self.dtype)))
+    x = _layer_norm('stem_norm', self.dtype, self.implementation)(stem(image.astype(self.dtype)))
+    shared = {'dtype': self.dtype, 'implementation': self.implementation}
     # The stem, and for each stage its downsampling and its blocks, of which all have one dilation.
     layers = strides_and_dilations([4, *(1, 1), *(2, 1) * 3], self.output_stride)[1:]
     block_class, done, stages = rematerialized(ConvNeXtBlock, self.rematerialize), 0, []
     for stage, (num_blocks, channels) in enumerate(zip(self.num_blocks, self.channels, strict=True), start=1):
       downsampling, (_, dilation) = layers[2 * stage - 2 : 2 * stage]
       if stage > 1:
-        x = Downsample(channels, *downsampling, self.dtype, name=f'downsample{stage - 1}')(x)
+        x = Downsample(channels, *downsampling, **shared, name=f'downsample{stage - 1}')(x)
       for block in range(1, num_blocks + 1):
         drop_rate = self.stochastic_depth_rate * done / (sum(self.num_blocks) - 1)
         name = f'stage{stage}_block{block}'
-        x = block_class(dilation, drop_rate, self.dtype, self.implementation, name=name)(x, train)
+        x = block_class(dilation, drop_rate, **shared, name=name)(x, train)
         done += 1
       stages.append(x)
     return Features(stages[0], stages[2], x)
