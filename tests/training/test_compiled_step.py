@@ -20,7 +20,7 @@ from dense_aspp_jax.models.upsampling import upsample_bilinear
 from dense_aspp_jax.training.config import parse_config
 from dense_aspp_jax.training.train_step import create_state, make_train_step
 
-SIZE, BATCH = (64, 128), 1
+SIZE, BATCH = (64, 128), 4  # with one image the small network's parameters are most of the memory
 NUM_CLASSES = default.get_config().model.num_classes
 NUM_ATROUS = 5  # layers of DenseASPP, each with one atrous convolution
 # The structure of the default network, with few channels and layers.
@@ -113,4 +113,4 @@ def test_the_compiled_step_holds_no_full_size_float32_array_with_a_class_axis(co
 
 def test_the_compiled_step_needs_less_memory(compiled):
   fused, reference = (compiled[form].memory_analysis().temp_size_in_bytes for form in IMPLEMENTATIONS)
-  assert fused < 0.9 * reference  # model #4 at 256x512 needs a third
+  assert fused < 0.8 * reference
