@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,32 +18,10 @@ from jaxtyping import Array, Float
 
 from dense_aspp_jax.models.fused.separate import separately
 from dense_aspp_jax.models.fused.statistics import accumulation_dtype
+from dense_aspp_jax.models.fused.window import Window
 
 # A kernel of so many rows is summed row by row.
 _ROWS_AT_ONCE = 7
-
-
-class _Window(NamedTuple):
-  """How a kernel moves over a map, vertically and horizontally."""
-
-  strides: tuple[int, ...]
-  padding: tuple[tuple[int, int], ...]
-  dilation: tuple[int, ...]
-
-  def extent(self, kernel_size: Sequence[int]) -> list[int]:
-    """Positions that a kernel spans."""
-    return [(size - 1) * rate + 1 for size, rate in zip(kernel_size, self.dilation, strict=True)]
-
-  def pad(self, x: Array) -> Array:
-    """Pads a map with zeros."""
-    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*p, 0) for p in self.padding), (0, 0, 0)))
-
-  def tap(self, padded: Array, index: tuple[int, int], size: Sequence[int]) -> Array:
-    """What one tap of the kernel reads for each of `size` output positions."""
-    start = [i * rate for i, rate in zip(index, self.dilation, strict=True)]
-    end = [s + (n - 1) * stride + 1 for s, n, stride in zip(start, size, self.strides, strict=True)]
-    batch, channels = padded.shape[0], padded.shape[3]
-    return lax.slice(padded, (0, *start, 0), (batch, *end, channels), (1, *self.strides, 1))
 
 
 def depthwise_convolution(
@@ -65,19 +43,16 @@ def depthwise_convolution(
     rhs_dilation: Dilation of the kernel.
     _: Other arguments that nn.Conv passes; always its defaults here.
   """
-  window = _Window(tuple(window_strides), (), tuple(rhs_dilation))
-  if isinstance(padding, str):
-    padding = lax.padtype_to_pads(x.shape[1:3], window.extent(kernel.shape[:2]), window.strides, padding)
-  pairs = tuple((int(low), int(high)) for low, high in padding)
-  return _convolve(window._replace(padding=pairs), x, kernel)
+  window = Window.of(x.shape[1:3], kernel.shape[:2], window_strides, padding, rhs_dilation)
+  return _convolve(window, x, kernel)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _convolve(window: _Window, x: Array, kernel: Array) -> Array:
+def _convolve(window: Window, x: Array, kernel: Array) -> Array:
   return _sum_over_taps(window, x, kernel)
 
 
-def _sum_over_taps(window: _Window, x: Array, kernel: Array) -> Array:
+def _sum_over_taps(window: Window, x: Array, kernel: Array) -> Array:
   dtype, kernel_size = accumulation_dtype(x.dtype), kernel.shape[:2]
   padded = window.pad(x)
   sizes = zip(padded.shape[1:3], window.extent(kernel_size), window.strides, strict=True)
@@ -102,11 +77,11 @@ def _sum_over_taps(window: _Window, x: Array, kernel: Array) -> Array:
   return total.astype(x.dtype)
 
 
-def _forward(window: _Window, x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+def _forward(window: Window, x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
   return _convolve(window, x, kernel), (x, kernel)
 
 
-def _backward(window: _Window, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+def _backward(window: Window, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
   x, kernel = saved
   if window.strides == (1, 1):  # the transpose is such a convolution itself, with the kernel turned around
     reach = [extent - 1 for extent in window.extent(kernel.shape[:2])]
@@ -132,14 +107,14 @@ def _by_platform(on_cpu: Callable, default: Callable, *static: Any, operands: tu
 _convolve.defvjp(_forward, _backward)
 
 
-def _input_gradient(window: _Window, shape: tuple[int, ...], gradient: Array, kernel: Array) -> Array:
+def _input_gradient(window: Window, shape: tuple[int, ...], gradient: Array, kernel: Array) -> Array:
   x = jax.ShapeDtypeStruct(shape, gradient.dtype)
   (x_gradient,) = jax.linear_transpose(lambda x: _sum_over_taps(window, x, kernel), x)(gradient)
   return x_gradient
 
 
 def _input_gradient_by_phases(
-  window: _Window, shape: tuple[int, ...], gradient: Array, kernel: Array
+  window: Window, shape: tuple[int, ...], gradient: Array, kernel: Array
 ) -> Array:
   """The same for strides: the inputs of one phase of the stride read the same taps, without a stride.
 
@@ -177,7 +152,7 @@ def _input_gradient_by_phases(
   return whole[:, : size[0], : size[1]]
 
 
-def _kernel_gradient(window: _Window, shape: tuple[int, ...], padded: Array, gradient: Array) -> Array:
+def _kernel_gradient(window: Window, shape: tuple[int, ...], padded: Array, gradient: Array) -> Array:
   dtype, size = accumulation_dtype(padded.dtype), gradient.shape[1:3]
   g = gradient.astype(dtype)
   taps = [
@@ -192,7 +167,7 @@ _TILE, _SUMMED = 64, 4
 
 
 def _kernel_gradient_by_tiles(
-  window: _Window, shape: tuple[int, ...], padded: Array, gradient: Array
+  window: Window, shape: tuple[int, ...], padded: Array, gradient: Array
 ) -> Array:
   """The same, a tile of one row of the gradient at a time, which stays in a core's cache.
 

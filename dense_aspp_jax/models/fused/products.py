@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,19 +17,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.models.fused.statistics import accumulation_dtype
+from dense_aspp_jax.models.fused.window import Window
 
 _GATHERED = 64  # of so many channels, the taps of a kernel are gathered for a single product
 
 _FEW_CHANNELS = 8
 _FAST_FEATURES = 64
-
-
-class _Window(NamedTuple):
-  """How a kernel moves over a map, vertically and horizontally."""
-
-  strides: tuple[int, ...]
-  padding: tuple[tuple[int, int], ...]
-  dilation: tuple[int, ...]
 
 
 def convolution(
@@ -51,12 +44,8 @@ def convolution(
     rhs_dilation: Dilation of the kernel.
     _: Other arguments that nn.Conv passes; always its defaults here.
   """
-  strides, dilation = tuple(window_strides), tuple(rhs_dilation)
-  if isinstance(padding, str):
-    extent = [(size - 1) * rate + 1 for size, rate in zip(kernel.shape[:2], dilation, strict=True)]
-    padding = lax.padtype_to_pads(x.shape[1:3], extent, strides, padding)
-  pairs = tuple((int(low), int(high)) for low, high in padding)
-  return _convolve(_Window(strides, pairs, dilation), x, kernel)
+  window = Window.of(x.shape[1:3], kernel.shape[:2], window_strides, padding, rhs_dilation)
+  return _convolve(window, x, kernel)
 
 
 def product(x: Float[Array, '*n c'], kernel: Float[Array, 'c f'], dtype: DTypeLike) -> Float[Array, '*n f']:
@@ -77,7 +66,7 @@ def sum_of_products(a: Float[Array, '*n ca'], b: Float[Array, '*n cb']) -> Float
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _convolve(window: _Window, x: Array, kernel: Array) -> Array:
+def _convolve(window: Window, x: Array, kernel: Array) -> Array:
   plain = functools.partial(_plain, window)
   if not _is_product(window, kernel):
     if kernel.shape[2] < _FEW_CHANNELS and kernel.shape[3] < _FAST_FEATURES:
@@ -86,11 +75,11 @@ def _convolve(window: _Window, x: Array, kernel: Array) -> Array:
   return lax.platform_dependent(x, kernel, cpu=lambda x, k: product(x, k[0, 0], x.dtype), default=plain)
 
 
-def _forward(window: _Window, x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+def _forward(window: Window, x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
   return _convolve(window, x, kernel), (x, kernel)
 
 
-def _backward(window: _Window, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+def _backward(window: Window, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
   x, kernel = saved
   plain = functools.partial(_plain, window)
 
@@ -114,11 +103,11 @@ def _backward(window: _Window, saved: tuple[Array, Array], gradient: Array) -> t
 _convolve.defvjp(_forward, _backward)
 
 
-def _is_product(window: _Window, kernel: Array) -> bool:
+def _is_product(window: Window, kernel: Array) -> bool:
   return kernel.shape[:2] == (1, 1) and window.strides == (1, 1) and not any(map(any, window.padding))
 
 
-def _plain(window: _Window, x: Array, kernel: Array) -> Array:
+def _plain(window: Window, x: Array, kernel: Array) -> Array:
   return lax.conv_general_dilated(
     *(x, kernel, window.strides, window.padding),
     rhs_dilation=window.dilation,
@@ -126,28 +115,21 @@ def _plain(window: _Window, x: Array, kernel: Array) -> Array:
   )
 
 
-def _widened(window: _Window, x: Array, kernel: Array) -> Array:
+def _widened(window: Window, x: Array, kernel: Array) -> Array:
   """Of an image: XLA takes 3 to 10 times as long on a CPU for 24 or 32 features as for 64."""
   features = kernel.shape[3]
   kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 0), (0, _FAST_FEATURES - features)))
   return _plain(window, x, kernel)[..., :features]
 
 
-def _kernel_gradient(window: _Window, kernel_size: tuple[int, int], x: Array, gradient: Array) -> Array:
+def _kernel_gradient(window: Window, kernel_size: tuple[int, int], x: Array, gradient: Array) -> Array:
   """One product for each tap of the kernel, or for all of them together."""
   channels, features = x.shape[3], gradient.shape[3]
-  padded = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*p, 0) for p in window.padding), (0, 0, 0)))
+  padded = window.pad(x)
   taps = [
-    _tap(window, padded, index, gradient.shape) for index in itertools.product(*map(range, kernel_size))
+    window.tap(padded, index, gradient.shape[1:3]) for index in itertools.product(*map(range, kernel_size))
   ]
   if len(taps) * channels <= _GATHERED:
     taps = [jnp.concatenate(taps, axis=-1)]
   sums = jnp.concatenate([sum_of_products(tap, gradient) for tap in taps])
   return sums.reshape(*kernel_size, channels, features).astype(x.dtype)
-
-
-def _tap(window: _Window, padded: Array, index: tuple[int, int], output: tuple[int, ...]) -> Array:
-  """What one tap of the kernel reads for each output position."""
-  start = [i * rate for i, rate in zip(index, window.dilation, strict=True)]
-  end = [s + (n - 1) * stride + 1 for s, n, stride in zip(start, output[1:3], window.strides, strict=True)]
-  return lax.slice(padded, (0, *start, 0), (output[0], *end, padded.shape[3]), (1, *window.strides, 1))
