@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.models.fused.gpu_tiles import Maps, Mask, Sums
+from dense_aspp_jax.models.fused.products import sum_of_products
 from dense_aspp_jax.models.fused.statistics import Affine, Moments, accumulation_dtype, activation
 
 Rows = Float[Array, 'p _']
@@ -73,7 +74,7 @@ def bn_relu_dot_backward(
     g = _masked_product(gz, transposed, a).astype(affine.scale.dtype)
     added = lax.dynamic_slice(into, (start, 0), (rows, channels)).astype(g.dtype) + g * affine.scale
     into = lax.dynamic_update_slice(into, added.astype(into.dtype), (start, 0))
-    return into, _added(sums, _sum_of_products(a, gz), _sums(g, part, affine))
+    return into, _added(sums, sum_of_products(a, gz), _sums(g, part, affine))
 
   carry = into, _zero_sums(features, channels, width)
   into, (kernel_gradient, *sums) = _over_tiles(len(x), tile, carry)
@@ -88,7 +89,7 @@ def dot_backward(x: Maps, kernel: Kernel, output_gradient: Maps) -> tuple[Maps, 
   a, g = lax.optimization_barrier((_rows(x), _rows(output_gradient)))
 
   def tile(start: Array | int, rows: int, total: Kernel) -> Kernel:
-    return total + _sum_of_products(
+    return total + sum_of_products(
       *(lax.dynamic_slice(rows_of, (start, 0), (rows, rows_of.shape[1])) for rows_of in (a, g))
     )
 
@@ -124,7 +125,7 @@ def bn_relu_conv_backward(
     a, shifted = lax.optimization_barrier((activation(part, affine, of_mask), jnp.concatenate(shifted, 1)))
     g = _masked_product(shifted, by_tap, a)
     into = lax.dynamic_update_slice(into, g, (start, 0))
-    sums = _added(sums, _sum_of_products(a, shifted), _sums(g.astype(affine.scale.dtype), part, affine))
+    sums = _added(sums, sum_of_products(a, shifted), _sums(g.astype(affine.scale.dtype), part, affine))
     return into, sums
 
   carry = jnp.zeros_like(x), _zero_sums(z, channels, 9 * features)
@@ -153,15 +154,6 @@ def _masked_product(x: Rows, kernel: Kernel, a: Rows) -> Rows:
   """The product in `a`'s type where `a`, a ReLU's output, is positive."""
   product = lax.dot(x, kernel, preferred_element_type=a.dtype)
   return lax.optimization_barrier(jnp.where(a > 0, product, 0))
-
-
-def _sum_of_products(a: Rows, b: Rows) -> Kernel:
-  """a^T b in the type of sums; XLA copies the narrower one, transposed, and no other."""
-  dtype = accumulation_dtype(a.dtype)
-  if a.shape[1] <= b.shape[1]:
-    return lax.dot(lax.optimization_barrier(a.T), b, preferred_element_type=dtype)
-  product = lax.dot(lax.optimization_barrier(b.T), a, preferred_element_type=dtype)
-  return lax.optimization_barrier(product).T
 
 
 def _sums(g: Rows, x: Rows, affine: Affine) -> Sums:
