@@ -13,7 +13,8 @@ from jaxtyping import Array, Float
 
 from dense_aspp_jax.models.extractors.extractor import Extractor
 from dense_aspp_jax.models.fused.batch_norm import Activation
-from dense_aspp_jax.models.fused.inverted_residual import ConvNormArrays, Window, expanded_depthwise
+from dense_aspp_jax.models.fused.inverted_residual import ConvNormArrays, expanded_depthwise
+from dense_aspp_jax.models.fused.window import Window
 from dense_aspp_jax.models.layers import (
   BatchNorm,
   Features,
@@ -76,10 +77,10 @@ class ConvNorm(nn.Module):
     kernel, _ = kernel_and_bias(self.conv, channels)
     return ConvNormArrays(kernel.astype(self.dtype), self.norm.affine(self.features, None))
 
-  @property
-  def window(self) -> Window:
-    """How the kernel moves."""
-    return Window(self.conv.strides, self.conv.padding, self.conv.kernel_dilation)
+  def window(self, size: tuple[int, int]) -> Window:
+    """How the kernel moves over a map of this size."""
+    conv = self.conv
+    return Window.of(size, conv.kernel_size, conv.strides, conv.padding, conv.kernel_dilation)
 
 
 def squeezed_channels(channels: int) -> int:
@@ -154,7 +155,7 @@ class InvertedResidual(nn.Module):
       y = depthwise(expand(x, train) if expand else x, train)
     else:
       arrays = expand and expand.arrays(x.shape[-1]), depthwise.arrays(expanded_channels)
-      y = expanded_depthwise(x, *arrays, depthwise.window, activation)
+      y = expanded_depthwise(x, *arrays, depthwise.window(x.shape[1:3]), activation)
     if squeeze_excite:
       y = SqueezeExcite(**shared, name='squeeze_excite')(y)
     y = conv_norm(features, 1, name='project')(y, train)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from dense_aspp_jax.models.fused import products
 from dense_aspp_jax.models.fused.depthwise import depthwise_convolution
 from dense_aspp_jax.models.fused.statistics import Affine
+from dense_aspp_jax.models.fused.window import Window
 
 # Of a chunk's maps, as the depthwise convolution reads them. 0.5 to 2 MiB were within 3 % of each other.
 _CHUNK_BYTES = 1.5 * 2**20
@@ -28,14 +29,6 @@ class ConvNormArrays(NamedTuple):
 
   kernel: Float[Array, 'kh kw c f']
   norm: Affine
-
-
-class Window(NamedTuple):
-  """How a depthwise kernel moves, as in `depthwise_convolution`."""
-
-  strides: tuple[int, int]
-  padding: str | Any
-  dilation: tuple[int, int]
 
 
 def expanded_depthwise(
@@ -83,7 +76,9 @@ def _channels(arrays: ConvNormArrays, start: int, stop: int) -> ConvNormArrays:
 
 def _number_of_chunks(x: Array, kernel: Array, window: Window) -> int:
   channels = kernel.shape[3]
-  reach = [(size - 1) * rate for size, rate in zip(kernel.shape[:2], window.dilation, strict=True)]
-  positions = x.shape[0] * (x.shape[1] + reach[0]) * (x.shape[2] + reach[1])
+  rows, columns = (
+    n + extent - 1 for n, extent in zip(x.shape[1:3], window.extent(kernel.shape[:2]), strict=True)
+  )
+  positions = x.shape[0] * rows * columns
   wanted = -(-positions * channels * x.dtype.itemsize // _CHUNK_BYTES)
   return int(max(min(wanted, channels // _LEAST_CHANNELS), 1))

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from jax import lax
 
-from dense_aspp_jax.models.fused.inverted_residual import ConvNormArrays, Window, expanded_depthwise
+from dense_aspp_jax.models.fused.inverted_residual import ConvNormArrays, expanded_depthwise
 from dense_aspp_jax.models.fused.statistics import Affine
+from dense_aspp_jax.models.fused.window import Window
 
 CASES = {  # size, expanded channels, kernel, window; the first two are computed in two chunks
   'dilated': ((40, 33), 144, 5, Window((1, 1), ((4, 4), (4, 4)), (2, 2))),
-  'stride_2_same': ((49, 40), 136, 3, Window((2, 2), 'SAME', (1, 1))),
+  'stride_2_same': ((49, 40), 136, 3, Window.of((49, 40), (3, 3), (2, 2), 'SAME', (1, 1))),
   'one_chunk': ((9, 7), 16, 3, Window((1, 1), ((1, 1), (1, 1)), (1, 1))),
   'no_expansion': ((9, 7), 8, 3, Window((1, 1), ((1, 1), (1, 1)), (1, 1))),
 }
