@@ -140,7 +140,7 @@ def _with(function, **arguments):
 def _layer_norm_like(name):
   """A ConvNeXt whose layer normalization `name` alone has torch's default epsilon."""
 
-  def layer_norm(given, dtype):
+  def layer_norm(given, dtype, _implementation):
     epsilon = 1e-5 if given == name else convnext.EPSILON
     return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=given)
 
