@@ -3,14 +3,14 @@
 import sys
 from collections.abc import Sequence
 
-from dense_aspp_jax.allocator import keep_freed_memory
+from dense_aspp_jax.allocator import start_again_with_huge_pages
 from dense_aspp_jax.commands.interrupts import end_at_interrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs one command, see `commands.main`."""
   end_at_interrupt()
-  keep_freed_memory()
+  start_again_with_huge_pages()
   from dense_aspp_jax.commands.main import main as run  # late: an interrupt ends these imports at once
 
   return run(arguments)
