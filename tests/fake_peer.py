@@ -20,3 +20,6 @@ class FakePeer(Peer):
 
   def describe(self):
     return {'threads': self.task.threads, 'process': os.getpid()}
+
+  def echo(self, x):
+    return x

@@ -6,7 +6,9 @@ import contextlib
 import importlib
 import multiprocessing
 import os
+import queue
 import signal
+import threading
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -72,12 +74,10 @@ def _serve(connection: Connection, name: str, task: Task) -> None:
   if task.cores and hasattr(os, 'sched_setaffinity'):
     os.sched_setaffinity(0, task.cores)
   module, _, cls = name.partition(':')
-  peer = None
-  while True:
-    try:
-      method, arguments = connection.recv()
-    except (EOFError, OSError):
-      return
+  peer, requests = None, queue.SimpleQueue()
+  # Read at once: while an answer waits to be read by us, we may wait for the next request to be read.
+  threading.Thread(target=_read, args=(connection, requests), daemon=True).start()
+  for method, arguments in iter(requests.get, None):
     try:
       if peer is None:
         peer = getattr(importlib.import_module(module), cls)(task)
@@ -86,3 +86,10 @@ def _serve(connection: Connection, name: str, task: Task) -> None:
       text = ' '.join(str(error).split())
       answer = None, f'{type(error).__name__}: {text[:500]}'
     connection.send(answer)
+
+
+def _read(connection: Connection, requests: queue.SimpleQueue) -> None:
+  with contextlib.suppress(EOFError, OSError):
+    while True:
+      requests.put(connection.recv())
+  requests.put(None)

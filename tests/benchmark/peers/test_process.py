@@ -1,5 +1,6 @@
 import os
 
+import numpy as np
 import pytest
 
 from dense_aspp_jax.benchmark.peers.peer import Task
@@ -23,3 +24,11 @@ def test_a_peer_answers_in_order_from_a_process_of_its_own_until_it_ends():
       peer.call('prepare', None)
   with pytest.raises(ProcessLookupError):
     os.kill(description['process'], 0)
+
+
+def test_large_requests_and_answers_do_not_wait_for_each_other():
+  large = np.zeros(2**22, np.uint8)  # more than a pipe holds
+  with PeerProcess('fake_peer:FakePeer', TASK) as peer:
+    for _ in range(3):
+      peer.send('echo', large)
+    assert [len(peer.receive()) for _ in range(3)] == [len(large)] * 3
