@@ -35,7 +35,8 @@ def _is_a_command() -> bool:
   before = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv[1:])]
   same_arguments = sys.orig_argv[len(before) :] == sys.argv[1:]
   debugged = sys.gettrace() is not None or 'pydevd' in sys.modules
-  return same_arguments and not debugged and pathlib.Path(before[-1]).name in _COMMANDS
+  name = pathlib.Path(before[-1]).name if before else ''  # of an embedded interpreter there is none
+  return same_arguments and not debugged and name in _COMMANDS
 
 
 def _pages_on_request() -> bool:

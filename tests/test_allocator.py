@@ -84,6 +84,12 @@ def test_settings_of_the_user_stay(monkeypatch, name):
   allocator.start_again_with_huge_pages()
 
 
+def test_does_nothing_in_an_embedded_interpreter(monkeypatch):
+  monkeypatch.setattr(sys, 'orig_argv', [])
+  monkeypatch.setattr(sys, 'argv', [''])
+  allocator.start_again_with_huge_pages()
+
+
 def test_does_nothing_under_a_debugger(monkeypatch):
   monkeypatch.setitem(sys.modules, 'pydevd', types.ModuleType('pydevd'))
   allocator.start_again_with_huge_pages()
