@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import sys
@@ -28,7 +29,8 @@ def start_again_with_huge_pages() -> None:
   if 'glibc.malloc' in tunables or any(name.startswith('MALLOC_') for name in os.environ):
     return
   os.environ['GLIBC_TUNABLES'] = ':'.join(filter(None, (tunables, _SETTING)))
-  os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+  with contextlib.suppress(OSError):  # not allowed here: the command runs as it is
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _is_a_command() -> bool:
