@@ -3,8 +3,9 @@ r"""Measures every network beside its peers on this machine's CPU; prints the ta
   python tools/measure_performance.py results.json           measures what is not in the file yet, then prints
   python tools/measure_performance.py results.json --table   prints only
 
-Needs the extra [peers]. About 25 minutes on 2 cores, which must have nothing else to do. It may be stopped
-and started again.
+Needs the extra [peers], and cores that have nothing else to do. On 2 cores an entry takes one to two minutes
+without torch.compile, which had not compiled model #4's training step after seven. It may be stopped and
+started again.
 """
 
 from __future__ import annotations
