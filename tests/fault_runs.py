@@ -146,11 +146,15 @@ def read_metadata(workdir, step):
   return json.loads(path.read_text())['custom_metadata']
 
 
-def values_file(checkpoint):
-  """The file with the parameters' values."""
+def data_files(checkpoint):
+  """The files of the parameters' values and of the index in use; some parts are of indices that are not."""
   params = checkpoint / 'params'  # large arrays lie in the process's own folder
-  files = [*(params / 'd').iterdir(), *(params / 'ocdbt.process_0' / 'd').iterdir()]
-  return max(files, key=lambda p: p.stat().st_size)
+  return [*(params / 'd').iterdir(), *(params / 'ocdbt.process_0' / 'd').iterdir()]
+
+
+def values_file(checkpoint):
+  """The file with the values of large parameters."""
+  return max(data_files(checkpoint), key=lambda p: p.stat().st_size)
 
 
 def copied(workdir, path):
