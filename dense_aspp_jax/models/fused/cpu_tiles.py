@@ -22,7 +22,8 @@ from dense_aspp_jax.models.fused.statistics import Affine, Moments, accumulation
 Rows = Float[Array, 'p _']
 Kernel = Float[Array, '...']
 
-_TILE = 512  # positions: an L2 of 1 MiB was as fast with 256, slower with 128 and 1024
+_TILE_BYTES = 2 * 2**20  # of all columns of a tile; half as much was slower on two cores
+_LEAST_POSITIONS = 1024  # of a tile: products of fewer rows leave a second core without work
 _TAPS = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
 
 
@@ -49,7 +50,8 @@ def bn_relu_dot(features: Maps, affine: Affine, kernel: Kernel, mask: Mask) -> t
 
   carry = jnp.zeros((len(x), width), features.dtype), (jnp.zeros(width, dtype),) * 2
   # A map of few positions is as fast in one piece, which compiles faster.
-  size = 2 * _TILE if len(x) > 8 * _TILE else len(x)
+  size = 2 * _tile(x, channels + width)
+  size = size if len(x) > 4 * size else len(x)
   into, (total, squares) = _over_tiles(len(x), tile, carry, size)
   count = len(x) if mask is None else jnp.sum(mask, dtype=dtype)
   mean = total / count
@@ -77,7 +79,7 @@ def bn_relu_dot_backward(
     return into, _added(sums, sum_of_products(a, gz), _sums(g, part, affine))
 
   carry = into, _zero_sums(features, channels, width)
-  into, (kernel_gradient, *sums) = _over_tiles(len(x), tile, carry)
+  into, (kernel_gradient, *sums) = _over_tiles(len(x), tile, carry, _tile(x, channels + width))
   return into.reshape(gradient.shape), kernel_gradient, tuple(sums)
 
 
@@ -94,7 +96,7 @@ def dot_backward(x: Maps, kernel: Kernel, output_gradient: Maps) -> tuple[Maps, 
     )
 
   total = jnp.zeros(kernel.shape, accumulation_dtype(x.dtype))
-  kernel_gradient = _over_tiles(len(a), tile, total, 4 * _TILE)
+  kernel_gradient = _over_tiles(len(a), tile, total, 4 * _tile(a, sum(kernel.shape)))
   return output_gradient @ kernel.T, kernel_gradient.astype(kernel.dtype)
 
 
@@ -129,14 +131,19 @@ def bn_relu_conv_backward(
     return into, sums
 
   carry = jnp.zeros_like(x), _zero_sums(z, channels, 9 * features)
-  into, (kernel_gradient, *sums) = _over_tiles(len(x), tile, carry)
+  size = _tile(x, channels + 9 * features)
+  into, (kernel_gradient, *sums) = _over_tiles(len(x), tile, carry, size)
   kernel_gradient = kernel_gradient.reshape(channels, 3, 3, features).transpose(1, 2, 0, 3)
   return into.reshape(z.shape), kernel_gradient, tuple(sums)
 
 
-def _over_tiles(
-  count: int, tile: Callable[[Array | int, int, Any], Any], carry: Any, size: int = _TILE
-) -> Any:
+def _tile(x: Rows, columns: int) -> int:
+  """Positions of a tile that reads and writes so many columns: at most half of the map, to save memory."""
+  most = min(_TILE_BYTES // (columns * x.dtype.itemsize), len(x) // 2)
+  return max(_LEAST_POSITIONS, 1 << max(most, 1).bit_length() - 1)
+
+
+def _over_tiles(count: int, tile: Callable[[Array | int, int, Any], Any], carry: Any, size: int) -> Any:
   """Applies `tile(start, rows, carry)` to all tiles of `count` positions in turn."""
   whole, rest = divmod(count, size)
   if whole == 1:

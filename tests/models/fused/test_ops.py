@@ -9,8 +9,15 @@ import numpy as np
 import pytest
 from jax import lax
 
-from dense_aspp_jax.models.fused import ops
+from dense_aspp_jax.models.fused import cpu_tiles, ops
 from dense_aspp_jax.models.fused.statistics import Affine
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+  """256 positions, so that small maps have many tiles and a rest."""
+  monkeypatch.setattr(cpu_tiles, '_LEAST_POSITIONS', 256)
+  monkeypatch.setattr(cpu_tiles, '_TILE_BYTES', 2**14)
 
 
 def draw(*shape, seed=0):
