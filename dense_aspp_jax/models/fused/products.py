@@ -16,6 +16,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from dense_aspp_jax.models.fused.separate import separately
 from dense_aspp_jax.models.fused.statistics import accumulation_dtype
 from dense_aspp_jax.models.fused.window import Window
 
@@ -62,7 +63,7 @@ def sum_of_products(a: Float[Array, '*n ca'], b: Float[Array, '*n cb']) -> Float
   if a.shape[-1] > b.shape[-1]:
     return lax.optimization_barrier(sum_of_products(b, a)).T  # or else XLA would transpose the wide one
   a, b = lax.optimization_barrier((a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])))
-  return jnp.matmul(lax.optimization_barrier(a.T), b, preferred_element_type=accumulation_dtype(a.dtype))
+  return jnp.matmul(separately(jnp.transpose, a), b, preferred_element_type=accumulation_dtype(a.dtype))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
