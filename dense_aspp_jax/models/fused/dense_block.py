@@ -27,6 +27,7 @@ from jaxtyping import Array, Float
 
 from dense_aspp_jax.models.fused import ops
 from dense_aspp_jax.models.fused.gpu_tiles import Mask
+from dense_aspp_jax.models.fused.separate import separately
 from dense_aspp_jax.models.fused.space_to_batch import batch_to_space, padding_mask, space_to_batch
 from dense_aspp_jax.models.fused.statistics import (
   EPSILON,
@@ -266,7 +267,7 @@ def _backward_local(plan, axes, saved, layers, gradient, moments_gradient):
     moments_gradient = _channels(moments_gradient, 0, channels)
     if layer.norm1 is not None:
       norm1, x_moments_gradient = _norm_gradients(sums, affine, x_moments, axes)
-      moments_gradient = jax.tree.map(jnp.add, moments_gradient, x_moments_gradient)
+      moments_gradient = separately(_sum, moments_gradient, x_moments_gradient)
     local[index] = (kernel1, kernel2_gradient, bias2)
     whole[index] = (norm1, norm2, None if layer.dropout_mask is None else jnp.zeros_like(layer.dropout_mask))
   if axes:
@@ -293,6 +294,10 @@ def _through_moments(x: Array, x_moments: Moments, gradient: Moments, count: int
   """The gradient of x that flows through its mean and variance over `count` positions."""
   centred = x.astype(x_moments.mean.dtype) - x_moments.mean
   return gradient.mean / count + centred * (gradient.variance * (2 / count))
+
+
+def _sum(a: Moments, b: Moments) -> Moments:
+  return jax.tree.map(jnp.add, a, b)
 
 
 def _channels(values: Moments, start: int, stop: int) -> Moments:
