@@ -267,6 +267,7 @@ def _backward_local(plan, axes, saved, layers, gradient, moments_gradient):
     moments_gradient = _channels(moments_gradient, 0, channels)
     if layer.norm1 is not None:
       norm1, x_moments_gradient = _norm_gradients(sums, affine, x_moments, axes)
+      # Stored: fused with what reads it, XLA's CPU compiler would repeat all these sums for every position.
       moments_gradient = separately(_sum, moments_gradient, x_moments_gradient)
     local[index] = (kernel1, kernel2_gradient, bias2)
     whole[index] = (norm1, norm2, None if layer.dropout_mask is None else jnp.zeros_like(layer.dropout_mask))
