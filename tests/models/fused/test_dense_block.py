@@ -245,3 +245,20 @@ def test_the_kernels_make_the_same_block(case, devices, monkeypatch):
   found, found_gradients = step()
   assert_exact(found, expected, tolerance=1e-5)
   assert_exact(without_dropout(found_gradients), without_dropout(gradients), tolerance=1e-4)
+
+
+def test_no_operation_of_the_backward_pass_sums_over_all_later_layers():
+  """XLA's CPU compiler would fuse these sums of the moments' gradients into elementwise operations."""
+
+  def operands(count):
+    rng = np.random.default_rng(0)
+    x, layers = rng.normal(size=(1, 6, 8, CHANNELS)), draw_layers(rng, 1, count)
+
+    def total(x, layers):
+      return jnp.sum(dense_block(DenseBlockPlan((1,) * count), x, moments(x, None), layers)[0] ** 2)
+
+    text = jax.jit(jax.grad(total, (0, 1))).lower(x, layers).compile().as_text()
+    # Names in a line: the operation, its operands and what it calls.
+    return max(line.count('%') for line in text.splitlines() if 'kind=kLoop' in line)
+
+  assert operands(9) < operands(5) + 4  # less than one more for each layer; 17 more if they are fused

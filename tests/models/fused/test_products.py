@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from dense_aspp_jax.models.fused.products import convolution
+from dense_aspp_jax.models.fused.products import convolution, sum_of_products
 from dense_aspp_jax.models.layers import IMPLEMENTATIONS
 from dense_aspp_jax.models.layers import convolution as layer
 
@@ -58,3 +58,12 @@ def test_fused_layers_use_it(implementation):
   variables = module.init(jax.random.key(0), x)
   text = jax.jit(module.apply).lower(variables, x).as_text()
   assert ('dot_general' in text) == (implementation == 'fused')
+
+
+def test_a_transposed_operand_is_not_computed_while_it_is_copied():
+  """XLA would fuse the square roots into the copy, in spite of an optimization barrier."""
+  step = jax.jit(lambda a, b: sum_of_products(jnp.sqrt(a), b))
+  text = step.lower(jnp.ones((64, 3)), jnp.ones((64, 5))).compile().as_text()
+  fused = text[: text.index('ENTRY')].split('\n\n')
+  assert ' sqrt(' in text
+  assert not [body for body in fused if ' sqrt(' in body and (' transpose(' in body or ' copy(' in body)]
