@@ -4,8 +4,7 @@ r"""Measures every network beside its peers on this machine's CPU; prints the ta
   python tools/measure_performance.py results.json --table   prints only
 
 Needs the extra [peers], and cores that have nothing else to do. On 2 cores an entry takes one to two minutes
-without torch.compile, which had not compiled model #4's training step after seven. It may be stopped and
-started again.
+without torch.compile, which takes several more for each training step. It may be stopped and started again.
 """
 
 from __future__ import annotations
@@ -51,10 +50,10 @@ _FAMILIES = ('densenet121', 'efficientnet_lite0', 'mobilenet_v3_large', 'convnex
 
 
 def entries(most_threads: int) -> dict[Entry, list[str]]:
-  """What the tables have, with the peers: inference on one and all threads, training on all.
+  """What the tables have, on one and all threads, with the peers.
 
-  torch.compile takes minutes for each network, size and number of threads. In inference, where others are
-  faster, it is measured only at the first size on all threads.
+  torch.compile takes minutes for each network, size and number of threads. It is measured on all threads
+  only, and in inference, where others are faster, only at the first size.
   """
   inference = [
     *(('default', family, 'inference', 1, 256, 512) for family in _FAMILIES),
@@ -68,10 +67,10 @@ def entries(most_threads: int) -> dict[Entry, list[str]]:
   ]
   most = [*inference[:4], *train, *inference[4:]]
   steps = [Entry(*step, most_threads) for step in most]
-  steps += [Entry(*step, 1) for step in inference if most_threads > 1]
+  steps += [Entry(*step, 1) for step in most if most_threads > 1]
 
   def peers(entry: Entry) -> list[str]:
-    compiled = entry.mode == 'train' or (entry.threads == most_threads and entry.width == 512)
+    compiled = entry.threads == most_threads and (entry.mode == 'train' or entry.width == 512)
     names = [name for name, kind in PEERS.items() if entry.mode in kind.modes]
     return names if compiled else [name for name in names if name != 'compile']
 
