@@ -1,8 +1,8 @@
 """What the Mosaic GPU kernels share: the version gate, shared memory's layout, and vectors per channel.
 
-The kernels are written in Pallas for NVIDIA's Hopper: copies between global and shared memory (TMA) run beside
-matrix products (wgmma), and barriers join them. Nothing is added atomically: each program writes its partial
-sums, which are merged in a fixed order.
+The kernels are written in Pallas for NVIDIA's Hopper: copies between global and shared memory (TMA) run
+beside matrix products (wgmma), and barriers join them. Nothing is added atomically: each program writes its
+partial sums, which are merged in a fixed order.
 """
 
 from __future__ import annotations
