@@ -142,6 +142,9 @@ def bn_relu_dot_backward(
     grid=(blocks, programs),
     input_output_aliases={6: 0},
     name='bn_relu_dot_backward',
+    flops=4 * positions * channels * width,
+    # of the features, and of the gradient before and after
+    untouched=3 * positions * (features.shape[3] - channels) * features.dtype.itemsize,
   )
   return updated.reshape(gradient.shape), *tl.sum_of_parts(parts, kernel.shape, channels)
 
@@ -186,6 +189,8 @@ def _forward(
     (((positions, width), features.dtype), *outputs),
     grid=(pl.cdiv(positions, tile.rows), width // chunk),
     name='bn_relu_dot',
+    flops=2 * positions * channels * width,
+    untouched=positions * (features.shape[3] - channels) * features.dtype.itemsize,
   )
   return [z.reshape(*features.shape[:3], width), *further]
 

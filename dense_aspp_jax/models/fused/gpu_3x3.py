@@ -97,6 +97,7 @@ def bn_relu_conv_backward(
     (((positions, channels), z.dtype), ((programs, channels * (9 * width + 2)), jnp.float32)),
     grid=(blocks, programs),
     name='bn_relu_conv_backward',
+    flops=4 * positions * 9 * channels * growth,
   )
   kernel_gradient, sums = tl.sum_of_parts(parts, (3, 3, channels, width), channels)
   return g.reshape(z.shape), kernel_gradient[..., :growth], sums

@@ -17,6 +17,8 @@ from jax.experimental import pallas as pl
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from dense_aspp_jax.models.fused.kernel_cost import kernel_cost
+
 try:
   from jax.experimental.pallas import triton
 except ImportError:  # JAX says that Pallas will lose its Triton backend; a GPU then runs the XLA forms
@@ -72,7 +74,15 @@ def flat(x: Maps) -> Float[Array, 'positions c']:
 
 
 def call(
-  body: Callable[..., None], tile: Tile, operands: Sequence[Array], outputs: Sequence[Output], **options: Any
+  body: Callable[..., None],
+  tile: Tile,
+  operands: Sequence[Array],
+  outputs: Sequence[Output],
+  *,
+  name: str,
+  flops: int,
+  untouched: int = 0,
+  **options: Any,
 ) -> Sequence[Array]:
   """Runs a kernel.
 
@@ -81,15 +91,22 @@ def call(
     tile: What it works on.
     operands: Arrays.
     outputs: Shape and type of each.
+    name: Of the kernel.
+    flops: Of its products.
+    untouched: Bytes of operands and outputs that it neither reads nor writes.
     options: Of `pl.pallas_call`.
   """
-  return pl.pallas_call(
-    body,
-    out_shape=[jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in outputs],
-    compiler_params=triton.CompilerParams(num_warps=tile.warps, num_stages=tile.stages),
-    interpret=INTERPRET,
-    **options,
-  )(*operands)
+  out_shape = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in outputs]
+  num_bytes = sum(math.prod(x.shape) * x.dtype.itemsize for x in (*operands, *out_shape))
+  with kernel_cost(name, num_bytes - untouched, flops):
+    return pl.pallas_call(
+      body,
+      out_shape=out_shape,
+      compiler_params=triton.CompilerParams(num_warps=tile.warps, num_stages=tile.stages),
+      interpret=INTERPRET,
+      name=name,
+      **options,
+    )(*operands)
 
 
 def span(block: int | Array, size: int, limit: int) -> Span:

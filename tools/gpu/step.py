@@ -1,0 +1,105 @@
+"""Compiles and describes the programs of a configuration: training step, inference, initial values."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import os
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from dense_aspp_jax.benchmark.steps import compiled_memory, training_step
+from dense_aspp_jax.datasets.preprocessing import Preprocessing
+from dense_aspp_jax.evaluation.predictor import predict_images
+from dense_aspp_jax.models.segmentation import create_model
+from tools.gpu.hlo import read_program
+from tools.gpu.prediction import by_group
+from tools.gpu.target import compile_lowered, dumped, lower, thunks
+from tools.gpu.traffic import launches_of
+
+OPTIMIZED = 'gpu_after_optimizations.txt'
+
+
+def lowered_train_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
+  """A step of training on a batch of the configuration."""
+  return training_step(config, mesh).lowered
+
+
+def lowered_inference(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
+  """Predicts the classes of a batch of images."""
+  model, size = create_model(**config.model), tuple(config.data.image_size)
+  preprocessing = Preprocessing(size, config.data.mean, config.data.std)
+  predict = functools.partial(predict_images, model, output_size=size, preprocessing=preprocessing)
+  variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+  images = jax.ShapeDtypeStruct((config.evaluation.batch_size, *size, 3), jnp.uint8)
+  return lower(jax.jit(predict), variables, images, mesh=mesh)
+
+
+def lowered_initial_values(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
+  """Draws the parameters that training starts from."""
+  model = create_model(**config.model)
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+  return lower(jax.jit(model.init), key, image, mesh=mesh)
+
+
+PROGRAMS: dict[str, Callable[[ConfigDict, Mesh], jax.stages.Lowered]] = {
+  'train': lowered_train_step,
+  'inference': lowered_inference,
+  'init': lowered_initial_values,
+}
+
+
+def program_report(name: str, config: ConfigDict, mesh: Mesh, dump: str | None = None) -> dict[str, Any]:
+  """Compiles one of `PROGRAMS` and describes it.
+
+  Args:
+    name: Of the program.
+    config: As configs/default.py, of the batch and image size wanted.
+    mesh: Of `target`.
+    dump: Empty folder that gets the compiler's output; None: it is not kept.
+  """
+  begin = _cpu_seconds()
+  lowered = PROGRAMS[name](config, mesh)
+  lower_seconds = _cpu_seconds() - begin
+  with tempfile.TemporaryDirectory() as folder:
+    begin = _cpu_seconds()
+    compiled = compile_lowered(lowered, dump or folder)
+    compile_seconds = _cpu_seconds() - begin
+    report = dump_report(dump or folder)
+  return {
+    **report,
+    'memory': compiled_memory(compiled),
+    'lower_cpu_seconds': lower_seconds,
+    'compile_cpu_seconds': compile_seconds,
+  }
+
+
+def dump_report(dump: str | os.PathLike) -> dict[str, Any]:
+  """What a dump says of its program: launches, bytes, operations, kernels of ours, predicted milliseconds."""
+  sequence = thunks(dump)
+  launches = launches_of(read_program(dumped(dump, OPTIMIZED).read_text()))
+  kernels = {(launch.kind, launch.kernel, launch.code) for launch in launches if launch.code}
+  names = collections.Counter(f'{kind} {name.rstrip("_.0123456789")}' for kind, name, _ in sequence)
+  groups = by_group(launches)
+  return {
+    'launches': len(sequence),
+    'launches_by_name': dict(names.most_common()),
+    'bytes': groups['sum']['bytes'],
+    'flops': groups['sum']['flops'],
+    'predicted_ms': {card: groups['sum'][f'{card}_ms'] for card in ('h100', 'h200')},
+    'kernel_calls': sum(bool(launch.code) for launch in launches),
+    'distinct_kernels': len(kernels),
+    'groups': groups,
+  }
+
+
+def _cpu_seconds() -> float:
+  """Of this process, of all its threads and of the processes that it has waited for."""
+  return sum(os.times()[:4])
