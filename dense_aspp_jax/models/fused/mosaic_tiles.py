@@ -9,6 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
 try:
   from jax.experimental.pallas import mosaic_gpu as plgpu
 
@@ -27,3 +32,30 @@ def available() -> bool:
 def swizzled() -> tuple[Any, ...]:
   """The layout in shared memory of tiles of 64 bfloat16 columns, or a multiple, for TMA and wgmma."""
   return plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128)
+
+
+def shared(shape: tuple[int, ...], dtype: DTypeLike) -> Any:
+  """An array in shared memory, swizzled, for copies by TMA and matrix products."""
+  return plgpu.SMEM(shape, dtype, transforms=swizzled())
+
+
+def compiler_params() -> Any:
+  """How Mosaic compiles the kernels."""
+  return plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup, approx_math=True)
+
+
+def scalar(value: int | Array) -> Int[Array, 1]:
+  """A value for a kernel that is not known when it is compiled."""
+  return jnp.full((1,), value, jnp.int32)
+
+
+def per_row(vector: Any, shape: tuple[int, int]) -> Float[Array, 'rows columns']:
+  """One value of a reference for each row of a matrix in registers."""
+  value = plgpu.load(vector, layout=plgpu.Layout.WGMMA.reduce(1), optimized=False)
+  return lax.broadcast_in_dim(value, shape, [0])
+
+
+def per_column(vector: Any, shape: tuple[int, int]) -> Float[Array, 'rows columns']:
+  """One value of a reference for each column of a matrix in registers."""
+  value = plgpu.load(vector, layout=plgpu.Layout.WGMMA.reduce(0), optimized=False)
+  return lax.broadcast_in_dim(value, shape, [1])

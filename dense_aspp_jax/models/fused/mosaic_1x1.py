@@ -1,0 +1,205 @@
+"""Kernels for NVIDIA's Hopper of the 1x1 convolutions of dense blocks, written in Pallas Mosaic GPU.
+
+`ops` says what the functions compute; `gpu_1x1` has the same for older GPUs. The number of channels that a
+layer reads is a value in memory, not a constant: all layers of a block run the same compiled kernel.
+
+Inside the kernels maps are transposed, [channels, positions]: a thread then holds few channels and many
+positions, so vectors per channel take few registers and sums over positions few instructions.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jaxtyping import Array, Float
+
+from dense_aspp_jax.models.fused import mosaic_tiles as tl
+from dense_aspp_jax.models.fused.gpu_tiles import Maps, Mask, flat
+from dense_aspp_jax.models.fused.mosaic_tiles import plgpu
+from dense_aspp_jax.models.fused.statistics import Affine, Moments, merged_parts
+
+CHANNELS = 64  # input channels that a program works on at a time: a row of swizzled shared memory
+PROGRAMS = 132  # one for each multiprocessor of an H100 or H200
+WIDTHS = (64, 128, 192, 256)  # output channels that the kernels take
+
+
+def supports(features: Maps, kernel: Float[Array, 'cin co']) -> bool:
+  """Whether the kernels take these shapes and types, on a Hopper GPU."""
+  return (
+    tl.available()
+    and features.dtype == jnp.bfloat16
+    and features.shape[3] % 8 == 0
+    and kernel.shape[1] in WIDTHS
+  )
+
+
+def bn_relu_dot(
+  features: Maps, affine: Affine, kernel: Float[Array, 'cin co'], mask: Mask
+) -> tuple[Maps, Moments]:
+  """See `ops.bn_relu_dot`."""
+  positions, width = math.prod(features.shape[:3]), kernel.shape[1]
+  part = _part(width)
+  parts = 2 * pl.cdiv(positions, 2 * part)
+  counted, counts = None, jnp.full((parts,), part, jnp.float32)
+  if mask is not None or positions % (2 * part):
+    counted = jnp.ones(positions) if mask is None else mask.reshape(positions)
+    counted = jnp.pad(counted.astype(jnp.float32), (0, parts * part - positions)).reshape(parts, part)
+    counts = jnp.sum(counted, 1)
+  z, moments = _forward(features, affine, kernel, counted=counted)
+  means, squares = moments[:, 0].T, moments[:, 1].T
+  return z, merged_parts(jnp.broadcast_to(counts, means.shape), means, squares)
+
+
+def bn_relu_dot_relu(features: Maps, affine: Affine, kernel: Float[Array, 'cin co'], second: Affine) -> Maps:
+  """See `ops.bn_relu_dot_relu`."""
+  return _forward(features, affine, kernel, second=jnp.stack(second))[0]
+
+
+def _part(width: int) -> int:
+  """Positions that a warpgroup of the forward pass works on at a time: as many as its registers hold."""
+  return 128 if width <= 128 else 64
+
+
+def _forward(features: Maps, affine: Affine, kernel: Float[Array, 'cin co'], **extra: Array | None):
+  missing = features.shape[3] - len(kernel)
+  z, *moments = _product(
+    tl.scalar(len(kernel)),
+    flat(features),
+    jnp.pad(kernel, ((0, missing), (0, 0))),
+    jnp.pad(jnp.stack(affine), ((0, 0), (0, missing))),
+    **extra,
+    programs=PROGRAMS,
+    interpret=tl.INTERPRET,
+  )
+  return z.reshape(*features.shape[:3], -1), *moments
+
+
+@functools.partial(jax.jit, static_argnames=('programs', 'interpret'))
+def _product(bound, features, kernel, affine, *, second=None, counted=None, programs, interpret):
+  """A product z of relu(affine(features)), with its moments by part; with `second`, its own BN and ReLU.
+
+  Under jit, so that it is traced and lowered once for all layers of a block.
+  """
+  (positions, _), width = features.shape, kernel.shape[1]
+  part, stages = _part(width), 3
+  rows = 2 * part
+  tiles = pl.cdiv(positions, rows)
+  extra = [x for x in (second, counted) if x is not None]
+
+  def body(bound, x, kernel, affine, *rest):
+    extra_refs, (z, *moments) = rest[: len(extra)], rest[len(extra) : -6]
+    x_smem, kernel_smem, affine_smem, z_smem, full, empty = rest[-6:]
+    program, warpgroup = lax.axis_index('program'), lax.axis_index('warpgroup')
+    chunks = lax.div(bound[0] + (CHANNELS - 1), CHANNELS)
+    mine = lax.div(tiles - 1 - program, programs) + 1
+
+    @pl.when(warpgroup == 2)
+    def _():
+      plgpu.set_max_registers(40, action='decrease')
+
+      def load(step, _):
+        slot = lax.rem(step, stages)
+        tile, chunk = program + lax.div(step, chunks) * programs, lax.rem(step, chunks)
+        columns = pl.ds(chunk * CHANNELS, CHANNELS)
+
+        @pl.when(step >= stages)
+        def _():
+          plgpu.barrier_wait(empty.at[slot])
+
+        @pl.when(step < mine * chunks)
+        def _():
+          plgpu.copy_gmem_to_smem(x.at[pl.ds(tile * rows, rows), columns], x_smem.at[slot], full.at[slot])
+          plgpu.copy_gmem_to_smem(kernel.at[columns], kernel_smem.at[slot], full.at[slot])
+          plgpu.copy_gmem_to_smem(affine.at[:, columns], affine_smem.at[slot], full.at[slot])
+
+        return _
+
+      lax.fori_loop(0, mine * chunks + stages, load, None)
+
+    @pl.when(warpgroup < 2)
+    def _():
+      plgpu.set_max_registers(232, action='increase')
+
+      def compute(index, _):
+        tile = program + index * programs
+
+        def product(acc):
+          def step(chunk, _):
+            slot = lax.rem(index * chunks + chunk, stages)
+            plgpu.barrier_wait(full.at[slot])
+            x = x_smem.at[slot, pl.ds(warpgroup * part, part)].T
+            mean, scale, bias = (
+              tl.per_row(affine_smem.at[slot, number], (CHANNELS, part)) for number in range(3)
+            )
+            a = plgpu.load(x, layout=plgpu.Layout.WGMMA).astype(jnp.float32)
+            x[...] = jnp.maximum((a - mean) * scale + bias, 0.0).astype(jnp.bfloat16)
+            plgpu.commit_smem()
+            plgpu.wgmma(acc, kernel_smem.at[slot].T, x)
+            plgpu.wgmma_wait(1)  # the one before is done
+
+            @pl.when(chunk > 0)
+            def _():
+              plgpu.barrier_arrive(empty.at[lax.rem(index * chunks + chunk + (stages - 1), stages)])
+
+            return _
+
+          lax.fori_loop(0, chunks, step, None)
+          plgpu.wgmma_wait(0)
+          plgpu.barrier_arrive(empty.at[lax.rem((index + 1) * chunks + (stages - 1), stages)])
+          return acc[...]
+
+        out = pl.run_scoped(product, plgpu.ACC((width, part), jnp.float32))
+        if second is not None:
+          mean, scale, bias = (tl.per_row(extra_refs[0].at[number], out.shape) for number in range(3))
+          out = jnp.maximum((out - mean) * scale + bias, 0.0)
+        out = out.astype(jnp.bfloat16)
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+        staged = z_smem.at[warpgroup]
+        staged.T[...] = out
+        plgpu.commit_smem()
+        plgpu.copy_smem_to_gmem(staged, z.at[pl.ds(tile * rows + warpgroup * part, part)])
+        if moments:
+          out = out.astype(jnp.float32)
+          number = tile * 2 + warpgroup
+          if counted is not None:
+            inside = tl.per_column(extra_refs[0].at[number], out.shape)
+            count = jnp.maximum(jnp.sum(inside, 1), 1.0)
+            mean = jnp.sum(out * inside, 1) / count
+            deviation = (out - lax.broadcast_in_dim(mean, out.shape, [0])) * inside
+          else:
+            mean = jnp.sum(out, 1) * (1 / part)
+            deviation = out - lax.broadcast_in_dim(mean, out.shape, [0])
+          moments[0][number, 0] = mean
+          moments[0][number, 1] = jnp.sum(deviation * deviation, 1)
+        return _
+
+      lax.fori_loop(0, mine, compute, None)
+      plgpu.wait_smem_to_gmem(0)
+
+  return plgpu.kernel(
+    body,
+    out_type=[
+      jax.ShapeDtypeStruct((positions, width), jnp.bfloat16),
+      *([] if second is not None else [jax.ShapeDtypeStruct((2 * tiles, 2, width), jnp.float32)]),
+    ],
+    grid=(min(programs, tiles),),
+    grid_names=('program',),
+    num_threads=3,
+    thread_name='warpgroup',
+    compiler_params=tl.compiler_params(),
+    scratch_types=[
+      tl.shared((stages, rows, CHANNELS), jnp.bfloat16),
+      tl.shared((stages, CHANNELS, width), jnp.bfloat16),
+      plgpu.SMEM((stages, 3, CHANNELS), jnp.float32),
+      tl.shared((2, part, width), jnp.bfloat16),
+      plgpu.Barrier(num_arrivals=3, num_barriers=stages),
+      plgpu.Barrier(num_arrivals=2, num_barriers=stages),
+    ],
+    kernel_name='bn_relu_dot',
+    interpret=interpret,
+  )(bound, features, kernel, affine, *extra)
