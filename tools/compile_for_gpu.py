@@ -18,8 +18,10 @@ first algorithm of each convolution and matrix product: comparing them needs a G
 from __future__ import annotations
 
 import argparse
+import collections
 import os
 import pathlib
+import re
 import sys
 from typing import Any
 
@@ -37,6 +39,7 @@ from tools.gpu.step import PROGRAMS, program_report
 from tools.gpu.target import CARDS, target
 
 PARTS = (*PROGRAMS, 'kernels')
+WORST = ('threads', 'registers', 'spilled', 'shared_memory')
 
 
 def main() -> None:
@@ -86,11 +89,32 @@ def print_program(name: str, report: dict[str, Any]) -> None:
     'launches': report['launches'],
     'kernel calls': report['kernel_calls'],
     'distinct kernels': report['distinct_kernels'],
+    'bytes spilled by them': report['spilled_bytes'],
     **memory,
     'CPU seconds to trace and lower': f'{report["lower_cpu_seconds"]:.1f}',
     'CPU seconds to compile': f'{report["compile_cpu_seconds"]:.1f}',
   }
-  print(tabulate(facts.items(), tablefmt='plain', stralign='right'), end='\n\n')
+  print(tabulate(facts.items(), tablefmt='plain', stralign='right'))
+  if report['kernels']:
+    print(tabulate(summaries(report['kernels']), 'keys', tablefmt='plain'))
+  print()
+
+
+def summaries(kernels: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """A row for all kernels of a form and name: how many, and the worst of each figure."""
+  named = collections.defaultdict(list)
+  for kernel in kernels:
+    named[kernel['form'], re.sub(r'__\d+$', '', kernel['entry'])].append(kernel)
+  return [
+    {
+      'form': form,
+      'kernel': name,
+      'distinct': len(alike),
+      'programs': min(kernel['programs'] for kernel in alike),
+      **{column: max(kernel[column] for kernel in alike) for column in WORST},
+    }
+    for (form, name), alike in named.items()
+  ]
 
 
 def print_kernels(reports: list[dict[str, Any]]) -> None:

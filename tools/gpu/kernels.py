@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import pathlib
@@ -17,17 +18,21 @@ from jax.sharding import Mesh
 
 from dense_aspp_jax.models.fused import gpu_1x1, gpu_3x3
 from dense_aspp_jax.models.fused.statistics import Affine
-from tools.gpu.target import compile_lowered, cuda_folder, lower, thunks
+from tools.gpu.hlo import read_program
+from tools.gpu.target import OPTIMIZED, compile_lowered, cuda_folder, dumped, lower, thunks
+from tools.gpu.traffic import launches_of
 
 REGISTERS, SHARED_MEMORY, THREADS = 65536, 233472, 2048  # of a multiprocessor
 RESERVED_SHARED_MEMORY = 1024  # of each program on it
 INSTRUCTIONS = {
   'wgmma': 'wgmma.mma_async',
   'mma': 'mma.sync',
-  'cp.async': 'cp.async.c',
+  'cp_async': 'cp.async.c',
+  'tma': 'cp.async.bulk.tensor',
   'barriers': 'bar.sync',
   'shuffles': 'shfl',
 }
+_MOSAIC = 'mosaic'  # folder of a dump
 
 
 class Layer(NamedTuple):
@@ -40,6 +45,40 @@ class Layer(NamedTuple):
   growth: int
   dilation: int = 1
   masked: bool = False
+
+
+class Kernel(NamedTuple):
+  """What is known of a compiled kernel; instructions are counted in its PTX.
+
+  Attributes:
+    form: 'triton' or 'mosaic'.
+    entry: Its name in PTX.
+    threads: Of a program.
+    registers: Of a thread.
+    spilled: Bytes of registers that a thread stores in memory.
+    shared_memory: Bytes of a program.
+    programs: How many a multiprocessor runs at once.
+    wgmma: Products of a warpgroup.
+    mma: Products of a warp.
+    cp_async: Asynchronous copies by threads.
+    tma: Asynchronous copies of tiles.
+    barriers: Of a program's threads.
+    shuffles: Between the threads of a warp.
+  """
+
+  form: str
+  entry: str
+  threads: int
+  registers: int
+  spilled: int
+  shared_memory: int
+  programs: int
+  wgmma: int
+  mma: int
+  cp_async: int
+  tma: int
+  barriers: int
+  shuffles: int
 
 
 # The last layers of the blocks of the slides' model #4 for 8 images of 512x1024, and one for 360x480, whose
@@ -78,25 +117,65 @@ def kernel_reports(layer_name: str, layer: Layer, mesh: Mesh) -> Iterator[dict[s
   """What XLA and CUDA's assembler say of each kernel of a layer, and how often `INSTRUCTIONS` occur in it."""
   for name, function, arguments in kernel_calls(layer):
     with tempfile.TemporaryDirectory() as dump:
-      compile_lowered(lower(function, *arguments, mesh=mesh), dump, xla_dump_emitter_re='.*')
-      (thunk,) = (thunk for thunk in thunks(dump) if thunk.name.startswith('bn_relu'))
-      (path,) = (p for p in pathlib.Path(dump).glob('*.ptx') if f'.entry {thunk.name}(' in p.read_text())
-      ptx = path.read_text()
+      with kernels_dumped(dump) as options:
+        compile_lowered(lower(function, *arguments, mesh=mesh), dump, **options)
+      (kernel,) = dumped_kernels(dump)
+    yield {'kernel': name, 'layer': layer_name, **layer._asdict(), **kernel._asdict()}
+
+
+@contextlib.contextmanager
+def kernels_dumped(dump: str | os.PathLike) -> Iterator[dict[str, str]]:
+  """Inside, Mosaic GPU writes its kernels into a folder; the options make XLA write Triton's."""
+  folder = pathlib.Path(dump) / _MOSAIC
+  folder.mkdir(parents=True, exist_ok=True)
+  wanted = {'MOSAIC_GPU_DUMP_TO': str(folder), 'MOSAIC_GPU_DUMP_PTX': '1', 'MOSAIC_GPU_DUMP_PTXAS': '1'}
+  before = {name: os.environ.get(name) for name in wanted}
+  os.environ.update(wanted)
+  try:
+    yield {'xla_dump_emitter_re': 'ptx'}
+  finally:
+    for name, value in before.items():
+      if value is None:
+        del os.environ[name]
+      else:
+        os.environ[name] = value
+
+
+def dumped_kernels(dump: str | os.PathLike) -> list[Kernel]:
+  """The Pallas kernels of a program compiled with `kernels_dumped`, each once."""
+  launches = launches_of(read_program(dumped(dump, OPTIMIZED).read_text()))
+  triton = {launch.kernel for launch in launches if launch.kind == 'triton'}
+  found = []
+  shared_memory = {thunk.name: thunk.shared_memory for thunk in thunks(dump)}
+  for path in sorted(pathlib.Path(dump).glob('*.ptx')):
+    ptx = path.read_text()
+    name = (re.search(r'\.entry (\w+)\(', ptx) or ('', ''))[1]
+    if re.sub(r'__\d+$', '', name) in triton:
       command = [cuda_folder() / 'bin' / 'ptxas', '-arch=sm_90a', '-v', path, '-o', os.devnull]
       log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    threads = int(re.search(r'\.(?:maxntid|reqntid) (\d+)', ptx)[1])
-    registers = int(re.search(r'Used (\d+) registers', log)[1])
-    yield {
-      'kernel': name,
-      'layer': layer_name,
-      **layer._asdict(),
-      'threads': threads,
-      'registers': registers,
-      'spilled': int(re.search(r'(\d+) bytes spill stores', log)[1]),
-      'shared_memory': thunk.shared_memory,
-      'programs': programs_per_multiprocessor(registers, thunk.shared_memory, threads),
-      **{instruction: ptx.count(text) for instruction, text in INSTRUCTIONS.items()},
-    }
+      found.append(_kernel('triton', name, ptx, log, shared_memory[name]))
+  for path in sorted((pathlib.Path(dump) / _MOSAIC).glob('*.ptx')):
+    ptx, log = path.read_text(), path.with_suffix('.ptxas').read_text()
+    resources = path.with_suffix('.resources.txt').read_text()
+    scratch = int(re.search(r'smem_scratch_bytes=(\d+)', resources)[1])
+    static = int(re.search(r'(\d+) bytes smem', log)[1])
+    found.append(_kernel('mosaic', re.search(r'\.entry (\w+)\(', ptx)[1], ptx, log, scratch + static))
+  return found
+
+
+def _kernel(form: str, name: str, ptx: str, log: str, shared_memory: int) -> Kernel:
+  threads = int(re.search(r'\.(?:maxntid|reqntid) (\d+)', ptx)[1])
+  registers = int(re.search(r'Used (\d+) registers', log)[1])
+  return Kernel(
+    form=form,
+    entry=name,
+    threads=threads,
+    registers=registers,
+    spilled=int(re.search(r'(\d+) bytes spill stores', log)[1]),
+    shared_memory=shared_memory,
+    programs=programs_per_multiprocessor(registers, shared_memory, threads),
+    **{instruction: ptx.count(text) for instruction, text in INSTRUCTIONS.items()},
+  )
 
 
 def programs_per_multiprocessor(registers: int, shared_memory: int, threads: int) -> int:

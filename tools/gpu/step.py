@@ -19,11 +19,10 @@ from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.evaluation.predictor import predict_images
 from dense_aspp_jax.models.segmentation import create_model
 from tools.gpu.hlo import read_program
+from tools.gpu.kernels import dumped_kernels, kernels_dumped
 from tools.gpu.prediction import by_group
-from tools.gpu.target import compile_lowered, dumped, lower, thunks
+from tools.gpu.target import OPTIMIZED, compile_lowered, dumped, lower, thunks
 from tools.gpu.traffic import launches_of
-
-OPTIMIZED = 'gpu_after_optimizations.txt'
 
 
 def lowered_train_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
@@ -65,19 +64,20 @@ def program_report(name: str, config: ConfigDict, mesh: Mesh, dump: str | None =
     mesh: Of `target`.
     dump: Empty folder that gets the compiler's output; None: it is not kept.
   """
-  begin = _cpu_seconds()
-  lowered = PROGRAMS[name](config, mesh)
-  lower_seconds = _cpu_seconds() - begin
   with tempfile.TemporaryDirectory() as folder:
-    begin = _cpu_seconds()
-    compiled = compile_lowered(lowered, dump or folder)
-    compile_seconds = _cpu_seconds() - begin
-    report = dump_report(dump or folder)
+    folder = dump or folder
+    with kernels_dumped(folder) as options:
+      times = [_cpu_seconds()]
+      lowered = PROGRAMS[name](config, mesh)
+      times.append(_cpu_seconds())
+      compiled = compile_lowered(lowered, folder, **options)
+      times.append(_cpu_seconds())
+    report = dump_report(folder)
   return {
     **report,
     'memory': compiled_memory(compiled),
-    'lower_cpu_seconds': lower_seconds,
-    'compile_cpu_seconds': compile_seconds,
+    'lower_cpu_seconds': times[1] - times[0],
+    'compile_cpu_seconds': times[2] - times[1],
   }
 
 
@@ -85,7 +85,8 @@ def dump_report(dump: str | os.PathLike) -> dict[str, Any]:
   """What a dump says of its program: launches, bytes, operations, kernels of ours, predicted milliseconds."""
   sequence = thunks(dump)
   launches = launches_of(read_program(dumped(dump, OPTIMIZED).read_text()))
-  kernels = {(launch.kind, launch.kernel, launch.code) for launch in launches if launch.code}
+  distinct = {(launch.kind, launch.kernel, launch.code) for launch in launches if launch.code}
+  kernels = dumped_kernels(dump)
   names = collections.Counter(f'{kind} {name.rstrip("_.0123456789")}' for kind, name, _ in sequence)
   groups = by_group(launches)
   return {
@@ -95,7 +96,9 @@ def dump_report(dump: str | os.PathLike) -> dict[str, Any]:
     'flops': groups['sum']['flops'],
     'predicted_ms': {card: groups['sum'][f'{card}_ms'] for card in ('h100', 'h200')},
     'kernel_calls': sum(bool(launch.code) for launch in launches),
-    'distinct_kernels': len(kernels),
+    'distinct_kernels': len(distinct),
+    'spilled_bytes': sum(kernel.spilled for kernel in kernels),
+    'kernels': [kernel._asdict() for kernel in kernels],
     'groups': groups,
   }
 

@@ -50,6 +50,7 @@ gpu_device_info {{
 platform_name: "CUDA"  device_description_str: "{card.name}"
 dnn_version_info {{ major: 9 minor: 10 }}
 """
+OPTIMIZED = 'gpu_after_optimizations.txt'  # a dump's optimized HLO
 
 
 class Thunk(NamedTuple):
