@@ -88,6 +88,7 @@ def print_program(name: str, report: dict[str, Any]) -> None:
   facts = {
     'launches': report['launches'],
     'kernel calls': report['kernel_calls'],
+    'kernel calls that declare no cost': report['kernel_calls_without_cost'],
     'distinct kernels': report['distinct_kernels'],
     'bytes spilled by them': report['spilled_bytes'],
     **memory,

@@ -156,6 +156,7 @@ def test_a_kernel_moves_what_it_declares():
 def test_a_kernel_that_declares_nothing_moves_all_operands():
   plain = launches(KERNELS)['pallas_call.3']
   assert plain.kernel == 'plain'
+  assert not plain.declared
   assert (plain.read, plain.written) == ((64 * 256 + 128 * 64) * 2, 64 * 64 * 2)
 
 

@@ -96,6 +96,7 @@ def dump_report(dump: str | os.PathLike) -> dict[str, Any]:
     'flops': groups['sum']['flops'],
     'predicted_ms': {card: groups['sum'][f'{card}_ms'] for card in ('h100', 'h200')},
     'kernel_calls': sum(bool(launch.code) for launch in launches),
+    'kernel_calls_without_cost': sum(launch.code and not launch.declared for launch in launches),
     'distinct_kernels': len(distinct),
     'spilled_bytes': sum(kernel.spilled for kernel in kernels),
     'kernels': [kernel._asdict() for kernel in kernels],

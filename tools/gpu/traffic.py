@@ -44,6 +44,7 @@ class Launch(NamedTuple):
     written: Bytes.
     flops: Two per multiply-add of products and convolutions.
     times: How often it is launched.
+    declared: Whether a Pallas kernel says what it moves.
   """
 
   name: str
@@ -55,6 +56,7 @@ class Launch(NamedTuple):
   written: int
   flops: int
   times: int
+  declared: bool = False
 
   @property
   def num_bytes(self) -> int:
@@ -87,7 +89,7 @@ def _of_computation(program: Program, computation: Computation, times: int) -> I
 def _launch(program: Program, computation: Computation, instruction: Instruction, times: int) -> Launch:
   kind, kernel, code, op_name = instruction.opcode, '', '', instruction.op_name
   read = sum(bytes_of_operand(computation, operand) for operand in instruction.operands)
-  written, flops = instruction.num_bytes, 0
+  written, flops, declared = instruction.num_bytes, 0, False
   called = _called(program, instruction) if kind == 'fusion' else None
   if called:
     kind = re.sub(r'[._]\d+', '', instruction.name)
@@ -107,20 +109,20 @@ def _launch(program: Program, computation: Computation, instruction: Instruction
       code = instruction.attribute(r'kernel_hash = "([^"]*)"') or instruction.attribute(
         r'backend_config=(.*)$'
       )
-      kernel, read, written, flops = _kernel(op_name, read, written)
+      kernel, read, written, flops, declared = _kernel(op_name, read, written)
     elif target.startswith('__'):  # cuDNN, cuBLAS: a result and scratch memory
       written = instruction.arrays[0].num_bytes
       flops = _library_flops(computation, instruction)
-  return Launch(instruction.name, kind, kernel, code, op_name, read, written, flops, times)
+  return Launch(instruction.name, kind, kernel, code, op_name, read, written, flops, times, declared)
 
 
-def _kernel(op_name: str, read: int, written: int) -> tuple[str, int, int, int]:
+def _kernel(op_name: str, read: int, written: int) -> tuple[str, int, int, int, bool]:
   """Name, bytes and operations: as it declares them; else its whole operands and results."""
   if costs := _COST.findall(op_name):
     name, num_bytes, flops = costs[-1]
-    return name, max(int(num_bytes) - written, 0), min(int(num_bytes), written), int(flops)
+    return name, max(int(num_bytes) - written, 0), min(int(num_bytes), written), int(flops), True
   *_, name, _ = f'//{op_name}'.split('/')
-  return name, read, written, 0
+  return name, read, written, 0, False
 
 
 def _read_by(fusion: Computation) -> int:

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 
 from dense_aspp_jax.models.fused import mosaic_tiles as tl
 from dense_aspp_jax.models.fused.gpu_tiles import Maps, Mask, flat
+from dense_aspp_jax.models.fused.kernel_cost import kernel_cost
 from dense_aspp_jax.models.fused.mosaic_tiles import plgpu
 from dense_aspp_jax.models.fused.statistics import Affine, Moments, merged_parts
 
@@ -66,16 +67,19 @@ def _part(width: int) -> int:
 
 
 def _forward(features: Maps, affine: Affine, kernel: Float[Array, 'cin co'], **extra: Array | None):
-  missing = features.shape[3] - len(kernel)
-  z, *moments = _product(
-    tl.scalar(len(kernel)),
-    flat(features),
-    jnp.pad(kernel, ((0, missing), (0, 0))),
-    jnp.pad(jnp.stack(affine), ((0, 0), (0, missing))),
-    **extra,
-    programs=PROGRAMS,
-    interpret=tl.INTERPRET,
-  )
+  positions, (channels, width) = math.prod(features.shape[:3]), kernel.shape
+  missing = features.shape[3] - channels
+  itemsize, flops = features.dtype.itemsize, 2 * positions * channels * width
+  with kernel_cost('bn_relu_dot', positions * (channels + width) * itemsize, flops):
+    z, *moments = _product(
+      tl.scalar(channels),
+      flat(features),
+      jnp.pad(kernel, ((0, missing), (0, 0))),
+      jnp.pad(jnp.stack(affine), ((0, 0), (0, missing))),
+      **extra,
+      programs=PROGRAMS,
+      interpret=tl.INTERPRET,
+    )
   return z.reshape(*features.shape[:3], -1), *moments
 
 
