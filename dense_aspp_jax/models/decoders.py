@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dense_aspp_jax.models.fused.statistics import accumulation_dtype
-from dense_aspp_jax.models.layers import MOMENTUM, BatchNorm, channel_dropout, convolution
+from dense_aspp_jax.models.layers import MOMENTUM, BatchNorm, Head, channel_dropout, convolution
 from dense_aspp_jax.models.upsampling import upsample_bilinear
 
 LOW_STRIDE = 4
@@ -79,5 +78,4 @@ class AuxiliaryHead(nn.Module):
     norm = BatchNorm(momentum=self.momentum, dtype=self.dtype, name='norm')
     x = norm.activated(x, train, nn.relu, self.implementation)
     x = channel_dropout(self.dropout_rate)(x, deterministic=not train)
-    x = x.astype(accumulation_dtype(x.dtype))
-    return nn.Conv(self.num_classes, (1, 1), name='logits')(x)
+    return Head(self.num_classes, implementation=self.implementation, name='logits')(x)

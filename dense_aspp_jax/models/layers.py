@@ -13,7 +13,14 @@ from jaxtyping import Array, Float
 from dense_aspp_jax.models.fused import products
 from dense_aspp_jax.models.fused.batch_norm import Activation, normalized
 from dense_aspp_jax.models.fused.depthwise import depthwise_convolution
-from dense_aspp_jax.models.fused.statistics import EPSILON, Affine, Moments, normalization
+from dense_aspp_jax.models.fused.head import logits_product
+from dense_aspp_jax.models.fused.statistics import (
+  EPSILON,
+  Affine,
+  Moments,
+  accumulation_dtype,
+  normalization,
+)
 
 # 'fused' is the default. 'reference' computes layer by layer, as the network is defined, with the same
 # variables: tests compare the two, and analyses that look inside a network use it.
@@ -88,6 +95,29 @@ def kernel_and_bias(
     conv(jnp.zeros((1, 1, 1, channels)))
   params = conv.variables['params']
   return jnp.asarray(params['kernel']), jnp.asarray(params['bias']) if conv.use_bias else None
+
+
+class Head(nn.Module):
+  """A 1x1 convolution whose logits are float32 whatever the type of the features: they decide the arg max.
+
+  Attributes:
+    num_classes: Channels of the logits.
+    implementation: One of `IMPLEMENTATIONS`.
+  """
+
+  num_classes: int
+  implementation: str = 'fused'
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w classes']:
+    """Maps features to logits."""
+    kernel_init = nn.initializers.lecun_normal()  # that of nn.Conv
+    kernel = self.param('kernel', kernel_init, (1, 1, x.shape[-1], self.num_classes))
+    kernel = jnp.asarray(kernel)[0, 0]
+    bias = jnp.asarray(self.param('bias', nn.initializers.zeros, (self.num_classes,)))
+    if self.implementation == 'reference':
+      return x.astype(accumulation_dtype(x.dtype)) @ kernel + bias
+    return logits_product(x, kernel) + bias
 
 
 class BatchNorm(nn.BatchNorm):

@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -15,8 +14,7 @@ from dense_aspp_jax.fields import check, check_bool, check_choice, check_integer
 from dense_aspp_jax.models.decoders import LOW_STRIDE, AuxiliaryHead, SkipDecoder
 from dense_aspp_jax.models.dense_aspp import DenseASPP
 from dense_aspp_jax.models.extractors import create_extractor
-from dense_aspp_jax.models.fused.statistics import accumulation_dtype
-from dense_aspp_jax.models.layers import IMPLEMENTATIONS, channel_dropout, pad_to_multiple
+from dense_aspp_jax.models.layers import IMPLEMENTATIONS, Head, channel_dropout, pad_to_multiple
 from dense_aspp_jax.models.upsampling import upsample_bilinear
 
 _MOST = 2**16  # channels of a layer, pixels of a dilation: larger values fit no device
@@ -89,9 +87,8 @@ class SegmentationModel(nn.Module):
   def setup(self):
     """Declares the head."""
     self.dropout = channel_dropout(self.dropout_rate)
-    # In float32 whatever the compute type: logits decide the arg max.
-    fused = getattr(self.dense_aspp, 'implementation', 'reference') == 'fused'
-    self.head = nn.Conv(self.num_classes, (1, 1), conv_general_dilated=_matrix_product if fused else None)
+    implementation = getattr(self.dense_aspp, 'implementation', 'reference')
+    self.head = Head(self.num_classes, implementation=implementation)
 
   def __call__(self, image: Float[Array, 'b h w 3'], train: bool = False) -> Logits:
     """Computes logits.
@@ -108,10 +105,7 @@ class SegmentationModel(nn.Module):
       x = self.skip_decoder(x, features.stride4, train)
     x = self.dropout(x, deterministic=not train)
 
-    def head(self: SegmentationModel, x: jax.Array) -> jax.Array:
-      return self.head(x.astype(accumulation_dtype(x.dtype)))
-
-    main = nn.remat(head)(self, x)  # the backward pass saves the features in their own type
+    main = self.head(x)
     if self.auxiliary_head is None:
       return Logits(main)
     return Logits(main, self.auxiliary_head(features.stride16, train))
@@ -129,11 +123,6 @@ class SegmentationModel(nn.Module):
   def logits_scale(self, image_size: tuple[int, int], output_size: tuple[int, int]) -> tuple[float, float]:
     """Output pixels per position of the main logits, vertically and horizontally."""
     return self.stride * output_size[0] / image_size[0], self.stride * output_size[1] / image_size[1]
-
-
-def _matrix_product(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
-  """A 1x1 convolution, for nn.Conv; on a CPU XLA takes more than twice as long for it as a convolution."""
-  return jax.lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
 
 
 def with_fields(module: nn.Module, **fields: Any) -> Any:
