@@ -59,7 +59,7 @@ class DenseASPP(nn.Module):
   @nn.compact
   def __call__(self, features: Float[Array, 'b h w c'], train: bool = False) -> Float[Array, 'b h w c2']:
     """Appends len(dilation_rates) x growth_rate channels to `features`."""
-    fused = self.implementation == 'fused'
+    fused = self.implementation != 'reference'
     x = nn.relu(features) if self.rectify_features else features
     layer_class = rematerialized(DenseLayer, self.rematerialize and not fused)
     layers = [
@@ -77,7 +77,7 @@ class DenseASPP(nn.Module):
       for index, dilation in enumerate(self.dilation_rates, start=1)
     ]
     x_moments = moments(x) if fused and train else None
-    x, x_moments = dense_layers(layers, x, x_moments, train, fused=fused)
+    x, x_moments = dense_layers(layers, x, x_moments, train, implementation=self.implementation)
     if not self.final_norm:
       return x
     return BatchNorm(momentum=self.momentum, dtype=self.dtype, name='norm')(x, train, x_moments)

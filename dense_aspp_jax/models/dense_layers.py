@@ -13,14 +13,14 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dense_aspp_jax.models.fused.dense_block import (
-  DenseBlockPlan,
-  DenseLayerArrays,
-  dense_block,
-  dense_block_inference,
-)
+from dense_aspp_jax.models.fused.arrays import DenseBlockPlan, DenseLayerArrays
+from dense_aspp_jax.models.fused.dense_block import dense_block, dense_block_inference
+from dense_aspp_jax.models.fused.gpu_form import gpu_form
 from dense_aspp_jax.models.fused.statistics import Moments
 from dense_aspp_jax.models.layers import MOMENTUM, BatchNorm, channel_dropout, convolution, kernel_and_bias
+
+# Layers whose backward pass visits the channels in front of them once, where a kernel does that.
+_GROUP = 4
 
 
 class DenseLayer(nn.Module):
@@ -106,7 +106,7 @@ def dense_layers(
   x_moments: Moments | None,
   train: bool,
   *,
-  fused: bool,
+  implementation: str,
   phases: int = 1,
 ) -> tuple[Float[Array, 'b h w c2'], Moments | None]:
   """Runs densely connected layers: each reads `x` and the outputs of all earlier layers.
@@ -116,19 +116,21 @@ def dense_layers(
     x: Features.
     x_moments: Their moments; needed only by the fused implementation in training.
     train: Whether BN uses and updates batch statistics, and whether channels are dropped.
-    fused: Whether the layers run as one fused block.
+    implementation: 'reference', or else the layers run as one fused block: see `Network`.
     phases: The fused block runs on phases x phases images, see `space_to_batch`; divides all dilations.
 
   Returns:
     `x` with the layers' channels appended and, from the fused implementation in training, the moments of
     all channels.
   """
-  if not fused:
+  if implementation == 'reference':
     outputs = [x]
     for layer in layers:
       outputs.append(layer(outputs, train))
     return jnp.concatenate(outputs, axis=-1), None
-  plan = DenseBlockPlan(tuple(layer.dilation // phases for layer in layers), phases)
+  gpu = gpu_form(implementation)
+  dilations = tuple(layer.dilation // phases for layer in layers)
+  plan = DenseBlockPlan(dilations, phases, gpu, group=_GROUP if gpu == 'mosaic' else 1)
   widths = [x.shape[-1] + index * layer.growth_rate for index, layer in enumerate(layers)]
   numbered = list(zip(layers, widths, strict=True))
   arrays = [layer.arrays(width, x.shape[0], train) for layer, width in numbered]

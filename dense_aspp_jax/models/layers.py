@@ -23,7 +23,8 @@ from dense_aspp_jax.models.fused.statistics import (
 )
 
 # 'fused' is the default. 'reference' computes layer by layer, as the network is defined, with the same
-# variables: tests compare the two, and analyses that look inside a network use it.
+# variables: tests compare the two, and analyses that look inside a network use it. `gpu_form.FORCED` has
+# further names, of 'fused' with a certain form of its operations on an NVIDIA GPU.
 IMPLEMENTATIONS = ('fused', 'reference')
 
 MOMENTUM = 0.9  # of BN's running statistics; torch calls it 0.1
@@ -75,7 +76,7 @@ def convolution(
   pad = dilation * (kernel_size - 1) // 2
   if depthwise:
     fields['feature_group_count'] = features
-  if implementation == 'fused':
+  if implementation != 'reference':
     fields['conv_general_dilated'] = depthwise_convolution if depthwise else products.convolution
   return nn.Conv(
     features,
@@ -152,7 +153,7 @@ class BatchNorm(nn.BatchNorm):
     self, x: Float[Array, 'b h w c'], train: bool, activation: Activation | None, implementation: str
   ) -> Float[Array, 'b h w c']:
     """The norm and an elementwise activation behind it (None: none), in training as `implementation` says."""
-    if not (train and implementation == 'fused'):
+    if not train or implementation == 'reference':
       x = self(x, train)
       return activation(x) if activation else x
     y, x_moments = normalized(activation, self.epsilon, x, self.arrays(x.shape[-1]))

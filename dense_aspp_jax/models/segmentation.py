@@ -14,6 +14,7 @@ from dense_aspp_jax.fields import check, check_bool, check_choice, check_integer
 from dense_aspp_jax.models.decoders import LOW_STRIDE, AuxiliaryHead, SkipDecoder
 from dense_aspp_jax.models.dense_aspp import DenseASPP
 from dense_aspp_jax.models.extractors import create_extractor
+from dense_aspp_jax.models.fused.gpu_form import FORCED
 from dense_aspp_jax.models.layers import IMPLEMENTATIONS, Head, channel_dropout, pad_to_multiple
 from dense_aspp_jax.models.upsampling import upsample_bilinear
 
@@ -152,7 +153,8 @@ class Network:
     auxiliary_head: Whether there is an `AuxiliaryHead` for the loss of training.
     compute_dtype: 'float32' or 'bfloat16', for activations. Parameters, BN statistics and logits are float32.
     implementation: 'fused', or 'reference': the same network with the same variables, layer by layer as it
-      is defined; slower, for comparison.
+      is defined; slower, for comparison. On an NVIDIA GPU 'fused' runs dense blocks in the best form there
+      is; 'fused_mosaic', 'fused_triton' and 'fused_xla' force one, see `gpu_form`.
     rematerialize: Whether the backward pass recomputes blocks and layers instead of reading saved
       activations: less memory, more time. Dense blocks of the fused implementation always do.
   """
@@ -190,7 +192,7 @@ class Network:
         check_bool(f'model.{field.name}', getattr(self, field.name))
     check_number('model.dropout_rate', self.dropout_rate, at_least=0, below=1)
     check_choice('model.compute_dtype', self.compute_dtype, tuple(COMPUTE_DTYPES))
-    check_choice('model.implementation', self.implementation, IMPLEMENTATIONS)
+    check_choice('model.implementation', self.implementation, (*IMPLEMENTATIONS, *FORCED))
 
   def create(self, frozen_extractor: bool = False) -> SegmentationModel:
     """Makes the network.

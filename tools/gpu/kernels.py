@@ -106,8 +106,8 @@ def kernel_calls(layer: Layer) -> Iterator[tuple[str, jax.stages.Wrapped, tuple[
   if gpu_1x1.supports(features, kernel):
     yield 'bn_relu_dot', jax.jit(gpu_1x1.bn_relu_dot), (features, first, kernel, mask)
     yield 'bn_relu_dot_relu', jax.jit(gpu_1x1.bn_relu_dot_relu), (features, first, kernel, second)
-    backward = jax.jit(gpu_1x1.bn_relu_dot_backward, donate_argnums=4)
-    yield 'bn_relu_dot_backward', backward, (features, first, kernel, z, features)
+    backward = jax.jit(functools.partial(gpu_1x1.bn_relu_dot_backward, start=0), donate_argnums=4)
+    yield 'bn_relu_dot_backward', backward, (features, [first], [kernel], [z], features)
   if gpu_3x3.supports(z, conv_kernel):
     backward = jax.jit(functools.partial(gpu_3x3.bn_relu_conv_backward, dilation=layer.dilation))
     yield 'bn_relu_conv_backward', backward, (z, second, conv_kernel, mask, y)

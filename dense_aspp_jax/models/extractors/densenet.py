@@ -40,7 +40,7 @@ class DenseBlock(nn.Module):
   dilation: int
   momentum: float
   dtype: DTypeLike
-  fused: bool
+  implementation: str
   rematerialize: bool
 
   @nn.compact
@@ -48,7 +48,8 @@ class DenseBlock(nn.Module):
     self, x: Float[Array, 'b h w c'], x_moments: Moments | None, train: bool
   ) -> tuple[Float[Array, 'b h w c2'], Moments | None]:
     """Appends num_layers x growth_rate channels to `x`; see `dense_layers`."""
-    layer_class = rematerialized(DenseLayer, self.rematerialize and not self.fused)
+    reference = self.implementation == 'reference'
+    layer_class = rematerialized(DenseLayer, self.rematerialize and reference)
     layers = [
       layer_class(
         self.growth_rate,
@@ -60,7 +61,7 @@ class DenseBlock(nn.Module):
       )
       for index in range(1, self.num_layers + 1)
     ]
-    return dense_layers(layers, x, x_moments, train, fused=self.fused, phases=self.dilation)
+    return dense_layers(layers, x, x_moments, train, implementation=self.implementation, phases=self.dilation)
 
 
 class Transition(nn.Module):
@@ -137,7 +138,7 @@ class DenseNet(Extractor):
   @nn.compact
   def __call__(self, image: Float[Array, 'b h w 3'], train: bool = False) -> Features:
     """Maps normalized images to features."""
-    fused = self.implementation == 'fused'
+    fused = self.implementation != 'reference'
     shared = {'momentum': self.momentum, 'dtype': self.dtype}
 
     def moments_of(x: Float[Array, 'b h w c']) -> Moments | None:
@@ -162,7 +163,7 @@ class DenseNet(Extractor):
       x, x_moments = DenseBlock(
         *(num_layers, *widths, dilation),
         **shared,
-        fused=fused,
+        implementation=self.implementation,
         rematerialize=self.rematerialize,
         name=f'denseblock{number}',
       )(x, x_moments, train)

@@ -7,7 +7,7 @@ copying an operand transposed, element by element.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,16 +15,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from dense_aspp_jax.models.fused.gpu_tiles import Maps, Mask, Sums
+from dense_aspp_jax.models.fused.arrays import TAPS, Kernel, Maps, Mask, Sums
 from dense_aspp_jax.models.fused.products import sum_of_products
 from dense_aspp_jax.models.fused.statistics import Affine, Moments, accumulation_dtype, activation
 
 Rows = Float[Array, 'p _']
-Kernel = Float[Array, '...']
 
 _TILE_BYTES = 2 * 2**20  # of all columns of a tile; half as much was slower on two cores
 _LEAST_POSITIONS = 1024  # of a tile: products of fewer rows leave a second core without work
-_TAPS = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
 
 
 def bn_relu_dot(features: Maps, affine: Affine, kernel: Kernel, mask: Mask) -> tuple[Maps, Moments]:
@@ -60,22 +58,39 @@ def bn_relu_dot(features: Maps, affine: Affine, kernel: Kernel, mask: Mask) -> t
 
 
 def bn_relu_dot_backward(
-  features: Maps, affine: Affine, kernel: Kernel, output_gradient: Maps, gradient: Maps
+  features: Maps,
+  affines: Sequence[Affine],
+  kernels: Sequence[Kernel],
+  output_gradients: Sequence[Maps],
+  gradient: Maps,
+  *,
+  start: int,
+) -> tuple[Maps, list[Kernel], list[Sums]]:
+  """See `ops.bn_relu_dot_backward`; layer by layer."""
+  kernel_gradients, sums = [], []
+  for affine, kernel, output_gradient in zip(affines, kernels, output_gradients, strict=True):
+    gradient, *others = _bn_relu_dot_backward(features, affine, kernel, output_gradient, gradient, start)
+    kernel_gradients.append(others[0])
+    sums.append(others[1])
+  return gradient, kernel_gradients, sums
+
+
+def _bn_relu_dot_backward(
+  features: Maps, affine: Affine, kernel: Kernel, output_gradient: Maps, gradient: Maps, first: int
 ) -> tuple[Maps, Kernel, Sums]:
-  """See `ops.bn_relu_dot_backward`."""
   channels, width = kernel.shape
   x, output_gradient, into = _rows(features), _rows(output_gradient), _rows(gradient)
   transposed = lax.optimization_barrier(kernel.T)
 
   def tile(start: Array | int, rows: int, carry: Any) -> Any:
     into, sums = carry
-    part = lax.dynamic_slice(x, (start, 0), (rows, channels))
+    part = lax.dynamic_slice(x, (start, first), (rows, channels))
     a, gz = lax.optimization_barrier(
       (activation(part, affine), lax.dynamic_slice(output_gradient, (start, 0), (rows, width)))
     )
     g = _masked_product(gz, transposed, a).astype(affine.scale.dtype)
-    added = lax.dynamic_slice(into, (start, 0), (rows, channels)).astype(g.dtype) + g * affine.scale
-    into = lax.dynamic_update_slice(into, added.astype(into.dtype), (start, 0))
+    added = lax.dynamic_slice(into, (start, first), (rows, channels)).astype(g.dtype) + g * affine.scale
+    into = lax.dynamic_update_slice(into, added.astype(into.dtype), (start, first))
     return into, _added(sums, sum_of_products(a, gz), _sums(g, part, affine))
 
   carry = into, _zero_sums(features, channels, width)
@@ -121,7 +136,7 @@ def bn_relu_conv_backward(
     of_taps = lax.dynamic_slice(inside, (start, 0), (rows, 9))
     shifted = [
       lax.dynamic_slice(padded, (start + margin - dilation * (i * width + j), 0), (rows, features))
-      for i, j in _TAPS
+      for i, j in TAPS
     ]
     shifted = [jnp.where(of_taps[:, tap, None], y, 0) for tap, y in enumerate(shifted)]
     a, shifted = lax.optimization_barrier((activation(part, affine, of_mask), jnp.concatenate(shifted, 1)))
@@ -187,5 +202,5 @@ def _taps_inside(count: int, height: int, width: int, dilation: int) -> Array:
     return (index >= 0) & (index < size)
 
   return jnp.stack(
-    [inside(row - i * dilation, height) & inside(column - j * dilation, width) for i, j in _TAPS], 1
+    [inside(row - i * dilation, height) & inside(column - j * dilation, width) for i, j in TAPS], 1
   )

@@ -18,7 +18,8 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.models.fused import gpu_tiles as tl
-from dense_aspp_jax.models.fused.gpu_tiles import Maps, Mask, Output, Sums, Tile, triton
+from dense_aspp_jax.models.fused.arrays import Maps, Mask, Sums
+from dense_aspp_jax.models.fused.gpu_tiles import Output, Tile, triton
 from dense_aspp_jax.models.fused.statistics import Affine, Moments, merged_parts
 
 # By the largest number of output channels they are for, in bfloat16. Forward, 128 wide: the fastest of those
@@ -82,12 +83,30 @@ def bn_relu_dot_relu(features: Maps, affine: Affine, kernel: Float[Array, 'cin c
 
 def bn_relu_dot_backward(
   features: Maps,
+  affines: Sequence[Affine],
+  kernels: Sequence[Float[Array, 'cin co']],
+  output_gradients: Sequence[Maps],
+  gradient: Maps,
+  *,
+  start: int,
+) -> tuple[Maps, list[Float[Array, 'cin co']], list[Sums]]:
+  """See `ops.bn_relu_dot_backward`; layer by layer, `gradient` in place where its buffer is free."""
+  kernel_gradients, sums = [], []
+  for affine, kernel, output_gradient in zip(affines, kernels, output_gradients, strict=True):
+    gradient, *others = _backward(features, affine, kernel, output_gradient, gradient, start)
+    kernel_gradients.append(others[0])
+    sums.append(others[1])
+  return gradient, kernel_gradients, sums
+
+
+def _backward(
+  features: Maps,
   affine: Affine,
   kernel: Float[Array, 'cin co'],
   output_gradient: Maps,
   gradient: Maps,
+  start: int,
 ) -> tuple[Maps, Float[Array, 'cin co'], Sums]:
-  """See `ops.bn_relu_dot_backward`. `gradient` is updated in place where its buffer is free."""
   positions, (channels, width) = math.prod(features.shape[:3]), kernel.shape
   tile, chunk = _tile(BACKWARD_TILES, width), tl.largest_tile(width)
   blocks = pl.cdiv(channels, tile.columns)
@@ -96,6 +115,7 @@ def bn_relu_dot_backward(
   def body(x_ref, gz_ref, kernel_ref, mean_ref, scale_ref, bias_ref, old_ref, new_ref, parts_ref):
     block, program = pl.program_id(0), pl.program_id(1)
     columns = tl.span(block, tile.columns, channels)
+    channel = tl.Span(start + columns.index, columns.inside)  # in the buffers
     chunks = [tl.span(number, chunk, width) for number in range(width // chunk)]
     first = program * per_program
     last = jnp.minimum(first + per_program, tiles) - 1
@@ -106,19 +126,19 @@ def bn_relu_dot_backward(
       old, kernel_gradient, s1, s2 = carry
       rows = tl.span(index, tile.rows, positions)
       gz = [tl.load(gz_ref, rows, c) for c in chunks]
-      x = tl.load(x_ref, rows, columns).T.astype(jnp.float32) - mean[:, None]
+      x = tl.load(x_ref, rows, channel).T.astype(jnp.float32) - mean[:, None]
       # Triton loads ahead only what a product needs; this is loaded ahead by hand.
-      following = tl.load(old_ref, tl.span(jnp.minimum(index + 1, last), tile.rows, positions), columns)
+      following = tl.load(old_ref, tl.span(jnp.minimum(index + 1, last), tile.rows, positions), channel)
       pre = x * scale[:, None] + bias[:, None]
       g = sum(triton.dot(w, b, trans_b=True) for w, b in zip(weights, gz, strict=True))
       g = jnp.where(pre > 0, g, 0.0)
       new = (old.T.astype(jnp.float32) + g * scale[:, None]).astype(gradient.dtype)
-      tl.store(new_ref, new, rows, columns, transposed=True)
+      tl.store(new_ref, new, rows, channel, transposed=True)
       a = jnp.maximum(pre, 0.0).astype(features.dtype)
       kernel_gradient = [total + triton.dot(a, b) for total, b in zip(kernel_gradient, gz, strict=True)]
       return following, kernel_gradient, s1 + jnp.sum(g, 1), s2 + jnp.sum(g * x, 1)
 
-    old = tl.load(old_ref, tl.span(first, tile.rows, positions), columns)
+    old = tl.load(old_ref, tl.span(first, tile.rows, positions), channel)
     zeros = (
       [jnp.zeros((tile.columns, chunk), jnp.float32)] * len(chunks),
       *[jnp.zeros(tile.columns, jnp.float32)] * 2,

@@ -12,7 +12,8 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, Bool, Float, Int
 
 from dense_aspp_jax.models.fused import gpu_tiles as tl
-from dense_aspp_jax.models.fused.gpu_tiles import Maps, Mask, Sums, Tile, triton
+from dense_aspp_jax.models.fused.arrays import Maps, Mask, Sums
+from dense_aspp_jax.models.fused.gpu_tiles import Tile, triton
 from dense_aspp_jax.models.fused.statistics import Affine
 
 # For 128 -> 32 channels in bfloat16. Not timed: two programs fit a multiprocessor's registers and shared

@@ -17,6 +17,7 @@ from jax.experimental import pallas as pl
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from dense_aspp_jax.models.fused.arrays import Maps, Sums
 from dense_aspp_jax.models.fused.kernel_cost import kernel_cost
 
 try:
@@ -24,10 +25,6 @@ try:
 except ImportError:  # JAX says that Pallas will lose its Triton backend; a GPU then runs the XLA forms
   triton = None
 
-Maps = Float[Array, 'n h w _']
-Mask = Bool[Array, 'n h w'] | None
-# Of the gradient g of affine(x), over all positions: sum g, and sum g (x - mean).
-Sums = tuple[Float[Array, ' _'], Float[Array, ' _']]
 Output = tuple[tuple[int, ...], DTypeLike]
 
 

@@ -19,7 +19,8 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.models.fused import mosaic_tiles as tl
-from dense_aspp_jax.models.fused.gpu_tiles import Maps, Mask, flat
+from dense_aspp_jax.models.fused.arrays import Maps, Mask
+from dense_aspp_jax.models.fused.gpu_tiles import flat
 from dense_aspp_jax.models.fused.kernel_cost import kernel_cost
 from dense_aspp_jax.models.fused.mosaic_tiles import plgpu
 from dense_aspp_jax.models.fused.statistics import Affine, Moments, merged_parts

@@ -1,7 +1,7 @@
 """The operations that a dense block is made of, forward and backward, in the form a device runs best.
 
-Each is written here in XLA operations, for every device. Some also have a kernel for NVIDIA GPUs (`gpu_1x1`,
-`gpu_3x3`), which is selected by platform, shape and type when the program is compiled.
+Each is written here in XLA operations, for every device. Some also have kernels for NVIDIA GPUs (`mosaic_*`,
+`gpu_*`), which are selected by form (`gpu_form`), platform, shape and type when the program is compiled.
 
 `features` and `gradient` are the block's whole buffers: an operation on a layer of `cin` input channels reads
 the first `cin` of them. `mask` excludes padded positions (see `space_to_batch`): they hold unspecified values
@@ -11,16 +11,17 @@ in what is returned, except in gradients, where they are 0.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
 
-from dense_aspp_jax.models.fused import cpu_tiles, gpu_1x1, gpu_3x3
-from dense_aspp_jax.models.fused.gpu_tiles import Maps, Mask, Sums
+from dense_aspp_jax.models.fused import cpu_tiles, gpu_1x1, gpu_3x3, gpu_tiles, mosaic_1x1, mosaic_tiles
+from dense_aspp_jax.models.fused.arrays import TAPS, Kernel, Maps, Mask, Sums
 from dense_aspp_jax.models.fused.statistics import (
   Affine,
   Moments,
@@ -29,80 +30,108 @@ from dense_aspp_jax.models.fused.statistics import (
   moments,
 )
 
-Kernel = Float[Array, '...']
-
 _POSITIONS = (0, 1, 2)
-_TAPS = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
+
+# The modules with the kernels that are tried for each form of `gpu_form`.
+_1X1 = {'mosaic': (mosaic_1x1, gpu_1x1), 'triton': (gpu_1x1,), 'xla': ()}
+_1X1_BACKWARD = {'mosaic': (gpu_1x1,), 'triton': (gpu_1x1,), 'xla': ()}
+_3X3 = {'mosaic': (gpu_3x3,), 'triton': (gpu_3x3,), 'xla': ()}
 
 
-def _or_on_gpu(
-  kernel_form: Callable,
-  supports: Callable[[Maps, Kernel], bool],
+def _or_by_kernel(
+  modules: dict[str, tuple[ModuleType, ...]],
   *,
   cpu_form: Callable | None = None,
   differentiable: bool = False,
 ) -> Callable[[Callable], Callable]:
-  """Decorates the XLA form of an operation: an NVIDIA GPU runs a kernel instead where that is supported.
+  """Decorates the XLA form of an operation: other devices run another form where that is supported.
 
-  A CPU runs the `cpu_form` if there is one. A kernel has no derivative of its own; that of a `differentiable`
-  operation is the XLA form's.
+  An NVIDIA GPU runs the kernel of the same name from the first of the `modules` of its form that supports the
+  operands. A CPU runs the `cpu_form` if there is one. A kernel has no derivative of its own; that of a
+  `differentiable` operation is the XLA form's.
   """
 
   def decorate(xla_form: Callable) -> Callable:
     @functools.wraps(xla_form)
-    def operation(x, affine, kernel, *others, **static):
-      operands = x, affine, kernel, *others
-      forms = {'default': xla_form}
-      if cpu_form is not None:
-        forms['cpu'] = cpu_form
-      if supports(x, kernel):
-        forms['cuda'] = kernel_form
+    def operation(*operands, gpu: str = 'xla', **static):
+      forms = {'default': xla_form, **({'cpu': cpu_form} if cpu_form else {})}
+      supporting = [module for module in modules[gpu] if _supports(module, *operands)]
+      if supporting:
+        interpreted = gpu_tiles.INTERPRET or mosaic_tiles.INTERPRET
+        forms['cpu' if interpreted else 'cuda'] = getattr(supporting[0], xla_form.__name__)
       return lax.platform_dependent(
         *operands, **{platform: functools.partial(form, **static) for platform, form in forms.items()}
       )
 
-    if not differentiable:
-      return operation
-    operation = jax.custom_vjp(operation)
-    operation.defvjp(
-      lambda *operands: (operation(*operands), operands),
-      lambda operands, gradient: jax.vjp(xla_form, *operands)[1](gradient),
-    )
-    return operation
+    return _with_xla_derivative(operation, xla_form) if differentiable else operation
 
   return decorate
 
 
-@_or_on_gpu(gpu_1x1.bn_relu_dot, gpu_1x1.supports, cpu_form=cpu_tiles.bn_relu_dot)
+def _with_xla_derivative(operation: Callable, xla_form: Callable) -> Callable:
+  @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+  def differentiable(gpu, *operands):
+    return operation(*operands, gpu=gpu)
+
+  differentiable.defvjp(
+    lambda gpu, *operands: (operation(*operands, gpu=gpu), operands),
+    lambda _, operands, gradient: jax.vjp(xla_form, *operands)[1](gradient),
+  )
+  return functools.wraps(xla_form)(lambda *operands, gpu='xla': differentiable(gpu, *operands))
+
+
+@_or_by_kernel(_1X1, cpu_form=cpu_tiles.bn_relu_dot)
 def bn_relu_dot(features: Maps, affine: Affine, kernel: Kernel, mask: Mask) -> tuple[Maps, Moments]:
   """A 1x1 convolution of relu(affine(features)), and the moments of its output."""
   z = _dot(activation(features[..., : len(kernel)], affine), kernel, features.dtype)
   return z, moments(z, mask)
 
 
-@_or_on_gpu(gpu_1x1.bn_relu_dot_relu, gpu_1x1.supports, differentiable=True)
+@_or_by_kernel(_1X1, differentiable=True)
 def bn_relu_dot_relu(features: Maps, affine: Affine, kernel: Kernel, second: Affine) -> Maps:
   """relu(second(z)) of a 1x1 convolution z of relu(affine(features)): both BNs of a layer at once."""
   z = _dot(activation(features[..., : len(kernel)], affine), kernel, features.dtype)
   return activation(z, second)
 
 
-@_or_on_gpu(gpu_1x1.bn_relu_dot_backward, gpu_1x1.supports, cpu_form=cpu_tiles.bn_relu_dot_backward)
+@_or_by_kernel(_1X1_BACKWARD, cpu_form=cpu_tiles.bn_relu_dot_backward)
 def bn_relu_dot_backward(
-  features: Maps, affine: Affine, kernel: Kernel, output_gradient: Maps, gradient: Maps
-) -> tuple[Maps, Kernel, Sums]:
-  """The backward pass of `bn_relu_dot`, without what flows through its moments and those of its input.
+  features: Maps,
+  affines: Sequence[Affine],
+  kernels: Sequence[Kernel],
+  output_gradients: Sequence[Maps],
+  gradient: Maps,
+  *,
+  start: int,
+) -> tuple[Maps, list[Kernel], list[Sums]]:
+  """The backward pass of `bn_relu_dot` in some layers, for equally many input channels of each.
+
+  Without what flows through the moments of the outputs and of the inputs.
+
+  Args:
+    features: The block's buffer.
+    affines: Of each layer, of the channels in question: `start` to `start` + their number.
+    kernels: Of each layer, the rows of these channels.
+    output_gradients: Of each layer.
+    gradient: The buffer of the features' gradient.
+    start: The first channel.
 
   Returns:
-    `gradient` with the features' gradient added to its first cin channels, the kernel's gradient in the
-    type of sums, and the sums over the gradient of affine(features).
+    `gradient` with what the layers add to these channels, and of each layer the kernel's gradient in the type
+    of sums and the sums over the gradient of affine(features).
   """
-  x = features[..., : len(kernel)]
-  a = activation(x, affine)
-  g = jnp.where(a > 0, _dot(output_gradient, kernel.T, features.dtype), 0).astype(affine.scale.dtype)
-  added = gradient[..., : len(kernel)].astype(g.dtype) + g * affine.scale
-  gradient = lax.dynamic_update_slice(gradient, added.astype(gradient.dtype), (0, 0, 0, 0))
-  return gradient, _sum_of_products(a, output_gradient), _sums(g, x, affine)
+  stop = start + len(kernels[0])
+  x = features[..., start:stop]
+  added = gradient[..., start:stop].astype(affines[0].scale.dtype)
+  kernel_gradients, sums = [], []
+  for affine, kernel, output_gradient in zip(affines, kernels, output_gradients, strict=True):
+    a = activation(x, affine)
+    g = jnp.where(a > 0, _dot(output_gradient, kernel.T, features.dtype), 0).astype(added.dtype)
+    added = added + g * affine.scale
+    kernel_gradients.append(_sum_of_products(a, output_gradient))
+    sums.append(_sums(g, x, affine))
+  gradient = lax.dynamic_update_slice(gradient, added.astype(gradient.dtype), (0, 0, 0, start))
+  return gradient, kernel_gradients, sums
 
 
 @jax.custom_vjp
@@ -137,7 +166,7 @@ def convolution_3x3(a: Maps, kernel: Kernel, *, dilation: int) -> Maps:
   )
 
 
-@_or_on_gpu(gpu_3x3.bn_relu_conv_backward, gpu_3x3.supports, cpu_form=cpu_tiles.bn_relu_conv_backward)
+@_or_by_kernel(_3X3, cpu_form=cpu_tiles.bn_relu_conv_backward)
 def bn_relu_conv_backward(
   z: Maps, affine: Affine, kernel: Kernel, mask: Mask, output_gradient: Maps, *, dilation: int
 ) -> tuple[Maps, Kernel, Sums]:
@@ -152,12 +181,16 @@ def bn_relu_conv_backward(
   _, _, channels, features = kernel.shape
   a = activation(z, affine, mask)
   shifted = lax.optimization_barrier(
-    jnp.concatenate([_shift(output_gradient, -i * dilation, -j * dilation) for i, j in _TAPS], -1)
+    jnp.concatenate([_shift(output_gradient, -i * dilation, -j * dilation) for i, j in TAPS], -1)
   )
   by_tap = kernel.transpose(0, 1, 3, 2).reshape(9 * features, channels)
   g = jnp.where(a > 0, _dot(shifted, by_tap, z.dtype), 0)
   kernel_gradient = _sum_of_products(a, shifted).reshape(channels, 3, 3, features).transpose(1, 2, 0, 3)
   return g, kernel_gradient, _sums(g.astype(affine.scale.dtype), z, affine)
+
+
+def _supports(module: ModuleType, x: Maps, _: Any, kernel: Kernel | Sequence[Kernel], *__: Any) -> bool:
+  return module.supports(x, kernel[0] if isinstance(kernel, list | tuple) else kernel)
 
 
 def _dot(x: Maps, kernel: Kernel, dtype: DTypeLike) -> Maps:

@@ -135,20 +135,40 @@ def test_forward_product_of_inference(name):
   assert_close(actual, jax.nn.relu((z - mean) * scale + bias))
 
 
+@pytest.mark.parametrize('start', [0, 3])
 @layers
-def test_backward_product(name):
+def test_backward_product(name, start):
   arrays, layer = draw(name), LAYERS[name]
-  gradient, kernel_gradient, sums = gpu_1x1.bn_relu_dot_backward(
-    arrays.features, arrays.affine, arrays.kernel, arrays.gz, arrays.gradient
+  stop = min(start + layer.cin, layer.block)
+  affine = Affine(*(vector[: stop - start] for vector in arrays.affine))
+  kernel, gz = arrays.kernel[: stop - start], arrays.gz
+  gradient, (kernel_gradient,), (sums,) = gpu_1x1.bn_relu_dot_backward(
+    arrays.features, [affine], [kernel], [gz], arrays.gradient, start=start
   )
-  x = arrays.features[..., : layer.cin]
-  _, pullback = jax.vjp(plain_dot, normalized(x, arrays.affine), arrays.kernel)
-  g, expected_kernel_gradient = pullback(arrays.gz)
-  assert_close(gradient[..., : layer.cin], arrays.gradient[..., : layer.cin] + arrays.affine.scale * g)
-  np.testing.assert_array_equal(gradient[..., layer.cin :], arrays.gradient[..., layer.cin :])
+  x = arrays.features[..., start:stop]
+  _, pullback = jax.vjp(plain_dot, normalized(x, affine), kernel)
+  g, expected_kernel_gradient = pullback(gz)
+  expected = arrays.gradient.at[..., start:stop].add(affine.scale * g)
+  assert_close(gradient[..., start:stop], expected[..., start:stop])
+  np.testing.assert_array_equal(gradient[..., :start], expected[..., :start])
+  np.testing.assert_array_equal(gradient[..., stop:], expected[..., stop:])
   assert_close(kernel_gradient, expected_kernel_gradient)
   assert_close(sums[0], g.sum((0, 1, 2)))
-  assert_close(sums[1], (g * (x - arrays.affine.mean)).sum((0, 1, 2)))
+  assert_close(sums[1], (g * (x - affine.mean)).sum((0, 1, 2)))
+
+
+def test_backward_product_of_two_layers():
+  arrays, layer = draw('odd'), LAYERS['odd']
+  found = gpu_1x1.bn_relu_dot_backward(
+    *(arrays.features, [arrays.affine] * 2, [arrays.kernel] * 2, [arrays.gz] * 2, arrays.gradient), start=0
+  )
+  once = gpu_1x1.bn_relu_dot_backward(
+    *(arrays.features, [arrays.affine], [arrays.kernel], [arrays.gz], arrays.gradient), start=0
+  )
+  assert_close(found[0][..., : layer.cin], (2 * once[0] - arrays.gradient)[..., : layer.cin])
+  for kernel_gradient, sums in zip(*found[1:], strict=True):
+    assert_close(kernel_gradient, once[1][0])
+    assert_close(sums[0], once[2][0][0])
 
 
 @layers

@@ -37,25 +37,33 @@ def test_float64_1x1_and_its_moments_are_exact(masked):
     exactness.assert_exact(found, (z, (counted.mean(0), counted.var(0))), tolerance=1e-10, smallest=0)
 
 
-@pytest.mark.parametrize('channels', [(7, 4), (3, 5)])
-@pytest.mark.parametrize('size', [(2, 16, 32), (3, 23, 25)])
-def test_float64_1x1_backward_is_exact(size, channels):
+@pytest.mark.parametrize('platform', ['cpu', 'other'])
+@pytest.mark.parametrize(('start', 'layers'), [(0, 1), (0, 3), (2, 1)])
+@pytest.mark.parametrize(('size', 'channels'), [((2, 16, 32), (7, 4)), ((3, 23, 25), (3, 5))])
+def test_float64_1x1_backward_is_exact(size, channels, start, layers, platform, monkeypatch):
   """1024 and 1725 positions, an input wider and narrower than the output."""
+  if platform == 'other':
+    monkeypatch.setattr(lax, 'platform_dependent', lambda *operands, default, **_: default(*operands))
   with jax.enable_x64(True):
     cin, cout = channels
-    features, gradient = draw(2, *size, cin + 2)
-    affine = Affine(*draw(3, cin))
-    kernel, output_gradient = draw(cin, cout), draw(*size, cout, seed=1)
-    x = features[..., :cin]
+    features, gradient = draw(2, *size, cin + 4)
+    affines = [Affine(*draw(3, cin, seed=index)) for index in range(layers)]
+    kernels, output_gradients = draw(layers, cin, cout), draw(layers, *size, cout, seed=1)
+    x = features[..., start : start + cin]
 
     def output(y, kernel):
       return jnp.maximum(y, 0) @ kernel
 
-    of_y, of_kernel = jax.vjp(output, affine(x), kernel)[1](output_gradient)
-    added = gradient.at[..., :cin].add(of_y * affine.scale)
-    sums = of_y.sum((0, 1, 2)), (of_y * (x - affine.mean)).sum((0, 1, 2))
-    found = jax.jit(ops.bn_relu_dot_backward)(features, affine, kernel, output_gradient, gradient)
-    exactness.assert_exact(found, (added, of_kernel, sums), tolerance=1e-10, smallest=0)
+    added, of_kernels, sums = gradient, [], []
+    for affine, kernel, output_gradient in zip(affines, kernels, output_gradients, strict=True):
+      of_y, of_kernel = jax.vjp(output, affine(x), kernel)[1](output_gradient)
+      added = added.at[..., start : start + cin].add(of_y * affine.scale)
+      of_kernels.append(of_kernel)
+      sums.append((of_y.sum((0, 1, 2)), (of_y * (x - affine.mean)).sum((0, 1, 2))))
+    found = jax.jit(functools.partial(ops.bn_relu_dot_backward, start=start))(
+      features, affines, list(kernels), list(output_gradients), gradient
+    )
+    exactness.assert_exact(found, (added, of_kernels, sums), tolerance=1e-10, smallest=0)
 
 
 @pytest.mark.parametrize('dilation', [1, 6, 30])

@@ -1,0 +1,48 @@
+"""Which form of the dense blocks' operations an NVIDIA GPU runs.
+
+'mosaic': kernels of Pallas Mosaic GPU, for Hopper (H100, H200) with jax 0.11 or later.
+'triton': kernels of Pallas' Triton backend, which jax has deprecated.
+'xla': XLA's operations.
+
+Each runs the next one where it does not support a shape or type.
+"""
+
+from __future__ import annotations
+
+import re
+
+import jax
+
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.models.fused import gpu_tiles, mosaic_tiles
+
+# Value of `model.implementation` -> the form that it forces.
+FORCED = {'fused_mosaic': 'mosaic', 'fused_triton': 'triton', 'fused_xla': 'xla'}
+
+_HOPPER = re.compile(r'\bG?H(20|100|200|800)\b')
+
+
+def gpu_form(implementation: str) -> str:
+  """The form that `implementation` forces, or else the best one for the GPU that is traced for.
+
+  Raises:
+    InputError: The forced form is not in this version of jax.
+  """
+  available = {'mosaic': mosaic_tiles.available(), 'triton': gpu_tiles.triton is not None, 'xla': True}
+  form = FORCED.get(implementation)
+  if form is None:
+    return next(name for name, here in available.items() if here and (name != 'mosaic' or _is_hopper()))
+  if not available[form]:
+    needed = {'mosaic': 'jax 0.11 or later', 'triton': "a jax with Pallas' Triton backend"}[form]
+    raise InputError(
+      f'config.model.implementation = {implementation!r} with jax {jax.__version__}; expected {needed}: '
+      "install it, or set 'fused'"
+    )
+  return form
+
+
+def _is_hopper() -> bool:
+  described = jax.sharding.get_abstract_mesh().abstract_device
+  if described is not None:
+    return bool(_HOPPER.search(described.device_kind))
+  return jax.default_backend() == 'gpu' and bool(_HOPPER.search(jax.devices()[0].device_kind))
