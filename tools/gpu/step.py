@@ -85,7 +85,7 @@ def dump_report(dump: str | os.PathLike) -> dict[str, Any]:
   """What a dump says of its program: launches, bytes, operations, kernels of ours, predicted milliseconds."""
   sequence = thunks(dump)
   launches = launches_of(read_program(dumped(dump, OPTIMIZED).read_text()))
-  distinct = {(launch.kind, launch.kernel, launch.code) for launch in launches if launch.code}
+  distinct = {(launch.kind, launch.code) for launch in launches if launch.code}
   kernels = dumped_kernels(dump)
   names = collections.Counter(f'{kind} {name.rstrip("_.0123456789")}' for kind, name, _ in sequence)
   groups = by_group(launches)
@@ -96,7 +96,7 @@ def dump_report(dump: str | os.PathLike) -> dict[str, Any]:
     'flops': groups['sum']['flops'],
     'predicted_ms': {card: groups['sum'][f'{card}_ms'] for card in ('h100', 'h200')},
     'kernel_calls': sum(bool(launch.code) for launch in launches),
-    'kernel_calls_without_cost': sum(launch.code and not launch.declared for launch in launches),
+    'kernel_calls_without_cost': sum(bool(launch.code) and not launch.declared for launch in launches),
     'distinct_kernels': len(distinct),
     'spilled_bytes': sum(kernel.spilled for kernel in kernels),
     'kernels': [kernel._asdict() for kernel in kernels],

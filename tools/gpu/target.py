@@ -110,7 +110,7 @@ def compile_lowered(
 def thunks(dump: str | os.PathLike) -> list[Thunk]:
   """What an executable runs, in order; CUDA graphs count as what they contain."""
   lines = re.findall(
-    r'^\s*\d+: k(\w+)\s+(?:\[[^\]]*\]\s*)?(\S*)(?:.*shared_memory: (\d+))?',
+    r'^ *\d+: k(\w+) *(?:\[[^\]]*\] *)?(\S*)(?:.*shared_memory: (\d+))?',
     dumped(dump, 'thunk_sequence.txt', 'thunk_sequence_after_thunk_passes.txt').read_text(),
     re.MULTILINE,
   )
