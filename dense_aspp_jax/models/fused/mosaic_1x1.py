@@ -31,11 +31,15 @@ WIDTHS = (64, 128, 192, 256)  # output channels that the kernels take
 
 
 def supports(features: Maps, kernel: Float[Array, 'cin co']) -> bool:
-  """Whether the kernels take these shapes and types, on a Hopper GPU."""
+  """Whether the kernels take these shapes and types, on a Hopper GPU.
+
+  TMA copies tiles of 8 positions: their number is a multiple of it, as with any batch of a multiple of 8.
+  """
   return (
     tl.available()
     and features.dtype == jnp.bfloat16
-    and features.shape[3] % 8 == 0
+    and math.prod(features.shape[:3]) % 8 == 0
+    and features.shape[3] % 32 == 0
     and kernel.shape[1] in WIDTHS
   )
 
@@ -60,6 +64,11 @@ def bn_relu_dot(
 def bn_relu_dot_relu(features: Maps, affine: Affine, kernel: Float[Array, 'cin co'], second: Affine) -> Maps:
   """See `ops.bn_relu_dot_relu`."""
   return _forward(features, affine, kernel, second=jnp.stack(second))[0]
+
+
+def _columns(*offsets: int) -> int:
+  """How many channels are copied side by side: tiles start at multiples of it."""
+  return 32 if any(offset % CHANNELS for offset in offsets) else CHANNELS
 
 
 def _part(width: int) -> int:
@@ -90,7 +99,7 @@ def _product(bound, features, kernel, affine, *, second=None, counted=None, prog
 
   Under jit, so that it is traced and lowered once for all layers of a block.
   """
-  (positions, _), width = features.shape, kernel.shape[1]
+  (positions, block), width = features.shape, kernel.shape[1]
   part, stages = _part(width), 3
   rows = 2 * part
   tiles = pl.cdiv(positions, rows)
@@ -198,8 +207,8 @@ def _product(bound, features, kernel, affine, *, second=None, counted=None, prog
     thread_name='warpgroup',
     compiler_params=tl.compiler_params(),
     scratch_types=[
-      tl.shared((stages, rows, CHANNELS), jnp.bfloat16),
-      tl.shared((stages, CHANNELS, width), jnp.bfloat16),
+      tl.shared((stages, rows, CHANNELS), jnp.bfloat16, _columns(block)),
+      tl.shared((stages, CHANNELS, width), jnp.bfloat16, _columns(block)),
       plgpu.SMEM((stages, 3, CHANNELS), jnp.float32),
       tl.shared((2, part, width), jnp.bfloat16),
       plgpu.Barrier(num_arrivals=3, num_barriers=stages),

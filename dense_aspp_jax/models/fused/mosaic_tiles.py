@@ -29,14 +29,14 @@ def available() -> bool:
   return plgpu is not None
 
 
-def swizzled() -> tuple[Any, ...]:
-  """The layout in shared memory of tiles of 64 bfloat16 columns, or a multiple, for TMA and wgmma."""
-  return plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128)
+def swizzled(columns: int = 64) -> tuple[Any, ...]:
+  """The layout in shared memory of bfloat16 tiles, for TMA and wgmma: `columns` (64 or 32) side by side."""
+  return plgpu.TilingTransform((8, columns)), plgpu.SwizzleTransform(2 * columns)
 
 
-def shared(shape: tuple[int, ...], dtype: DTypeLike) -> Any:
-  """An array in shared memory, swizzled, for copies by TMA and matrix products."""
-  return plgpu.SMEM(shape, dtype, transforms=swizzled())
+def shared(shape: tuple[int, ...], dtype: DTypeLike, columns: int = 64) -> Any:
+  """An array in shared memory, see `swizzled`; its last two axes are multiples of 8 and of `columns`."""
+  return plgpu.SMEM(shape, dtype, transforms=swizzled(columns))
 
 
 def compiler_params() -> Any:

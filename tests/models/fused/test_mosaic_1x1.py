@@ -25,8 +25,8 @@ class Layer(NamedTuple):
 
 LAYERS = {
   # Several tiles of positions, the last one cut; channels that no tile divides.
-  'odd': Layer((2, 17, 23), 224, 144, 128),
-  'masked': Layer((2, 15, 19), 96, 80, 192, masked=True),
+  'odd': Layer((2, 20, 17), 224, 144, 128),
+  'masked': Layer((2, 15, 20), 96, 80, 192, masked=True),
   # Whole tiles only.
   'even': Layer((2, 16, 32), 128, 128, 128),
   'wide': Layer((1, 16, 16), 128, 96, 256),
@@ -90,3 +90,17 @@ def test_layers_of_a_block_share_a_kernel():
 
   assert len(kernels(64)) == 1
   assert kernels(64) == kernels(144)
+
+
+@pytest.mark.parametrize(
+  ('maps', 'channels', 'width', 'dtype', 'expected'),
+  [
+    ((1, 8, 9), 224, 128, jnp.bfloat16, True),
+    ((1, 7, 9), 224, 128, jnp.bfloat16, False),
+    ((1, 8, 9), 220, 128, jnp.bfloat16, False),
+    ((1, 8, 9), 224, 48, jnp.bfloat16, False),
+    ((1, 8, 9), 224, 128, jnp.float32, False),
+  ],
+)
+def test_supported_shapes_and_types(maps, channels, width, dtype, expected):
+  assert mosaic_1x1.supports(jnp.zeros((*maps, channels), dtype), jnp.zeros((64, width), dtype)) == expected
