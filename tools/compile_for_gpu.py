@@ -19,6 +19,9 @@ from __future__ import annotations
 
 import argparse
 import collections
+import concurrent.futures
+import functools
+import multiprocessing
 import os
 import pathlib
 import re
@@ -34,7 +37,8 @@ from dense_aspp_jax.commands.config_file import CONFIG_HELP, read_config_file
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.files import write_json
 from dense_aspp_jax.provenance import provenance
-from tools.gpu.kernels import LAYERS, Layer, kernel_reports
+from tools.gpu.calls import LAYERS, Layer, forms
+from tools.gpu.kernels import kernel_reports
 from tools.gpu.step import PROGRAMS, program_report
 from tools.gpu.target import CARDS, target
 
@@ -47,6 +51,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--config', default='configs/default.py', help=CONFIG_HELP)
   parser.add_argument('--parts', nargs='+', choices=PARTS, default=PARTS)
+  parser.add_argument('--forms', nargs='+', choices=forms(), default=forms()[:-1], help='of the kernels')
   parser.add_argument('--card', choices=CARDS, default='h100')
   parser.add_argument('--batch', type=int, default=8, help='images')
   parser.add_argument('--image-size', type=int, nargs=2, default=(512, 1024), metavar=('HEIGHT', 'WIDTH'))
@@ -60,20 +65,31 @@ def main() -> None:
     'config_arguments': args.config_arguments,
     'provenance': provenance(),
   }
-  config = resized(read_config_file(args), args.batch, tuple(args.image_size))
-  with target(args.card) as mesh:
+  read_config_file(args)  # so that a wrong field is said at once
+  # A process for each part: what one has compiled, another finds compiled.
+  with concurrent.futures.ProcessPoolExecutor(
+    1, multiprocessing.get_context('spawn'), max_tasks_per_child=1
+  ) as processes:
     for part in args.parts:
-      if part == 'kernels':
-        result[part] = [
-          report for name, layer in LAYERS.items() for report in kernel_reports(name, layer, mesh)
-        ]
-        print_kernels(result[part])
-      else:
-        result[part] = program_report(part, config, mesh, args.dump and str(args.dump / part))
-        print_program(part, result[part])
+      result[part] = processes.submit(report_part, part, args).result()
+      (print_kernels if part == 'kernels' else functools.partial(print_program, part))(result[part])
       sys.stdout.flush()
       if args.output:
         write_json(args.output, result)
+
+
+def report_part(part: str, args: argparse.Namespace) -> Any:
+  """What is known of one of `PARTS`."""
+  with target(args.card) as mesh:
+    if part == 'kernels':
+      return [
+        report
+        for form in args.forms
+        for name, layer in LAYERS.items()
+        for report in kernel_reports(name, layer, form, mesh)
+      ]
+    config = resized(read_config_file(args), args.batch, tuple(args.image_size))
+    return program_report(part, config, mesh, args.dump and str(args.dump / part))
 
 
 def print_program(name: str, report: dict[str, Any]) -> None:

@@ -39,7 +39,8 @@ def dump(tmp_path):
   mosaic.mkdir()
   (mosaic / 'kernel_0.ptx').write_text('.visible .entry one(\n)\n.maxntid 384, 1, 1\nwgmma.mma_async\n')
   (mosaic / 'kernel_0.ptxas').write_text(PTXAS)
-  (mosaic / 'kernel_0.resources.txt').write_text('Resources(smem_scratch_bytes=100000, tmem_scratch_cols=0)')
+  launch = '%1 = gpu.launch async [%4] threads(%2) dynamic_shared_memory_size %c100024_i32 {'
+  (mosaic / 'kernel_0.mlir-passes.log').write_text(f'module\n{launch}\n')
   return tmp_path
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import pathlib
 import re
@@ -12,12 +11,9 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from dense_aspp_jax.models.fused import gpu_1x1, gpu_3x3
-from dense_aspp_jax.models.fused.statistics import Affine
+from tools.gpu.calls import Layer, calls
 from tools.gpu.hlo import read_program
 from tools.gpu.target import OPTIMIZED, compile_lowered, cuda_folder, dumped, lower, thunks
 from tools.gpu.traffic import launches_of
@@ -33,18 +29,6 @@ INSTRUCTIONS = {
   'shuffles': 'shfl',
 }
 _MOSAIC = 'mosaic'  # folder of a dump
-
-
-class Layer(NamedTuple):
-  """A dense layer: its maps (in space-to-batch layout), the channels of its block and its own."""
-
-  maps: tuple[int, int, int]
-  block: int
-  channels: int
-  bottleneck: int
-  growth: int
-  dilation: int = 1
-  masked: bool = False
 
 
 class Kernel(NamedTuple):
@@ -81,46 +65,15 @@ class Kernel(NamedTuple):
   shuffles: int
 
 
-# The last layers of the blocks of the slides' model #4 for 8 images of 512x1024, and one for 360x480, whose
-# feature maps the dilation does not divide.
-LAYERS = {
-  'denseblock1': Layer((8, 128, 256), 256, 224, 128, 32),
-  'denseblock2': Layer((8, 64, 128), 512, 480, 128, 32),
-  'denseblock3': Layer((32, 32, 64), 1024, 992, 128, 32),
-  'denseblock4': Layer((128, 16, 32), 1024, 992, 128, 32),
-  'denseblock3, 360x480': Layer((32, 23, 30), 1024, 992, 128, 32, masked=True),
-  'aspp': Layer((8, 64, 128), 1344, 1280, 256, 64, dilation=24),
-}
-
-
-def kernel_calls(layer: Layer) -> Iterator[tuple[str, jax.stages.Wrapped, tuple[Any, ...]]]:
-  """Each kernel's name, the function under jit that calls it, and abstract arguments for a layer."""
-  bfloat16 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.bfloat16)
-  float32 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
-  first, second = (Affine(*[float32((n,))] * 3) for n in (layer.channels, layer.bottleneck))
-  features, z, y = (bfloat16((*layer.maps, n)) for n in (layer.block, layer.bottleneck, layer.growth))
-  kernel = bfloat16((layer.channels, layer.bottleneck))
-  conv_kernel = bfloat16((3, 3, layer.bottleneck, layer.growth))
-  mask = jax.ShapeDtypeStruct(layer.maps, bool) if layer.masked else None
-
-  if gpu_1x1.supports(features, kernel):
-    yield 'bn_relu_dot', jax.jit(gpu_1x1.bn_relu_dot), (features, first, kernel, mask)
-    yield 'bn_relu_dot_relu', jax.jit(gpu_1x1.bn_relu_dot_relu), (features, first, kernel, second)
-    backward = jax.jit(functools.partial(gpu_1x1.bn_relu_dot_backward, start=0), donate_argnums=4)
-    yield 'bn_relu_dot_backward', backward, (features, [first], [kernel], [z], features)
-  if gpu_3x3.supports(z, conv_kernel):
-    backward = jax.jit(functools.partial(gpu_3x3.bn_relu_conv_backward, dilation=layer.dilation))
-    yield 'bn_relu_conv_backward', backward, (z, second, conv_kernel, mask, y)
-
-
-def kernel_reports(layer_name: str, layer: Layer, mesh: Mesh) -> Iterator[dict[str, Any]]:
-  """What XLA and CUDA's assembler say of each kernel of a layer, and how often `INSTRUCTIONS` occur in it."""
-  for name, function, arguments in kernel_calls(layer):
+def kernel_reports(layer_name: str, layer: Layer, form: str, mesh: Mesh) -> Iterator[dict[str, Any]]:
+  """What XLA and CUDA's assembler say of each kernel of a form, and how often `INSTRUCTIONS` occur in it."""
+  for call in calls(layer, form):
     with tempfile.TemporaryDirectory() as dump:
       with kernels_dumped(dump) as options:
-        compile_lowered(lower(function, *arguments, mesh=mesh), dump, **options)
-      (kernel,) = dumped_kernels(dump)
-    yield {'kernel': name, 'layer': layer_name, **layer._asdict(), **kernel._asdict()}
+        compile_lowered(lower(call.function, *call.arguments, mesh=mesh), dump, **options)
+      for kernel in dumped_kernels(dump):
+        if kernel.form == form:  # not one that stands in for it
+          yield {'operation': call.operation, 'layer': layer_name, **layer._asdict(), **kernel._asdict()}
 
 
 @contextlib.contextmanager
@@ -142,7 +95,10 @@ def kernels_dumped(dump: str | os.PathLike) -> Iterator[dict[str, str]]:
 
 
 def dumped_kernels(dump: str | os.PathLike) -> list[Kernel]:
-  """The Pallas kernels of a program compiled with `kernels_dumped`, each once."""
+  """The Pallas kernels of a program compiled with `kernels_dumped`, each once.
+
+  Mosaic GPU compiles a kernel once in a process: one that an earlier program had too is missing.
+  """
   launches = launches_of(read_program(dumped(dump, OPTIMIZED).read_text()))
   triton = {launch.kernel for launch in launches if launch.kind == 'triton'}
   found = []
@@ -156,11 +112,16 @@ def dumped_kernels(dump: str | os.PathLike) -> list[Kernel]:
       found.append(_kernel('triton', name, ptx, log, shared_memory[name]))
   for path in sorted((pathlib.Path(dump) / _MOSAIC).glob('*.ptx')):
     ptx, log = path.read_text(), path.with_suffix('.ptxas').read_text()
-    resources = path.with_suffix('.resources.txt').read_text()
-    scratch = int(re.search(r'smem_scratch_bytes=(\d+)', resources)[1])
-    static = int(re.search(r'(\d+) bytes smem', log)[1])
-    found.append(_kernel('mosaic', re.search(r'\.entry (\w+)\(', ptx)[1], ptx, log, scratch + static))
+    name = re.search(r'\.entry (\w+)\(', ptx)[1]
+    found.append(_kernel('mosaic', name, ptx, log, _dynamic_shared_memory(path)))
   return found
+
+
+def _dynamic_shared_memory(ptx: pathlib.Path) -> int:
+  """Of a Mosaic kernel, from the log beside its PTX, which is long."""
+  with ptx.with_suffix('.mlir-passes.log').open() as lines:
+    sizes = (re.search(r'dynamic_shared_memory_size %c(\d+)', line) for line in lines)
+    return next((int(size[1]) for size in sizes if size), 0)
 
 
 def _kernel(form: str, name: str, ptx: str, log: str, shared_memory: int) -> Kernel:

@@ -1,0 +1,104 @@
+"""The operations of dense layers that have kernels, each alone: to compile them, check them and time them."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dense_aspp_jax.models.fused import gpu_tiles, mosaic_tiles, ops
+from dense_aspp_jax.models.fused.statistics import Affine
+
+GROUP = 4  # layers whose backward passes visit the channels in front of them together
+
+
+class Layer(NamedTuple):
+  """A dense layer: its maps (in space-to-batch layout), the channels of its block and its own."""
+
+  maps: tuple[int, int, int]
+  block: int
+  channels: int
+  bottleneck: int
+  growth: int
+  dilation: int = 1
+  masked: bool = False
+
+
+class Call(NamedTuple):
+  """An operation on a layer.
+
+  Attributes:
+    operation: Its name in `ops`, with ' x4' for four layers at once.
+    function: Under jit.
+    arguments: Abstract arrays.
+    donated: The number of the argument whose memory the first result takes; None: there is none.
+    num_bytes: What has to be read and written, without weights and sums.
+    flops: Of the products.
+  """
+
+  operation: str
+  function: jax.stages.Wrapped
+  arguments: tuple[Any, ...]
+  donated: int | None
+  num_bytes: int
+  flops: int
+
+
+# The last layers of the blocks of the slides' model #4 for 8 images of 512x1024, and one for 360x480, whose
+# feature maps the dilation does not divide.
+LAYERS = {
+  'denseblock1': Layer((8, 128, 256), 256, 224, 128, 32),
+  'denseblock2': Layer((8, 64, 128), 512, 480, 128, 32),
+  'denseblock3': Layer((32, 32, 64), 1024, 992, 128, 32),
+  'denseblock4': Layer((128, 16, 32), 1024, 992, 128, 32),
+  'denseblock3, 360x480': Layer((32, 23, 30), 1024, 992, 128, 32, masked=True),
+  'aspp': Layer((8, 64, 128), 1344, 1280, 256, 64, dilation=24),
+}
+
+
+def forms() -> tuple[str, ...]:
+  """The forms of `gpu_form` that this version of jax has."""
+  available = {'mosaic': mosaic_tiles.available(), 'triton': gpu_tiles.triton is not None, 'xla': True}
+  return tuple(form for form, here in available.items() if here)
+
+
+def calls(layer: Layer, form: str) -> Iterator[Call]:
+  """The operations of a layer, in the form that a GPU is to run."""
+  bfloat16 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.bfloat16)
+  float32 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+  positions, channels, bottleneck, growth = (math.prod(layer.maps), *layer[2:5])
+  first, second = (Affine(*[float32((n,))] * 3) for n in (channels, bottleneck))
+  features, z, y = (bfloat16((*layer.maps, n)) for n in (layer.block, bottleneck, growth))
+  kernel, conv_kernel = bfloat16((channels, bottleneck)), bfloat16((3, 3, bottleneck, growth))
+  mask = jax.ShapeDtypeStruct(layer.maps, bool) if layer.masked else None
+  dot, conv = 2 * positions * channels * bottleneck, 18 * positions * bottleneck * growth
+
+  def call(operation, arguments, values, flops, donated=None, **static):
+    name, _, _ = operation.partition(' ')
+    function = functools.partial(getattr(ops, name), **static)
+    jitted = jax.jit(function, donate_argnums=() if donated is None else donated)
+    return Call(operation, jitted, arguments, donated, 2 * positions * values, flops)
+
+  forward = channels + bottleneck
+  yield call('bn_relu_dot', (features, first, kernel, mask), forward, dot, gpu=form)
+  if not layer.masked:
+    yield call('bn_relu_dot_relu', (features, first, kernel, second), forward, dot, gpu=form)
+  for layers in (1, GROUP):
+    yield call(
+      'bn_relu_dot_backward' + (f' x{layers}' if layers > 1 else ''),
+      (features, [first] * layers, [kernel] * layers, [z] * layers, features),
+      3 * channels + layers * bottleneck,
+      2 * layers * dot,
+      donated=4,
+      start=0,
+      gpu=form,
+    )
+  static = dict(dilation=layer.dilation)
+  if form == 'xla':  # it has no other
+    yield call('bn_relu_conv', (z, second, conv_kernel, mask), bottleneck + growth, conv, **static)
+  arguments = z, second, conv_kernel, mask, y
+  yield call('bn_relu_conv_backward', arguments, 2 * bottleneck + growth, 2 * conv, gpu=form, **static)
