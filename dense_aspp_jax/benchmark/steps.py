@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from dense_aspp_jax.compilation_cache import without_compilation_cache
 from dense_aspp_jax.evaluation.predictor import Predictor, over_devices, predict_images
 from dense_aspp_jax.models.counts import multiply_adds
+from dense_aspp_jax.models.initial_variables import initial_variables
 from dense_aspp_jax.training.config import parse_config
 from dense_aspp_jax.training.train_step import create_state, make_train_step
 
@@ -115,7 +116,7 @@ def inference_step(config: ConfigDict, variables: Any = None) -> Lowered:
   checked = parse_config(config)
   model, batch_size, size = checked.model, checked.evaluation.batch_size, checked.data.image_size
   if variables is None:
-    variables = jax.jit(model.init)(jax.random.key(config.seed), jnp.zeros((1, 64, 64, 3)))
+    variables = initial_variables(model, config.seed)
   predictor = Predictor(model, variables, checked.data.preprocessing)
   images = predictor.place(random_batch(config, batch_size)['image'])
   predict = functools.partial(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from dense_aspp_jax.analysis.field_propagation import propagate_field
@@ -24,6 +22,7 @@ from dense_aspp_jax.commands.config_file import CONFIG_HELP, read_config_file
 from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import check_writable, write_json
+from dense_aspp_jax.models.initial_variables import initial_variables
 from dense_aspp_jax.models.segmentation import Network, create_model
 from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.provenance import provenance
@@ -84,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
       raise InputError(f'{args.workdir}: a run of another network ({different}); omit --config')
     variables, source = loaded.variables, f'checkpoint of step {loaded.step:,}'
   else:
-    variables = jax.jit(model.init)(jax.random.key(config.seed), jnp.zeros((1, 64, 64, 3)))
+    variables = initial_variables(model, config.seed)
     source = 'random initial parameters'
 
   stride = model.extractor.stride

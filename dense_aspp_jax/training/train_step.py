@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.models.initial_variables import initial_variables
 from dense_aspp_jax.models.segmentation import SegmentationModel
 from dense_aspp_jax.training.augmentation import augment
 from dense_aspp_jax.training.config import Config
@@ -77,12 +78,7 @@ def create_state(
   Raises:
     InputError: These weights do not fit the network.
   """
-  image = jnp.zeros((1, 64, 64, 3))
-  init = jax.jit(model.init)
-  if jax.default_backend() == 'cpu' and not isinstance(image, jax.core.Tracer):
-    # It runs once; LLVM's higher levels take twice as long, and at most last bits differ.
-    init = jax.jit(model.init, compiler_options={'xla_backend_optimization_level': 1})
-  variables = init(jax.random.key(seed), image)
+  variables = initial_variables(model, seed)
   if start is not None:
     variables = start(variables)
   state = TrainState(

@@ -10,7 +10,6 @@ from typing import Any
 
 import flax
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -22,6 +21,7 @@ from dense_aspp_jax.benchmark.steps import random_batch
 from dense_aspp_jax.benchmark.timing import Timing, Turn, measure_in_turn
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.errors import RunError
+from dense_aspp_jax.models.initial_variables import initial_variables
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.progress import say
 from dense_aspp_jax.training.augmentation import Augmentation
@@ -105,7 +105,7 @@ class Comparison:
       cores=cores,
     )
     self._kinds, self._task = {name: PEERS[name].cls for name in names}, task
-    initial = initial_variables(config)
+    initial = initial_variables(create_model(**config.model), config.seed)
     self.variables = with_drawn_norms(initial, config.seed)
     self._weights = torch_weights(self.variables), torch_weights(initial) if mode == 'train' else None
     self.first: dict[str, Any] = {}
@@ -204,11 +204,6 @@ def _ratios(ours: Timing, theirs: Timing) -> dict[str, Any]:
     'our_speed_over_theirs': float(np.median(ratios)),
     'our_speed_over_theirs_range': [float(ratios.min()), float(ratios.max())],
   }
-
-
-def initial_variables(config: ConfigDict) -> Any:
-  """The variables that training starts from."""
-  return jax.jit(create_model(**config.model).init)(jax.random.key(config.seed), jnp.zeros((1, 64, 64, 3)))
 
 
 def with_drawn_norms(initial: Any, seed: int) -> Any:

@@ -10,6 +10,8 @@ from dense_aspp_jax.benchmark.output import lines
 from dense_aspp_jax.benchmark.peers import compare
 from dense_aspp_jax.benchmark.peers.compare import Comparison, comparable, first_image_logits
 from dense_aspp_jax.errors import RunError
+from dense_aspp_jax.models.initial_variables import initial_variables
+from dense_aspp_jax.models.segmentation import create_model
 
 make_config = functools.partial(tiny_config, model=SHALLOW)
 
@@ -52,7 +54,9 @@ class InProcess:
 def ours():
   """Our logits and classes of the compared network."""
   config = comparable(make_config())
-  variables = compare.with_drawn_norms(compare.initial_variables(config), config.seed)
+  variables = compare.with_drawn_norms(
+    initial_variables(create_model(**config.model), config.seed), config.seed
+  )
   images = compare.random_batch(config, 8)['image']
   logits = first_image_logits(config, variables, images)
   return logits, logits.argmax(-1).astype(np.uint8)

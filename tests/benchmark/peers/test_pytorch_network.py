@@ -8,6 +8,7 @@ from tiny_network import tiny_config
 
 from dense_aspp_jax.benchmark.peers import compare
 from dense_aspp_jax.benchmark.peers.peer import Task
+from dense_aspp_jax.models.initial_variables import initial_variables
 from dense_aspp_jax.models.segmentation import create_model, with_fields
 from dense_aspp_jax.training.objective import Objective
 
@@ -71,7 +72,7 @@ def test_logits_and_loss_are_ours(fields):
     threads=1,
     **{name: section.to_dict() for name, section in sections.items()},
   )
-  initial = compare.initial_variables(config)
+  initial = initial_variables(create_model(**config.model), config.seed)
   drawn = compare.with_drawn_norms(initial, seed=1)
   eager = Eager(task)
   ours = compare.first_image_logits(config, drawn, batch['image'])
