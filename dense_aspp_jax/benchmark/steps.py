@@ -124,11 +124,11 @@ def inference_step(config: ConfigDict, variables: Any = None) -> Lowered:
   )
   step = jax.jit(over_devices(predict, predictor.mesh, predictor.together))
   begin = time.perf_counter()
-  lowered = step.lower(predictor.variables, images)
+  lowered = step.lower(predictor.inputs, images)
   lower_seconds = time.perf_counter() - begin
 
   def start(compiled: jax.stages.Compiled) -> Callable[[], Any]:
-    return lambda: compiled(predictor.variables, images)
+    return lambda: compiled(predictor.inputs, images)
 
   return Lowered(lowered, lower_seconds, start, 2 * batch_size * multiply_adds(model, size))
 

@@ -21,6 +21,8 @@ from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.inputs import check_batch, rgb_pixels
 from dense_aspp_jax.evaluation.outputs import CLASSES, Upsampling, check_outputs
 from dense_aspp_jax.evaluation.programs import Programs
+from dense_aspp_jax.models.constants import with_constants
+from dense_aspp_jax.models.fused.gpu_form import traced_gpu
 from dense_aspp_jax.models.segmentation import SegmentationModel
 from dense_aspp_jax.models.upsampling import upsampled_argmax
 
@@ -195,6 +197,7 @@ class Predictor(BatchPredictor):
     mesh: The devices of this process, along one axis.
     together: Images that a device computes at once.
     variables: On all devices.
+    inputs: What the compiled network reads: these variables, and on a GPU its constants too.
   """
 
   takes_padding = True
@@ -203,6 +206,8 @@ class Predictor(BatchPredictor):
     self.model = model
     self.preprocessing = preprocessing
     self.mesh = Mesh(np.array(jax.local_devices()), ('data',))
+    # Compiled once; a CPU gains less from constants than compiling them costs.
+    self._prepare = jax.jit(functools.partial(with_constants, model)) if traced_gpu() else dict
     self.update(variables)
     # One image fills the cores of a CPU, a GPU or TPU takes several.
     self.together = 1 if jax.default_backend() == 'cpu' else 8
@@ -219,13 +224,14 @@ class Predictor(BatchPredictor):
       return x.addressable_data(0) if isinstance(x, jax.Array) else x
 
     self.variables = jax.device_put(jax.tree.map(local, dict(variables)), NamedSharding(self.mesh, P()))
+    self.inputs = self._prepare(self.variables)
 
   def predict_resized(
     self, images: np.ndarray, output_size: tuple[int, int], outputs: str = CLASSES
   ) -> Num[np.ndarray, 'b oh ow *classes']:
     """Spreads the images over the devices; see `BatchPredictor`."""
     placed, size = self.place(images), images.shape[1:3]
-    logits = self._networks.run(placed.shape, self._logits, self.variables, placed)
+    logits = self._networks.run(placed.shape, self._logits, self.inputs, placed)
     return self._upsample(logits, size, tuple(output_size), outputs, len(images))
 
   def place(self, images: np.ndarray) -> UInt8[jax.Array, 'padded h w 3']:

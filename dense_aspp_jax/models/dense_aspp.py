@@ -77,7 +77,7 @@ class DenseASPP(nn.Module):
       for index, dilation in enumerate(self.dilation_rates, start=1)
     ]
     x_moments = moments(x) if fused and train else None
-    x, x_moments = dense_layers(layers, x, x_moments, train, implementation=self.implementation)
+    x, x_moments = dense_layers(self, layers, x, x_moments, train, implementation=self.implementation)
     if not self.final_norm:
       return x
     return BatchNorm(momentum=self.momentum, dtype=self.dtype, name='norm')(x, train, x_moments)

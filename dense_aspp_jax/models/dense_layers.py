@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from dense_aspp_jax.models.constants import constant
 from dense_aspp_jax.models.fused.arrays import DenseBlockPlan, DenseLayerArrays
-from dense_aspp_jax.models.fused.dense_block import dense_block, dense_block_inference
-from dense_aspp_jax.models.fused.gpu_form import gpu_form
+from dense_aspp_jax.models.fused.dense_block import dense_block, dense_block_inference, inference_arrays
+from dense_aspp_jax.models.fused.gpu_form import gpu_form, traced_gpu
 from dense_aspp_jax.models.fused.statistics import Moments
 from dense_aspp_jax.models.layers import MOMENTUM, BatchNorm, channel_dropout, convolution, kernel_and_bias
 
@@ -101,6 +102,7 @@ class DenseLayer(nn.Module):
 
 
 def dense_layers(
+  block: nn.Module,
   layers: Sequence[DenseLayer],
   x: Float[Array, 'b h w c'],
   x_moments: Moments | None,
@@ -112,6 +114,7 @@ def dense_layers(
   """Runs densely connected layers: each reads `x` and the outputs of all earlier layers.
 
   Args:
+    block: The module that they are layers of.
     layers: The first to the last.
     x: Features.
     x_moments: Their moments; needed only by the fused implementation in training.
@@ -130,13 +133,18 @@ def dense_layers(
     return jnp.concatenate(outputs, axis=-1), None
   gpu = gpu_form(implementation)
   dilations = tuple(layer.dilation // phases for layer in layers)
-  plan = DenseBlockPlan(dilations, phases, gpu, group=_GROUP if gpu == 'mosaic' else 1)
+  group = _GROUP if gpu == 'mosaic' else 1
+  plan = DenseBlockPlan(dilations, phases, gpu, group, on_gpu=traced_gpu() is not None)
   widths = [x.shape[-1] + index * layer.growth_rate for index, layer in enumerate(layers)]
   numbered = list(zip(layers, widths, strict=True))
-  arrays = [layer.arrays(width, x.shape[0], train) for layer, width in numbered]
+
+  def arrays() -> list[DenseLayerArrays]:
+    return [layer.arrays(width, x.shape[0], train) for layer, width in numbered]
+
   if not train:
-    return dense_block_inference(plan, x, arrays), None
-  features, feature_moments, bottleneck_moments = dense_block(plan, x, x_moments, arrays)
+    laid_out = constant(block, lambda: inference_arrays(plan, x.shape[-1], arrays(), x.dtype))
+    return dense_block_inference(plan, x, laid_out), None
+  features, feature_moments, bottleneck_moments = dense_block(plan, x, x_moments, arrays())
   for (layer, width), z_moments in zip(numbered, bottleneck_moments, strict=True):
     layer.update(width, feature_moments, z_moments)
   return features, feature_moments

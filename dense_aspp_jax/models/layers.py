@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dense_aspp_jax.models.constants import constant
 from dense_aspp_jax.models.fused import products
 from dense_aspp_jax.models.fused.batch_norm import Activation, normalized
 from dense_aspp_jax.models.fused.depthwise import depthwise_convolution
@@ -179,12 +180,12 @@ class BatchNorm(nn.BatchNorm):
   def affine(self, channels: int, x_moments: Moments | None) -> Affine:
     """The affine map with batch moments, which update the running statistics; None: with the running ones."""
     arrays = self.arrays(channels)
-    if x_moments is None:
-      running = self.variables['batch_stats']
-      x_moments = Moments(jnp.asarray(running['mean']), jnp.asarray(running['var']))
-    else:
+    if x_moments is not None:
       self.update(x_moments)
-    return normalization(arrays, channels, x_moments, self.epsilon)
+      return normalization(arrays, channels, x_moments, self.epsilon)
+    running = self.variables['batch_stats']
+    running = Moments(jnp.asarray(running['mean']), jnp.asarray(running['var']))
+    return constant(self, lambda: normalization(arrays, channels, running, self.epsilon))
 
 
 def channel_dropout(rate: float) -> nn.Dropout:

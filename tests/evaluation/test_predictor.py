@@ -15,6 +15,7 @@ from dense_aspp_jax.datasets.images import encode_png
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.datasets.resize import resize_image
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.evaluation import predictor as predictor_module
 from dense_aspp_jax.evaluation.predictor import Predictor, over_devices, predict_images
 from dense_aspp_jax.models.dense_aspp import DenseASPP
 from dense_aspp_jax.models.segmentation import create_model
@@ -92,6 +93,20 @@ def test_update_takes_other_variables(network):
   predictor.update({**variables, 'params': params})
   assert (predictor.predict_resized(images, (32, 64)) == 3).all()
   assert not (before == 3).all()
+
+
+def test_on_a_gpu_constants_are_computed_once_for_the_variables(network, predictor, monkeypatch):
+  model, variables = network
+  other = jax.tree.map(lambda x: x + 0.05, variables)
+  images, size = make_images(2), (32, 64)
+  expected = predictor.predict_resized(images, size, 'logits')
+  plain = Predictor(model, other, predictor.preprocessing).predict_resized(images, size, 'logits')
+  monkeypatch.setattr(predictor_module, 'traced_gpu', lambda: 'a GPU')
+  on_gpu = Predictor(model, variables, predictor.preprocessing)
+  np.testing.assert_allclose(on_gpu.predict_resized(images, size, 'logits'), expected, atol=1e-4)
+  assert set(on_gpu.inputs) - set(on_gpu.variables) == {'constants'}
+  on_gpu.update(other)
+  np.testing.assert_allclose(on_gpu.predict_resized(images, size, 'logits'), plain, atol=1e-4)
 
 
 def test_two_programs_compute_what_one_would(network, predictor):

@@ -86,7 +86,8 @@ def calls(layer: Layer, form: str) -> Iterator[Call]:
   forward = channels + bottleneck
   yield call('bn_relu_dot', (features, first, kernel, mask), forward, dot, gpu=form)
   if not layer.masked:
-    yield call('bn_relu_dot_relu', (features, first, kernel, second), forward, dot, gpu=form)
+    arguments = features, first, kernel, second
+    yield call('bn_relu_dot_relu', arguments, forward, dot, channels=channels, gpu=form)
   for layers in (1, GROUP):
     yield call(
       'bn_relu_dot_backward' + (f' x{layers}' if layers > 1 else ''),

@@ -17,6 +17,8 @@ from ml_collections import ConfigDict
 from dense_aspp_jax.benchmark.steps import compiled_memory, training_step
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.evaluation.predictor import predict_images
+from dense_aspp_jax.models.constants import with_constants
+from dense_aspp_jax.models.initial_variables import initial_variables
 from dense_aspp_jax.models.segmentation import create_model
 from tools.gpu.hlo import read_program
 from tools.gpu.kernels import dumped_kernels, kernels_dumped
@@ -35,7 +37,7 @@ def lowered_inference(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
   model, size = create_model(**config.model), tuple(config.data.image_size)
   preprocessing = Preprocessing(size, config.data.mean, config.data.std)
   predict = functools.partial(predict_images, model, output_size=size, preprocessing=preprocessing)
-  variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+  variables = jax.eval_shape(lambda: with_constants(model, initial_variables(model, config.seed)))
   images = jax.ShapeDtypeStruct((config.evaluation.batch_size, *size, 3), jnp.uint8)
   return lower(jax.jit(predict), variables, images, mesh=mesh)
 

@@ -61,7 +61,9 @@ class DenseBlock(nn.Module):
       )
       for index in range(1, self.num_layers + 1)
     ]
-    return dense_layers(layers, x, x_moments, train, implementation=self.implementation, phases=self.dilation)
+    return dense_layers(
+      self, layers, x, x_moments, train, implementation=self.implementation, phases=self.dilation
+    )
 
 
 class Transition(nn.Module):

@@ -23,6 +23,7 @@ class DenseLayerArrays(NamedTuple):
   """The arrays of one layer: [BN]-ReLU-1x1-BN-ReLU-3x3, or [BN]-ReLU-3x3.
 
   A BN is its scale and bias in training, which has the batch's statistics, and an `Affine` in inference.
+  `inference_arrays` lays the layer out for a device: with affine maps as one array `[3, c]`.
 
   Attributes:
     norm1: The first BN; None: there is none.
@@ -50,12 +51,14 @@ class DenseBlockPlan(NamedTuple):
     phases: The block runs on phases x phases images, see `space_to_batch`; 1: on the images as they are.
     gpu: The form of `gpu_form` that an NVIDIA GPU runs.
     group: So many layers visit the channels in front of them together in the backward pass.
+    on_gpu: Whether an NVIDIA GPU is traced for: the arrays of inference are then laid out for it.
   """
 
   dilations: tuple[int, ...]
   phases: int = 1
   gpu: str = 'xla'
   group: int = 1
+  on_gpu: bool = False
 
 
 class Saved(NamedTuple):

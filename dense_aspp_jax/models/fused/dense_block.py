@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.models.fused import ops
@@ -37,7 +38,9 @@ from dense_aspp_jax.models.fused.dense_block_backward import backward
 from dense_aspp_jax.models.fused.space_to_batch import batch_to_space, padding_mask, space_to_batch
 from dense_aspp_jax.models.fused.statistics import (
   EPSILON,
+  Affine,
   Moments,
+  activation,
   identity,
   merged_moments,
   moments,
@@ -72,25 +75,65 @@ def dense_block(
 def dense_block_inference(
   plan: DenseBlockPlan, x: Float[Array, 'b h w c'], layers: Sequence[DenseLayerArrays]
 ) -> Float[Array, 'b h w c2']:
-  """Densely connected layers with fixed statistics; see `dense_block`."""
+  """Densely connected layers with fixed statistics; see `dense_block`.
+
+  Args:
+    plan: The structure.
+    x: Features, in the compute type.
+    layers: From `inference_arrays`.
+  """
   axes, layers = _device_axes(x.shape[0]), list(layers)
   run = functools.partial(_inference_local, plan)
   return _on_each_device(run, axes, (P(axes), P()), P(axes))(x, layers)
 
 
-def _inference_local(plan, x, layers):
-  size, channels, dtype = x.shape[1:3], x.shape[3], x.dtype
-  features, mask, growth = _buffer(plan, x, layers)
-  for layer, dilation in zip(layers, plan.dilations, strict=True):
-    affine = identity(channels, layer.kernel2.dtype) if layer.norm1 is None else layer.norm1
+def inference_arrays(
+  plan: DenseBlockPlan, channels: int, layers: Sequence[DenseLayerArrays], dtype: DTypeLike
+) -> list[DenseLayerArrays]:
+  """The layers as `dense_block_inference` takes them: in the compute type, and laid out for the device.
+
+  Args:
+    plan: The structure.
+    channels: Of the block's input.
+    layers: In float32, their norms as `Affine`.
+    dtype: The compute type.
+  """
+  growth = layers[0].kernel2.shape[3]
+  block = channels + growth * len(layers)
+
+  def laid_out(index: int, layer: DenseLayerArrays) -> DenseLayerArrays:
+    width = channels + index * growth
+    # Mosaic kernels take operands of the block's width, so that all layers call the same one.
+    missing = block - width if plan.on_gpu and plan.gpu == 'mosaic' and layer.kernel1 is not None else 0
+    norm1 = identity(width, layer.kernel2.dtype) if layer.norm1 is None else layer.norm1
     kernel2 = layer.kernel2.astype(dtype)
+    return layer._replace(
+      norm1=jnp.pad(jnp.stack(norm1), ((0, 0), (0, missing))),
+      kernel1=None if layer.kernel1 is None else jnp.pad(layer.kernel1.astype(dtype), ((0, missing), (0, 0))),
+      norm2=None if layer.norm2 is None else jnp.stack(layer.norm2),
+      kernel2=kernel2.transpose(3, 0, 1, 2) if plan.on_gpu else kernel2,
+      bias2=None if layer.bias2 is None else layer.bias2.astype(dtype),
+    )
+
+  return [laid_out(index, layer) for index, layer in enumerate(layers)]
+
+
+def _inference_local(plan, x, layers):
+  size, channels = x.shape[1:3], x.shape[3]
+  growth = layers[0].kernel2.shape[0 if plan.on_gpu else 3]
+  features, mask = _buffer(plan, x, growth * len(layers))
+  for layer, dilation in zip(layers, plan.dilations, strict=True):
+    affine = Affine(*layer.norm1)
     if layer.kernel1 is None:
-      y = ops.bn_relu_conv(features[..., :channels], affine, kernel2, mask, dilation=dilation)
+      a = activation(features[..., :channels], affine, mask)
     else:
-      z = ops.bn_relu_dot_relu(*(features, affine, layer.kernel1.astype(dtype), layer.norm2), gpu=plan.gpu)
-      y = ops.convolution_3x3(masked(z, mask), kernel2, dilation=dilation)
+      a = ops.bn_relu_dot_relu(
+        *(features, affine, layer.kernel1, Affine(*layer.norm2)), channels=channels, gpu=plan.gpu
+      )
+      a = masked(a, mask)
+    y = ops.convolution_3x3(a, layer.kernel2, dilation=dilation, output_first=plan.on_gpu)
     if layer.bias2 is not None:
-      y = y + layer.bias2.astype(dtype)
+      y = y + layer.bias2
     features = lax.dynamic_update_slice(features, y, (0, 0, 0, channels))
     channels += growth
   # Or else a GPU copies the whole buffer once, in front of what reads it.
@@ -146,18 +189,18 @@ def _layer_specs(layers: list[DenseLayerArrays], axes: tuple[str, ...]) -> list[
   ]
 
 
-def _buffer(plan: DenseBlockPlan, x: Array, layers: Sequence[DenseLayerArrays]) -> tuple[Array, Mask, int]:
-  """The block's buffer, filled with its input; its mask; and how many channels each layer adds."""
-  growth = layers[0].kernel2.shape[3]
+def _buffer(plan: DenseBlockPlan, x: Array, added: int) -> tuple[Array, Mask]:
+  """The block's buffer, filled with its input in front of `added` channels; and its mask."""
   features = space_to_batch(x, plan.phases)
-  features = jnp.pad(features, ((0, 0), (0, 0), (0, 0), (0, growth * len(layers))))
-  return features, padding_mask(x.shape[0], x.shape[1:3], plan.phases), growth
+  features = jnp.pad(features, ((0, 0), (0, 0), (0, 0), (0, added)))
+  return features, padding_mask(x.shape[0], x.shape[1:3], plan.phases)
 
 
 def _forward_local(plan, axes, x, x_moments, layers):
   """The forward pass over one device's images."""
   size, channels, dtype = x.shape[1:3], x.shape[3], x.dtype
-  features, mask, growth = _buffer(plan, x, layers)
+  growth = layers[0].kernel2.shape[3]
+  features, mask = _buffer(plan, x, growth * len(layers))
   saved = Saved(features, x_moments, [], [])
   for layer, dilation in zip(layers, plan.dilations, strict=True):
     affine = normalization(layer.norm1, channels, x_moments, EPSILON)

@@ -70,8 +70,11 @@ def bn_relu_dot(
   return z, merged_parts(jnp.broadcast_to(counts, means.shape), means, squares)
 
 
-def bn_relu_dot_relu(features: Maps, affine: Affine, kernel: Float[Array, 'cin co'], second: Affine) -> Maps:
+def bn_relu_dot_relu(
+  features: Maps, affine: Affine, kernel: Float[Array, '_ co'], second: Affine, *, channels: int
+) -> Maps:
   """See `ops.bn_relu_dot_relu`."""
+  affine, kernel = Affine(*(values[:channels] for values in affine)), kernel[:channels]
 
   def epilogue(z, rows, outputs, z_ref, *second_refs):
     mean, scale, bias = (ref[outputs.index] for ref in second_refs)

@@ -31,7 +31,8 @@ def gpu_form(implementation: str) -> str:
   available = {'mosaic': mosaic_tiles.available(), 'triton': gpu_tiles.triton is not None, 'xla': True}
   form = FORCED.get(implementation)
   if form is None:
-    return next(name for name, here in available.items() if here and (name != 'mosaic' or _is_hopper()))
+    hopper = _HOPPER.search(traced_gpu() or '')
+    return next(name for name, here in available.items() if here and (name != 'mosaic' or hopper))
   if not available[form]:
     needed = {'mosaic': 'jax 0.11 or later', 'triton': "a jax with Pallas' Triton backend"}[form]
     raise InputError(
@@ -41,8 +42,9 @@ def gpu_form(implementation: str) -> str:
   return form
 
 
-def _is_hopper() -> bool:
+def traced_gpu() -> str | None:
+  """The name of the GPU that is traced for: one that is described by the mesh, or the default device."""
   described = jax.sharding.get_abstract_mesh().abstract_device
   if described is not None:
-    return bool(_HOPPER.search(described.device_kind))
-  return jax.default_backend() == 'gpu' and bool(_HOPPER.search(jax.devices()[0].device_kind))
+    return described.device_kind if described.platform in ('cuda', 'gpu') else None
+  return jax.devices()[0].device_kind if jax.default_backend() == 'gpu' else None

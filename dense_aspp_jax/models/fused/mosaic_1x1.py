@@ -56,14 +56,16 @@ def bn_relu_dot(
     counted = jnp.ones(positions) if mask is None else mask.reshape(positions)
     counted = jnp.pad(counted.astype(jnp.float32), (0, parts * part - positions)).reshape(parts, part)
     counts = jnp.sum(counted, 1)
-  z, moments = _forward(features, affine, kernel, counted=counted)
+  z, moments = _forward(features, affine, kernel, len(kernel), counted=counted)
   means, squares = moments[:, 0].T, moments[:, 1].T
   return z, merged_parts(jnp.broadcast_to(counts, means.shape), means, squares)
 
 
-def bn_relu_dot_relu(features: Maps, affine: Affine, kernel: Float[Array, 'cin co'], second: Affine) -> Maps:
+def bn_relu_dot_relu(
+  features: Maps, affine: Affine, kernel: Float[Array, '_ co'], second: Affine, *, channels: int
+) -> Maps:
   """See `ops.bn_relu_dot_relu`."""
-  return _forward(features, affine, kernel, second=jnp.stack(second))[0]
+  return _forward(features, affine, kernel, channels, second=jnp.stack(second))[0]
 
 
 def _columns(*offsets: int) -> int:
@@ -76,9 +78,11 @@ def _part(width: int) -> int:
   return 128 if width <= 128 else 64
 
 
-def _forward(features: Maps, affine: Affine, kernel: Float[Array, 'cin co'], **extra: Array | None):
-  positions, (channels, width) = math.prod(features.shape[:3]), kernel.shape
-  missing = features.shape[3] - channels
+def _forward(
+  features: Maps, affine: Affine, kernel: Float[Array, '_ co'], channels: int, **extra: Array | None
+):
+  positions, (rows, width) = math.prod(features.shape[:3]), kernel.shape
+  missing = features.shape[3] - rows
   itemsize, flops = features.dtype.itemsize, 2 * positions * channels * width
   with kernel_cost('bn_relu_dot', positions * (channels + width) * itemsize, flops):
     z, *moments = _product(

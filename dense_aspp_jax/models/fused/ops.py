@@ -69,15 +69,16 @@ def _or_by_kernel(
 
 
 def _with_xla_derivative(operation: Callable, xla_form: Callable) -> Callable:
-  @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-  def differentiable(gpu, *operands):
-    return operation(*operands, gpu=gpu)
+  @functools.wraps(xla_form)
+  def differentiable(*operands, gpu: str = 'xla', **static):
+    function = jax.custom_vjp(functools.partial(operation, gpu=gpu, **static))
+    function.defvjp(
+      lambda *operands: (function(*operands), operands),
+      lambda operands, gradient: jax.vjp(functools.partial(xla_form, **static), *operands)[1](gradient),
+    )
+    return function(*operands)
 
-  differentiable.defvjp(
-    lambda gpu, *operands: (operation(*operands, gpu=gpu), operands),
-    lambda _, operands, gradient: jax.vjp(xla_form, *operands)[1](gradient),
-  )
-  return functools.wraps(xla_form)(lambda *operands, gpu='xla': differentiable(gpu, *operands))
+  return differentiable
 
 
 @_or_by_kernel(_1X1, cpu_form=cpu_tiles.bn_relu_dot)
@@ -88,9 +89,15 @@ def bn_relu_dot(features: Maps, affine: Affine, kernel: Kernel, mask: Mask) -> t
 
 
 @_or_by_kernel(_1X1, differentiable=True)
-def bn_relu_dot_relu(features: Maps, affine: Affine, kernel: Kernel, second: Affine) -> Maps:
-  """relu(second(z)) of a 1x1 convolution z of relu(affine(features)): both BNs of a layer at once."""
-  z = _dot(activation(features[..., : len(kernel)], affine), kernel, features.dtype)
+def bn_relu_dot_relu(
+  features: Maps, affine: Affine, kernel: Kernel, second: Affine, *, channels: int
+) -> Maps:
+  """relu(second(z)) of a 1x1 convolution z of relu(affine(features)): both BNs of a layer at once.
+
+  Of the first `channels` channels; the affine map and the kernel may be of more.
+  """
+  affine = Affine(*(values[:channels] for values in affine))
+  z = _dot(activation(features[..., :channels], affine), kernel[:channels], features.dtype)
   return activation(z, second)
 
 
@@ -158,11 +165,17 @@ def bn_relu_conv(z: Maps, affine: Affine, kernel: Kernel, mask: Mask, *, dilatio
   return convolution_3x3(activation(z, affine, mask), kernel, dilation=dilation)
 
 
-def convolution_3x3(a: Maps, kernel: Kernel, *, dilation: int) -> Maps:
-  """A 3x3 convolution, padded with zeros to keep the size."""
-  forms = {'cpu': _convolution_as_dots, 'default': _convolution}
+def convolution_3x3(a: Maps, kernel: Kernel, *, dilation: int, output_first: bool = False) -> Maps:
+  """A 3x3 convolution, padded with zeros to keep the size.
+
+  With `output_first` the kernel is `[k, 3, 3, ci]`, as cuDNN reads it; or else it is transposed every time.
+  """
+  dot_kernel = kernel.transpose(1, 2, 3, 0) if output_first else kernel
+  plain = functools.partial(_convolution, dilation=dilation, layout='OHWI' if output_first else 'HWIO')
   return lax.platform_dependent(
-    *(a, kernel), **{platform: functools.partial(f, dilation=dilation) for platform, f in forms.items()}
+    *(a, kernel, dot_kernel),
+    cpu=lambda a, _, kernel: _convolution_as_dots(a, kernel, dilation),
+    default=lambda a, kernel, _: plain(a, kernel),
   )
 
 
@@ -217,11 +230,11 @@ def _shift(x: Maps, rows: int, columns: int) -> Maps:
   return jnp.pad(x, ((0, 0), *pads, (0, 0)))
 
 
-def _convolution(a: Maps, kernel: Kernel, dilation: int) -> Maps:
+def _convolution(a: Maps, kernel: Kernel, dilation: int, layout: str) -> Maps:
   return lax.conv_general_dilated(
     *(a, kernel, (1, 1), [(dilation, dilation)] * 2),
     rhs_dilation=(dilation, dilation),
-    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    dimension_numbers=('NHWC', layout, 'NHWC'),
   )
 
 

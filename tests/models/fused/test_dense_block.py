@@ -13,12 +13,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dense_aspp_jax.models.fused import gpu_1x1, gpu_3x3, gpu_tiles
-from dense_aspp_jax.models.fused.dense_block import (
-  DenseBlockPlan,
-  DenseLayerArrays,
-  dense_block,
-  dense_block_inference,
-)
+from dense_aspp_jax.models.fused.arrays import DenseBlockPlan, DenseLayerArrays
+from dense_aspp_jax.models.fused.dense_block import dense_block, dense_block_inference, inference_arrays
 from dense_aspp_jax.models.fused.statistics import EPSILON, Affine, moments
 
 GROWTH, CHANNELS = 3, 5
@@ -189,8 +185,10 @@ def test_devices_exchange_sums_but_no_features():
     assert np.prod([int(n) for n in shape[shape.index('[') + 1 : -1].split(',')]) <= 8 * CHANNELS * 4, shape
 
 
+@pytest.mark.parametrize('on_gpu', [False, True])
 @pytest.mark.parametrize('case', CASES)
-def test_float64_inference_is_exact(case):
+def test_float64_inference_is_exact(case, on_gpu):
+  """Also with its arrays laid out for a GPU: XLA's operations read them too."""
   with jax.enable_x64(True):
     x, layers, plan = make(case, 2)
     layers = [layer._replace(dropout_mask=None) for layer in layers]
@@ -209,7 +207,9 @@ def test_float64_inference_is_exact(case):
       if layer.kernel1 is not None:
         second = fixed(layer.norm2, layer.kernel1.shape[1])
       arrays.append(layer._replace(norm1=first, norm2=second))
-    found = jax.jit(functools.partial(dense_block_inference, plan))(x, jax.tree.map(jnp.asarray, arrays))
+    plan = plan._replace(gpu='mosaic', on_gpu=on_gpu)
+    arrays = inference_arrays(plan, CHANNELS, jax.tree.map(jnp.asarray, arrays), x.dtype)
+    found = jax.jit(functools.partial(dense_block_inference, plan))(x, arrays)
     expected = written_out(x, layers, [rate * plan.phases for rate in plan.dilations], of_x)
     assert_exact(found, expected)
 

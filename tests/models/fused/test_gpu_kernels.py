@@ -130,7 +130,8 @@ def test_forward_product_and_its_moments(name):
 def test_forward_product_of_inference(name):
   arrays, layer = draw(name), LAYERS[name]
   mean, scale, bias = (jnp.linspace(*ends, layer.bottleneck) for ends in ((3, -2), (0.5, 2), (-20, 20)))
-  actual = gpu_1x1.bn_relu_dot_relu(arrays.features, arrays.affine, arrays.kernel, Affine(mean, scale, bias))
+  second = Affine(mean, scale, bias)
+  actual = gpu_1x1.bn_relu_dot_relu(arrays.features, arrays.affine, arrays.kernel, second, channels=layer.cin)
   z = plain_dot(normalized(arrays.features[..., : layer.cin], arrays.affine), arrays.kernel)
   assert_close(actual, jax.nn.relu((z - mean) * scale + bias))
 

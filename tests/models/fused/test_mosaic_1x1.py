@@ -1,5 +1,6 @@
 """The Mosaic GPU kernels of the 1x1 convolutions, interpreted on a CPU, against the XLA forms."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -78,8 +79,12 @@ def test_forward_product_and_its_moments(name):
 def test_forward_product_with_its_second_norm(name):
   features, affine, kernel, _ = draw(LAYERS[name])
   second = draw_affine(np.random.default_rng(1), kernel.shape[1])
-  y = mosaic_1x1.bn_relu_dot_relu(features, affine, kernel, second)
-  assert_close(y, xla(ops.bn_relu_dot_relu, features, affine, kernel, second), 1e-2)
+  y = mosaic_1x1.bn_relu_dot_relu(features, affine, kernel, second, channels=len(kernel))
+  assert_close(
+    y,
+    xla(functools.partial(ops.bn_relu_dot_relu, channels=len(kernel)), features, affine, kernel, second),
+    1e-2,
+  )
 
 
 def test_layers_of_a_block_share_a_kernel():
