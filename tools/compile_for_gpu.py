@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import collections
 import concurrent.futures
-import functools
 import multiprocessing
 import os
 import pathlib
@@ -39,10 +38,10 @@ from dense_aspp_jax.files import write_json
 from dense_aspp_jax.provenance import provenance
 from tools.gpu.calls import LAYERS, Layer, forms
 from tools.gpu.kernels import kernel_reports
-from tools.gpu.step import PROGRAMS, program_report
+from tools.gpu.step import PROGRAMS, initial_values_report, program_report
 from tools.gpu.target import CARDS, target
 
-PARTS = (*PROGRAMS, 'kernels')
+PARTS = (*PROGRAMS, 'init', 'kernels')
 WORST = ('threads', 'registers', 'spilled', 'shared_memory')
 
 
@@ -72,7 +71,7 @@ def main() -> None:
   ) as processes:
     for part in args.parts:
       result[part] = processes.submit(report_part, part, args).result()
-      (print_kernels if part == 'kernels' else functools.partial(print_program, part))(result[part])
+      print_part(part, result[part])
       sys.stdout.flush()
       if args.output:
         write_json(args.output, result)
@@ -89,7 +88,19 @@ def report_part(part: str, args: argparse.Namespace) -> Any:
         for report in kernel_reports(name, layer, form, mesh)
       ]
     config = resized(read_config_file(args), args.batch, tuple(args.image_size))
+    if part == 'init':
+      return initial_values_report(config)
     return program_report(part, config, mesh, args.dump and str(args.dump / part))
+
+
+def print_part(part: str, report: Any) -> None:
+  """What `report_part` returned, as tables."""
+  if part == 'kernels':
+    print_kernels(report)
+  elif part == 'init':
+    print(f'{report["cpu_seconds"]:.1f} CPU seconds to draw the initial values', end='\n\n')
+  else:
+    print_program(part, report)
 
 
 def print_program(name: str, report: dict[str, Any]) -> None:
