@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import itertools
 import os
 import pathlib
@@ -28,6 +29,7 @@ TINY = {'tiny': Layer((2, 8, 16), 64, 32, 16, 16)}  # for a CPU
 # The largest difference over the largest value. A bfloat16 has 8 bits; sums of many differ by their order.
 TOLERANCE = 2e-2
 _REPEATS = 10
+_DRAWN = 1_000_003  # values; a prime, so that rows of maps differ
 _COMPILERS = 8
 
 
@@ -83,7 +85,7 @@ def check(form: str, device: str) -> Record:
       for call, reference in itertools.product(calls(layer, form), calls(layer, 'xla'))
       if call.operation == reference.operation
     ]
-    compiled = _compiled([call for pair in pairs for call in pair])
+    compiled = _compiled([call for pair in pairs for call in pair], device)
     for (call, _), ours, theirs in zip(pairs, compiled[::2], compiled[1::2], strict=True):
       arguments = drawn(call, layer)
       found, expected = (_run(call, function, arguments) for function in (ours, theirs))
@@ -103,29 +105,41 @@ def time_tiles(tiles: Tiles, value: Any, layer: Layer, device: str) -> Record:
   """The same of one operation with other tiles."""
   with _replaced(tiles.module, tiles.constant, value):
     chosen = [call for call in calls(layer, tiles.form) if call.operation == tiles.operation]
-    return {'operations': _timed(chosen, layer, device), 'form': tiles.form, 'tiles': str(value)}
+    return {'operations': _timed(chosen, layer, device), 'form': tiles.form, 'tiles': label(value)}
+
+
+def label(tiles: Tile | dict[int, Tile]) -> str:
+  """In words; of the first width."""
+  tile = next(iter(tiles.values())) if isinstance(tiles, dict) else tiles
+  return f'{tile.rows}x{tile.columns}, {tile.warps} warps, {tile.stages} stages'
 
 
 def drawn(call: Call, layer: Layer) -> tuple[Any, ...]:
   """Random arrays for a call; what a mask leaves out of maps is 0."""
-  keys = itertools.count()
-  inside = jax.random.bernoulli(jax.random.key(1), 0.8, layer.maps) if layer.masked else None
-
-  def draw(spec: jax.ShapeDtypeStruct) -> jax.Array:
-    if spec.dtype == bool:
-      return inside
-    x = jax.random.normal(jax.random.key(next(keys)), spec.shape, jnp.float32)
-    if inside is not None and spec.shape[:3] == layer.maps:
-      x = x * inside[..., None]
-    return x.astype(spec.dtype)
-
-  return jax.tree.map(draw, call.arguments)
+  numbers = itertools.count()
+  maps = layer.maps if layer.masked else None
+  return jax.tree.map(lambda x: _array(x.shape, x.dtype, next(numbers), maps), call.arguments)
 
 
-def _compiled(functions: list[Call]) -> list[jax.stages.Compiled]:
+@functools.lru_cache(maxsize=32)
+def _array(shape: tuple[int, ...], dtype: np.dtype, number: int, masked: tuple[int, ...] | None) -> jax.Array:
+  """Drawn on the host, where it needs no compilation, and repeated to the size that is needed."""
+  inside = None if masked is None else np.random.default_rng(0).random(masked) < 0.8
+  if np.issubdtype(dtype, np.bool_):
+    return jnp.asarray(inside)
+  values = np.random.default_rng(number).normal(size=_DRAWN).astype(dtype)
+  values = np.resize(values, shape)
+  if inside is not None and shape[:3] == masked:
+    values = np.where(inside[..., None], values, np.zeros((), dtype))
+  return jnp.asarray(values)
+
+
+def _compiled(functions: list[Call], device: str) -> list[jax.stages.Compiled]:
+  # Profiles show the kernels of a CUDA graph only in some versions.
+  options = {'xla_gpu_enable_command_buffer': ''} if device == 'cuda' else None
   lowered = [call.function.lower(*call.arguments) for call in functions]
   with concurrent.futures.ThreadPoolExecutor(min(_COMPILERS, os.cpu_count() or 1)) as pool:
-    return list(pool.map(lambda x: x.compile(), lowered))
+    return list(pool.map(lambda x: x.compile(options), lowered))
 
 
 def _run(call: Call, compiled: jax.stages.Compiled, arguments: tuple[Any, ...]) -> Any:
@@ -148,10 +162,12 @@ def _difference(a: jax.Array, b: jax.Array, arguments: tuple[Any, ...], layer: L
 def _timed(functions: list[Call], layer: Layer, device: str) -> dict[str, dict[str, float]]:
   """By operation: microseconds, GB/s, TFLOP/s, launches. One profile of all, which marks keep apart."""
   mark, token = jax.jit(jnp.cbrt), jnp.ones(8)
-  compiled, runs = _compiled(functions), []
+  compiled, runs = _compiled(functions, device), []
   for call, function in zip(functions, compiled, strict=True):
     arguments = list(drawn(call, layer))
     _run(call, function, tuple(arguments))
+    if call.donated is not None:
+      arguments[call.donated] = jnp.copy(arguments[call.donated])
     runs.append((call, function, arguments))
   jax.block_until_ready(mark(token))
   host = {}

@@ -37,7 +37,7 @@ def supervise(path: pathlib.Path, settings: dict[str, Any], deadline: float, com
   environment = {
     # a second process, or call, does not compile again
     'JAX_COMPILATION_CACHE_DIR': str(cache / 'xla'),
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'TORCHINDUCTOR_CACHE_DIR': str(cache / 'inductor'),
     'TRITON_CACHE_DIR': str(cache / 'triton'),
     # PyTorch's processes have memory on the same card

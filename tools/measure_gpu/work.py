@@ -104,56 +104,60 @@ def work(results: Results, config: ConfigDict, args: argparse.Namespace) -> None
   if args.device == 'cuda' and jax.default_backend() != 'gpu':
     raise RunError(f'found no GPU, only {jax.devices()}; expected one: install the extra [cuda]')
   results.measure('environment', 'all', 60, functools.partial(environment, args.device))
-  for form in forms() if args.device == 'cuda' else ('xla',):
-    if results.get('check', form) is None:
-      results.measure('check', form, 150, functools.partial(kernels.check, form, args.device))
-      if 'error' in (results.get('check', form) or {}) and args.device == 'cuda':
-        sys.exit(NEW_PROCESS)
-  usable = usable_forms(results, args.device)
-  implementation = implementation_of(usable[0], args.device)
-  say(f'measured with implementation {implementation!r}; usable forms: {", ".join(usable)}')
-
   with contextlib.ExitStack() as stack:
-    comparisons = {}
-    for mode in args.modes:
-      if results.get('ratio', mode) is None:
-        comparisons[mode] = started(stack, mode, config, 'compile', args.device, implementation)
-    comparisons = {mode: comparison for mode, comparison in comparisons.items() if comparison}
-    steps = Steps(config, comparisons)
+    # They compile while we check our kernels and compile our steps.
+    comparisons = {
+      mode: started(stack, mode, config, 'compile', args.device)
+      for mode in args.modes
+      if results.get('ratio', mode) is None
+    }
+    usable = checked_forms(results, args.device)
+    implementation = implementation_of(usable[0], args.device)
+    say(f'measured with implementation {implementation!r}; usable forms: {", ".join(usable)}')
+    steps = Steps(config, {mode: c for mode, c in comparisons.items() if c})
     results.measure('compile', implementation, 240, lambda: compile_steps(steps, args.modes, implementation))
     for mode in args.modes:
       unit = functools.partial(ratio, steps, mode, implementation, comparisons.get(mode), args.repeats)
       results.measure('ratio', mode, 240, unit)
   for mode in args.modes:
+    results.measure('memory', mode, 90, functools.partial(memory_in_own_process, mode, implementation, args))
     results.measure('trace', mode, 60, functools.partial(traced, steps, mode, implementation))
   for form in usable:
-    results.measure('forms', form, 200, functools.partial(step_times, steps, args, form))
-  for name, layer in kernels.layers_on(args.device, kernels.TIMED).items():
-    for form in usable:
+    for name, layer in kernels.layers_on(args.device, kernels.TIMED).items():
       unit = functools.partial(kernels.time_form, form, name, layer, args.device)
       results.measure('kernels', f'{name}, {form}', 60, unit)
+  for form in usable:
+    results.measure('forms', form, 200, functools.partial(step_times, steps, args, form))
+  for mode in args.modes:
+    unit = functools.partial(eager, steps, mode, config, implementation, args)
+    results.measure('eager', mode, 90, unit)
   for name, options in FLAGS.items():
     if args.device == 'cuda' or not options:
       results.measure('flags', name, 60, functools.partial(flagged, steps, implementation, options))
   for mode in args.modes:
-    results.measure('eager', mode, 90, lambda mode=mode: eager(steps, mode, config, implementation, args))
-  if args.device == 'cuda':
-    for tiles in kernels.TILES:
-      for value in tiles.values if tiles.form in usable else ():
-        unit = functools.partial(kernels.time_tiles, tiles, value, LAYERS['denseblock3'], args.device)
-        results.measure('tiles', f'{tiles.operation} {value}', 30, unit)
-  double = 2 * config.training.batch_size
-  for mode in args.modes:
-    unit = functools.partial(larger_batch, steps, mode, implementation, double)
+    unit = functools.partial(larger_batch, steps, mode, implementation, 2 * images_of(config, mode))
     results.measure('larger batch', mode, 150, unit)
-  for mode in args.modes:
-    results.measure('memory', mode, 90, functools.partial(memory_in_own_process, mode, implementation, args))
+  for tiles in kernels.TILES if args.device == 'cuda' else ():
+    for value in tiles.values if tiles.form in usable else ():
+      unit = functools.partial(kernels.time_tiles, tiles, value, LAYERS['denseblock3'], args.device)
+      results.measure('tiles', f'{tiles.operation}, {kernels.label(value)}', 30, unit)
 
 
-def usable_forms(results: Results, device: str) -> tuple[str, ...]:
-  """The forms whose check has passed, the best first."""
-  checked = results.of('check')
+def checked_forms(results: Results, device: str) -> tuple[str, ...]:
+  """Checks the forms; returns those that compute what they should, the best first.
+
+  Ends the process behind a form that fails: the device may be unusable for it.
+  """
   names = forms() if device == 'cuda' else ('xla',)
+  for form in names:
+    if results.get('check', form) is None:
+      results.measure('check', form, 150, functools.partial(kernels.check, form, device))
+      record = results.get('check', form)
+      if record is None:
+        sys.exit()  # too little time is left
+      if device == 'cuda' and 'error' in record:
+        sys.exit(NEW_PROCESS)
+  checked = results.of('check')
   usable = tuple(form for form in names if checked.get(form, {}).get('passed'))
   if not usable:
     raise RunError(f'{results.path}: no form of the operations computes what it should; see its stage check')
@@ -187,14 +191,12 @@ def environment(device: str) -> Record:
 
 
 def started(
-  stack: contextlib.ExitStack, mode: str, config: ConfigDict, peer: str, device: str, implementation: str
+  stack: contextlib.ExitStack, mode: str, config: ConfigDict, peer: str, device: str
 ) -> Comparison | None:
   """A peer that compiles from now on; None: it is not installed."""
   dtype = config.model.compute_dtype
   if peer not in installed_peers(modes=[mode], device=device, compute_dtype=dtype):
     return None
-  config = resized(config, None, None)
-  config.model.implementation = implementation
   return stack.enter_context(Comparison(mode, config, [peer], on_cpu=device == 'cpu', all_required=True))
 
 
@@ -227,7 +229,7 @@ def eager(
 ) -> Record:
   """Our step and PyTorch's, not compiled, in turn."""
   with contextlib.ExitStack() as stack:
-    comparison = started(stack, mode, config, 'eager', args.device, implementation)
+    comparison = started(stack, mode, config, 'eager', args.device)
     return ratio(steps, mode, implementation, comparison, max(2, args.repeats // 2))
 
 
