@@ -49,10 +49,14 @@ def scalar(value: int | Array) -> Int[Array, 1]:
   return jnp.full((1,), value, jnp.int32)
 
 
+def row_vector(vector: Any) -> Float[Array, ' rows']:
+  """A vector in registers, from a reference: one value for each row of a matrix."""
+  return plgpu.load(vector, layout=plgpu.Layout.WGMMA.reduce(1), optimized=False)
+
+
 def per_row(vector: Any, shape: tuple[int, int]) -> Float[Array, 'rows columns']:
   """One value of a reference for each row of a matrix in registers."""
-  value = plgpu.load(vector, layout=plgpu.Layout.WGMMA.reduce(1), optimized=False)
-  return lax.broadcast_in_dim(value, shape, [0])
+  return lax.broadcast_in_dim(row_vector(vector), shape, [0])
 
 
 def per_column(vector: Any, shape: tuple[int, int]) -> Float[Array, 'rows columns']:
