@@ -27,6 +27,7 @@ from dense_aspp_jax.models.fused import (
   gpu_tiles,
   mosaic_1x1,
   mosaic_1x1_backward,
+  mosaic_3x3,
   mosaic_tiles,
 )
 from dense_aspp_jax.models.fused.arrays import TAPS, Kernel, Maps, Mask, Sums
@@ -43,7 +44,7 @@ _POSITIONS = (0, 1, 2)
 # The modules with the kernels that are tried for each form of `gpu_form`.
 _1X1 = {'mosaic': (mosaic_1x1, gpu_1x1), 'triton': (gpu_1x1,), 'xla': ()}
 _1X1_BACKWARD = {'mosaic': (mosaic_1x1_backward, gpu_1x1), 'triton': (gpu_1x1,), 'xla': ()}
-_3X3 = {'mosaic': (gpu_3x3,), 'triton': (gpu_3x3,), 'xla': ()}
+_3X3 = {'mosaic': (mosaic_3x3, gpu_3x3), 'triton': (gpu_3x3,), 'xla': ()}
 
 
 def _or_by_kernel(
