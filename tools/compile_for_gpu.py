@@ -54,6 +54,7 @@ def main() -> None:
   parser.add_argument('--card', choices=CARDS, default='h100')
   parser.add_argument('--batch', type=int, default=8, help='images')
   parser.add_argument('--image-size', type=int, nargs=2, default=(512, 1024), metavar=('HEIGHT', 'WIDTH'))
+  parser.add_argument('--top', type=int, default=0, help='also print so many sets of like launches')
   parser.add_argument('--dump', type=pathlib.Path, help='folder for what the compiler writes')
   parser.add_argument('--output', type=pathlib.Path, help='JSON file')
   args, args.config_arguments = parser.parse_known_args()
@@ -71,7 +72,7 @@ def main() -> None:
   ) as processes:
     for part in args.parts:
       result[part] = processes.submit(report_part, part, args).result()
-      print_part(part, result[part])
+      print_part(part, result[part], args.top)
       sys.stdout.flush()
       if args.output:
         write_json(args.output, result)
@@ -93,7 +94,7 @@ def report_part(part: str, args: argparse.Namespace) -> Any:
     return program_report(part, config, mesh, args.dump and str(args.dump / part))
 
 
-def print_part(part: str, report: Any) -> None:
+def print_part(part: str, report: Any, top: int) -> None:
   """What `report_part` returned, as tables."""
   if part == 'kernels':
     print_kernels(report)
@@ -101,6 +102,12 @@ def print_part(part: str, report: Any) -> None:
     print(f'{report["cpu_seconds"]:.1f} CPU seconds to draw the initial values', end='\n\n')
   else:
     print_program(part, report)
+    columns = ('group', 'launches', 'GB', 'H100 ms', 'kind', 'origin')
+    rows = [
+      (row['group'], row['launches'], row['bytes'] / 1e9, row['h100_ms'], row['kind'], row['path'][-80:])
+      for row in report['alike'][:top]
+    ]
+    print(tabulate(rows, columns, tablefmt='plain', floatfmt='.2f') + '\n\n' if rows else '', end='')
 
 
 def print_program(name: str, report: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@
 import pytest
 
 from tools.gpu.hlo import read_program
-from tools.gpu.prediction import by_group, predict
+from tools.gpu.prediction import alike, by_group, predict
 from tools.gpu.traffic import launches_of
 
 SLICES = """\
@@ -189,6 +189,13 @@ def test_a_large_launch_takes_its_bytes_at_the_bandwidth():
 def test_products_bound_a_launch_that_moves_little():
   gemm = launches(PRODUCTS)['gemm.3.0']._replace(flops=790_000_000_000, read=10_000_000)
   assert predict(gemm).seconds['h200'] == pytest.approx(1e-3, rel=0.01)
+
+
+def test_launches_of_one_origin_are_alike():
+  same = KERNELS.replace('/plain/', '/one[bytes=50000,flops=8]/')
+  (triton,) = (row for row in alike(launches_of(read_program(same))) if row['kind'] == 'triton')
+  assert (triton['launches'], triton['bytes']) == (3, 120000)
+  assert triton['path'] == 'jit(f)/dense/one/pallas_call'
 
 
 def test_groups_add_up_to_the_sum():

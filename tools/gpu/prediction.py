@@ -88,6 +88,19 @@ def by_group(launches: Iterable[Launch]) -> dict[str, dict[str, Any]]:
   return {name: dict(counts) for name, counts in [*ordered, ('sum', total)]}
 
 
+def alike(launches: Iterable[Launch]) -> list[dict[str, Any]]:
+  """Launches of one group, kind and origin together, as `by_group`; the longest first."""
+  sets = collections.defaultdict(list)
+  for launch in launches:
+    path = re.sub(r'\d+', '#', re.sub(r'\[bytes=.*?\]', '', launch.op_name))
+    sets[predict(launch).group, launch.kind, path].append(launch)
+  rows = [
+    {'group': group, 'kind': kind, 'path': path, **by_group(members)['sum']}
+    for (group, kind, path), members in sets.items()
+  ]
+  return sorted(rows, key=lambda row: -row['h100_ms'])
+
+
 def _efficiency(launch: Launch) -> float:
   return next(
     (share for kind, kernel, share in EFFICIENCY if kind in launch.kind.lower() and kernel in launch.kernel),

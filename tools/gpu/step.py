@@ -23,7 +23,7 @@ from dense_aspp_jax.models.initial_variables import initial_variables
 from dense_aspp_jax.models.segmentation import create_model
 from tools.gpu.hlo import read_program
 from tools.gpu.kernels import dumped_kernels, kernels_dumped
-from tools.gpu.prediction import by_group
+from tools.gpu.prediction import alike, by_group
 from tools.gpu.target import OPTIMIZED, compile_lowered, dumped, lower, thunks
 from tools.gpu.traffic import launches_of
 
@@ -103,6 +103,7 @@ def dump_report(dump: str | os.PathLike) -> dict[str, Any]:
     'spilled_bytes': sum(kernel.spilled for kernel in kernels),
     'kernels': [kernel._asdict() for kernel in kernels],
     'groups': groups,
+    'alike': alike(launches),
   }
 
 
