@@ -20,7 +20,9 @@ from dense_aspp_jax.evaluation.predictor import Predictor, over_devices, predict
 from dense_aspp_jax.models.counts import multiply_adds
 from dense_aspp_jax.models.initial_variables import initial_variables
 from dense_aspp_jax.training.config import parse_config
-from dense_aspp_jax.training.train_step import create_state, make_train_step
+from dense_aspp_jax.training.packing import StatePacking
+from dense_aspp_jax.training.train_state import create_state
+from dense_aspp_jax.training.train_step import make_train_step
 
 
 @dataclasses.dataclass
@@ -80,7 +82,8 @@ def training_step(config: ConfigDict, mesh: Mesh) -> Lowered:
   checked = parse_config(config, mesh.size)
   model = checked.model
   num_steps = 10_000 + checked.optimizer.warmup_steps  # only the schedule depends on it
-  optimizer, train_step = make_train_step(checked, num_steps, mesh)
+  packing = StatePacking(model)
+  optimizer, train_step = make_train_step(checked, num_steps, mesh, packing)
   batch_size, size = checked.training.batch_size, checked.data.image_size
   replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P('data'))
   shapes = {
@@ -88,12 +91,13 @@ def training_step(config: ConfigDict, mesh: Mesh) -> Lowered:
     'label': jax.ShapeDtypeStruct((batch_size, *size), jnp.uint8, sharding=sharded),
   }
   begin = time.perf_counter()
-  lowered = train_step.lower(jax.eval_shape(lambda: create_state(model, optimizer, config.seed)), shapes)
+  state = jax.eval_shape(lambda: packing.pack(create_state(model, optimizer, config.seed), jnp))
+  lowered = train_step.lower(state, shapes)
   lower_seconds = time.perf_counter() - begin
 
   def start(compiled: jax.stages.Compiled) -> Callable[[], Any]:
     batch = jax.device_put(random_batch(config, batch_size), sharded)
-    state = jax.device_put(create_state(model, optimizer, config.seed), replicated)
+    state = jax.device_put(packing.pack(create_state(model, optimizer, config.seed)), replicated)
 
     def run() -> Any:
       nonlocal state

@@ -15,7 +15,7 @@ from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.progress import say
 from dense_aspp_jax.training.checkpoint_series import CheckpointSeries, steps_in
 from dense_aspp_jax.training.config import model_record
-from dense_aspp_jax.training.train_step import TrainState
+from dense_aspp_jax.training.train_state import TrainState
 
 LATEST, BEST = 'latest', 'best'
 RAW, EMA = 'raw', 'ema'

@@ -22,7 +22,8 @@ from dense_aspp_jax.evaluation.predictor import Predictor
 from dense_aspp_jax.progress import progress_bar, say
 from dense_aspp_jax.training.augmentation import Augmentation
 from dense_aspp_jax.training.config import parse_config, plain
-from dense_aspp_jax.training.train_step import create_state, make_train_step
+from dense_aspp_jax.training.train_state import create_state
+from dense_aspp_jax.training.train_step import make_train_step
 
 _STEPS_BETWEEN_SCORES = 20
 

@@ -35,9 +35,11 @@ from dense_aspp_jax.training.config import Config, check_names, parse_config, wi
 from dense_aspp_jax.training.log import RunLog
 from dense_aspp_jax.training.monitor import StepMonitor
 from dense_aspp_jax.training.optimizer import Optimizer
+from dense_aspp_jax.training.packing import StatePacking
 from dense_aspp_jax.training.start import load_start
 from dense_aspp_jax.training.stop import StopSignals
-from dense_aspp_jax.training.train_step import TrainState, create_state, make_train_step, require_compilation
+from dense_aspp_jax.training.train_state import TrainState, create_state
+from dense_aspp_jax.training.train_step import make_train_step, require_compilation
 
 _MOST_STEPS = 2**31 - 1  # they are counted in int32
 
@@ -115,7 +117,19 @@ def train_and_evaluate(
     listed = ', '.join(f'{name} {weight:.2f}' for name, weight in names_and_weights)
     say(f'class weights ({checked.loss.class_weighting}): {listed}')
     origin['class_weights'] = list(objective.class_weights)
-  optimizer, train_step = make_train_step(dataclasses.replace(checked, loss=objective), num_steps, mesh)
+  packing = StatePacking(model)
+
+  def on_all_devices(state: TrainState) -> TrainState:
+    return jax.tree.map(  # the same on every process
+      lambda x: jax.make_array_from_callback(x.shape, replicated, np.asarray(x).__getitem__), state
+    )
+
+  def unpacked(state: TrainState) -> TrainState:
+    return on_all_devices(packing.unpack(state)) if packing.on else state
+
+  optimizer, train_step = make_train_step(
+    dataclasses.replace(checked, loss=objective), num_steps, mesh, packing
+  )
 
   splits = {data.train_split: train_split, data.validation_split: validation_split}
   with (
@@ -129,9 +143,7 @@ def train_and_evaluate(
       model, optimizer, checked.seed, start.merge if start else None, ema=training.ema_decay > 0
     )
     state = checkpoints.restore_latest(state, strict_resume) or state
-    state = jax.tree.map(  # the same on every process, on all devices
-      lambda x: jax.make_array_from_callback(x.shape, replicated, np.asarray(x).__getitem__), state
-    )
+    state = on_all_devices(state)
     checkpoints.verify_best(state)
     first_step = int(state.step)
     evaluated = workdirs.scored_step(workdir) == first_step
@@ -224,6 +236,7 @@ def train_and_evaluate(
           say(f'the evaluation of step {first_step} was cut off and is made again')
           scores = evaluate_state(state)
         if first_step < num_steps:
+          state = on_all_devices(packing.pack(state)) if packing.on else state
           batch = next(batches)
           start = time.perf_counter()
           train_step = train_step.lower(state, batch).compile()
@@ -242,18 +255,20 @@ def train_and_evaluate(
               if due(step, save_every) or due(step, evaluate_every):
                 with monitor.paused():  # the loss is known to be finite before a state is saved or scored
                   # Saved first: a run that ends in an evaluation repeats only the evaluation.
+                  whole = unpacked(state)
                   if due(step, save_every):
                     verify_workdir()
-                    checkpoints.save_latest(state)
+                    checkpoints.save_latest(whole)
                   if due(step, evaluate_every):
-                    scores = evaluate_state(state)
+                    scores = evaluate_state(whole)
+                  del whole
               if step < num_steps and stop.due(step):
                 raise stop.stopped()
           say(monitor.finish())
     except Stopped as stopped:
       with monitor.paused():
         verify_workdir()
-        checkpoints.save_latest(state)
+        checkpoints.save_latest(unpacked(state))
       checkpoints.close()
       say(monitor.finish())
       raise Stopped(

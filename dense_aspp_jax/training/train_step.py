@@ -1,13 +1,12 @@
-"""The state of a training run and the one step that advances it."""
+"""The one step that advances the state of a training run."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -15,11 +14,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.models.initial_variables import initial_variables
-from dense_aspp_jax.models.segmentation import SegmentationModel
 from dense_aspp_jax.training.augmentation import augment
 from dense_aspp_jax.training.config import Config
 from dense_aspp_jax.training.objective import above_zero
+from dense_aspp_jax.training.packing import StatePacking
+from dense_aspp_jax.training.train_state import TrainState, trained
 
 Batch = dict[str, jax.Array]
 # Means over the step's batch: 'loss', 'pixel_accuracy', 'gradient_norm'; 'learning_rate'; and 'skipped',
@@ -29,70 +28,12 @@ StepMetrics = dict[str, jax.Array]
 _DROPOUT = 2**31 - 1  # folded into the step's key; the augmentation folds in an image's row of the batch
 
 
-@flax.struct.dataclass
-class TrainState:
-  """Everything that changes from step to step.
-
-  Attributes:
-    step: Updates made so far, int32 scalar.
-    params: Parameters, float32.
-    batch_stats: Running BN statistics, float32.
-    opt_state: The optimizer's state, of the parameters that are trained.
-    ema: Exponential moving averages {'params': ..., 'batch_stats': ...}; None where there are none.
-  """
-
-  step: jax.Array
-  params: Any
-  batch_stats: Any
-  opt_state: Any
-  ema: Any = None
-
-  @property
-  def variables(self) -> dict[str, Any]:
-    """What `model.apply` takes."""
-    return {'params': self.params, 'batch_stats': self.batch_stats}
-
-
-def trained(model: SegmentationModel, params: Mapping[str, Any]) -> dict[str, Any]:
-  """The parameters that training changes: all but those of a frozen extractor."""
-  frozen = getattr(model, 'frozen_extractor', False)
-  return {part: tree for part, tree in params.items() if not (frozen and part == 'extractor')}
-
-
-def create_state(
-  model: SegmentationModel,
-  optimizer: optax.GradientTransformation,
-  seed: int,
-  start: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
-  ema: bool = False,
-) -> TrainState:
-  """Draws the initial parameters from `seed`; they do not depend on the image size.
-
-  Args:
-    model: The network.
-    optimizer: The update rule.
-    seed: Of the parameters.
-    start: Puts the weights that a run starts from into the initial variables.
-    ema: Whether the state has moving averages; they start as the initial variables.
-
-  Raises:
-    InputError: These weights do not fit the network.
-  """
-  variables = initial_variables(model, seed)
-  if start is not None:
-    variables = start(variables)
-  state = TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=variables['params'],
-    batch_stats=variables.get('batch_stats', {}),
-    opt_state=optimizer.init(trained(model, variables['params'])),
-  )
-  # Copies: a step takes the state's memory, each array's once.
-  return state.replace(ema=jax.tree.map(jnp.copy, state.variables)) if ema else state
-
-
 def create_train_step(
-  config: Config, optimizer: optax.GradientTransformation, rate: optax.Schedule, mesh: Mesh | None = None
+  config: Config,
+  optimizer: optax.GradientTransformation,
+  rate: optax.Schedule,
+  mesh: Mesh | None = None,
+  packing: StatePacking | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
   """Makes `train_step(state, batch) -> (state, metrics)`, a pure function to be jitted.
 
@@ -118,21 +59,30 @@ def create_train_step(
     optimizer: The update rule.
     rate: The learning rate, for the log.
     mesh: Devices that the batch is spread over; None: one device.
+    packing: Of the states, where it is on; None: they are as they are.
   """
+  packed = packing is not None and packing.on
   model, objective, preprocessing = config.model, config.loss, config.data.preprocessing
   num_parts = config.training.gradient_accumulation
   padding = tuple(255.0 * m for m in preprocessing.mean)
 
   def loss_of_part(params, frozen, batch_stats, part, key, total_weight):
+    params = {**params, **frozen}
+    if packed:
+      params, batch_stats = (
+        packing.params.unpack_for_gradients(params),
+        packing.batch_stats.unpack(batch_stats),
+      )
     logits, updates = model.apply(
-      {'params': {**params, **frozen}, 'batch_stats': batch_stats},
+      {'params': params, 'batch_stats': batch_stats},
       part['image'],
       train=True,
       mutable=['batch_stats'],
       rngs={'dropout': key},
     )
     loss, correct = objective.loss(model, logits, part['label'], part['weight'], total_weight, num_parts)
-    return loss, (updates.get('batch_stats', {}), correct)
+    batch_stats = updates.get('batch_stats', {})
+    return loss, (packing.batch_stats.pack(batch_stats) if packed else batch_stats, correct)
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
     spread = mesh is not None and mesh.size > 1
@@ -181,7 +131,7 @@ def create_train_step(
     step_metrics = {
       'loss': loss,
       'pixel_accuracy': correct / jnp.maximum(jnp.sum(batch['weight'] > 0), 1),
-      'gradient_norm': _norm(gradients),
+      'gradient_norm': _norm(gradients) if packed else _norm_of_many(gradients),
       'learning_rate': rate(state.step),
     }
     if config.training.max_skipped_steps:
@@ -204,11 +154,11 @@ def require_compilation() -> None:
 
 
 def make_train_step(
-  config: Config, num_steps: int, mesh: Mesh
+  config: Config, num_steps: int, mesh: Mesh, packing: StatePacking | None = None
 ) -> tuple[optax.GradientTransformation, jax.stages.Wrapped]:
   """Makes the optimizer of a run of `num_steps` and its train step, under jit; a step donates the state.
 
-  The batch is spread over the mesh's one axis, 'data'; the state is on every device.
+  The batch is spread over the mesh's one axis, 'data'; the state is on every device, packed by `packing`.
 
   Raises:
     InputError: JAX is told not to compile.
@@ -216,7 +166,7 @@ def make_train_step(
   require_compilation()
   rate = config.optimizer.rate(num_steps)
   optimizer = config.optimizer.create(rate)
-  train_step = create_train_step(config, optimizer, rate, mesh)
+  train_step = create_train_step(config, optimizer, rate, mesh, packing)
   replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P('data'))
   return optimizer, jax.jit(
     train_step,
@@ -235,9 +185,11 @@ def _split(x: jax.Array, parts: int) -> jax.Array:
 
 
 def _norm(gradients: Any) -> jax.Array:
-  """Euclidean norm of all gradients together.
+  """Euclidean norm of all gradients together."""
+  return jnp.sqrt(sum(jnp.sum(jnp.square(gradient)) for gradient in jax.tree.leaves(gradients)))
 
-  Of one long array: a sum for each gradient would tie the optimizer's update of it to a kernel of its own.
-  """
+
+def _norm_of_many(gradients: Any) -> jax.Array:
+  """`_norm`, of one long array: a sum for each gradient would tie its update to a kernel of its own."""
   flat = jnp.concatenate([gradient.ravel() for gradient in jax.tree.leaves(gradients)])
-  return jnp.sqrt(jnp.sum(jnp.square(jax.lax.optimization_barrier(flat))))
+  return _norm(jax.lax.optimization_barrier(flat))

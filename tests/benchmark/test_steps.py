@@ -24,7 +24,8 @@ from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.training.augmentation import Augmentation
 from dense_aspp_jax.training.objective import Objective
 from dense_aspp_jax.training.optimizer import Optimizer
-from dense_aspp_jax.training.train_step import create_state, create_train_step
+from dense_aspp_jax.training.train_state import create_state
+from dense_aspp_jax.training.train_step import create_train_step
 
 make_config = functools.partial(tiny_config, model=SHALLOW)
 RECIPE = {

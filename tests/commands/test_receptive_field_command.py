@@ -16,7 +16,7 @@ from dense_aspp_jax.label_sets import CITYSCAPES_20
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.checkpoints import Checkpoints
-from dense_aspp_jax.training.train_step import create_state
+from dense_aspp_jax.training.train_state import create_state
 
 CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'default.py'
 TINY = {'extractor': 'densenet_tiny', 'dilation_rates': (1, 2), 'growth_rate': 4, 'bottleneck_width': 8}

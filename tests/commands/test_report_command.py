@@ -18,7 +18,7 @@ from dense_aspp_jax.label_sets import load_label_set
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.checkpoints import Checkpoints
-from dense_aspp_jax.training.train_step import create_state
+from dense_aspp_jax.training.train_state import create_state
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -13,7 +13,7 @@ from fault_runs import copied, data_files, digests, latest, train_arguments, val
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.training.checkpoints import Checkpoints, restore_variables
-from dense_aspp_jax.training.train_step import TrainState
+from dense_aspp_jax.training.train_state import TrainState
 
 SAVE_FOR_EVER = """
 import pathlib, sys

@@ -25,7 +25,8 @@ from configs import default
 from dense_aspp_jax.benchmark.steps import resized
 from dense_aspp_jax.errors import RunError
 from dense_aspp_jax.training.config import parse_config
-from dense_aspp_jax.training.train_step import create_state, make_train_step
+from dense_aspp_jax.training.train_state import create_state
+from dense_aspp_jax.training.train_step import make_train_step
 from tools.gpu.step import program_report
 from tools.gpu.target import cuda_folder, device_mesh, target
 

@@ -9,7 +9,7 @@ from orbax.checkpoint import v1 as ocp
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.training import checkpoint_series
 from dense_aspp_jax.training.checkpoints import Checkpoints, checkpoints_directory, restore_variables
-from dense_aspp_jax.training.train_step import TrainState
+from dense_aspp_jax.training.train_state import TrainState
 
 
 def make_state(step):

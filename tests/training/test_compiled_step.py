@@ -18,7 +18,8 @@ from configs import default
 from dense_aspp_jax.models.layers import IMPLEMENTATIONS
 from dense_aspp_jax.models.upsampling import upsample_bilinear
 from dense_aspp_jax.training.config import parse_config
-from dense_aspp_jax.training.train_step import create_state, make_train_step
+from dense_aspp_jax.training.train_state import create_state
+from dense_aspp_jax.training.train_step import make_train_step
 
 SIZE, BATCH = (64, 128), 4  # with one image the small network's parameters are most of the memory
 NUM_CLASSES = default.get_config().model.num_classes

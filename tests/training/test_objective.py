@@ -11,7 +11,8 @@ from dense_aspp_jax.labels import IGNORE_LABEL
 from dense_aspp_jax.models.segmentation import Logits
 from dense_aspp_jax.models.upsampling import bilinear_matrix
 from dense_aspp_jax.training.objective import Objective
-from dense_aspp_jax.training.train_step import create_state, create_train_step
+from dense_aspp_jax.training.train_state import create_state
+from dense_aspp_jax.training.train_step import create_train_step
 
 CLASS_WEIGHTS = (1.0, 2.0, 0.5)
 

@@ -9,7 +9,7 @@ import pytest
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.training.checkpoints import Checkpoints
 from dense_aspp_jax.training.run import load_run
-from dense_aspp_jax.training.train_step import TrainState
+from dense_aspp_jax.training.train_state import TrainState
 
 
 @pytest.fixture(scope='module')

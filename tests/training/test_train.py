@@ -21,7 +21,7 @@ from dense_aspp_jax.datasets.data import Data
 from dense_aspp_jax.errors import InputError, Stopped
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.evaluation.pictures import save_png
-from dense_aspp_jax.training import train
+from dense_aspp_jax.training import packing, train
 from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.checkpoints import Checkpoints
 from dense_aspp_jax.training.run import load_run
@@ -128,6 +128,19 @@ def test_four_steps_equal_two_and_a_resume_and_two_bit_for_bit(finished, scene_f
   lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
   assert [line['step'] for line in lines if line['kind'] == 'train'] == [1, 2, 3, 4]
   assert losses_in_events(tmp_path) == losses_in_events(workdir)
+
+
+def test_a_state_that_is_packed_for_a_gpu_is_saved_and_resumed_as_it_is(
+  finished, scene_folder, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(packing, 'traced_gpu', lambda: 'a GPU')
+  train_and_evaluate(make_config(scene_folder, **{'training.num_epochs': 1.0}), tmp_path)
+  scores = train_and_evaluate(make_config(scene_folder), tmp_path)
+  found, expected = state_of(tmp_path, 4), state_of(finished[0], 4)
+  assert jax.tree.structure(found) == jax.tree.structure(expected)
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=0.02, atol=2e-3)
+  assert scores.mean_iou == pytest.approx(finished[1].mean_iou, abs=0.05)
 
 
 @pytest.mark.parametrize('lost', [('4',), ('2', '4')], ids=['last', 'all'])

@@ -25,7 +25,8 @@ from dense_aspp_jax.models.segmentation import Logits, Network, create_model
 from dense_aspp_jax.training.augmentation import Augmentation, augment
 from dense_aspp_jax.training.objective import Objective
 from dense_aspp_jax.training.optimizer import Optimizer
-from dense_aspp_jax.training.train_step import create_state, create_train_step, make_train_step
+from dense_aspp_jax.training.train_state import create_state
+from dense_aspp_jax.training.train_step import create_train_step, make_train_step
 
 
 class PixelClassifier(nn.Module):
