@@ -23,7 +23,7 @@ from dense_aspp_jax.models.fused.arrays import Maps, Mask
 from dense_aspp_jax.models.fused.gpu_tiles import flat
 from dense_aspp_jax.models.fused.kernel_cost import kernel_cost
 from dense_aspp_jax.models.fused.mosaic_tiles import plgpu
-from dense_aspp_jax.models.fused.statistics import Affine, Moments, merged_parts
+from dense_aspp_jax.models.fused.statistics import Affine, Moments
 
 CHANNELS = 64  # input channels that a program works on at a time: a row of swizzled shared memory
 PROGRAMS = 132  # one for each multiprocessor of an H100 or H200
@@ -51,14 +51,16 @@ def bn_relu_dot(
   positions, width = math.prod(features.shape[:3]), kernel.shape[1]
   part = _part(width)
   parts = 2 * pl.cdiv(positions, 2 * part)
-  counted, counts = None, jnp.full((parts,), part, jnp.float32)
+  counted, count, share = None, positions, 1 / parts
   if mask is not None or positions % (2 * part):
     counted = jnp.ones(positions) if mask is None else mask.reshape(positions)
     counted = jnp.pad(counted.astype(jnp.float32), (0, parts * part - positions)).reshape(parts, part)
-    counts = jnp.sum(counted, 1)
-  z, moments = _forward(features, affine, kernel, len(kernel), counted=counted)
-  means, squares = moments[:, 0].T, moments[:, 1].T
-  return z, merged_parts(jnp.broadcast_to(counts, means.shape), means, squares)
+    count = jnp.sum(counted)
+    share = jnp.sum(counted, 1) / count
+  z, means, squares = _forward(features, affine, kernel, len(kernel), counted=counted)
+  # Of all parts (Chan et al. 1979), in two sums, which take fewer launches than a merge in pairs.
+  mean = jnp.sum(means * share, 1)
+  return z, Moments(mean, jnp.sum(squares * (1 / count) + share * jnp.square(means - mean[:, None]), 1))
 
 
 def bn_relu_dot_relu(
@@ -192,8 +194,8 @@ def _product(bound, features, kernel, affine, *, second=None, counted=None, prog
           else:
             mean = jnp.sum(out, 1) * (1 / part)
             deviation = out - lax.broadcast_in_dim(mean, out.shape, [0])
-          moments[0][number, 0] = mean
-          moments[0][number, 1] = jnp.sum(deviation * deviation, 1)
+          moments[0][:, number] = mean
+          moments[1][:, number] = jnp.sum(deviation * deviation, 1)
         return _
 
       lax.fori_loop(0, mine, compute, None)
@@ -203,7 +205,7 @@ def _product(bound, features, kernel, affine, *, second=None, counted=None, prog
     body,
     out_type=[
       jax.ShapeDtypeStruct((positions, width), jnp.bfloat16),
-      *([] if second is not None else [jax.ShapeDtypeStruct((2 * tiles, 2, width), jnp.float32)]),
+      *([jax.ShapeDtypeStruct((width, 2 * tiles), jnp.float32)] * (2 if second is None else 0)),
     ],
     grid=(min(programs, tiles),),
     grid_names=('program',),

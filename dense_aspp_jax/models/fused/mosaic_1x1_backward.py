@@ -81,7 +81,7 @@ def _group(features, affines, kernels, output_gradients, gradient, start):
   itemsize = features.dtype.itemsize
   bytes_accessed = positions * (3 * channels + layers * width) * itemsize
   with kernel_cost('bn_relu_dot_backward', bytes_accessed, 4 * positions * channels * width * layers):
-    updated, parts, sums = _backward(
+    updated, parts = _backward(
       jnp.array([first, blocks], jnp.int32),
       flat(features),
       jnp.pad(jnp.stack(kernels), ((0, 0), pads, (0, 0))),
@@ -94,22 +94,20 @@ def _group(features, affines, kernels, output_gradients, gradient, start):
       interpret=tl.INTERPRET,
     )
   # A product with ones and zeros adds up the parts of each block of channels, for any number of blocks.
-  mine = jnp.arange(PROGRAMS) % blocks == jnp.arange(blocks)[:, None]
-  total = lax.dot(mine.astype(jnp.float32), parts.reshape(PROGRAMS, -1), precision=lax.Precision.HIGHEST)
-  total = total.reshape(blocks, layers, TILE, width).swapaxes(0, 1).reshape(layers, -1, width)
-  sums = jnp.sum(jnp.where(mine[..., None, None, None], sums, 0.0), 1)
-  sums = sums.transpose(1, 2, 0, 3).reshape(layers, 2, -1)
-  inside = slice(before, before + channels)
+  mine = np.float32(np.arange(PROGRAMS) % blocks == np.arange(blocks)[:, None])
+  total = lax.dot(mine, parts.reshape(PROGRAMS, -1), precision=lax.Precision.HIGHEST)
+  total = total.reshape(blocks, layers, TILE, -1).swapaxes(0, 1).reshape(layers, blocks * TILE, -1)
+  total = total[:, before : before + channels]
   return (
     updated.reshape(gradient.shape),
-    [kernel_gradient[inside] for kernel_gradient in total],
-    [(s1[inside], s2[inside]) for s1, s2 in sums],
+    list(total[..., :width]),
+    [(sums[:, width], sums[:, width + 1]) for sums in total],
   )
 
 
 @functools.partial(jax.jit, static_argnames=('columns', 'programs', 'interpret'))
 def _backward(bound, features, kernels, affines, output_gradients, gradient, *, columns, programs, interpret):
-  """Updates `gradient`; returns it and the programs' parts of the kernels' gradients and of the sums.
+  """Updates `gradient`; returns it and each program's part of the kernels' gradients, behind them two sums.
 
   Under jit, so that it is traced and lowered once for all groups of a block.
   """
@@ -125,7 +123,7 @@ def _backward(bound, features, kernels, affines, output_gradients, gradient, *, 
   tile_slots, depth = _slots(layers, width)
 
   def body(bound, x, kernel, affine, *rest):
-    gz, (gradient, dw, sums), scratch = rest[:layers], rest[layers : layers + 3], rest[layers + 3 :]
+    gz, (gradient, parts), scratch = rest[:layers], rest[layers : layers + 2], rest[layers + 2 :]
     x_smem, old_smem, z_smem, a_smem, kernel_smem, affine_smem, sums_smem, *barriers = scratch
     ready, x_full, x_empty, z_full, z_empty, a_full = barriers
     program, warpgroup = lax.axis_index('program'), lax.axis_index('warpgroup')
@@ -232,7 +230,7 @@ def _backward(bound, features, kernels, affines, output_gradients, gradient, *, 
 
       lax.fori_loop(0, count, step, None)
       for layer, number in np.ndindex(layers, 2):
-        sums[program, layer, number] = tl.row_vector(sums_smem.at[layer, number])
+        parts[program, layer, :, width + number] = tl.row_vector(sums_smem.at[layer, number])
       plgpu.wait_smem_to_gmem(0)
 
       @pl.when(count > 0)
@@ -260,17 +258,14 @@ def _backward(bound, features, kernels, affines, output_gradients, gradient, *, 
 
           lax.fori_loop(0, count, step, None)
           for (layer, column), accumulator in zip(group, accumulators, strict=True):
-            dw[program, layer, :, pl.ds(column, chunk)] = accumulator[...]
+            parts[program, layer, :, pl.ds(column, chunk)] = accumulator[...]
 
         pl.run_scoped(gradients, *[plgpu.ACC((TILE, chunk), jnp.float32)] * len(group))
 
   buffer = jax.new_ref(gradient)
-  dw, sums = plgpu.kernel(
+  parts = plgpu.kernel(
     body,
-    out_type=[
-      jax.ShapeDtypeStruct((programs, layers, TILE, width), jnp.float32),
-      jax.ShapeDtypeStruct((programs, layers, 2, TILE), jnp.float32),
-    ],
+    out_type=jax.ShapeDtypeStruct((programs, layers, TILE, width + 2), jnp.float32),
     grid=(programs,),
     grid_names=('program',),
     num_threads=memory + 1,
@@ -294,7 +289,7 @@ def _backward(bound, features, kernels, affines, output_gradients, gradient, *, 
     kernel_name='bn_relu_dot_backward',
     interpret=interpret,
   )(bound, features, kernels, affines, *output_gradients, buffer)
-  return jax.freeze(buffer), dw, sums
+  return jax.freeze(buffer), parts
 
 
 def _slots(layers: int, width: int) -> tuple[int, int]:

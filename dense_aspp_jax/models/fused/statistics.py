@@ -92,19 +92,3 @@ def merged_moments(parts: Moments, axis_names: tuple[str, ...]) -> Moments:
   gathered: Moments = jax.lax.all_gather(parts, axis_names)
   mean = jnp.mean(gathered.mean, 0)
   return Moments(mean, jnp.mean(gathered.variance + jnp.square(gathered.mean - mean), 0))
-
-
-def merged_parts(
-  counts: Float[Array, 'c parts'], means: Float[Array, 'c parts'], squares: Float[Array, 'c parts']
-) -> Moments:
-  """The moments of all parts, from each part's mean and sum of squared deviations (Chan et al. 1979)."""
-
-  def merge(a, b):
-    (count_a, mean_a, squares_a), (count_b, mean_b, squares_b) = a, b
-    count, delta = count_a + count_b, mean_b - mean_a
-    share = count_b / jnp.maximum(count, 1)
-    return count, mean_a + delta * share, squares_a + squares_b + delta * delta * count_a * share
-
-  zeros = (jnp.float32(0),) * 3
-  count, mean, square = jax.lax.reduce((counts, means, squares), zeros, merge, (1,))
-  return Moments(mean, square / count)

@@ -1,6 +1,5 @@
 """The Mosaic GPU kernels of the 1x1 convolutions, interpreted on a CPU, against the XLA forms."""
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -54,9 +53,9 @@ def draw(layer, seed=0):
   return features, draw_affine(rng, layer.cin), kernel, mask
 
 
-def xla(operation, *arguments):
+def xla(operation, *arguments, **static):
   """The XLA form of an operation in float32, of the same bfloat16 values."""
-  return operation.__wrapped__(*arguments)
+  return operation.__wrapped__(*arguments, **static)
 
 
 def assert_close(actual, expected, tolerance):
@@ -82,7 +81,7 @@ def test_forward_product_with_its_second_norm(name):
   y = mosaic_1x1.bn_relu_dot_relu(features, affine, kernel, second, channels=len(kernel))
   assert_close(
     y,
-    xla(functools.partial(ops.bn_relu_dot_relu, channels=len(kernel)), features, affine, kernel, second),
+    xla(ops.bn_relu_dot_relu, features, affine, kernel, second, channels=len(kernel)),
     1e-2,
   )
 
