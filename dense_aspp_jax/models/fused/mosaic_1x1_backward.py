@@ -96,18 +96,18 @@ def _group(features, affines, kernels, output_gradients, gradient, start):
   # A product with ones and zeros adds up the parts of each block of channels, for any number of blocks.
   mine = np.float32(np.arange(PROGRAMS) % blocks == np.arange(blocks)[:, None])
   total = lax.dot(mine, parts.reshape(PROGRAMS, -1), precision=lax.Precision.HIGHEST)
-  total = total.reshape(blocks, layers, TILE, -1).swapaxes(0, 1).reshape(layers, blocks * TILE, -1)
-  total = total[:, before : before + channels]
+  total = total.reshape(blocks, layers, TILE + 2, width).swapaxes(0, 1)
+  inside = slice(before, before + channels)
   return (
     updated.reshape(gradient.shape),
-    list(total[..., :width]),
-    [(sums[:, width], sums[:, width + 1]) for sums in total],
+    [part[:, :TILE].reshape(-1, width)[inside] for part in total],
+    [tuple(part[:, row, :TILE].reshape(-1)[inside] for row in (TILE, TILE + 1)) for part in total],
   )
 
 
 @functools.partial(jax.jit, static_argnames=('columns', 'programs', 'interpret'))
 def _backward(bound, features, kernels, affines, output_gradients, gradient, *, columns, programs, interpret):
-  """Updates `gradient`; returns it and each program's part of the kernels' gradients, behind them two sums.
+  """Updates `gradient`; returns it and each program's part of the kernels' gradients, with two rows of sums.
 
   Under jit, so that it is traced and lowered once for all groups of a block.
   """
@@ -230,7 +230,7 @@ def _backward(bound, features, kernels, affines, output_gradients, gradient, *, 
 
       lax.fori_loop(0, count, step, None)
       for layer, number in np.ndindex(layers, 2):
-        parts[program, layer, :, width + number] = tl.row_vector(sums_smem.at[layer, number])
+        parts[program, layer, TILE + number, :TILE] = tl.row_vector(sums_smem.at[layer, number])
       plgpu.wait_smem_to_gmem(0)
 
       @pl.when(count > 0)
@@ -258,14 +258,14 @@ def _backward(bound, features, kernels, affines, output_gradients, gradient, *, 
 
           lax.fori_loop(0, count, step, None)
           for (layer, column), accumulator in zip(group, accumulators, strict=True):
-            parts[program, layer, :, pl.ds(column, chunk)] = accumulator[...]
+            parts[program, layer, :TILE, pl.ds(column, chunk)] = accumulator[...]
 
         pl.run_scoped(gradients, *[plgpu.ACC((TILE, chunk), jnp.float32)] * len(group))
 
   buffer = jax.new_ref(gradient)
   parts = plgpu.kernel(
     body,
-    out_type=jax.ShapeDtypeStruct((programs, layers, TILE, width + 2), jnp.float32),
+    out_type=jax.ShapeDtypeStruct((programs, layers, TILE + 2, width), jnp.float32),
     grid=(programs,),
     grid_names=('program',),
     num_threads=memory + 1,

@@ -63,3 +63,11 @@ def per_column(vector: Any, shape: tuple[int, int]) -> Float[Array, 'rows column
   """One value of a reference for each column of a matrix in registers."""
   value = plgpu.load(vector, layout=plgpu.Layout.WGMMA.reduce(0), optimized=False)
   return lax.broadcast_in_dim(value, shape, [1])
+
+
+def store_column(column: Any, vector: Float[Array, ' rows']) -> None:
+  """Writes a vector into a column of an array, whose elements are apart in memory."""
+  if hasattr(plgpu, 'store'):  # from jax 0.12 on, other stores refuse that
+    plgpu.store(column, vector, optimized=False)
+  else:
+    column[...] = vector
