@@ -34,7 +34,7 @@ SHARED_MEMORY = 224 * 1024  # of 227 KiB: barriers and alignment take the rest
 COLUMNS = (-1, 0, 1)  # of taps
 
 
-def supports(z: Maps, kernel: Float[Array, '3 3 ci k'], features: Maps, *, dilation: int = 1) -> bool:
+def supports(z: Maps, kernel: Float[Array, '3 3 ci k'], features: Maps) -> bool:
   """Whether the kernel takes these shapes and types, on a Hopper GPU."""
   channels, growth = kernel.shape[2:]
   return (
@@ -44,7 +44,7 @@ def supports(z: Maps, kernel: Float[Array, '3 3 ci k'], features: Maps, *, dilat
     and channels % CHANNELS == 0
     and features.shape[3] % 8 == 0
     and z.shape[2] <= 2 * PARTS[growth]
-    and _stages(channels, growth, _border(z.shape[2], dilation)) >= 2
+    and _stages(channels, growth, z.shape[2]) >= 2  # for the largest border
   )
 
 
