@@ -1,9 +1,10 @@
 """Kernel for NVIDIA's Hopper of the backward pass of 1x1 convolutions, for up to four dense layers at once.
 
 The layers read the same channels: a group visits features and gradient once, not once for each layer. A
-program has 64 channels and a range of positions, and goes through them tile by tile. Its warpgroups share the
-work: one copies, one computes the gradient of the features, and the others accumulate the kernels' gradients,
-which fill their registers. As in `mosaic_1x1`, the features' gradient is computed transposed.
+program has 64 channels and a range of positions, and goes through them tile by tile. Its first warpgroup
+copies and computes the gradient of the features, transposed as in `mosaic_1x1`; the others, one or two,
+accumulate the kernels' gradients, which fill their registers. All have an even share of the registers: shares
+of different size (setmaxnreg) are ignored where jax 0.12 finds nvJitLink.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def _group(features, affines, kernels, output_gradients, gradient, start):
   bytes_accessed = positions * (3 * channels + layers * width) * itemsize
   with kernel_cost('bn_relu_dot_backward', bytes_accessed, 4 * positions * channels * width * layers):
     updated, parts = _backward(
-      jnp.array([first, blocks], jnp.int32),
+      jnp.array([first, blocks, pl.cdiv(pl.cdiv(positions, TILE), PROGRAMS // blocks)], jnp.int32),
       flat(features),
       jnp.pad(jnp.stack(kernels), ((0, 0), pads, (0, 0))),
       # Gradients of further channels are 0; a scale of -0.0 keeps them as they are to the last bit.
@@ -117,19 +118,14 @@ def _backward(bound, features, kernels, affines, output_gradients, gradient, *, 
   chunks = [(layer, column) for layer in range(layers) for column in range(0, width, chunk)]
   size = max(1, ACCUMULATED // chunk)
   groups = [chunks[first : first + size] for first in range(0, len(chunks), size)]
-  memory = 1 + len(groups)  # the last warpgroup
-  # Registers of a thread, so that all threads together have what a multiprocessor has.
-  of_features, of_kernels = (232, 232) if len(groups) == 1 else (168, 160)
   tile_slots, depth = _slots(layers, width)
 
   def body(bound, x, kernel, affine, *rest):
     gz, (gradient, parts), scratch = rest[:layers], rest[layers : layers + 2], rest[layers + 2 :]
     x_smem, old_smem, z_smem, a_smem, kernel_smem, affine_smem, sums_smem, *barriers = scratch
-    ready, x_full, x_empty, z_full, z_empty, a_full = barriers
+    ready, x_full, z_full, z_empty, a_full = barriers
     program, warpgroup = lax.axis_index('program'), lax.axis_index('warpgroup')
-    blocks = bound[1]
-    ranges = lax.div(programs, blocks)
-    per_range = lax.div(tiles + ranges - 1, ranges)
+    blocks, per_range = bound[1], bound[2]
     block = lax.rem(program, blocks)
     first = lax.div(program, blocks) * per_range
     count = jnp.clip(tiles - first, 0, per_range)
@@ -141,44 +137,39 @@ def _backward(bound, features, kernels, affines, output_gradients, gradient, *, 
     def z_slot(tile, layer):
       return lax.rem(tile, depth) * layers + layer if depth > 1 else layer
 
-    @pl.when(warpgroup == memory)
+    def load_features(tile):
+      slot = lax.rem(tile, tile_slots)
+      plgpu.copy_gmem_to_smem(x.at[rows(tile), channels], x_smem.at[slot], x_full.at[slot])
+      plgpu.copy_gmem_to_smem(gradient.at[rows(tile), channels], old_smem.at[slot], x_full.at[slot])
+
+    def load_gradient(tile, layer):
+      place = z_slot(tile, layer)
+      plgpu.copy_gmem_to_smem(gz[layer].at[rows(tile)], z_smem.at[place], z_full.at[place])
+
+    def load_again(tile, layer):
+      """Loads the tile that follows one of an output gradient in its place, when that is done with."""
+      plgpu.barrier_wait(z_empty.at[z_slot(tile, layer)])
+      for number in range(layers):
+
+        @pl.when((layer == number) & (tile + depth < count))
+        def _(number=number):
+          load_gradient(tile + depth, number)
+
+    @pl.when(warpgroup == 0)
     def _():
-      plgpu.set_max_registers(24, action='decrease')
       mine = pl.ds(block * TILE, TILE)
       for layer in range(layers):
         plgpu.copy_gmem_to_smem(kernel.at[layer, mine], kernel_smem.at[layer], ready)
       plgpu.copy_gmem_to_smem(affine.at[:, :, mine], affine_smem, ready)
-
-      def load(tile, _):
-        slot = lax.rem(tile, tile_slots)
-
-        @pl.when((tile >= tile_slots) & (tile < count + tile_slots))
-        def _():
-          plgpu.barrier_wait(x_empty.at[slot])
+      for tile in range(max(tile_slots, depth)):
 
         @pl.when(tile < count)
-        def _():
-          plgpu.copy_gmem_to_smem(x.at[rows(tile), channels], x_smem.at[slot], x_full.at[slot])
-          plgpu.copy_gmem_to_smem(gradient.at[rows(tile), channels], old_smem.at[slot], x_full.at[slot])
+        def _(tile=tile):
+          if tile < tile_slots:
+            load_features(tile)
+          for layer in range(layers if tile < depth else 0):
+            load_gradient(tile, layer)
 
-        for layer in range(layers):
-          slot = z_slot(tile, layer)
-
-          @pl.when((tile >= depth) & (tile < count + depth))
-          def _(slot=slot):
-            plgpu.barrier_wait(z_empty.at[slot])
-
-          @pl.when(tile < count)
-          def _(slot=slot, layer=layer):
-            plgpu.copy_gmem_to_smem(gz[layer].at[rows(tile)], z_smem.at[slot], z_full.at[slot])
-
-        return _
-
-      lax.fori_loop(0, count + max(tile_slots, depth), load, None)
-
-    @pl.when(warpgroup == 0)
-    def _():
-      plgpu.set_max_registers(of_features, action='increase')
       plgpu.barrier_wait(ready)
       for layer, number in np.ndindex(layers, 2):
         sums_smem[layer, number] = plgpu.layout_cast(jnp.zeros(TILE), plgpu.Layout.WGMMA.reduce(1))
@@ -196,8 +187,9 @@ def _backward(bound, features, kernels, affines, output_gradients, gradient, *, 
           place = z_slot(tile, layer)
           vectors = [affine_smem.at[layer, number] for number in range(3)]
 
+          plgpu.barrier_wait(z_full.at[place])
+
           def product(g):
-            plgpu.barrier_wait(z_full.at[place])
             plgpu.wgmma(g, kernel_smem.at[layer], z_smem.at[place].T)
             _, _, pre = normalized(slot, vectors)
             a_smem[place] = jnp.maximum(pre, 0.0).astype(jnp.bfloat16)
@@ -211,6 +203,12 @@ def _backward(bound, features, kernels, affines, output_gradients, gradient, *, 
           g = jnp.where(pre > 0, g, 0.0)
           for number, total in enumerate((jnp.sum(g, 1), jnp.sum(g * centred, 1))):
             sums_smem[layer, number] = tl.row_vector(sums_smem.at[layer, number]) + total
+
+          @pl.when(tile * layers + layer > 0)  # the one before: by now it is done with
+          def _():
+            is_first = layer == 0
+            load_again(tile - is_first, jnp.where(is_first, layers - 1, layer - 1))
+
           return g * scale + added
 
         nothing = plgpu.layout_cast(jnp.full((TILE, TILE), -0.0, jnp.float32), plgpu.Layout.WGMMA)
@@ -222,9 +220,9 @@ def _backward(bound, features, kernels, affines, output_gradients, gradient, *, 
         plgpu.copy_smem_to_gmem(old_smem.at[slot], gradient.at[rows(tile), channels])
         plgpu.wait_smem_to_gmem(1, wait_read_only=True)
 
-        @pl.when(tile > 0)
+        @pl.when((tile > 0) & (tile - 1 + tile_slots < count))
         def _():
-          plgpu.barrier_arrive(x_empty.at[lax.rem(tile + (tile_slots - 1), tile_slots)])
+          load_features(tile - 1 + tile_slots)
 
         return _
 
@@ -235,32 +233,28 @@ def _backward(bound, features, kernels, affines, output_gradients, gradient, *, 
 
       @pl.when(count > 0)
       def _():
-        plgpu.barrier_arrive(x_empty.at[lax.rem(count + (tile_slots - 1), tile_slots)])
+        plgpu.barrier_wait(z_empty.at[z_slot(count - 1, layers - 1)])
 
     for number, group in enumerate(groups):
 
       @pl.when(warpgroup == 1 + number)
       def _(group=group):
-        plgpu.set_max_registers(of_kernels, action='increase')
+        def step(tile, totals):
+          new = []
+          for (layer, column), total in zip(group, totals, strict=True):
+            place = z_slot(tile, layer)
+            if column == 0:
+              plgpu.barrier_wait(a_full.at[place])
+            z = z_smem.at[place, :, pl.ds(column, chunk)]
+            new.append(tl.add_product(total, a_smem.at[place], z))
+            if column + chunk == width:
+              plgpu.barrier_arrive(z_empty.at[place])
+          return new
 
-        def gradients(*accumulators):
-          def step(tile, _):
-            for (layer, column), accumulator in zip(group, accumulators, strict=True):
-              place = z_slot(tile, layer)
-              if column == 0:
-                plgpu.barrier_wait(a_full.at[place])
-              columns = pl.ds(column, chunk)
-              plgpu.wgmma(accumulator, a_smem.at[place], z_smem.at[place, :, columns])
-              if column + chunk == width:
-                plgpu.wgmma_wait(0)
-                plgpu.barrier_arrive(z_empty.at[place])
-            return _
-
-          lax.fori_loop(0, count, step, None)
-          for (layer, column), accumulator in zip(group, accumulators, strict=True):
-            parts[program, layer, :TILE, pl.ds(column, chunk)] = accumulator[...]
-
-        pl.run_scoped(gradients, *[plgpu.ACC((TILE, chunk), jnp.float32)] * len(group))
+        zero = plgpu.layout_cast(jnp.zeros((TILE, chunk), jnp.float32), plgpu.Layout.WGMMA)
+        totals = lax.fori_loop(0, count, step, [zero] * len(group))
+        for (layer, column), total in zip(group, totals, strict=True):
+          parts[program, layer, :TILE, pl.ds(column, chunk)] = total
 
   buffer = jax.new_ref(gradient)
   parts = plgpu.kernel(
@@ -268,7 +262,7 @@ def _backward(bound, features, kernels, affines, output_gradients, gradient, *, 
     out_type=jax.ShapeDtypeStruct((programs, layers, TILE + 2, width), jnp.float32),
     grid=(programs,),
     grid_names=('program',),
-    num_threads=memory + 1,
+    num_threads=1 + len(groups),
     thread_name='warpgroup',
     compiler_params=tl.compiler_params(),
     scratch_types=[
@@ -281,7 +275,6 @@ def _backward(bound, features, kernels, affines, output_gradients, gradient, *, 
       plgpu.SMEM((layers, 2, TILE), jnp.float32),
       plgpu.Barrier(num_arrivals=layers + 1),
       plgpu.Barrier(num_arrivals=2, num_barriers=tile_slots),
-      plgpu.Barrier(num_barriers=tile_slots),
       plgpu.Barrier(num_barriers=depth * layers),
       plgpu.Barrier(num_barriers=depth * layers),
       plgpu.Barrier(num_barriers=depth * layers),

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental import pallas as pl
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
@@ -71,3 +72,15 @@ def store_column(column: Any, vector: Float[Array, ' rows']) -> None:
     plgpu.store(column, vector, optimized=False)
   else:
     column[...] = vector
+
+
+def add_product(total: Float[Array, 'm n'], a: Any, b: Any) -> Float[Array, 'm n']:
+  """Total + a b, of references in shared memory."""
+  if INTERPRET:  # the interpreter starts products at 0 only
+    return total + jnp.dot(a[...], b[...], preferred_element_type=jnp.float32)
+
+  def add(accumulator):
+    plgpu.wgmma(accumulator, a, b)
+    plgpu.wgmma_wait(0)
+
+  return pl.run_state(add)(plgpu.ACC.init(total))
