@@ -42,7 +42,7 @@ from tools.gpu.step import PROGRAMS, initial_values_report, program_report
 from tools.gpu.target import CARDS, target
 
 PARTS = (*PROGRAMS, 'init', 'kernels')
-WORST = ('threads', 'registers', 'spilled', 'shared_memory')
+WORST = ('threads', 'registers', 'spilled', 'fixed', 'shared_memory')
 
 
 def main() -> None:

@@ -77,10 +77,18 @@ def test_resources_of_a_kernel(dump):
   (kernel,) = dump_report(dump)['kernels']
   assert kernel['registers'] == 168
   assert kernel['spilled'] == 12
+  assert not kernel['fixed']
   assert kernel['shared_memory'] == 100_024
   assert kernel['threads'] == 384
   assert kernel['programs'] == 1  # 168 x 384 registers are all of a multiprocessor's
   assert kernel['wgmma'] == 1
+
+
+def test_registers_that_warpgroups_cannot_exchange(dump):
+  log = dump / 'mosaic' / 'kernel_0.ptxas'
+  log.write_text(f"ptxas info : (C7504) Potential Performance Loss: 'setmaxnreg' ignored to\n{PTXAS}")
+  (kernel,) = dump_report(dump)['kernels']
+  assert kernel['fixed']
 
 
 def test_a_dump_without_the_program_is_refused(tmp_path):

@@ -40,6 +40,8 @@ class Kernel(NamedTuple):
     threads: Of a program.
     registers: Of a thread.
     spilled: Bytes of registers that a thread stores in memory.
+    fixed: Whether the assembler ignores that the kernel gives registers of one warpgroup to another
+      (setmaxnreg). jax 0.12.0.1 links Mosaic's kernels with nvJitLink, which does; 0.11.2 calls ptxas.
     shared_memory: Bytes of a program.
     programs: How many a multiprocessor runs at once.
     wgmma: Products of a warpgroup.
@@ -55,6 +57,7 @@ class Kernel(NamedTuple):
   threads: int
   registers: int
   spilled: int
+  fixed: bool
   shared_memory: int
   programs: int
   wgmma: int
@@ -133,6 +136,7 @@ def _kernel(form: str, name: str, ptx: str, log: str, shared_memory: int) -> Ker
     threads=threads,
     registers=registers,
     spilled=int(re.search(r'(\d+) bytes spill stores', log)[1]),
+    fixed="'setmaxnreg' ignored" in log,
     shared_memory=shared_memory,
     programs=programs_per_multiprocessor(registers, shared_memory, threads),
     **{instruction: ptx.count(text) for instruction, text in INSTRUCTIONS.items()},
