@@ -4,7 +4,8 @@
 layer reads is a value in memory, not a constant: all layers of a block run the same compiled kernel.
 
 Inside the kernels maps are transposed, [channels, positions]: a thread then holds few channels and many
-positions, so vectors per channel take few registers and sums over positions few instructions.
+positions, so vectors per channel take few registers and sums over positions few instructions. Two warpgroups
+have half of the positions of a tile each, and half of the registers; the first also copies.
 """
 
 from __future__ import annotations
@@ -117,89 +118,88 @@ def _product(bound, features, kernel, affine, *, second=None, counted=None, prog
     program, warpgroup = lax.axis_index('program'), lax.axis_index('warpgroup')
     chunks = lax.div(bound[0] + (CHANNELS - 1), CHANNELS)
     mine = lax.div(tiles - 1 - program, programs) + 1
+    steps = mine * chunks
 
-    @pl.when(warpgroup == 2)
-    def _():
-      plgpu.set_max_registers(40, action='decrease')
+    def load(step):
+      slot, chunk = lax.rem(step, stages), lax.rem(step, chunks)
+      tile, columns = program + lax.div(step, chunks) * programs, pl.ds(chunk * CHANNELS, CHANNELS)
+      plgpu.copy_gmem_to_smem(x.at[pl.ds(tile * rows, rows), columns], x_smem.at[slot], full.at[slot])
+      plgpu.copy_gmem_to_smem(kernel.at[columns], kernel_smem.at[slot], full.at[slot])
+      plgpu.copy_gmem_to_smem(affine.at[:, columns], affine_smem.at[slot], full.at[slot])
 
-      def load(step, _):
-        slot = lax.rem(step, stages)
-        tile, chunk = program + lax.div(step, chunks) * programs, lax.rem(step, chunks)
-        columns = pl.ds(chunk * CHANNELS, CHANNELS)
+    def finish(step):
+      """The second warpgroup tells when it is done with a step; the first then loads in its place."""
+      slot = lax.rem(step, stages)
 
-        @pl.when(step >= stages)
+      @pl.when(warpgroup == 1)
+      def _():
+        plgpu.barrier_arrive(empty.at[slot])
+
+      @pl.when(warpgroup == 0)
+      def _():
+        plgpu.barrier_wait(empty.at[slot])
+
+        @pl.when(step + stages < steps)
         def _():
-          plgpu.barrier_wait(empty.at[slot])
+          load(step + stages)
 
-        @pl.when(step < mine * chunks)
-        def _():
-          plgpu.copy_gmem_to_smem(x.at[pl.ds(tile * rows, rows), columns], x_smem.at[slot], full.at[slot])
-          plgpu.copy_gmem_to_smem(kernel.at[columns], kernel_smem.at[slot], full.at[slot])
-          plgpu.copy_gmem_to_smem(affine.at[:, columns], affine_smem.at[slot], full.at[slot])
-
-        return _
-
-      lax.fori_loop(0, mine * chunks + stages, load, None)
-
-    @pl.when(warpgroup < 2)
+    @pl.when(warpgroup == 0)
     def _():
-      plgpu.set_max_registers(232, action='increase')
+      for step in range(stages):
+        pl.when(step < steps)(functools.partial(load, step))
 
-      def compute(index, _):
-        tile = program + index * programs
+    def compute(index, _):
+      tile = program + index * programs
 
-        def product(acc):
-          def step(chunk, _):
-            slot = lax.rem(index * chunks + chunk, stages)
-            plgpu.barrier_wait(full.at[slot])
-            x = x_smem.at[slot, pl.ds(warpgroup * part, part)].T
-            mean, scale, bias = (
-              tl.per_row(affine_smem.at[slot, number], (CHANNELS, part)) for number in range(3)
-            )
-            a = plgpu.load(x, layout=plgpu.Layout.WGMMA).astype(jnp.float32)
-            x[...] = jnp.maximum((a - mean) * scale + bias, 0.0).astype(jnp.bfloat16)
-            plgpu.commit_smem()
-            plgpu.wgmma(acc, kernel_smem.at[slot].T, x)
-            plgpu.wgmma_wait(1)  # the one before is done
+      def product(acc):
+        def step(chunk, _):
+          slot = lax.rem(index * chunks + chunk, stages)
+          plgpu.barrier_wait(full.at[slot])
+          x = x_smem.at[slot, pl.ds(warpgroup * part, part)].T
+          mean, scale, bias = (
+            tl.per_row(affine_smem.at[slot, number], (CHANNELS, part)) for number in range(3)
+          )
+          a = plgpu.load(x, layout=plgpu.Layout.WGMMA).astype(jnp.float32)
+          x[...] = jnp.maximum((a - mean) * scale + bias, 0.0).astype(jnp.bfloat16)
+          plgpu.commit_smem()
+          plgpu.wgmma(acc, kernel_smem.at[slot].T, x)
+          plgpu.wgmma_wait(1)  # the one before is done
 
-            @pl.when(chunk > 0)
-            def _():
-              plgpu.barrier_arrive(empty.at[lax.rem(index * chunks + chunk + (stages - 1), stages)])
+          number = index * chunks + chunk
+          pl.when(number > 0)(functools.partial(finish, number - 1))
+          return _
 
-            return _
+        lax.fori_loop(0, chunks, step, None)
+        return acc[...]
 
-          lax.fori_loop(0, chunks, step, None)
-          plgpu.wgmma_wait(0)
-          plgpu.barrier_arrive(empty.at[lax.rem((index + 1) * chunks + (stages - 1), stages)])
-          return acc[...]
+      out = pl.run_scoped(product, plgpu.ACC((width, part), jnp.float32))
+      if second is not None:
+        mean, scale, bias = (tl.per_row(extra_refs[0].at[number], out.shape) for number in range(3))
+        out = jnp.maximum((out - mean) * scale + bias, 0.0)
+      out = out.astype(jnp.bfloat16)
+      plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+      staged = z_smem.at[warpgroup]
+      staged.T[...] = out
+      plgpu.commit_smem()
+      plgpu.copy_smem_to_gmem(staged, z.at[pl.ds(tile * rows + warpgroup * part, part)])
+      if moments:
+        out = out.astype(jnp.float32)
+        number = tile * 2 + warpgroup
+        if counted is not None:
+          inside = tl.per_column(extra_refs[0].at[number], out.shape)
+          count = jnp.maximum(jnp.sum(inside, 1), 1.0)
+          mean = jnp.sum(out * inside, 1) / count
+          deviation = (out - lax.broadcast_in_dim(mean, out.shape, [0])) * inside
+        else:
+          mean = jnp.sum(out, 1) * (1 / part)
+          deviation = out - lax.broadcast_in_dim(mean, out.shape, [0])
+        tl.store_column(moments[0].at[:, number], mean)
+        tl.store_column(moments[1].at[:, number], jnp.sum(deviation * deviation, 1))
+      return _
 
-        out = pl.run_scoped(product, plgpu.ACC((width, part), jnp.float32))
-        if second is not None:
-          mean, scale, bias = (tl.per_row(extra_refs[0].at[number], out.shape) for number in range(3))
-          out = jnp.maximum((out - mean) * scale + bias, 0.0)
-        out = out.astype(jnp.bfloat16)
-        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-        staged = z_smem.at[warpgroup]
-        staged.T[...] = out
-        plgpu.commit_smem()
-        plgpu.copy_smem_to_gmem(staged, z.at[pl.ds(tile * rows + warpgroup * part, part)])
-        if moments:
-          out = out.astype(jnp.float32)
-          number = tile * 2 + warpgroup
-          if counted is not None:
-            inside = tl.per_column(extra_refs[0].at[number], out.shape)
-            count = jnp.maximum(jnp.sum(inside, 1), 1.0)
-            mean = jnp.sum(out * inside, 1) / count
-            deviation = (out - lax.broadcast_in_dim(mean, out.shape, [0])) * inside
-          else:
-            mean = jnp.sum(out, 1) * (1 / part)
-            deviation = out - lax.broadcast_in_dim(mean, out.shape, [0])
-          tl.store_column(moments[0].at[:, number], mean)
-          tl.store_column(moments[1].at[:, number], jnp.sum(deviation * deviation, 1))
-        return _
-
-      lax.fori_loop(0, mine, compute, None)
-      plgpu.wait_smem_to_gmem(0)
+    lax.fori_loop(0, mine, compute, None)
+    finish(steps - 1)
+    plgpu.wait_smem_to_gmem(0)
 
   return plgpu.kernel(
     body,
@@ -209,7 +209,7 @@ def _product(bound, features, kernel, affine, *, second=None, counted=None, prog
     ],
     grid=(min(programs, tiles),),
     grid_names=('program',),
-    num_threads=3,
+    num_threads=2,
     thread_name='warpgroup',
     compiler_params=tl.compiler_params(),
     scratch_types=[
@@ -218,7 +218,7 @@ def _product(bound, features, kernel, affine, *, second=None, counted=None, prog
       plgpu.SMEM((stages, 3, CHANNELS), jnp.float32),
       tl.shared((2, part, width), jnp.bfloat16),
       plgpu.Barrier(num_arrivals=3, num_barriers=stages),
-      plgpu.Barrier(num_arrivals=2, num_barriers=stages),
+      plgpu.Barrier(num_barriers=stages),
     ],
     kernel_name='bn_relu_dot',
     interpret=interpret,
