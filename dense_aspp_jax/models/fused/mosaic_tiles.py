@@ -76,8 +76,10 @@ def store_column(column: Any, vector: Float[Array, ' rows']) -> None:
 
 def add_product(total: Float[Array, 'm n'], a: Any, b: Any) -> Float[Array, 'm n']:
   """Total + a b, of references in shared memory."""
-  if INTERPRET:  # the interpreter starts products at 0 only
-    return total + jnp.dot(a[...], b[...], preferred_element_type=jnp.float32)
+  if INTERPRET:  # the interpreter's accumulators start at 0
+    total = total + jnp.dot(a[...], b[...], preferred_element_type=jnp.float32)
+    plgpu.commit_smem()  # unlike wgmma's, these reads must be fenced from copies that follow
+    return total
 
   def add(accumulator):
     plgpu.wgmma(accumulator, a, b)
