@@ -245,8 +245,11 @@ def _backward(bound, features, kernels, affines, output_gradients, gradient, *, 
             place = z_slot(tile, layer)
             if column == 0:
               plgpu.barrier_wait(a_full.at[place])
-            z = z_smem.at[place, :, pl.ds(column, chunk)]
-            new.append(tl.add_product(total, a_smem.at[place], z))
+
+            def operands(place=place, column=column):
+              return a_smem.at[place], z_smem.at[place, :, pl.ds(column, chunk)]
+
+            new.append(tl.add_product(total, operands))
             if column + chunk == width:
               plgpu.barrier_arrive(z_empty.at[place])
           return new

@@ -7,6 +7,7 @@ partial sums, which are merged in a fixed order.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -74,15 +75,16 @@ def store_column(column: Any, vector: Float[Array, ' rows']) -> None:
     column[...] = vector
 
 
-def add_product(total: Float[Array, 'm n'], a: Any, b: Any) -> Float[Array, 'm n']:
-  """Total + a b, of references in shared memory."""
+def add_product(total: Float[Array, 'm n'], operands: Callable[[], tuple[Any, Any]]) -> Float[Array, 'm n']:
+  """Adds a product a b of references in shared memory, which `operands` returns, to `total`."""
   if INTERPRET:  # the interpreter's accumulators start at 0
+    a, b = operands()
     total = total + jnp.dot(a[...], b[...], preferred_element_type=jnp.float32)
     plgpu.commit_smem()  # unlike wgmma's, these reads must be fenced from copies that follow
     return total
 
   def add(accumulator):
-    plgpu.wgmma(accumulator, a, b)
+    plgpu.wgmma(accumulator, *operands())
     plgpu.wgmma_wait(0)
 
   return pl.run_state(add)(plgpu.ACC.init(total))
