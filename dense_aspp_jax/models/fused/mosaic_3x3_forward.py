@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +30,14 @@ from dense_aspp_jax.models.fused.statistics import Affine, Moments
 CHANNELS = 64  # input channels that a program works on at a time: a row of swizzled shared memory
 PROGRAMS = 132  # one for each multiprocessor of an H100 or H200
 PARTS = {32: 128, 64: 64}  # output channels -> positions of a warpgroup, as many as its registers hold
-SHARED_MEMORY = 224 * 1024  # of 227 KiB: barriers and alignment take the rest
-COLUMNS = (-1, 0, 1)  # of taps
+SHARED_MEMORY = 224 * 1024  # of 227 KiB: sums, barriers and alignment take the rest
+
+
+class Stages(NamedTuple):
+  """What of a program is in shared memory at a time."""
+
+  number: int  # of steps, of which all but one or two are loaded ahead
+  kernel: bool  # whether the whole kernel is, all the time
 
 
 def supports(z: Maps, kernel: Float[Array, '3 3 ci k'], features: Maps) -> bool:
@@ -44,7 +50,7 @@ def supports(z: Maps, kernel: Float[Array, '3 3 ci k'], features: Maps) -> bool:
     and channels % CHANNELS == 0
     and features.shape[3] % 8 == 0
     and z.shape[2] <= 2 * PARTS[growth]
-    and _stages(channels, growth, z.shape[2]) >= 2  # for the largest border
+    and _stages(channels, growth, z.shape[2]).number >= 2  # for the largest border
   )
 
 
@@ -81,7 +87,7 @@ def bn_relu_conv_into(
   line, lines = _tile(width, growth)
   tiles, rows = pl.cdiv(n * height, lines), line * lines
   counted = _counted(mask, z.shape, dilation, tiles, line, lines)
-  aside = np.arange(rows) % line + dilation * np.array(COLUMNS)[:, None]
+  aside = np.arange(rows) % line + dilation * np.array([[-1], [1]])
   sides = ((aside >= 0) & (aside < width)).astype(np.float32)
   whole = mask is None and line == width and n * height % lines == 0
   with kernel_cost('bn_relu_conv_into', bytes_accessed, 18 * positions * channels * growth):
@@ -124,14 +130,18 @@ def _tile(width: int, growth: int) -> tuple[int, int]:
 
 def _border(width: int, dilation: int) -> int:
   """How far aside of a tile its positions look; the same for the usual dilations, and so one kernel."""
-  return 8 if dilation == 1 or dilation >= width else max(24, dilation)
+  return 1 if dilation == 1 or dilation >= width else max(24, dilation)
 
 
-def _stages(channels: int, growth: int, border: int) -> int:
-  """Steps that are loaded ahead: as many as shared memory holds."""
-  rows = 2 * PARTS[growth]
-  once = 4 * (rows + 2 * border) * growth + 2 * rows * growth + 12 * (channels + rows)
-  return min(4, (SHARED_MEMORY - once) // (2 * CHANNELS * (rows + 3 * growth) + 4 * rows))
+def _stages(channels: int, growth: int, border: int) -> Stages:
+  """As many as shared memory holds; with the kernel in it if there is space for three of them."""
+  rows, kernel = 2 * PARTS[growth], 2 * CHANNELS * 3 * growth
+  once = 4 * (rows + 2 * border) * growth + 2 * rows * growth + 12 * channels + 8 * rows
+  stage = (2 * CHANNELS + 4) * rows
+  kept = (SHARED_MEMORY - once - kernel * 3 * (channels // CHANNELS)) // stage
+  if kept >= 3:
+    return Stages(min(4, kept), True)
+  return Stages(min(4, (SHARED_MEMORY - once) // (stage + kernel)), False)
 
 
 def _counted(
@@ -140,7 +150,7 @@ def _counted(
   """For each row of taps, 1 at the positions of each tile for which it is inside of the image and counts."""
   n, height, width, _ = shape
   mask = jnp.ones((n, height, width), bool) if mask is None else mask
-  rows = jnp.arange(height) + dilation * jnp.array(COLUMNS)[:, None]
+  rows = jnp.arange(height) + dilation * jnp.array([[-1], [0], [1]])
   inside = (rows >= 0) & (rows < height)
   counted = mask[:, jnp.clip(rows, 0, height - 1)] & inside[..., None]
   counted = counted.swapaxes(0, 1).reshape(3, n * height, width)
@@ -195,7 +205,8 @@ def _convolution(
   image_lines, width, channels = z.shape
   growth = kernel.shape[1] // 3
   part, chunks = PARTS[growth], channels // CHANNELS
-  rows, steps, stages = 2 * part, 3 * chunks, _stages(channels, growth, border)
+  rows, steps = 2 * part, 3 * chunks
+  stages, keeps_kernel = _stages(channels, growth, border)
   line, lines = _tile(width, growth)
   tiles = counted.shape[1]
   segment = min(line, part)  # of a line, that a warpgroup writes
@@ -217,7 +228,7 @@ def _convolution(
 
     @pl.when(warpgroup == 2)
     def _():
-      plgpu.set_max_registers(40, action='decrease')
+      plgpu.set_max_registers(48, action='decrease')
       plgpu.copy_gmem_to_smem(sides, sides_smem, once)
       for ref in affine:
         plgpu.copy_gmem_to_smem(ref, affine_smem, once)
@@ -239,7 +250,17 @@ def _convolution(
             target = z_boxes.at[slot, index] if z_boxes else z_smem.at[slot, pl.ds(index * line, line)]
             source = z.at[place, pl.ds(nothing, line), part_of_channels]
             plgpu.copy_gmem_to_smem(source, target, full.at[slot])
-          plgpu.copy_gmem_to_smem(kernel.at[tap, :, part_of_channels], kernel_smem.at[slot], full.at[slot])
+          load_kernel = functools.partial(
+            plgpu.copy_gmem_to_smem,
+            kernel.at[tap, :, part_of_channels],
+            kernel_smem.at[number if keeps_kernel else slot],
+            full.at[slot],
+          )
+          if keeps_kernel:
+            pl.when(step < steps)(load_kernel)
+            pl.when(step >= steps)(functools.partial(plgpu.barrier_arrive, full.at[slot]))
+          else:
+            load_kernel()
           plgpu.copy_gmem_to_smem(counted.at[tap, tile], counted_smem.at[slot], full.at[slot])
 
         return _
@@ -255,14 +276,15 @@ def _convolution(
       def activate(slot, number):
         """In place, in shared memory."""
         columns = pl.ds(lax.rem(number, chunks) * CHANNELS, CHANNELS)
-        for start in range(0, part, 64):
-          block = pl.ds(first + start, 64)
-          x = plgpu.load(z_smem.at[slot, block], layout=plgpu.Layout.WGMMA).astype(jnp.float32)
+        for start in (0, part // 2):  # all at once would take too many registers
+          block = pl.ds(first + start, part // 2)
+          transposed = z_smem.at[slot, block].T
+          x = plgpu.load(transposed, layout=plgpu.Layout.WGMMA).astype(jnp.float32)
           if affine:
-            mean, scale, bias = (tl.per_column(affine_smem.at[index, columns], x.shape) for index in range(3))
-            x = jnp.maximum((x - mean) * scale + bias, 0.0)
-          inside = tl.per_row(counted_smem.at[slot, block], x.shape)
-          z_smem[slot, block] = jnp.where(inside > 0, x, 0.0).astype(jnp.bfloat16)
+            mean, scale, bias = (tl.per_row(affine_smem.at[index, columns], x.shape) for index in range(3))
+            x = (x - mean) * scale + bias
+          x = jnp.where(tl.per_column(counted_smem.at[slot, block], x.shape) > 0, x, 0.0)
+          transposed[...] = (jnp.maximum(x, 0.0) if affine else x).astype(jnp.bfloat16)
 
       def compute(index, _):
         tile = program + index * programs
@@ -273,7 +295,8 @@ def _convolution(
             plgpu.barrier_wait(full.at[slot])
             activate(slot, number)
             plgpu.commit_smem()
-            plgpu.wgmma(acc, z_smem.at[slot, pl.ds(first, part)], kernel_smem.at[slot].T)
+            weights = kernel_smem.at[number if keeps_kernel else slot]
+            plgpu.wgmma(acc, z_smem.at[slot, pl.ds(first, part)], weights.T)
             plgpu.wgmma_wait(1)  # the one before is done
 
             @pl.when(number > 0)
@@ -289,19 +312,19 @@ def _convolution(
 
         products = pl.run_scoped(product, plgpu.ACC((part, 3 * growth), jnp.float32))
         y = products[:, growth : 2 * growth]
-        for number in (0, 2):
-          for piece, start in enumerate(range(number * growth, (number + 1) * growth, 8)):
+        for side in range(2):
+          for piece, start in enumerate(range(2 * side * growth, (2 * side + 1) * growth, 8)):
             exchange[piece, pl.ds(border + first, part)] = products[:, start : start + 8]
           plgpu.barrier_arrive(written)
           plgpu.barrier_wait(written)
-          there = pl.ds(border + first + (number - 1) * aside, part)
+          there = pl.ds(border + first + (2 * side - 1) * aside, part)
           pieces = [
             plgpu.load(exchange.at[piece, there], layout=plgpu.Layout.WGMMA, optimized=False)
             for piece in range(growth // 8)
           ]
           plgpu.barrier_arrive(read)
           plgpu.barrier_wait(read)
-          inside = tl.per_row(sides_smem.at[number, pl.ds(first, part)], y.shape)
+          inside = tl.per_row(sides_smem.at[side, pl.ds(first, part)], y.shape)
           y += jnp.where(inside > 0, jnp.concatenate(pieces, 1), 0.0)
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
         staged = y_smem.at[pl.ds(first, part)]
@@ -349,10 +372,10 @@ def _convolution(
     compiler_params=tl.compiler_params(),
     scratch_types=[
       _lines_shared((stages,), (lines, line), CHANNELS, boxes),
-      tl.shared((stages, 3 * growth, CHANNELS), jnp.bfloat16),
+      tl.shared((steps if keeps_kernel else stages, 3 * growth, CHANNELS), jnp.bfloat16),
       plgpu.SMEM((stages, rows), jnp.float32),
       plgpu.SMEM((3, channels), jnp.float32),
-      plgpu.SMEM((3, rows), jnp.float32),
+      plgpu.SMEM((2, rows), jnp.float32),
       # In rows of eight, so that those which a warp accesses at once are in different banks.
       plgpu.SMEM((growth // 8, rows + 2 * border, 8), jnp.float32),
       _lines_shared((), (rows // segment, segment), growth, boxes),
