@@ -135,7 +135,7 @@ def _backward(bound, features, kernels, affines, output_gradients, gradient, *, 
       return pl.ds((first + tile) * TILE, TILE)
 
     def z_slot(tile, layer):
-      return lax.rem(tile, depth) * layers + layer if depth > 1 else layer
+      return lax.rem(tile, depth) * layers + layer
 
     def load_features(tile):
       slot = lax.rem(tile, tile_slots)
