@@ -6,7 +6,7 @@ the fused block (`fused/dense_block.py`), which computes the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -18,7 +18,14 @@ from dense_aspp_jax.models.fused.arrays import DenseBlockPlan, DenseLayerArrays
 from dense_aspp_jax.models.fused.dense_block import dense_block, dense_block_inference, inference_arrays
 from dense_aspp_jax.models.fused.gpu_form import gpu_form, traced_gpu
 from dense_aspp_jax.models.fused.statistics import Moments
-from dense_aspp_jax.models.layers import MOMENTUM, BatchNorm, channel_dropout, convolution, kernel_and_bias
+from dense_aspp_jax.models.layers import (
+  MOMENTUM,
+  BatchNorm,
+  channel_dropout,
+  convolution,
+  kernel_and_bias,
+  update_running_statistics,
+)
 
 # Layers whose backward pass visits the channels in front of them once, where a kernel does that.
 _GROUP = 4
@@ -92,13 +99,15 @@ class DenseLayer(nn.Module):
       )
     return DenseLayerArrays(norm1, kernel1, norm2, kernel2, bias2, dropout_mask)
 
-  def update(self, channels: int, x_moments: Moments, z_moments: Moments | None) -> None:
-    """Updates the running statistics with the moments of the input and of the bottleneck without bias."""
+  def norms_and_moments(
+    self, channels: int, x_moments: Moments, z_moments: Moments | None
+  ) -> Iterator[tuple[BatchNorm, Moments]]:
+    """The norms, with the moments they saw: of the input, and of the bottleneck, given without its bias."""
     if self.leading_norm:
-      self.norm1.update(x_moments)
+      yield self.norm1, x_moments
     if z_moments is not None:
       _, bias1 = kernel_and_bias(self.conv1, channels)
-      self.norm2.update(z_moments if bias1 is None else z_moments._replace(mean=z_moments.mean + bias1))
+      yield self.norm2, z_moments if bias1 is None else z_moments._replace(mean=z_moments.mean + bias1)
 
 
 def dense_layers(
@@ -145,6 +154,12 @@ def dense_layers(
     laid_out = constant(block, lambda: inference_arrays(plan, x.shape[-1], arrays(), x.dtype))
     return dense_block_inference(plan, x, laid_out), None
   features, feature_moments, bottleneck_moments = dense_block(plan, x, x_moments, arrays())
-  for (layer, width), z_moments in zip(numbered, bottleneck_moments, strict=True):
-    layer.update(width, feature_moments, z_moments)
+  for place in ('norm1', 'norm2'):
+    pairs = [
+      (norm, norm_moments)
+      for (layer, width), z_moments in zip(numbered, bottleneck_moments, strict=True)
+      for norm, norm_moments in layer.norms_and_moments(width, feature_moments, z_moments)
+      if norm.name == place
+    ]
+    update_running_statistics([norm for norm, _ in pairs], [norm_moments for _, norm_moments in pairs])
   return features, feature_moments

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.models.constants import constant
@@ -170,12 +171,7 @@ class BatchNorm(nn.BatchNorm):
 
   def update(self, x_moments: Moments) -> None:
     """Updates the running statistics with the batch moments of the norm's channels, which come first."""
-    if self.is_initializing():
-      return
-    for name, batch in (('mean', x_moments.mean), ('var', x_moments.variance)):
-      running = self.get_variable('batch_stats', name)
-      batch = jax.lax.stop_gradient(batch[: len(running)]).astype(running.dtype)
-      self.put_variable('batch_stats', name, self.momentum * running + (1 - self.momentum) * batch)
+    update_running_statistics([self], [x_moments])
 
   def affine(self, channels: int, x_moments: Moments | None) -> Affine:
     """The affine map with batch moments, which update the running statistics; None: with the running ones."""
@@ -186,6 +182,27 @@ class BatchNorm(nn.BatchNorm):
     running = self.variables['batch_stats']
     running = Moments(jnp.asarray(running['mean']), jnp.asarray(running['var']))
     return constant(self, lambda: normalization(arrays, channels, running, self.epsilon))
+
+
+def update_running_statistics(norms: Sequence[BatchNorm], x_moments: Sequence[Moments]) -> None:
+  """Updates those of some norms with the batch moments of each one's channels, which come first.
+
+  Of all norms with equal momentum at once: or else a GPU would launch a kernel for each.
+  """
+  by_momentum: dict[float, list[tuple[BatchNorm, Moments]]] = {}
+  for norm, norm_moments in zip(norms, x_moments, strict=True):
+    if not norm.is_initializing():
+      by_momentum.setdefault(norm.momentum, []).append((norm, norm_moments))
+  for momentum, pairs in by_momentum.items():
+    for name, field in (('mean', 'mean'), ('var', 'variance')):
+      running = [norm.get_variable('batch_stats', name) for norm, _ in pairs]
+      widths = [len(values) for values in running]
+      batch = [getattr(values, field)[:width] for (_, values), width in zip(pairs, widths, strict=True)]
+      running = jnp.concatenate(running)
+      batch = jax.lax.stop_gradient(jnp.concatenate(batch)).astype(running.dtype)
+      new = jnp.split(momentum * running + (1 - momentum) * batch, np.cumsum(widths)[:-1])
+      for (norm, _), values in zip(pairs, new, strict=True):
+        norm.put_variable('batch_stats', name, values)
 
 
 def channel_dropout(rate: float) -> nn.Dropout:

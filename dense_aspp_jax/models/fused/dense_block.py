@@ -211,13 +211,20 @@ def _forward_local(plan, axes, x, x_moments, layers):
       affine = normalization(layer.norm2, z.shape[-1], z_moments, EPSILON)
     saved.bottlenecks.append(None if layer.kernel1 is None else z)
     saved.bottleneck_moments.append(z_moments)
-    y = ops.bn_relu_conv(z, affine, layer.kernel2.astype(dtype), mask, dilation=dilation)
-    if layer.bias2 is not None:
-      y = y + layer.bias2.astype(dtype)
-    if layer.dropout_mask is not None:
-      y = y * mask_by_phase(layer, plan.phases).astype(dtype)
-    features = lax.dynamic_update_slice(features, y, (0, 0, 0, channels))
-    y_moments = merged_moments(moments(y, mask), axes)
+    conv = z, affine, layer.kernel2.astype(dtype), mask
+    if layer.kernel1 is not None and layer.bias2 is None and layer.dropout_mask is None:
+      features, y_moments = ops.bn_relu_conv_into(
+        *conv, features, channel=channels, dilation=dilation, gpu=plan.gpu
+      )
+    else:
+      y = ops.bn_relu_conv(*conv, dilation=dilation)
+      if layer.bias2 is not None:
+        y = y + layer.bias2.astype(dtype)
+      if layer.dropout_mask is not None:
+        y = y * mask_by_phase(layer, plan.phases).astype(dtype)
+      features, y_moments = lax.dynamic_update_slice(features, y, (0, 0, 0, channels)), moments(y, mask)
+    # Or else XLA would compute them again with those of every later layer.
+    y_moments = lax.optimization_barrier(merged_moments(y_moments, axes))
     x_moments = jax.tree.map(lambda *pair: jnp.concatenate(pair), x_moments, y_moments)
     channels += growth
   saved = saved._replace(features=features, feature_moments=x_moments)

@@ -72,13 +72,10 @@ def gradients_in_two_terms(x: Array, kernel: Array, gradient: Array) -> tuple[Ar
   high, low = _terms(kernel)
   g_high, g_low = _terms(gradient)
   # The product of the two low terms is left out.
-  x_gradient = _product(
-    jnp.concatenate([g_high, g_low, g_high], 3),
-    jnp.concatenate([high, high, low], 1),
-    (((3,), (1,)), ((), ())),
-  )
+  terms = jnp.concatenate([g_high, g_low, g_high], 3), jnp.concatenate([high, high, low], 1)
+  x_gradient = lax.dot_general(*terms, (((3,), (1,)), ((), ())), preferred_element_type=x.dtype)
   kernel_gradient = _product(x, jnp.concatenate([g_high, g_low], 3), _OVER_POSITIONS)
-  return x_gradient.astype(x.dtype), _sum_of_halves(kernel_gradient)
+  return x_gradient, _sum_of_halves(kernel_gradient)
 
 
 def _product(a: Array, b: Array, contracted: tuple) -> Array:

@@ -7,6 +7,7 @@ Here rectangles are copied instead, see `mosaic_3x3_program`.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,25 +58,33 @@ def bn_relu_conv_backward(
   masks = rectangles.tile_masks(mask, z.shape, tiling)
   plan = Plan(tiling, tiles, per_program, len(weights), masks is not None)
   operands = z, padded, weights, *affine, picks, *scalars, *([] if masks is None else [masks])
-  outputs = (
-    jax.ShapeDtypeStruct(z.shape, z.dtype),
-    jax.ShapeDtypeStruct((programs, *weights.shape), jnp.float32),
-    jax.ShapeDtypeStruct((programs, WARPGROUPS, channels, 8), jnp.float32),
-  )
-  num_bytes = sum(x.size * x.dtype.itemsize for x in (*operands, *outputs))
+  num_bytes = sum(x.size * x.dtype.itemsize for x in (*operands, z))
+  num_bytes += 4 * programs * (weights.size + 8 * WARPGROUPS * channels)
   with kernel_cost('bn_relu_conv_backward', num_bytes, 36 * (z.size // channels) * channels * growth):
-    g, parts, sums = plgpu.kernel(
-      functools.partial(body, plan),
-      out_type=outputs,
-      grid=(blocks, programs),
-      grid_names=('block', 'program'),
-      num_threads=WARPGROUPS,
-      thread_name='warpgroup',
-      kernel_name='bn_relu_conv_backward',
-      compiler_params=tl.compiler_params(),
-      scratch_types=tuple(scratch(plan)),
-      interpret=tl.INTERPRET,
-    )(*operands)
+    g, parts, sums = _sums_of_programs(plan, blocks, programs, tl.INTERPRET, *operands)
   kernel_gradient = jnp.sum(parts, 0).reshape(9, -1, channels, PIECE).swapaxes(1, 2)
   sums = jnp.sum(sums, (0, 1))
   return g, kernel_gradient.reshape(3, 3, channels, -1)[..., :growth], (sums[:, 0], sums[:, 1])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _sums_of_programs(plan: Plan, blocks: int, programs: int, interpret: Any, *operands: Array):
+  """What the kernel writes. Under jit, so that it is traced and lowered once for all layers of a block."""
+  z, _, weights = operands[:3]
+  outputs = (
+    jax.ShapeDtypeStruct(z.shape, z.dtype),
+    jax.ShapeDtypeStruct((programs, *weights.shape), jnp.float32),
+    jax.ShapeDtypeStruct((programs, WARPGROUPS, z.shape[3], 8), jnp.float32),
+  )
+  return plgpu.kernel(
+    functools.partial(body, plan),
+    out_type=outputs,
+    grid=(blocks, programs),
+    grid_names=('block', 'program'),
+    num_threads=WARPGROUPS,
+    thread_name='warpgroup',
+    kernel_name='bn_relu_conv_backward',
+    compiler_params=tl.compiler_params(),
+    scratch_types=tuple(scratch(plan)),
+    interpret=interpret,
+  )(*operands)

@@ -28,6 +28,7 @@ from dense_aspp_jax.models.fused import (
   mosaic_1x1,
   mosaic_1x1_backward,
   mosaic_3x3,
+  mosaic_3x3_forward,
   mosaic_tiles,
 )
 from dense_aspp_jax.models.fused.arrays import TAPS, Kernel, Maps, Mask, Sums
@@ -44,7 +45,8 @@ _POSITIONS = (0, 1, 2)
 # The modules with the kernels that are tried for each form of `gpu_form`.
 _1X1 = {'mosaic': (mosaic_1x1, gpu_1x1), 'triton': (gpu_1x1,), 'xla': ()}
 _1X1_BACKWARD = {'mosaic': (mosaic_1x1_backward, gpu_1x1), 'triton': (gpu_1x1,), 'xla': ()}
-_3X3 = {'mosaic': (mosaic_3x3, gpu_3x3), 'triton': (gpu_3x3,), 'xla': ()}
+_3X3_FORWARD = {'mosaic': (mosaic_3x3_forward,), 'triton': (), 'xla': ()}
+_3X3_BACKWARD = {'mosaic': (mosaic_3x3, gpu_3x3), 'triton': (gpu_3x3,), 'xla': ()}
 
 
 def _or_by_kernel(
@@ -188,7 +190,16 @@ def convolution_3x3(a: Maps, kernel: Kernel, *, dilation: int, output_first: boo
   )
 
 
-@_or_by_kernel(_3X3, cpu_form=cpu_tiles.bn_relu_conv_backward)
+@_or_by_kernel(_3X3_FORWARD)
+def bn_relu_conv_into(
+  z: Maps, affine: Affine, kernel: Kernel, mask: Mask, features: Maps, *, channel: int, dilation: int
+) -> tuple[Maps, Moments]:
+  """`features` with `bn_relu_conv` in its channels from `channel` on, and the moments of these."""
+  y = bn_relu_conv(z, affine, kernel, mask, dilation=dilation)
+  return lax.dynamic_update_slice(features, y, (0, 0, 0, channel)), moments(y, mask)
+
+
+@_or_by_kernel(_3X3_BACKWARD, cpu_form=cpu_tiles.bn_relu_conv_backward)
 def bn_relu_conv_backward(
   z: Maps, affine: Affine, kernel: Kernel, mask: Mask, output_gradient: Maps, *, dilation: int
 ) -> tuple[Maps, Kernel, Sums]:
@@ -211,8 +222,11 @@ def bn_relu_conv_backward(
   return g, kernel_gradient, _sums(g.astype(affine.scale.dtype), z, affine)
 
 
-def _supports(module: ModuleType, x: Maps, _: Any, kernel: Kernel | Sequence[Kernel], *__: Any) -> bool:
-  return module.supports(x, kernel[0] if isinstance(kernel, list | tuple) else kernel)
+def _supports(
+  module: ModuleType, x: Maps, _: Any, kernel: Kernel | Sequence[Kernel], __: Any, *others: Any
+) -> bool:
+  buffers = others if module is mosaic_3x3_forward else ()
+  return module.supports(x, kernel[0] if isinstance(kernel, list | tuple) else kernel, *buffers)
 
 
 def _dot(x: Maps, kernel: Kernel, dtype: DTypeLike) -> Maps:
