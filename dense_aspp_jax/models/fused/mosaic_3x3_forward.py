@@ -228,7 +228,6 @@ def _convolution(
 
     @pl.when(warpgroup == 2)
     def _():
-      plgpu.set_max_registers(48, action='decrease')
       plgpu.copy_gmem_to_smem(sides, sides_smem, once)
       for ref in affine:
         plgpu.copy_gmem_to_smem(ref, affine_smem, once)
@@ -269,15 +268,14 @@ def _convolution(
 
     @pl.when(warpgroup < 2)
     def _():
-      plgpu.set_max_registers(232, action='increase')
       plgpu.barrier_wait(once)
       first = warpgroup * part
 
       def activate(slot, number):
         """In place, in shared memory."""
         columns = pl.ds(lax.rem(number, chunks) * CHANNELS, CHANNELS)
-        for start in (0, part // 2):  # all at once would take too many registers
-          block = pl.ds(first + start, part // 2)
+        for start in range(0, part, 32):  # more at once would take too many registers
+          block = pl.ds(first + start, 32)
           transposed = z_smem.at[slot, block].T
           x = plgpu.load(transposed, layout=plgpu.Layout.WGMMA).astype(jnp.float32)
           if affine:
