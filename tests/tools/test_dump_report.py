@@ -11,7 +11,8 @@ THUNKS = """\
 000: kCommandBuffer  [source       | next=263 (1)]
     001: kCustomKernel [source | sink] loop_add_fusion_1 grid: [1, 1, 1] threads: [64, 1, 1]  shared_memory: 128 bytes
     002: kCustomKernel [source | sink] loop_add_fusion_2 grid: [1, 1, 1] threads: [64, 1, 1]  shared_memory: 0 bytes
-003: kCustomCall   [source       | sink        ] kCustomCall
+003: kDynamicSliceFusion [prev=110 (1)    | next=113 (1)   ] params=2, results=2
+    004: kCustomCall   [source       | sink        ] kCustomCall
 """
 PROGRAM = """\
 HloModule jit_step

@@ -74,6 +74,22 @@ ENTRY main (x: bf16[64,256], y: bf16[128,64]) -> bf16[64,64] {{
 }}
 """
 
+WRAPPED = """HloModule jit_step
+
+%dynamic-slice-fusion (p0: bf16[128,256], p1: bf16[256,64]) -> bf16[64,64] {
+  %p0 = bf16[128,256]{1,0} parameter(0)
+  %p1 = bf16[256,64]{1,0} parameter(1)
+  %slice.2 = bf16[64,256]{1,0} slice(%p0), slice={[0:64], [0:256]}
+  ROOT %gemm = (bf16[64,64]{1,0}, s8[4096]{0}) custom-call(%slice.2, %p1), custom_call_target="__cublas$lt$matmul", backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"]}}}
+}
+
+ENTRY main (x: bf16[128,256], y: bf16[256,64]) -> bf16[64,64] {
+  %x = bf16[128,256]{1,0} parameter(0)
+  %y = bf16[256,64]{1,0} parameter(1)
+  ROOT %address.1 = bf16[64,64]{1,0} fusion(%x, %y), kind=kCustom, calls=%dynamic-slice-fusion
+}
+"""
+
 LOOP = """HloModule jit_step
 
 %body (state: (s32[], f32[100])) -> (s32[], f32[100]) {
@@ -143,6 +159,13 @@ def test_scratch_memory_of_a_library_is_not_traffic():
   assert found['conv'].written == 2 * 8 * 8 * 4 * 2
   assert found['conv'].read == 2 * 8 * 8 * 16 * 2 + 3 * 3 * 16 * 4 * 2
   assert found['gemm.3.0'].written == 64 * 10 * 4
+
+
+def test_a_call_that_a_fusion_wraps_is_that_call():
+  call = launches(WRAPPED)['address.1']
+  assert call.kind == '__cublas$lt$matmul'
+  assert call.read == (64 * 256 + 256 * 64) * 2
+  assert call.flops == 2 * 64 * 64 * 256
 
 
 def test_a_kernel_moves_what_it_declares():

@@ -52,6 +52,8 @@ dnn_version_info {{ major: 9 minor: 10 }}
 """
 OPTIMIZED = 'gpu_after_optimizations.txt'  # a dump's optimized HLO
 
+_CONTAINERS = ('CommandBuffer', 'DynamicSliceFusion')  # of other thunks
+
 
 class Thunk(NamedTuple):
   """A line of the sequence that an executable runs."""
@@ -108,13 +110,13 @@ def compile_lowered(
 
 
 def thunks(dump: str | os.PathLike) -> list[Thunk]:
-  """What an executable runs, in order; CUDA graphs count as what they contain."""
+  """What an executable runs, in order; CUDA graphs and the like count as what they contain."""
   lines = re.findall(
     r'^ *\d+: k(\w+) *(?:\[[^\]]*\] *)?(\S*)(?:.*shared_memory: (\d+))?',
     dumped(dump, 'thunk_sequence.txt', 'thunk_sequence_after_thunk_passes.txt').read_text(),
     re.MULTILINE,
   )
-  return [Thunk(kind, name, int(shared or 0)) for kind, name, shared in lines if kind != 'CommandBuffer']
+  return [Thunk(kind, name, int(shared or 0)) for kind, name, shared in lines if kind not in _CONTAINERS]
 
 
 def dumped(dump: str | os.PathLike, *endings: str) -> pathlib.Path:

@@ -91,6 +91,9 @@ def _launch(program: Program, computation: Computation, instruction: Instruction
   read = sum(bytes_of_operand(computation, operand) for operand in instruction.operands)
   written, flops, declared = instruction.num_bytes, 0, False
   called = _called(program, instruction) if kind == 'fusion' else None
+  if called and (wrapped := [i for i in called.values() if i.opcode == 'custom-call']):
+    # A library's call or a kernel, with slices of its operands that need no copy.
+    return _launch(program, called, wrapped[0], times)._replace(name=instruction.name)
   if called:
     kind = re.sub(r'[._]\d+', '', instruction.name)
     read, written = _read_by(called), _written_by(called)
