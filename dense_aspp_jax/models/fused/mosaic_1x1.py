@@ -52,16 +52,13 @@ def bn_relu_dot(
   positions, width = math.prod(features.shape[:3]), kernel.shape[1]
   part = _part(width)
   parts = 2 * pl.cdiv(positions, 2 * part)
-  counted, count, share = None, positions, 1 / parts
+  counted = counts = None
   if mask is not None or positions % (2 * part):
     counted = jnp.ones(positions) if mask is None else mask.reshape(positions)
     counted = jnp.pad(counted.astype(jnp.float32), (0, parts * part - positions)).reshape(parts, part)
-    count = jnp.sum(counted)
-    share = jnp.sum(counted, 1) / count
-  z, means, squares = _forward(features, affine, kernel, len(kernel), counted=counted)
-  # Of all parts (Chan et al. 1979), in two sums, which take fewer launches than a merge in pairs.
-  mean = jnp.sum(means * share, 1)
-  return z, Moments(mean, jnp.sum(squares * (1 / count) + share * jnp.square(means - mean[:, None]), 1))
+    counts = jnp.sum(counted, 1)
+  z, *moments = _forward(features, affine, kernel, len(kernel), counted=counted)
+  return z, tl.merged_parts(*moments, counts, positions)
 
 
 def bn_relu_dot_relu(

@@ -10,7 +10,7 @@ from jax import lax
 
 from dense_aspp_jax.models.fused import mosaic_3x3_forward, mosaic_tiles, ops
 from dense_aspp_jax.models.fused.arrays import masked
-from dense_aspp_jax.models.fused.mosaic_3x3_forward import bn_relu_conv_into
+from dense_aspp_jax.models.fused.mosaic_3x3_forward import bn_relu_conv_into, laid_out
 from dense_aspp_jax.models.fused.statistics import Affine, activation
 
 pytestmark = pytest.mark.skipif(not mosaic_tiles.available(), reason='needs the interpreter of jax 0.11')
@@ -73,9 +73,12 @@ def expected_features(layer, z, affine, kernel, mask, features):
 def test_convolution_into_a_buffer_and_its_moments(name):
   layer = LAYERS[name]
   operands = draw(layer)
-  mask, features = operands[3:]
+  z, affine, kernel, mask, features = operands
+  kernel = laid_out(kernel) if layer.normalized else kernel
   actual, moments = bn_relu_conv_into(
-    *operands, layer.channel, dilation=layer.dilation, with_moments=not layer.normalized
+    *(z, affine, kernel, mask, features, layer.channel),
+    dilation=layer.dilation,
+    with_moments=not layer.normalized,
   )
   assert actual.dtype == features.dtype
   counted = np.ones(layer.maps, bool) if mask is None else np.asarray(mask)
