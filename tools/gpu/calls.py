@@ -98,8 +98,9 @@ def calls(layer: Layer, form: str) -> Iterator[Call]:
       start=0,
       gpu=form,
     )
-  static = dict(dilation=layer.dilation)
-  if form == 'xla':  # it has no other
-    yield call('bn_relu_conv', (z, second, conv_kernel, mask), bottleneck + growth, conv, **static)
+  static = dict(dilation=layer.dilation, gpu=form)
+  arguments = z, second, conv_kernel, mask, features
+  forward = bottleneck + growth
+  yield call('bn_relu_conv_into', arguments, forward, conv, donated=4, channel=channels, **static)
   arguments = z, second, conv_kernel, mask, y
-  yield call('bn_relu_conv_backward', arguments, 2 * bottleneck + growth, 2 * conv, gpu=form, **static)
+  yield call('bn_relu_conv_backward', arguments, bottleneck + forward, 2 * conv, **static)

@@ -33,6 +33,7 @@ _GROUPS = (
   ('1x1 backward kernels', r'dot_backward', ''),
   ('3x3 backward kernels', r'conv_backward', ''),
   ('1x1 forward kernels', r'bn_relu_dot', ''),
+  ('3x3 forward kernels', r'bn_relu_conv', ''),
   ('other kernels', r'^(triton|mosaic) ', ''),
   ('small', r'^small', ''),
   ('cuDNN', r'cudnn', ''),
