@@ -125,16 +125,20 @@ def _inference_local(plan, x, layers):
   for layer, dilation in zip(layers, plan.dilations, strict=True):
     affine = Affine(*layer.norm1)
     if layer.kernel1 is None:
-      a = activation(features[..., :channels], affine, mask)
+      a = activation(features[..., :channels], affine)
     else:
       a = ops.bn_relu_dot_relu(
         *(features, affine, layer.kernel1, Affine(*layer.norm2)), channels=channels, gpu=plan.gpu
       )
-      a = masked(a, mask)
-    y = ops.convolution_3x3(a, layer.kernel2, dilation=dilation, output_first=plan.on_gpu)
-    if layer.bias2 is not None:
-      y = y + layer.bias2
-    features = lax.dynamic_update_slice(features, y, (0, 0, 0, channels))
+    static = {'dilation': dilation, 'output_first': plan.on_gpu}
+    if layer.bias2 is None:
+      features, _ = ops.bn_relu_conv_into(
+        *(a, None, layer.kernel2, mask, features),
+        **{'channel': channels, 'gpu': plan.gpu, 'with_moments': False, **static},
+      )
+    else:
+      y = ops.convolution_3x3(masked(a, mask), layer.kernel2, **static) + layer.bias2
+      features = lax.dynamic_update_slice(features, y, (0, 0, 0, channels))
     channels += growth
   # Or else a GPU copies the whole buffer once, in front of what reads it.
   return batch_to_space(lax.optimization_barrier(features), plan.phases, size)

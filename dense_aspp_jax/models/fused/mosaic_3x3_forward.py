@@ -12,7 +12,7 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
 from dense_aspp_jax.models.fused import mosaic_tiles as tl
-from dense_aspp_jax.models.fused.arrays import Maps, Mask
+from dense_aspp_jax.models.fused.arrays import Kernel, Maps, Mask
 from dense_aspp_jax.models.fused.kernel_cost import kernel_cost
 from dense_aspp_jax.models.fused.mosaic_3x3_forward_program import (
   CHANNELS,
@@ -26,9 +26,10 @@ from dense_aspp_jax.models.fused.statistics import Affine, Moments
 PROGRAMS = 132  # one for each multiprocessor of an H100 or H200
 
 
-def supports(z: Maps, kernel: Float[Array, '3 3 ci k'], features: Maps) -> bool:
+def supports(z: Maps, kernel: Kernel, features: Maps) -> bool:
   """Whether the kernel takes these shapes and types, on a Hopper GPU."""
-  channels, growth = kernel.shape[2:]
+  channels = z.shape[3]
+  growth = kernel.size // (9 * channels)
   return (
     tl.available()
     and z.dtype == features.dtype == jnp.bfloat16
@@ -43,32 +44,19 @@ def supports(z: Maps, kernel: Float[Array, '3 3 ci k'], features: Maps) -> bool:
 def bn_relu_conv_into(
   z: Maps,
   affine: Affine | None,
-  kernel: Float[Array, '3 3 ci k'] | Float[Array, '3 _ ci'],
+  kernel: Kernel,
   mask: Mask,
   features: Maps,
-  channel: int,
   *,
+  channel: int,
   dilation: int,
+  output_first: bool = False,
   with_moments: bool = True,
 ) -> tuple[Maps, Moments | None]:
-  """`ops.bn_relu_conv`, written into the channels of a buffer from `channel` on, in place where it is free.
-
-  Args:
-    z: The layer's input.
-    affine: Of z; None: z is activated already.
-    kernel: In z's type; or what `laid_out` makes of it, which else happens every time.
-    mask: Or None.
-    features: The buffer.
-    channel: The first one that is written, a multiple of 8.
-    dilation: Of the convolution.
-    with_moments: Whether the moments are computed.
-
-  Returns:
-    The buffer, and the moments of what was written to it; None without them.
-  """
+  """See `ops.bn_relu_conv_into`; in place where the buffer is free. `channel` is a multiple of 8."""
   n, height, width, channels = z.shape
-  kernel = laid_out(kernel) if kernel.ndim == 4 else kernel
-  growth = kernel.shape[1] // 3
+  kernel = kernel if output_first else kernel.transpose(3, 0, 1, 2)
+  growth = len(kernel)
   positions, itemsize = n * height * width, z.dtype.itemsize
   bytes_accessed = positions * (channels + growth) * itemsize + kernel.size * itemsize
   line, lines = tile_of(width, growth)
@@ -98,11 +86,6 @@ def bn_relu_conv_into(
     return features, None
   counts = None if whole else jnp.sum(counted[1].reshape(2 * tiles, -1), 1)
   return features, tl.merged_parts(*moments, counts, positions)
-
-
-def laid_out(kernel: Float[Array, '3 3 ci k']) -> Float[Array, '3 _ ci']:
-  """The kernel as the program loads it: for each row of taps, the outputs of each column."""
-  return kernel.swapaxes(2, 3).reshape(3, -1, kernel.shape[2])
 
 
 def _border(width: int, dilation: int) -> int:

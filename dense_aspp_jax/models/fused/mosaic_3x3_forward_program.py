@@ -94,7 +94,7 @@ def convolution(
   Under jit, so that it is traced and lowered once for all layers of a block.
   """
   image_lines, width, channels = z.shape
-  growth = kernel.shape[1] // 3
+  growth = len(kernel)
   part, chunks = PARTS[growth], channels // CHANNELS
   rows, steps = 2 * part, 3 * chunks
   stages, keeps_kernel = stages_of(channels, growth, border)
@@ -140,15 +140,21 @@ def convolution(
             target = z_boxes.at[slot, index] if z_boxes else z_smem.at[slot, pl.ds(index * line, line)]
             source = z.at[place, pl.ds(nothing, line), part_of_channels]
             plgpu.copy_gmem_to_smem(source, target, full.at[slot])
-          load_kernel = functools.partial(
-            plgpu.copy_gmem_to_smem,
-            kernel.at[tap, :, part_of_channels],
-            kernel_smem.at[number if keeps_kernel else slot],
-            full.at[slot],
-          )
+          weights = kernel_smem.at[number if keeps_kernel else slot]
+
+          def load_kernel():
+            for column in range(3):
+              source = kernel.at[:, tap, column, part_of_channels]
+              target = weights.at[pl.ds(column * growth, growth)]
+              plgpu.copy_gmem_to_smem(source, target, full.at[slot])
+
+          def arrive():
+            for _ in range(3):
+              plgpu.barrier_arrive(full.at[slot])
+
           if keeps_kernel:
             pl.when(step < steps)(load_kernel)
-            pl.when(step >= steps)(functools.partial(plgpu.barrier_arrive, full.at[slot]))
+            pl.when(step >= steps)(arrive)
           else:
             load_kernel()
           plgpu.copy_gmem_to_smem(counted.at[tap, tile], counted_smem.at[slot], full.at[slot])
@@ -269,7 +275,7 @@ def convolution(
       plgpu.SMEM((growth // 8, rows + 2 * border, 8), jnp.float32),
       _lines_shared((), (rows // segment, segment), growth, boxes),
       plgpu.Barrier(num_arrivals=1 + len(affines)),
-      plgpu.Barrier(num_arrivals=lines + 2, num_barriers=stages),
+      plgpu.Barrier(num_arrivals=lines + 4, num_barriers=stages),
       plgpu.Barrier(num_arrivals=2, num_barriers=stages),
       plgpu.Barrier(num_arrivals=2),
       plgpu.Barrier(num_arrivals=2),

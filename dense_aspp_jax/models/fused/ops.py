@@ -31,7 +31,7 @@ from dense_aspp_jax.models.fused import (
   mosaic_3x3_forward,
   mosaic_tiles,
 )
-from dense_aspp_jax.models.fused.arrays import TAPS, Kernel, Maps, Mask, Sums
+from dense_aspp_jax.models.fused.arrays import TAPS, Kernel, Maps, Mask, Sums, masked
 from dense_aspp_jax.models.fused.statistics import (
   Affine,
   Moments,
@@ -190,13 +190,27 @@ def convolution_3x3(a: Maps, kernel: Kernel, *, dilation: int, output_first: boo
   )
 
 
-@_or_by_kernel(_3X3_FORWARD)
+@_or_by_kernel(_3X3_FORWARD, differentiable=True)
 def bn_relu_conv_into(
-  z: Maps, affine: Affine, kernel: Kernel, mask: Mask, features: Maps, *, channel: int, dilation: int
-) -> tuple[Maps, Moments]:
-  """`features` with `bn_relu_conv` in its channels from `channel` on, and the moments of these."""
-  y = bn_relu_conv(z, affine, kernel, mask, dilation=dilation)
-  return lax.dynamic_update_slice(features, y, (0, 0, 0, channel)), moments(y, mask)
+  z: Maps,
+  affine: Affine | None,
+  kernel: Kernel,
+  mask: Mask,
+  features: Maps,
+  *,
+  channel: int,
+  dilation: int,
+  output_first: bool = False,
+  with_moments: bool = True,
+) -> tuple[Maps, Moments | None]:
+  """`features` with `bn_relu_conv` in its channels from `channel` on, and the moments of these.
+
+  Without an affine map, z is activated already. `output_first`: see `convolution_3x3`.
+  """
+  a = masked(z, mask) if affine is None else activation(z, affine, mask)
+  y = convolution_3x3(a, kernel, dilation=dilation, output_first=output_first)
+  features = lax.dynamic_update_slice(features, y, (0, 0, 0, channel))
+  return features, moments(y, mask) if with_moments else None
 
 
 @_or_by_kernel(_3X3_BACKWARD, cpu_form=cpu_tiles.bn_relu_conv_backward)

@@ -10,7 +10,7 @@ from jax import lax
 
 from dense_aspp_jax.models.fused import mosaic_3x3_forward, mosaic_tiles, ops
 from dense_aspp_jax.models.fused.arrays import masked
-from dense_aspp_jax.models.fused.mosaic_3x3_forward import bn_relu_conv_into, laid_out
+from dense_aspp_jax.models.fused.mosaic_3x3_forward import bn_relu_conv_into
 from dense_aspp_jax.models.fused.statistics import Affine, activation
 
 pytestmark = pytest.mark.skipif(not mosaic_tiles.available(), reason='needs the interpreter of jax 0.11')
@@ -74,10 +74,12 @@ def test_convolution_into_a_buffer_and_its_moments(name):
   layer = LAYERS[name]
   operands = draw(layer)
   z, affine, kernel, mask, features = operands
-  kernel = laid_out(kernel) if layer.normalized else kernel
+  kernel = kernel.transpose(3, 0, 1, 2) if layer.normalized else kernel
   actual, moments = bn_relu_conv_into(
-    *(z, affine, kernel, mask, features, layer.channel),
+    *(z, affine, kernel, mask, features),
+    channel=layer.channel,
     dilation=layer.dilation,
+    output_first=layer.normalized,
     with_moments=not layer.normalized,
   )
   assert actual.dtype == features.dtype
@@ -99,7 +101,9 @@ def test_convolution_into_a_buffer_and_its_moments(name):
 
 def test_layers_share_a_kernel():
   def kernels(channel, dilation):
-    jaxpr = jax.make_jaxpr(lambda *x: bn_relu_conv_into(*x, channel, dilation=dilation))(*draw(LAYERS['odd']))
+    jaxpr = jax.make_jaxpr(lambda *x: bn_relu_conv_into(*x, channel=channel, dilation=dilation))(
+      *draw(LAYERS['odd'])
+    )
     return [id(e.params['jaxpr']) for e in jaxpr.eqns if 'custom_vmap_call' in str(e.params.get('jaxpr'))]
 
   assert len(kernels(0, 1)) == 1
