@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from dense_aspp_jax.models.fused import gpu_tiles as tl
 from dense_aspp_jax.models.fused.arrays import Maps, Mask, Sums
 from dense_aspp_jax.models.fused.gpu_tiles import Output, Tile, triton
-from dense_aspp_jax.models.fused.statistics import Affine, Moments
+from dense_aspp_jax.models.fused.statistics import Affine, Moments, merged_parts
 
 # By the largest number of output channels they are for, in bfloat16. Forward, 128 wide: the fastest of those
 # tried on an H100 with an earlier form of the kernel, 640 -> 128 channels at 65,536 positions. The others are
@@ -67,7 +67,7 @@ def bn_relu_dot(
   else:
     counts = jnp.pad(mask.reshape(positions), (0, tiles * tile_rows - positions)).reshape(tiles, tile_rows)
     counts = jnp.sum(counts, 1, dtype=jnp.float32)
-  return z, _merged(jnp.broadcast_to(counts, means.shape), means, squares)
+  return z, merged_parts(means, squares, jnp.asarray(counts))
 
 
 def bn_relu_dot_relu(
@@ -220,19 +220,3 @@ def _forward(
 
 def _tile(tiles: dict[int, Tile], width: int) -> Tile:
   return next(tile for limit, tile in tiles.items() if width <= limit)
-
-
-def _merged(
-  counts: Float[Array, 'c parts'], means: Float[Array, 'c parts'], squares: Float[Array, 'c parts']
-) -> Moments:
-  """The moments of all parts, from each part's mean and sum of squared deviations (Chan et al. 1979)."""
-
-  def merge(a, b):
-    (count_a, mean_a, squares_a), (count_b, mean_b, squares_b) = a, b
-    count, delta = count_a + count_b, mean_b - mean_a
-    share = count_b / jnp.maximum(count, 1)
-    return count, mean_a + delta * share, squares_a + squares_b + delta * delta * count_a * share
-
-  zeros = (jnp.float32(0),) * 3
-  count, mean, square = lax.reduce((counts, means, squares), zeros, merge, (1,))
-  return Moments(mean, square / count)

@@ -24,7 +24,7 @@ from dense_aspp_jax.models.fused.arrays import Maps, Mask
 from dense_aspp_jax.models.fused.gpu_tiles import flat
 from dense_aspp_jax.models.fused.kernel_cost import kernel_cost
 from dense_aspp_jax.models.fused.mosaic_tiles import plgpu
-from dense_aspp_jax.models.fused.statistics import Affine, Moments
+from dense_aspp_jax.models.fused.statistics import Affine, Moments, merged_parts
 
 CHANNELS = 64  # input channels that a program works on at a time: a row of swizzled shared memory
 PROGRAMS = 132  # one for each multiprocessor of an H100 or H200
@@ -52,13 +52,13 @@ def bn_relu_dot(
   positions, width = math.prod(features.shape[:3]), kernel.shape[1]
   part = _part(width)
   parts = 2 * pl.cdiv(positions, 2 * part)
-  counted = counts = None
+  counted, counts = None, part
   if mask is not None or positions % (2 * part):
     counted = jnp.ones(positions) if mask is None else mask.reshape(positions)
     counted = jnp.pad(counted.astype(jnp.float32), (0, parts * part - positions)).reshape(parts, part)
     counts = jnp.sum(counted, 1)
-  z, *moments = _forward(features, affine, kernel, len(kernel), counted=counted)
-  return z, tl.merged_parts(*moments, counts, positions)
+  z, means, squares = _forward(features, affine, kernel, len(kernel), counted=counted)
+  return z, merged_parts(means, squares, counts)
 
 
 def bn_relu_dot_relu(

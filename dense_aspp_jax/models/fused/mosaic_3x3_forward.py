@@ -21,7 +21,7 @@ from dense_aspp_jax.models.fused.mosaic_3x3_forward_program import (
   stages_of,
   tile_of,
 )
-from dense_aspp_jax.models.fused.statistics import Affine, Moments
+from dense_aspp_jax.models.fused.statistics import Affine, Moments, merged_parts
 
 PROGRAMS = 132  # one for each multiprocessor of an H100 or H200
 
@@ -84,8 +84,8 @@ def bn_relu_conv_into(
   features = features.reshape(n, height, width, -1)
   if not with_moments:
     return features, None
-  counts = None if whole else jnp.sum(counted[1].reshape(2 * tiles, -1), 1)
-  return features, tl.merged_parts(*moments, counts, positions)
+  counts = positions // moments[0].shape[1] if whole else jnp.sum(counted[1].reshape(2 * tiles, -1), 1)
+  return features, merged_parts(*moments, counts)
 
 
 def _border(width: int, dilation: int) -> int:

@@ -16,8 +16,6 @@ from jax.experimental import pallas as pl
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from dense_aspp_jax.models.fused.statistics import Moments
-
 try:
   from jax.experimental.pallas import mosaic_gpu as plgpu
 
@@ -90,25 +88,3 @@ def add_product(total: Float[Array, 'm n'], operands: Callable[[], tuple[Any, An
     plgpu.wgmma_wait(0)
 
   return pl.run_state(add)(plgpu.ACC.init(total))
-
-
-def merged_parts(
-  means: Float[Array, 'c parts'],
-  squares: Float[Array, 'c parts'],
-  counts: Float[Array, ' parts'] | None,
-  positions: int,
-) -> Moments:
-  """The moments of all parts, from each part's mean and sum of squared deviations (Chan et al. 1979).
-
-  In two sums, which take fewer launches than a merge in pairs.
-
-  Args:
-    means: Of the parts.
-    squares: Of the parts.
-    counts: Their positions; None: they have equally many of `positions`.
-    positions: In all.
-  """
-  count = positions if counts is None else jnp.sum(counts)
-  share = 1 / means.shape[1] if counts is None else counts / count
-  mean = jnp.sum(means * share, 1)
-  return Moments(mean, jnp.sum(squares * (1 / count) + share * jnp.square(means - mean[:, None]), 1))

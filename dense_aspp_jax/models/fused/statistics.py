@@ -92,3 +92,31 @@ def merged_moments(parts: Moments, axis_names: tuple[str, ...]) -> Moments:
   gathered: Moments = jax.lax.all_gather(parts, axis_names)
   mean = jnp.mean(gathered.mean, 0)
   return Moments(mean, jnp.mean(gathered.variance + jnp.square(gathered.mean - mean), 0))
+
+
+def merged_parts(
+  means: Float[Array, 'c parts'], squares: Float[Array, 'c parts'], counts: Float[Array, ' parts'] | int
+) -> Moments:
+  """The moments of all parts of the positions (Chan et al. 1979).
+
+  In one pass over the means less the first one, as `moments`.
+
+  Args:
+    means: Of each part.
+    squares: Sums of squared deviations from them.
+    counts: Positions of each part, of the first one above 0; a number if they are equally many.
+  """
+  parts = means.shape[1]
+  total = parts * counts if isinstance(counts, int) else jnp.sum(counts)
+  share = 1 / parts if isinstance(counts, int) else counts / total
+  first = means[:, 0]
+  offsets = means - first[:, None]
+  terms = share * offsets, squares / total + share * jnp.square(offsets)
+
+  def add(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+    return a[0] + b[0], a[1] + b[1]
+
+  # One operation, and so one kernel on a GPU.
+  zeros = (jnp.zeros((), means.dtype),) * 2
+  offset, mean_square = jax.lax.reduce(terms, zeros, add, (1,))
+  return Moments(first + offset, jnp.maximum(mean_square - jnp.square(offset), 0))

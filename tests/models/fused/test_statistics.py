@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec as P
 from dense_aspp_jax.models.fused.statistics import (
   Affine,
   merged_moments,
+  merged_parts,
   moments,
 )
 from dense_aspp_jax.models.layers import BatchNorm
@@ -75,3 +76,20 @@ def test_running_statistics_are_updated_with_the_momentum(fused, momentum):
   mean, variance = np.mean(x, (0, 1, 2)), np.var(x, (0, 1, 2))
   np.testing.assert_allclose(found['mean'], momentum * 5 + (1 - momentum) * mean, rtol=1e-5)
   np.testing.assert_allclose(found['var'], momentum * 7 + (1 - momentum) * variance, rtol=1e-5)
+
+
+@pytest.mark.parametrize('counts', [8, (8, 8, 3, 0)], ids=['equal', 'unequal'])
+def test_merged_parts_are_the_moments_of_all(counts):
+  """Means far from 0, whose squares would cancel."""
+  numbers = np.broadcast_to(counts, 4)
+  rng = np.random.default_rng(0)
+  parts = [rng.normal(1e4 + index, 1, (3, n)) for index, n in enumerate(numbers)]
+  means = np.stack([part.mean(1) if part.size else np.zeros(3) for part in parts], 1)
+  squares = np.stack(
+    [n * part.var(1) if n else np.zeros(3) for n, part in zip(numbers, parts, strict=True)], 1
+  )
+  given = counts if isinstance(counts, int) else jnp.asarray(counts, jnp.float32)
+  found = merged_parts(jnp.asarray(means, jnp.float32), jnp.asarray(squares, jnp.float32), given)
+  values = np.concatenate(parts, 1)
+  np.testing.assert_allclose(found.mean, values.mean(1), rtol=1e-6)
+  np.testing.assert_allclose(found.variance, values.var(1), rtol=2e-3)
