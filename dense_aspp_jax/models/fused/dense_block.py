@@ -226,9 +226,10 @@ def _forward_local(plan, axes, x, x_moments, layers):
         y = y + layer.bias2.astype(dtype)
       if layer.dropout_mask is not None:
         y = y * mask_by_phase(layer, plan.phases).astype(dtype)
-      features, y_moments = lax.dynamic_update_slice(features, y, (0, 0, 0, channels)), moments(y, mask)
-    # Or else XLA would compute them again with those of every later layer.
-    y_moments = lax.optimization_barrier(merged_moments(y_moments, axes))
+      features = lax.dynamic_update_slice(features, y, (0, 0, 0, channels))
+      # Or else XLA would compute them again with those of every later layer.
+      y_moments = lax.optimization_barrier(moments(y, mask))
+    y_moments = merged_moments(y_moments, axes)
     x_moments = jax.tree.map(lambda *pair: jnp.concatenate(pair), x_moments, y_moments)
     channels += growth
   saved = saved._replace(features=features, feature_moments=x_moments)

@@ -60,9 +60,12 @@ def normalization(
   if norm is None:
     return identity(channels, x_moments.mean.dtype)
   scale, bias = norm
-  inverse_deviation = jax.lax.rsqrt(x_moments.variance[:channels] + epsilon)
-  dtype = inverse_deviation.dtype
-  return Affine(x_moments.mean[:channels], scale.astype(dtype) * inverse_deviation, bias.astype(dtype))
+  mean, variance = (values[:channels] for values in x_moments)
+  # As rows of one array: a GPU launches a kernel for each array of another shape.
+  rows = jnp.stack([mean, variance, bias.astype(mean.dtype)])
+  second = jax.lax.broadcasted_iota(jnp.int32, rows.shape, 0) == 1
+  inverse = jax.lax.rsqrt(jnp.where(second, rows, 1) + epsilon)
+  return Affine(*jnp.where(second, scale.astype(mean.dtype) * inverse, rows))
 
 
 def moments(x: Float[Array, 'b h w c'], mask: Bool[Array, 'b h w'] | None = None) -> Moments:
