@@ -15,6 +15,7 @@ from dense_aspp_jax.benchmark.peers.compare import Comparison
 from dense_aspp_jax.benchmark.steps import compile_cold, compiled_memory, inference_step, training_step
 from dense_aspp_jax.benchmark.timing import Timing, measure, seconds
 from dense_aspp_jax.benchmark.trace import trace
+from dense_aspp_jax.models.fused.gpu_form import gpu_form, traced_gpu
 
 _KERNELS_SHOWN = 20
 _PRODUCT = 'matrix product'
@@ -121,6 +122,8 @@ def _description(mode: str, config: ConfigDict) -> dict[str, Any]:
     'batch_size': section.batch_size,
     'image_size': list(config.data.image_size),
     'compute_dtype': config.model.compute_dtype,
+    'implementation': config.model.implementation,
+    'gpu_form': gpu_form(config.model.implementation) if traced_gpu() else None,
     **device.device_description(),
     'threads': len(device.available_cores()) if jax.default_backend() == 'cpu' else None,
   }

@@ -34,10 +34,13 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
   """The result of a mode in lines to print."""
   height, width = result['image_size']
   dtype, threads = result.get('compute_dtype', 'uint8'), result.get('threads')
+  implementation, form = result.get('implementation'), result.get('gpu_form')
   yield (
     f'{result["mode"]}: {result["batch_size"]} images of {height}x{width}, {dtype}, on '
     f'{result["num_devices"]} x {result["device"]}'
     + (f', {threads} thread{"s"[: threads > 1]}' if threads else '')
+    + (f'; {implementation}' if implementation else '')
+    + (f', dense blocks by {form}' if form and implementation != 'reference' else '')
   )
   yield from _LINES.get(result['mode'], _step_lines)(result)
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from dense_aspp_jax.benchmark.output import append_result, read_results
+from dense_aspp_jax.benchmark.output import append_result, lines, read_results
 from dense_aspp_jax.errors import InputError
 
 
@@ -25,3 +25,17 @@ def test_what_is_no_list_is_refused_and_kept(content, tmp_path):
   with pytest.raises(InputError, match=r'results\.json: .*choose another --output'):
     append_result(path, {})
   assert content is None or path.read_text() == content
+
+
+@pytest.mark.parametrize(
+  ('fields', 'ending'),
+  [
+    (dict(implementation='fused', gpu_form='mosaic'), '; fused, dense blocks by mosaic'),
+    (dict(implementation='reference', gpu_form='mosaic'), '; reference'),
+    (dict(implementation='fused', gpu_form=None), '; fused'),
+    ({}, ' on 2 x H200'),  # input
+  ],
+)
+def test_the_form_that_a_gpu_runs_is_printed(fields, ending):
+  result = dict(mode='memory', batch_size=8, image_size=[4, 6], num_devices=2, device='H200', forms={})
+  assert next(lines({**result, **fields})).endswith(ending)

@@ -56,8 +56,8 @@ sys.exit(main(['benchmark', *{arguments!r}]))
   assert record['seed'] == 3
   assert record['provenance']['libraries']['jax']
   assert [line for line in text if not line.startswith(' ')] == [
-    'inference: 8 images of 32x64, float32, on 1 x cpu, 1 thread',
-    'train: 8 images of 32x64, float32, on 1 x cpu, 1 thread',
+    'inference: 8 images of 32x64, float32, on 1 x cpu, 1 thread; fused',
+    'train: 8 images of 32x64, float32, on 1 x cpu, 1 thread; fused',
   ]
 
 

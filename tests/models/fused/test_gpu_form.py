@@ -1,0 +1,67 @@
+"""Which form of a dense block's operations is chosen for which GPU."""
+
+import jax
+import pytest
+
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.models.fused import gpu_tiles, mosaic_tiles
+from dense_aspp_jax.models.fused.gpu_form import FORCED, gpu_form, traced_gpu
+from dense_aspp_jax.models.segmentation import Network
+
+
+def described(name):
+  """A context to trace in for a GPU that is not there."""
+  device = jax.sharding.AbstractDevice(name, 132, 'cuda')
+  mesh = jax.sharding.AbstractMesh((1,), ('data',), abstract_device=device)
+  return jax.sharding.use_abstract_mesh(mesh)
+
+
+@pytest.fixture
+def all_forms(monkeypatch):
+  """A version of jax that has everything."""
+  monkeypatch.setattr(mosaic_tiles, 'plgpu', object())
+  monkeypatch.setattr(gpu_tiles, 'triton', object())
+
+
+@pytest.mark.parametrize(
+  ('card', 'expected'),
+  [
+    ('NVIDIA H100 80GB HBM3', 'mosaic'),
+    ('NVIDIA H200', 'mosaic'),
+    ('NVIDIA GH200 480GB', 'mosaic'),
+    ('NVIDIA A100-SXM4-80GB', 'triton'),
+    ('NVIDIA L4', 'triton'),
+  ],
+)
+def test_hopper_runs_mosaic_and_others_triton(all_forms, card, expected):
+  with described(card):
+    assert traced_gpu() == card
+    assert gpu_form('fused') == expected
+
+
+def test_without_kernels_xla_remains(monkeypatch):
+  monkeypatch.setattr(mosaic_tiles, 'plgpu', None)
+  monkeypatch.setattr(gpu_tiles, 'triton', None)
+  with described('NVIDIA H100 80GB HBM3'):
+    assert gpu_form('fused') == 'xla'
+
+
+def test_on_a_cpu_no_gpu_is_traced_for():
+  assert traced_gpu() is None
+
+
+@pytest.mark.parametrize(('implementation', 'form'), FORCED.items())
+def test_a_form_can_be_forced_on_any_gpu(all_forms, implementation, form):
+  with described('NVIDIA L4'):
+    assert gpu_form(implementation) == form
+  assert Network(extractor='densenet_tiny', num_classes=3, implementation=implementation).create()
+
+
+@pytest.mark.parametrize(
+  ('implementation', 'module', 'name'),
+  [('fused_mosaic', mosaic_tiles, 'plgpu'), ('fused_triton', gpu_tiles, 'triton')],
+)
+def test_a_forced_form_that_jax_lacks_is_one_clear_message(implementation, module, name, monkeypatch):
+  monkeypatch.setattr(module, name, None)
+  with pytest.raises(InputError, match=rf"{implementation}.*jax {jax.__version__}.*set 'fused'"):
+    gpu_form(implementation)
