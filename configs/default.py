@@ -36,7 +36,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.auxiliary_head = False  # second logits from dense block 3, only for the training loss; ours
   config.model.num_classes = 20  # as in the label set
   config.model.compute_dtype = 'bfloat16'  # or 'float32'; ours. Parameters, BN statistics, loss: float32
-  config.model.implementation = 'fused'  # or 'reference': layer by layer as defined, slower, for comparison
+  config.model.implementation = 'fused'  # or 'reference': layer by layer as defined, slower, for comparison;
+  # on an NVIDIA GPU 'fused_mosaic', 'fused_triton' and 'fused_xla' force a form of the kernels.
   config.model.rematerialize = False  # recompute blocks in the backward pass: less memory, more time
 
   config.init = ml_collections.ConfigDict()

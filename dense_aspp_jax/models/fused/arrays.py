@@ -23,7 +23,7 @@ class DenseLayerArrays(NamedTuple):
   """The arrays of one layer: [BN]-ReLU-1x1-BN-ReLU-3x3, or [BN]-ReLU-3x3.
 
   A BN is its scale and bias in training, which has the batch's statistics, and an `Affine` in inference.
-  `inference_arrays` lays the layer out for a device: with affine maps as one array `[3, c]`.
+  `inference_arrays` lays the layer out for a device; an affine map may then be one array `[3, c]`.
 
   Attributes:
     norm1: The first BN; None: there is none.

@@ -103,14 +103,19 @@ def inference_arrays(
 
   def laid_out(index: int, layer: DenseLayerArrays) -> DenseLayerArrays:
     width = channels + index * growth
-    # Mosaic kernels take operands of the block's width, so that all layers call the same one.
-    missing = block - width if plan.on_gpu and plan.gpu == 'mosaic' and layer.kernel1 is not None else 0
     norm1 = identity(width, layer.kernel2.dtype) if layer.norm1 is None else layer.norm1
-    kernel2 = layer.kernel2.astype(dtype)
+    kernel1, norm2, kernel2 = layer.kernel1, layer.norm2, layer.kernel2.astype(dtype)
+    if kernel1 is not None:
+      kernel1 = kernel1.astype(dtype)
+      if plan.on_gpu and plan.gpu == 'mosaic':
+        # The kernels take operands of the block's width, so that all layers call the same one.
+        missing = 0, block - width
+        norm1, norm2 = jnp.pad(jnp.stack(norm1), ((0, 0), missing)), jnp.stack(norm2)
+        kernel1 = jnp.pad(kernel1, (missing, (0, 0)))
     return layer._replace(
-      norm1=jnp.pad(jnp.stack(norm1), ((0, 0), (0, missing))),
-      kernel1=None if layer.kernel1 is None else jnp.pad(layer.kernel1.astype(dtype), ((0, missing), (0, 0))),
-      norm2=None if layer.norm2 is None else jnp.stack(layer.norm2),
+      norm1=norm1,
+      kernel1=kernel1,
+      norm2=norm2,
       kernel2=kernel2.transpose(3, 0, 1, 2) if plan.on_gpu else kernel2,
       bias2=None if layer.bias2 is None else layer.bias2.astype(dtype),
     )
@@ -207,12 +212,12 @@ def _forward_local(plan, axes, x, x_moments, layers):
   features, mask = _buffer(plan, x, growth * len(layers))
   saved = Saved(features, x_moments, [], [])
   for layer, dilation in zip(layers, plan.dilations, strict=True):
-    affine = normalization(layer.norm1, channels, x_moments, EPSILON)
+    affine = normalization(layer.norm1, channels, x_moments, EPSILON, as_rows=plan.gpu == 'mosaic')
     z, z_moments = features[..., :channels], None
     if layer.kernel1 is not None:
       z, z_moments = ops.bn_relu_dot(features, affine, layer.kernel1.astype(dtype), mask, gpu=plan.gpu)
       z_moments = merged_moments(z_moments, axes)
-      affine = normalization(layer.norm2, z.shape[-1], z_moments, EPSILON)
+      affine = normalization(layer.norm2, z.shape[-1], z_moments, EPSILON, as_rows=plan.gpu == 'mosaic')
     saved.bottlenecks.append(None if layer.kernel1 is None else z)
     saved.bottleneck_moments.append(z_moments)
     conv = z, affine, layer.kernel2.astype(dtype), mask

@@ -74,7 +74,7 @@ class _Gradients:
     self, z: Maps, z_moments: Moments, layer: DenseLayerArrays, dilation: int, gy: Maps
   ) -> tuple[Maps, Kernel, tuple[Array, Array]]:
     """Those of a bottleneck z, of the 3x3 kernel behind it, and of the BN's scale and bias between them."""
-    affine = normalization(layer.norm2, z.shape[-1], z_moments, EPSILON)
+    affine = self._normalization(layer.norm2, z_moments)
     g, kernel, sums = ops.bn_relu_conv_backward(
       *(z, affine, layer.kernel2.astype(gy.dtype), self.mask, gy), dilation=dilation, gpu=self._plan.gpu
     )
@@ -91,7 +91,7 @@ class _Gradients:
       Of each layer, these channels' gradients of the 1x1 kernel and of the BN in front of it.
     """
     x_moments = _channels(self._feature_moments, start, stop)
-    affines = [_normalization_at(layer.norm1, start, x_moments) for layer in layers]
+    affines = [self._normalization(_at(layer.norm1, start, stop), x_moments) for layer in layers]
     kernels = [layer.kernel1[start:stop].astype(self.buffer.dtype) for layer in layers]
     self.buffer, kernel_gradients, sums = ops.bn_relu_dot_backward(
       *(self._features, affines, kernels, list(output_gradients), self.buffer),
@@ -105,7 +105,7 @@ class _Gradients:
   ) -> tuple[Kernel, tuple[Array, Array] | None]:
     """Adds what flows from a layer without a bottleneck into the channels up to `stop`."""
     x_moments = _channels(self._feature_moments, 0, stop)
-    affine = normalization(layer.norm1, stop, x_moments, EPSILON)
+    affine = self._normalization(layer.norm1, x_moments)
     g, kernel, sums = ops.bn_relu_conv_backward(
       *(self._features[..., :stop], affine, layer.kernel2.astype(gy.dtype), self.mask, gy),
       dilation=dilation,
@@ -140,6 +140,11 @@ class _Gradients:
       parts = (_channels(self.moments, 0, start), added) if start else (added,)
       self.moments = jax.tree.map(lambda *values: jnp.concatenate(values), *parts) if start else added
     return norms
+
+  def _normalization(self, norm: tuple[Array, Array] | None, x_moments: Moments) -> Affine:
+    """The affine map of a BN of all these channels."""
+    as_rows = self._plan.gpu == 'mosaic'
+    return normalization(norm, len(x_moments.mean), x_moments, EPSILON, as_rows=as_rows)
 
   def _of_norm(self, sums: Sums, affine: Affine, x_moments: Moments) -> tuple[tuple[Array, Array], Moments]:
     """Of a BN's scale and bias and of the moments it used, from sums over its output's gradient."""
@@ -216,11 +221,8 @@ def _joined(front: list, inside: list) -> list:
   return jax.tree.map(lambda *parts: jnp.concatenate(parts), front, inside) if inside else front
 
 
-def _normalization_at(norm: tuple[Array, Array] | None, start: int, x_moments: Moments) -> Affine:
-  """The affine map of a BN for the channels from `start` on whose moments these are."""
-  count = len(x_moments.mean)
-  norm = None if norm is None else tuple(x[start : start + count] for x in norm)
-  return normalization(norm, count, x_moments, EPSILON)
+def _at(norm: tuple[Array, Array] | None, start: int, stop: int) -> tuple[Array, Array] | None:
+  return None if norm is None else tuple(x[start:stop] for x in norm)
 
 
 def _sum(a: Moments, b: Moments) -> Moments:

@@ -25,13 +25,16 @@ _HOPPER = re.compile(r'\bG?H(20|100|200|800)\b')
 def gpu_form(implementation: str) -> str:
   """The form that `implementation` forces, or else the best one for the GPU that is traced for.
 
+  Without a GPU none is forced: a network that was trained with one can be used anywhere.
+
   Raises:
     InputError: The forced form is not in this version of jax.
   """
   available = {'mosaic': mosaic_tiles.available(), 'triton': gpu_tiles.triton is not None, 'xla': True}
+  gpu = traced_gpu()
   form = FORCED.get(implementation)
-  if form is None:
-    hopper = _HOPPER.search(traced_gpu() or '')
+  if form is None or gpu is None:
+    hopper = _HOPPER.search(gpu or '')
     return next(name for name, here in available.items() if here and (name != 'mosaic' or hopper))
   if not available[form]:
     needed = {'mosaic': 'jax 0.11 or later', 'triton': "a jax with Pallas' Triton backend"}[form]

@@ -54,18 +54,33 @@ def identity(channels: int, dtype: DTypeLike) -> Affine:
 
 
 def normalization(
-  norm: tuple[Array, Array] | None, channels: int, x_moments: Moments, epsilon: float
+  norm: tuple[Array, Array] | None,
+  channels: int,
+  x_moments: Moments,
+  epsilon: float,
+  *,
+  as_rows: bool = False,
 ) -> Affine:
-  """The affine map of a BN; the identity where there is none."""
+  """The affine map of a BN; the identity where there is none.
+
+  Args:
+    norm: Scale and bias; None: there is no BN.
+    channels: Of the moments, the first ones.
+    x_moments: What the BN normalizes by.
+    epsilon: Added to the variance.
+    as_rows: Whether the map is made as rows of one array, as a kernel takes it: a GPU launches a kernel for
+      each array of another shape.
+  """
   if norm is None:
     return identity(channels, x_moments.mean.dtype)
-  scale, bias = norm
   mean, variance = (values[:channels] for values in x_moments)
-  # As rows of one array: a GPU launches a kernel for each array of another shape.
-  rows = jnp.stack([mean, variance, bias.astype(mean.dtype)])
+  scale, bias = (values.astype(mean.dtype) for values in norm)
+  if not as_rows:
+    return Affine(mean, scale * jax.lax.rsqrt(variance + epsilon), bias)
+  rows = jnp.stack([mean, variance, bias])
   second = jax.lax.broadcasted_iota(jnp.int32, rows.shape, 0) == 1
   inverse = jax.lax.rsqrt(jnp.where(second, rows, 1) + epsilon)
-  return Affine(*jnp.where(second, scale.astype(mean.dtype) * inverse, rows))
+  return Affine(*jnp.where(second, scale * inverse, rows))
 
 
 def moments(x: Float[Array, 'b h w c'], mask: Bool[Array, 'b h w'] | None = None) -> Moments:

@@ -63,5 +63,7 @@ def test_a_form_can_be_forced_on_any_gpu(all_forms, implementation, form):
 )
 def test_a_forced_form_that_jax_lacks_is_one_clear_message(implementation, module, name, monkeypatch):
   monkeypatch.setattr(module, name, None)
-  with pytest.raises(InputError, match=rf"{implementation}.*jax {jax.__version__}.*set 'fused'"):
+  message = rf"{implementation}.*jax {jax.__version__}.*set 'fused'"
+  with described('NVIDIA L4'), pytest.raises(InputError, match=message):
     gpu_form(implementation)
+  assert gpu_form(implementation) == gpu_form('fused')  # without a GPU: what was trained can be used anywhere
