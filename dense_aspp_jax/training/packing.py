@@ -102,6 +102,8 @@ class StatePacking:
   def __init__(self, model: SegmentationModel, on: bool | None = None):
     """Takes the network; `on` None: as the device that is traced for wants it."""
     self.on = traced_gpu() is not None if on is None else on
+    if not self.on:
+      return
     variables = abstract_variables(model)
     self.params = TreePacking(variables['params'])
     self.batch_stats = TreePacking(variables.get('batch_stats', {}))
@@ -110,19 +112,20 @@ class StatePacking:
 
   def pack(self, state: TrainState, xp: Any = np) -> TrainState:
     """The packed state; by NumPy, so on the host, or in a trace by jax.numpy."""
+    if not self.on:
+      return state
     return self._mapped(state, self._trained, functools.partial(TreePacking.pack, xp=xp))
 
   def unpack(self, state: TrainState) -> TrainState:
     """The state that was packed, on the host."""
-    state = jax.tree.map(np.asarray, state) if self.on else state
-    return self._mapped(state, self._packed, TreePacking.unpack)
+    if not self.on:
+      return state
+    return self._mapped(jax.tree.map(np.asarray, state), self._packed, TreePacking.unpack)
 
   def _mapped(
     self, state: TrainState, moments: Any, function: Callable[[TreePacking, Tree], Tree]
   ) -> TrainState:
     """Maps the state's trees; `moments` is the structure of those in the optimizer's state."""
-    if not self.on:
-      return state
 
     def is_tree(x: Any) -> bool:
       return jax.tree.structure(x) == moments
