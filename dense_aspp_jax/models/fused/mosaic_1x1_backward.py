@@ -81,6 +81,7 @@ def _group(features, affines, kernels, output_gradients, gradient, start):
   first, blocks = start - before, pl.cdiv(before + channels, TILE)
   itemsize = features.dtype.itemsize
   bytes_accessed = positions * (3 * channels + layers * width) * itemsize
+  bytes_accessed += 4 * PROGRAMS * layers * (TILE + 2) * width  # the parts
   with kernel_cost('bn_relu_dot_backward', bytes_accessed, 4 * positions * channels * width * layers):
     updated, parts = _backward(
       jnp.array([first, blocks, pl.cdiv(pl.cdiv(positions, TILE), PROGRAMS // blocks)], jnp.int32),
