@@ -84,12 +84,14 @@ class DenseLayer(nn.Module):
     kernel2, bias2 = kernel_and_bias(self.conv2, self.bottleneck_width or channels)
     norm1 = kernel1 = norm2 = dropout_mask = None
     if self.leading_norm:
-      norm1 = self.norm1.arrays(channels) if train else self.norm1.affine(channels, None)
+      norm1 = self.norm1.arrays(channels) if train else self.norm1.running_affine(channels)
     if self.bottleneck_width:
       kernel1, bias1 = kernel_and_bias(self.conv1, channels)
       kernel1 = kernel1[0, 0]
       norm2 = (
-        self.norm2.arrays(self.bottleneck_width) if train else self.norm2.affine(self.bottleneck_width, None)
+        self.norm2.arrays(self.bottleneck_width)
+        if train
+        else self.norm2.running_affine(self.bottleneck_width)
       )
       if not train and bias1 is not None:
         norm2 = norm2._replace(mean=norm2.mean - bias1)

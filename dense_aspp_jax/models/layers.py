@@ -175,13 +175,16 @@ class BatchNorm(nn.BatchNorm):
 
   def affine(self, channels: int, x_moments: Moments | None) -> Affine:
     """The affine map with batch moments, which update the running statistics; None: with the running ones."""
-    arrays = self.arrays(channels)
-    if x_moments is not None:
-      self.update(x_moments)
-      return normalization(arrays, channels, x_moments, self.epsilon)
-    running = self.variables['batch_stats']
+    if x_moments is None:
+      return constant(self, lambda: self.running_affine(channels))
+    self.update(x_moments)
+    return normalization(self.arrays(channels), channels, x_moments, self.epsilon)
+
+  def running_affine(self, channels: int) -> Affine:
+    """The affine map with the running statistics; `affine` computes it once for the weights of inference."""
+    arrays, running = self.arrays(channels), self.variables['batch_stats']
     running = Moments(jnp.asarray(running['mean']), jnp.asarray(running['var']))
-    return constant(self, lambda: normalization(arrays, channels, running, self.epsilon))
+    return normalization(arrays, channels, running, self.epsilon)
 
 
 def update_running_statistics(norms: Sequence[BatchNorm], x_moments: Sequence[Moments]) -> None:

@@ -9,6 +9,7 @@ from jaxprs import equations
 from small_extractors import SMALL_EXTRACTORS
 
 from dense_aspp_jax.models.constants import with_constants
+from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.segmentation import create_model
 
 IMAGE = (1, 64, 64, 3)
@@ -55,6 +56,18 @@ def test_with_constants_a_batch_neither_casts_nor_normalizes_anew():
   assert min(of_weights(variables)) > 0
   complete = jax.jit(lambda v: with_constants(model, v))(variables)
   assert of_weights(complete) == (1, 0)  # norm5 has a root of its own
+
+
+def test_a_dense_block_has_one_constant_and_its_norms_none():
+  model = create_model(**BASE)
+  shapes = jax.eval_shape(lambda v: with_constants(model, v), abstract_variables(model))
+  constants = shapes['constants']['extractor']
+  assert set(constants) == {
+    'norm0',
+    *(f'denseblock{n}' for n in range(1, 5)),
+    *(f'transition{n}' for n in (1, 2, 3)),
+  }
+  assert set(constants['denseblock1']) == {'value'}
 
 
 def test_training_takes_no_constants():
