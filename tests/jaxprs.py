@@ -31,5 +31,6 @@ def products(jaxpr) -> list:
 def described_gpu():
   """A context to lower functions in for a GPU that is not there; jax 0.12 asks for its description."""
   device = jax.sharding.AbstractDevice('NVIDIA H100 80GB HBM3', 132, 'cuda')
-  mesh = jax.sharding.AbstractMesh((1,), ('data',), abstract_device=device)
+  axis_types = (jax.sharding.AxisType.Auto,)
+  mesh = jax.sharding.AbstractMesh((1,), ('data',), axis_types=axis_types, abstract_device=device)
   return jax.sharding.use_abstract_mesh(mesh)

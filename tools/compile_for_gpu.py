@@ -35,9 +35,11 @@ from dense_aspp_jax.benchmark.steps import resized
 from dense_aspp_jax.commands.config_file import CONFIG_HELP, read_config_file
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.files import write_json
+from dense_aspp_jax.models.fused.gpu_form import forms
+from dense_aspp_jax.models.fused.kernel_calls import Layer
 from dense_aspp_jax.provenance import provenance
-from tools.gpu.calls import LAYERS, Layer, forms
 from tools.gpu.kernels import kernel_reports
+from tools.gpu.layers import LAYERS
 from tools.gpu.step import PROGRAMS, initial_values_report, program_report
 from tools.gpu.target import CARDS, target
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
-from tools.gpu.calls import Layer, calls
+from dense_aspp_jax.models.fused.kernel_calls import Layer, calls
 from tools.gpu.hlo import read_program
 from tools.gpu.target import OPTIMIZED, compile_lowered, cuda_folder, dumped, lower, thunks
 from tools.gpu.traffic import launches_of

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
-import functools
-import itertools
-import os
 import pathlib
 import tempfile
 import time
@@ -16,21 +12,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dense_aspp_jax.models.fused import gpu_1x1, gpu_3x3
 from dense_aspp_jax.models.fused.gpu_tiles import Tile
-from tools.gpu.calls import LAYERS, Call, Layer, calls
+from dense_aspp_jax.models.fused.kernel_calls import Call, Layer, calls
+from dense_aspp_jax.models.fused.kernel_check import TOLERANCE, compile_calls, differences, drawn, run
+from tools.gpu.layers import LAYERS
 from tools.measure_gpu.results import Record
 
 CHECKED = ('denseblock1', 'denseblock3', 'denseblock3, 360x480', 'aspp')
 TIMED = ('denseblock1', 'denseblock3', 'aspp')
 TINY = {'tiny': Layer((2, 8, 16), 64, 32, 16, 16)}  # for a CPU
-# The largest difference over the largest value. A bfloat16 has 8 bits; sums of many differ by their order.
-TOLERANCE = 2e-2
 _REPEATS = 10
-_DRAWN = 1_000_003  # values; a prime, so that rows of maps differ
-_COMPILERS = 8
 
 
 class Tiles(NamedTuple):
@@ -78,22 +71,8 @@ def check(form: str, device: str) -> Record:
   Raises:
     Exception: As the compiler or the device raises it.
   """
-  differences = {}
-  for name, layer in layers_on(device, CHECKED).items():
-    pairs = [
-      (call, reference)
-      for call, reference in itertools.product(calls(layer, form), calls(layer, 'xla'))
-      if call.operation == reference.operation
-    ]
-    compiled = _compiled([call for pair in pairs for call in pair], device)
-    for (call, _), ours, theirs in zip(pairs, compiled[::2], compiled[1::2], strict=True):
-      arguments = drawn(call, layer)
-      found, expected = (_run(call, function, arguments) for function in (ours, theirs))
-      differences[f'{name} {call.operation}'] = max(
-        _difference(a, b, arguments, layer)
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
-      )
-  return {'differences': differences, 'passed': all(d <= TOLERANCE for d in differences.values())}
+  found = differences(form, layers_on(device, CHECKED), **_options(device))
+  return {'differences': found, 'passed': all(d <= TOLERANCE for d in found.values())}
 
 
 def time_form(form: str, name: str, layer: Layer, device: str) -> Record:
@@ -114,58 +93,18 @@ def label(tiles: Tile | dict[int, Tile]) -> str:
   return f'{tile.rows}x{tile.columns}, {tile.warps} warps, {tile.stages} stages'
 
 
-def drawn(call: Call, layer: Layer) -> tuple[Any, ...]:
-  """Random arrays for a call; what a mask leaves out of maps is 0."""
-  numbers = itertools.count()
-  maps = layer.maps if layer.masked else None
-  return jax.tree.map(lambda x: _array(x.shape, x.dtype, next(numbers), maps), call.arguments)
-
-
-@functools.lru_cache(maxsize=32)
-def _array(shape: tuple[int, ...], dtype: np.dtype, number: int, masked: tuple[int, ...] | None) -> jax.Array:
-  """Drawn on the host, where it needs no compilation, and repeated to the size that is needed."""
-  inside = None if masked is None else np.random.default_rng(0).random(masked) < 0.8
-  if np.issubdtype(dtype, np.bool_):
-    return jnp.asarray(inside)
-  values = np.random.default_rng(number).normal(size=_DRAWN).astype(dtype)
-  values = np.resize(values, shape)
-  if inside is not None and shape[:3] == masked:
-    values = np.where(inside[..., None], values, np.zeros((), dtype))
-  return jnp.asarray(values)
-
-
-def _compiled(functions: list[Call], device: str) -> list[jax.stages.Compiled]:
-  # Profiles show the kernels of a CUDA graph only in some versions.
-  options = {'xla_gpu_enable_command_buffer': ''} if device == 'cuda' else None
-  lowered = [call.function.lower(*call.arguments) for call in functions]
-  with concurrent.futures.ThreadPoolExecutor(min(_COMPILERS, os.cpu_count() or 1)) as pool:
-    return list(pool.map(lambda x: x.compile(options), lowered))
-
-
-def _run(call: Call, compiled: jax.stages.Compiled, arguments: tuple[Any, ...]) -> Any:
-  arguments = list(arguments)
-  if call.donated is not None:
-    arguments[call.donated] = jnp.copy(arguments[call.donated])
-  return jax.block_until_ready(compiled(*arguments))
-
-
-def _difference(a: jax.Array, b: jax.Array, arguments: tuple[Any, ...], layer: Layer) -> float:
-  a, b = (np.asarray(x, np.float32) for x in (a, b))
-  if layer.masked and a.shape[:3] == layer.maps:  # unspecified where the mask does not hold
-    mask = next((x for x in jax.tree.leaves(arguments) if x.dtype == bool), None)
-    inside = 1 if mask is None else np.asarray(mask)[..., None]
-    a, b = a * inside, b * inside
-  difference = np.abs(a - b).max() / max(np.abs(b).max(), 1e-9)
-  return float(difference) if np.isfinite(difference) else float('1e9')
+def _options(device: str) -> dict[str, Any]:
+  """For the compiler: profiles show the kernels of a CUDA graph only in some versions."""
+  return {'xla_gpu_enable_command_buffer': ''} if device == 'cuda' else {}
 
 
 def _timed(functions: list[Call], layer: Layer, device: str) -> dict[str, dict[str, float]]:
   """By operation: microseconds, GB/s, TFLOP/s, launches. One profile of all, which marks keep apart."""
   mark, token = jax.jit(jnp.cbrt), jnp.ones(8)
-  compiled, runs = _compiled(functions, device), []
+  compiled, runs = compile_calls(functions, **_options(device)), []
   for call, function in zip(functions, compiled, strict=True):
     arguments = list(drawn(call, layer))
-    _run(call, function, tuple(arguments))
+    run(call, function, tuple(arguments))
     if call.donated is not None:
       arguments[call.donated] = jnp.copy(arguments[call.donated])
     runs.append((call, function, arguments))

@@ -28,8 +28,9 @@ from dense_aspp_jax.benchmark.steps import compiled_memory, inference_step, resi
 from dense_aspp_jax.benchmark.timing import Timing, measure_in_turn, seconds
 from dense_aspp_jax.benchmark.trace import trace
 from dense_aspp_jax.errors import RunError
+from dense_aspp_jax.models.fused.gpu_form import forms
 from dense_aspp_jax.provenance import provenance
-from tools.gpu.calls import LAYERS, forms
+from tools.gpu.layers import LAYERS
 from tools.measure_gpu import kernels
 from tools.measure_gpu.results import Record, Results, say
 from tools.measure_gpu.supervise import NEW_PROCESS

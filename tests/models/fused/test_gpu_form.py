@@ -4,6 +4,7 @@ import jax
 import pytest
 
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.models.fused import gpu_form as gpu_form_module
 from dense_aspp_jax.models.fused import gpu_tiles, mosaic_tiles
 from dense_aspp_jax.models.fused.gpu_form import FORCED, gpu_form, traced_gpu
 from dense_aspp_jax.models.segmentation import Network
@@ -44,6 +45,27 @@ def test_without_kernels_xla_remains(monkeypatch):
   monkeypatch.setattr(gpu_tiles, 'triton', None)
   with described('NVIDIA H100 80GB HBM3'):
     assert gpu_form('fused') == 'xla'
+
+
+@pytest.mark.parametrize(
+  ('failing', 'expected'),
+  [(set(), 'mosaic'), ({'mosaic'}, 'triton'), ({'mosaic', 'triton'}, 'xla')],
+)
+def test_a_form_that_fails_its_check_is_left_out(all_forms, monkeypatch, failing, expected):
+  class Device:
+    device_kind = 'NVIDIA H200'
+
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  monkeypatch.setattr(jax, 'devices', lambda: [Device])
+  monkeypatch.setattr(gpu_form_module.kernel_verdicts, 'passes', lambda form: form not in failing)
+  assert gpu_form('fused') == expected
+  assert gpu_form('fused_mosaic') == 'mosaic'
+
+
+def test_a_gpu_that_is_only_described_checks_nothing(all_forms, monkeypatch):
+  monkeypatch.setattr(gpu_form_module.kernel_verdicts, 'passes', lambda form: pytest.fail('checked'))
+  with described('NVIDIA H200'):
+    assert gpu_form('fused') == 'mosaic'
 
 
 def test_on_a_cpu_no_gpu_is_traced_for():

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dense_aspp_jax.models.fused import gpu_tiles, mosaic_tiles, ops
+from dense_aspp_jax.models.fused import ops
 from dense_aspp_jax.models.fused.statistics import Affine
 
 GROUP = 4  # layers whose backward passes visit the channels in front of them together
@@ -46,24 +46,6 @@ class Call(NamedTuple):
   donated: int | None
   num_bytes: int
   flops: int
-
-
-# The last layers of the blocks of the slides' model #4 for 8 images of 512x1024, and one for 360x480, whose
-# feature maps the dilation does not divide.
-LAYERS = {
-  'denseblock1': Layer((8, 128, 256), 256, 224, 128, 32),
-  'denseblock2': Layer((8, 64, 128), 512, 480, 128, 32),
-  'denseblock3': Layer((32, 32, 64), 1024, 992, 128, 32),
-  'denseblock4': Layer((128, 16, 32), 1024, 992, 128, 32),
-  'denseblock3, 360x480': Layer((32, 23, 30), 1024, 992, 128, 32, masked=True),
-  'aspp': Layer((8, 64, 128), 1344, 1280, 256, 64, dilation=24),
-}
-
-
-def forms() -> tuple[str, ...]:
-  """The forms of `gpu_form` that this version of jax has."""
-  available = {'mosaic': mosaic_tiles.available(), 'triton': gpu_tiles.triton is not None, 'xla': True}
-  return tuple(form for form, here in available.items() if here)
 
 
 def calls(layer: Layer, form: str) -> Iterator[Call]:
