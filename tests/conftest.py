@@ -2,15 +2,20 @@
 
 import os
 import pathlib
+import signal
 
 from xla_flags import xla_flags
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = xla_flags(8)
+# Data sets that somebody prepared on this machine are no part of the tests; tfds reads it when imported.
+os.environ['TFDS_DATA_DIR'] = str(pathlib.Path(__file__).parents[1] / '.pytest_cache' / 'no_data_sets')
 
 import jax
 import pytest
 from fake_devices import first_devices
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
 
 pytest_plugins = ['faults.without_guards']
 
