@@ -106,4 +106,5 @@ def _failure(form: str) -> str | None:
     return None
   if done.returncode < 0:
     return f'their process was ended by {signal.Signals(-done.returncode).name}'
-  return ([line for line in done.stderr.splitlines() if line.strip()] or [f'exit code {done.returncode}'])[-1]
+  last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), 'no message')
+  return last if done.returncode == 1 else f'exit code {done.returncode}: {last}'

@@ -62,12 +62,13 @@ class DenseBlockPlan(NamedTuple):
 
 
 class Saved(NamedTuple):
-  """What the backward pass needs: the buffer, its moments, the bottlenecks and theirs."""
+  """What the backward pass needs: the buffer, its moments, the bottlenecks, theirs, and their BNs."""
 
   features: Float[Array, 'n h2 w2 c2']
   feature_moments: Moments
   bottlenecks: list[Float[Array, 'n h2 w2 ci'] | None]
   bottleneck_moments: list[Moments | None]
+  bottleneck_affines: list[Affine | None]
 
 
 def masked(x: Array, mask: Mask) -> Array:

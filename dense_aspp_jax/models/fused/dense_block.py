@@ -164,7 +164,7 @@ def _dense_block(plan, axes, x, x_moments, layers):
 
 def _forward(plan, axes, x, x_moments, layers):
   run = functools.partial(_forward_local, plan, axes)
-  outputs, saved = P(axes), Saved(P(axes), P(), P(axes), P())
+  outputs, saved = P(axes), Saved(P(axes), P(), P(axes), P(), P())
   run = _on_each_device(run, axes, (P(axes), P(), _layer_specs(layers, axes)), ((outputs, P(), P()), saved))
   result, saved = run(x, x_moments, layers)
   return result, (saved, layers)
@@ -175,7 +175,7 @@ def _backward(plan, axes, residuals, cotangents):
   gradient, moments_gradient, _ = cotangents
   run = functools.partial(backward, plan, axes)
   specs = _layer_specs(layers, axes)
-  inputs = (Saved(P(axes), P(), P(axes), P()), specs, P(axes), P())
+  inputs = (Saved(P(axes), P(), P(axes), P(), P()), specs, P(axes), P())
   run = _on_each_device(run, axes, inputs, (P(axes), P(), specs))
   return run(saved, layers, gradient, moments_gradient)
 
@@ -210,7 +210,7 @@ def _forward_local(plan, axes, x, x_moments, layers):
   size, channels, dtype = x.shape[1:3], x.shape[3], x.dtype
   growth = layers[0].kernel2.shape[3]
   features, mask = _buffer(plan, x, growth * len(layers))
-  saved = Saved(features, x_moments, [], [])
+  saved = Saved(features, x_moments, [], [], [])
   for layer, dilation in zip(layers, plan.dilations, strict=True):
     affine = normalization(layer.norm1, channels, x_moments, EPSILON, as_rows=plan.gpu == 'mosaic')
     z, z_moments = features[..., :channels], None
@@ -220,6 +220,7 @@ def _forward_local(plan, axes, x, x_moments, layers):
       affine = normalization(layer.norm2, z.shape[-1], z_moments, EPSILON, as_rows=plan.gpu == 'mosaic')
     saved.bottlenecks.append(None if layer.kernel1 is None else z)
     saved.bottleneck_moments.append(z_moments)
+    saved.bottleneck_affines.append(None if layer.kernel1 is None else affine)
     conv = z, affine, layer.kernel2.astype(dtype), mask
     if layer.kernel1 is not None and layer.bias2 is None and layer.dropout_mask is None:
       features, y_moments = ops.bn_relu_conv_into(

@@ -34,7 +34,7 @@ from dense_aspp_jax.models.fused.statistics import (
   Affine,
   Moments,
   accumulation_dtype,
-  normalization,
+  identity,
 )
 
 
@@ -56,6 +56,7 @@ class _Gradients:
     self.mask: Mask = padding_mask(gradient.shape[0], gradient.shape[1:3], plan.phases)
     in_layout = space_to_batch(gradient, plan.phases)
     self._features, self.buffer = lax.optimization_barrier((saved.features, in_layout))
+    self._inverse, *self._inverses = _inverse_deviations(saved)
 
   def of_output(self, layer: DenseLayerArrays, start: int, stop: int) -> Maps:
     """That of a layer's 3x3 convolution, whose output are channels `start` to `stop`.
@@ -63,23 +64,23 @@ class _Gradients:
     All readers of the output are done: what comes through its moments is due now.
     """
     of_moments = _channels(self.moments, start, stop)
-    x_moments = _channels(self._feature_moments, start, stop)
-    through = self._through_moments(self._features[..., start:stop], x_moments, of_moments)
+    mean = self._feature_moments.mean[start:stop]
+    through = self._through_moments(self._features[..., start:stop], mean, of_moments)
     g = masked(self.buffer[..., start:stop].astype(through.dtype) + through, self.mask).astype(
       self.buffer.dtype
     )
     return g if layer.dropout_mask is None else g * mask_by_phase(layer, self._plan.phases).astype(g.dtype)
 
   def through_3x3(
-    self, z: Maps, z_moments: Moments, layer: DenseLayerArrays, dilation: int, gy: Maps
+    self, saved: Saved, index: int, layer: DenseLayerArrays, dilation: int, gy: Maps
   ) -> tuple[Maps, Kernel, tuple[Array, Array]]:
-    """Those of a bottleneck z, of the 3x3 kernel behind it, and of the BN's scale and bias between them."""
-    affine = self._normalization(layer.norm2, z_moments)
+    """Those of the bottleneck, of the 3x3 kernel behind it, and of the BN's scale and bias between them."""
+    z, affine, inverse = saved.bottlenecks[index], saved.bottleneck_affines[index], self._inverses[0][index]
     g, kernel, sums = ops.bn_relu_conv_backward(
       *(z, affine, layer.kernel2.astype(gy.dtype), self.mask, gy), dilation=dilation, gpu=self._plan.gpu
     )
-    norm, of_moments = self._of_norm(sums, affine, z_moments)
-    gz = g.astype(affine.scale.dtype) * affine.scale + self._through_moments(z, z_moments, of_moments)
+    norm, of_moments = self._of_norm(sums, affine, inverse)
+    gz = g.astype(affine.scale.dtype) * affine.scale + self._through_moments(z, affine.mean, of_moments)
     return masked(gz, self.mask).astype(gy.dtype), kernel, norm
 
   def add_through_1x1(
@@ -91,21 +92,22 @@ class _Gradients:
       Of each layer, these channels' gradients of the 1x1 kernel and of the BN in front of it.
     """
     x_moments = _channels(self._feature_moments, start, stop)
-    affines = [self._normalization(_at(layer.norm1, start, stop), x_moments) for layer in layers]
+    inverse = self._inverse[start:stop]
+    affines = [self._normalization(_at(layer.norm1, start, stop), x_moments, inverse) for layer in layers]
     kernels = [layer.kernel1[start:stop].astype(self.buffer.dtype) for layer in layers]
     self.buffer, kernel_gradients, sums = ops.bn_relu_dot_backward(
       *(self._features, affines, kernels, list(output_gradients), self.buffer),
       start=start,
       gpu=self._plan.gpu,
     )
-    return kernel_gradients, self._add_through_norms(layers, sums, affines, x_moments, start)
+    return kernel_gradients, self._add_through_norms(layers, sums, affines, start)
 
   def add_through_input(
     self, layer: DenseLayerArrays, dilation: int, gy: Maps, stop: int
   ) -> tuple[Kernel, tuple[Array, Array] | None]:
     """Adds what flows from a layer without a bottleneck into the channels up to `stop`."""
     x_moments = _channels(self._feature_moments, 0, stop)
-    affine = self._normalization(layer.norm1, x_moments)
+    affine = self._normalization(layer.norm1, x_moments, self._inverse[:stop])
     g, kernel, sums = ops.bn_relu_conv_backward(
       *(self._features[..., :stop], affine, layer.kernel2.astype(gy.dtype), self.mask, gy),
       dilation=dilation,
@@ -114,14 +116,13 @@ class _Gradients:
     wide = affine.scale.dtype
     added = self.buffer[..., :stop].astype(wide) + g.astype(wide) * affine.scale
     self.buffer = lax.dynamic_update_slice(self.buffer, added.astype(gy.dtype), (0, 0, 0, 0))
-    return kernel, *self._add_through_norms([layer], [sums], [affine], x_moments, 0)
+    return kernel, *self._add_through_norms([layer], [sums], [affine], 0)
 
   def _add_through_norms(
     self,
     layers: Sequence[DenseLayerArrays],
     sums: Sequence[Sums],
     affines: Sequence[Affine],
-    x_moments: Moments,
     start: int,
   ) -> list[tuple[Array, Array] | None]:
     """Adds what flows through the moments that the layers' first BNs used; those of scale and bias."""
@@ -130,7 +131,8 @@ class _Gradients:
       if layer.norm1 is None:
         norms.append(None)
         continue
-      norm, of_moments = self._of_norm(layer_sums, affine, x_moments)
+      inverse = self._inverse[start : start + len(affine.mean)]
+      norm, of_moments = self._of_norm(layer_sums, affine, inverse)
       norms.append(norm)
       total = of_moments if total is None else _sum(total, of_moments)
     if total is not None:
@@ -141,21 +143,27 @@ class _Gradients:
       self.moments = jax.tree.map(lambda *values: jnp.concatenate(values), *parts) if start else added
     return norms
 
-  def _normalization(self, norm: tuple[Array, Array] | None, x_moments: Moments) -> Affine:
+  def _normalization(
+    self, norm: tuple[Array, Array] | None, x_moments: Moments, inverse_deviation: Array
+  ) -> Affine:
     """The affine map of a BN of all these channels."""
-    as_rows = self._plan.gpu == 'mosaic'
-    return normalization(norm, len(x_moments.mean), x_moments, EPSILON, as_rows=as_rows)
+    if norm is None:
+      return identity(len(inverse_deviation), inverse_deviation.dtype)
+    scale, bias = (values.astype(inverse_deviation.dtype) for values in norm)
+    affine = Affine(x_moments.mean, scale * inverse_deviation, bias)
+    return Affine(*jnp.stack(affine)) if self._plan.gpu == 'mosaic' else affine
 
-  def _of_norm(self, sums: Sums, affine: Affine, x_moments: Moments) -> tuple[tuple[Array, Array], Moments]:
+  def _of_norm(
+    self, sums: Sums, affine: Affine, inverse_deviation: Array
+  ) -> tuple[tuple[Array, Array], Moments]:
     """Of a BN's scale and bias and of the moments it used, from sums over its output's gradient."""
     gradient, centred = lax.psum(sums, self._axes) if self._axes else sums
-    inverse_deviation = lax.rsqrt(x_moments.variance + EPSILON)
     of_moments = Moments(-affine.scale * gradient, -0.5 * affine.scale * inverse_deviation**2 * centred)
     return (centred * inverse_deviation, gradient), of_moments
 
-  def _through_moments(self, x: Maps, x_moments: Moments, gradient: Moments) -> Maps:
+  def _through_moments(self, x: Maps, mean: Array, gradient: Moments) -> Maps:
     """Of x, what flows through its mean and variance."""
-    centred = x.astype(x_moments.mean.dtype) - x_moments.mean
+    centred = x.astype(mean.dtype) - mean
     return gradient.mean / self._count + centred * (gradient.variance * (2 / self._count))
 
 
@@ -193,8 +201,7 @@ def backward(
         kernel2, norm1 = gradients.add_through_input(layer, plan.dilations[index], gy, width)
         local[index], whole[index] = (None, kernel2, bias2), (norm1, None, dropout_mask)
         continue
-      z, z_moments = saved.bottlenecks[index], saved.bottleneck_moments[index]
-      gz, kernel2, norm2 = gradients.through_3x3(z, z_moments, layer, plan.dilations[index], gy)
+      gz, kernel2, norm2 = gradients.through_3x3(saved, index, layer, plan.dilations[index], gy)
       local[index], whole[index] = (None, kernel2, bias2), (None, norm2, dropout_mask)
       inside = gradients.add_through_1x1([layer], [gz], front, width) if width > front else ()
       group.append((index, layer, gz, inside))
@@ -214,6 +221,17 @@ def backward(
   found = jax.tree.map(lambda g, value: g.astype(value.dtype), found, list(layers))
   of_input = batch_to_space(gradients.buffer[..., :first_width], plan.phases, gradient.shape[1:3])
   return of_input, _channels(gradients.moments, 0, first_width), found
+
+
+def _inverse_deviations(saved: Saved) -> list[Array]:
+  """Of the features, and of the bottlenecks where there are any, `[layers, ci]`.
+
+  All at once and stored: a GPU would launch a kernel for each, in front of whatever reads it.
+  """
+  variances = [saved.feature_moments.variance]
+  if saved.bottleneck_moments[0] is not None:
+    variances.append(jnp.stack([z_moments.variance for z_moments in saved.bottleneck_moments]))
+  return lax.optimization_barrier([lax.rsqrt(variance + EPSILON) for variance in variances])
 
 
 def _joined(front: list, inside: list) -> list:

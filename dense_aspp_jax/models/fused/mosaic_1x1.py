@@ -190,8 +190,8 @@ def _product(bound, features, kernel, affine, *, second=None, counted=None, prog
         else:
           mean = jnp.sum(out, 1) * (1 / part)
           deviation = out - lax.broadcast_in_dim(mean, out.shape, [0])
-        tl.store_column(moments[0].at[:, number], mean)
-        tl.store_column(moments[1].at[:, number], jnp.sum(deviation * deviation, 1))
+        tl.store_columns(moments[0].at[:, number], mean)
+        tl.store_columns(moments[1].at[:, number], jnp.sum(deviation * deviation, 1))
       return _
 
     lax.fori_loop(0, mine, compute, None)

@@ -18,7 +18,16 @@ from dense_aspp_jax.models.fused import mosaic_rectangles as rectangles
 from dense_aspp_jax.models.fused import mosaic_tiles as tl
 from dense_aspp_jax.models.fused.arrays import TAPS, Maps, Mask, Sums
 from dense_aspp_jax.models.fused.kernel_cost import kernel_cost
-from dense_aspp_jax.models.fused.mosaic_3x3_program import BLOCK, HALF, PIECE, WARPGROUPS, Plan, body, scratch
+from dense_aspp_jax.models.fused.mosaic_3x3_program import (
+  BLOCK,
+  HALF,
+  PIECE,
+  SUMS,
+  WARPGROUPS,
+  Plan,
+  body,
+  scratch,
+)
 from dense_aspp_jax.models.fused.mosaic_tiles import plgpu
 from dense_aspp_jax.models.fused.statistics import Affine
 
@@ -59,22 +68,23 @@ def bn_relu_conv_backward(
   plan = Plan(tiling, tiles, per_program, len(weights), masks is not None)
   operands = z, padded, weights, *affine, picks, *scalars, *([] if masks is None else [masks])
   num_bytes = sum(x.size * x.dtype.itemsize for x in (*operands, z))
-  num_bytes += 4 * programs * (weights.size + 8 * WARPGROUPS * channels)
+  num_bytes += 4 * programs * (weights.size + SUMS * WARPGROUPS * channels)
   with kernel_cost('bn_relu_conv_backward', num_bytes, 36 * (z.size // channels) * channels * growth):
-    g, parts, sums = _sums_of_programs(plan, blocks, programs, tl.INTERPRET, *operands)
-  kernel_gradient = jnp.sum(parts, 0).reshape(9, -1, channels, PIECE).swapaxes(1, 2)
-  sums = jnp.sum(sums, (0, 1))
+    g, parts = _sums_of_programs(plan, blocks, programs, tl.INTERPRET, *operands)
+  total = jnp.sum(parts, 0)  # all at once: a GPU launches a kernel for each sum
+  kernel_gradient, sums = total[:-1], total[-1]
+  kernel_gradient = kernel_gradient.reshape(9, -1, channels, PIECE).swapaxes(1, 2)
+  sums = sum(sums[:, number * SUMS : number * SUMS + 2] for number in range(WARPGROUPS))
   return g, kernel_gradient.reshape(3, 3, channels, -1)[..., :growth], (sums[:, 0], sums[:, 1])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _sums_of_programs(plan: Plan, blocks: int, programs: int, interpret: Any, *operands: Array):
   """What the kernel writes. Under jit, so that it is traced and lowered once for all layers of a block."""
-  z, _, weights = operands[:3]
+  z = operands[0]
   outputs = (
     jax.ShapeDtypeStruct(z.shape, z.dtype),
-    jax.ShapeDtypeStruct((programs, *weights.shape), jnp.float32),
-    jax.ShapeDtypeStruct((programs, WARPGROUPS, z.shape[3], 8), jnp.float32),
+    jax.ShapeDtypeStruct((programs, plan.pieces + 1, z.shape[3], PIECE), jnp.float32),
   )
   return plgpu.kernel(
     functools.partial(body, plan),

@@ -243,8 +243,8 @@ def convolution(
             inside = per_row(counted.at[1, tile, pl.ds(first, part)])
             mean = jnp.sum(jnp.where(inside > 0, y, 0.0), 0) / jnp.maximum(jnp.sum(inside, 0), 1.0)
             deviation = jnp.where(inside > 0, y - lax.broadcast_in_dim(mean, y.shape, [1]), 0.0)
-          tl.store_column(moments[0].at[:, number], mean)
-          tl.store_column(moments[1].at[:, number], jnp.sum(deviation * deviation, 0))
+          tl.store_columns(moments[0].at[:, number], mean)
+          tl.store_columns(moments[1].at[:, number], jnp.sum(deviation * deviation, 0))
         return _
 
       lax.fori_loop(0, mine, compute, None)

@@ -31,6 +31,7 @@ SLOTS = 8  # for pieces
 Z_FREE, A_FULL, A_FREE = SLOTS, SLOTS + 2, SLOTS + 3  # barriers, behind those of the pieces
 LAG = 4  # pieces that the warpgroups may be apart before one waits
 WARPGROUPS = 2
+SUMS = 8  # columns of a warpgroup's sums; the first two are used
 
 
 class Plan(NamedTuple):
@@ -57,8 +58,7 @@ class Refs(NamedTuple):
   zero: Any  # [1]
   mask: Any  # None: there is none
   g: Any
-  parts: Any
-  sums: Any
+  parts: Any  # [programs, pieces + 1, channels, PIECE]; the last piece has the sums, see `SUMS`
 
 
 class Scratch(NamedTuple):
@@ -131,7 +131,7 @@ class Program(NamedTuple):
 def body(plan: Plan, *refs: Any) -> None:
   """The kernel; the references are those of `Refs`, without a mask that there is none, and `Scratch`."""
   size = len(Scratch._fields)
-  inputs, outputs, smem = refs[: -size - 3], refs[-size - 3 : -size], Scratch(*refs[-size:])
+  inputs, outputs, smem = refs[: -size - 2], refs[-size - 2 : -size], Scratch(*refs[-size:])
   gmem = Refs(*inputs, *([] if plan.masked else [None]), *outputs)
   smem = smem._replace(**{name: rectangles.views(getattr(smem, name)) for name in ('z', 'g', 'gy')})
   for number in range(WARPGROUPS):
@@ -164,9 +164,10 @@ def _run(program: Program) -> None:
     for place, piece in enumerate(program.own):
       columns = slice(place * PIECE, (place + 1) * PIECE)
       gmem.parts[number, piece, program.channels] = values[:, columns]
-    gmem.sums[number, program.number, program.channels] = sums[...]
+    columns = pl.ds(program.number * SUMS, SUMS)
+    tl.store_columns(gmem.parts.at[number, program.plan.pieces, program.channels, columns], sums[...])
 
-  accumulators = (BLOCK, len(program.own) * PIECE), (BLOCK, 8)
+  accumulators = (BLOCK, len(program.own) * PIECE), (BLOCK, SUMS)
   pl.run_scoped(run, *(plgpu.ACC(size, jnp.float32) for size in accumulators))
   plgpu.barrier_wait(smem.done.at[A_FREE])
   plgpu.wait_smem_to_gmem(0)

@@ -67,12 +67,12 @@ def per_column(vector: Any, shape: tuple[int, int]) -> Float[Array, 'rows column
   return lax.broadcast_in_dim(value, shape, [1])
 
 
-def store_column(column: Any, vector: Float[Array, ' rows']) -> None:
-  """Writes a vector into a column of an array, whose elements are apart in memory."""
+def store_columns(columns: Any, values: Float[Array, ' rows *']) -> None:
+  """Writes into columns of an array, whose rows are apart in memory."""
   if hasattr(plgpu, 'store'):  # from jax 0.12 on, other stores refuse that
-    plgpu.store(column, vector, optimized=False)
+    plgpu.store(columns, values, optimized=False)
   else:
-    column[...] = vector
+    columns[...] = values
 
 
 def add_product(total: Float[Array, 'm n'], operands: Callable[[], tuple[Any, Any]]) -> Float[Array, 'm n']:
