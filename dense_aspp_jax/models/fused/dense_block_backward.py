@@ -48,15 +48,22 @@ class _Gradients:
   """
 
   def __init__(
-    self, plan: DenseBlockPlan, axes: tuple[str, ...], saved: Saved, gradient: Array, of_moments: Moments
+    self,
+    plan: DenseBlockPlan,
+    axes: tuple[str, ...],
+    saved: Saved,
+    gradient: Array,
+    of_moments: Moments,
+    num_read: int,
   ):
+    """Takes the gradients of what the block returned; `num_read` channels are read by a layer."""
     self._plan, self._axes = plan, axes
     self._feature_moments, self.moments = saved.feature_moments, of_moments
     self._count = math.prod(gradient.shape[:3]) * (jax.lax.axis_size(axes) if axes else 1)
     self.mask: Mask = padding_mask(gradient.shape[0], gradient.shape[1:3], plan.phases)
     in_layout = space_to_batch(gradient, plan.phases)
     self._features, self.buffer = lax.optimization_barrier((saved.features, in_layout))
-    self._inverse, *self._inverses = _inverse_deviations(saved)
+    self._inverse, *self._inverses = _inverse_deviations(saved, num_read)
 
   def of_output(self, layer: DenseLayerArrays, start: int, stop: int) -> Maps:
     """That of a layer's 3x3 convolution, whose output are channels `start` to `stop`.
@@ -188,7 +195,7 @@ def backward(
   growth = layers[0].kernel2.shape[3]
   first_width = gradient.shape[3] - growth * len(layers)
   widths = [first_width + index * growth for index in range(len(layers))]
-  gradients = _Gradients(plan, axes, saved, gradient, moments_gradient)
+  gradients = _Gradients(plan, axes, saved, gradient, moments_gradient, widths[-1])
   local, whole = [None] * len(layers), [None] * len(layers)  # of this device's images, of all
   for first in reversed(range(0, len(layers), plan.group)):
     front, group = widths[first], []
@@ -223,12 +230,12 @@ def backward(
   return of_input, _channels(gradients.moments, 0, first_width), found
 
 
-def _inverse_deviations(saved: Saved) -> list[Array]:
-  """Of the features, and of the bottlenecks where there are any, `[layers, ci]`.
+def _inverse_deviations(saved: Saved, num_read: int) -> list[Array]:
+  """Of the features that a layer reads, and of the bottlenecks where there are any, `[layers, ci]`.
 
   All at once and stored: a GPU would launch a kernel for each, in front of whatever reads it.
   """
-  variances = [saved.feature_moments.variance]
+  variances = [saved.feature_moments.variance[:num_read]]
   if saved.bottleneck_moments[0] is not None:
     variances.append(jnp.stack([z_moments.variance for z_moments in saved.bottleneck_moments]))
   return lax.optimization_barrier([lax.rsqrt(variance + EPSILON) for variance in variances])
