@@ -46,7 +46,7 @@ def passes(form: str) -> bool:
   verdicts = _read(path)
   if key not in verdicts:
     device = jax.devices()[0].device_kind
-    say(f"checking the '{form}' kernels on this {device}, once: up to a minute")
+    say(f"checking the '{form}' kernels on this {device}, once; it may take a minute")
     verdicts = {**_read(path), key: {'failure': _failure(form), 'checked': f'{datetime.date.today()}'}}
     with contextlib.suppress(RunError):  # then the next process checks again
       write_json(path, verdicts)
@@ -81,7 +81,7 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 def _failure(form: str) -> str | None:
   """Runs the check; why it failed, None: it passed."""
   command = [sys.executable, '-m', _CHECK, form, jax.default_backend()]
-  # This process has most of the GPU's memory already; the check needs half a gigabyte.
+  # This process may have most of the GPU's memory already; the check takes what it needs and no more.
   environment = {
     **os.environ,
     'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',

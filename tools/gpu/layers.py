@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dense_aspp_jax.models.fused.kernel_calls import Layer
 
-# The last layers of the blocks of the slides' model #4 for 8 images of 512x1024, and one for 360x480, whose
-# feature maps the dilation does not divide.
+# The last of each block, for 8 images of 512x1024, and one for 360x480, whose feature maps the dilation does
+# not divide.
 LAYERS = {
   'denseblock1': Layer((8, 128, 256), 256, 224, 128, 32),
   'denseblock2': Layer((8, 64, 128), 512, 480, 128, 32),

@@ -98,9 +98,7 @@ class _Gradients:
     Returns:
       Of each layer, these channels' gradients of the 1x1 kernel and of the BN in front of it.
     """
-    x_moments = _channels(self._feature_moments, start, stop)
-    inverse = self._inverse[start:stop]
-    affines = [self._normalization(_at(layer.norm1, start, stop), x_moments, inverse) for layer in layers]
+    affines = [self._normalization(_at(layer.norm1, start, stop), start, stop) for layer in layers]
     kernels = [layer.kernel1[start:stop].astype(self.buffer.dtype) for layer in layers]
     self.buffer, kernel_gradients, sums = ops.bn_relu_dot_backward(
       *(self._features, affines, kernels, list(output_gradients), self.buffer),
@@ -113,8 +111,7 @@ class _Gradients:
     self, layer: DenseLayerArrays, dilation: int, gy: Maps, stop: int
   ) -> tuple[Kernel, tuple[Array, Array] | None]:
     """Adds what flows from a layer without a bottleneck into the channels up to `stop`."""
-    x_moments = _channels(self._feature_moments, 0, stop)
-    affine = self._normalization(layer.norm1, x_moments, self._inverse[:stop])
+    affine = self._normalization(layer.norm1, 0, stop)
     g, kernel, sums = ops.bn_relu_conv_backward(
       *(self._features[..., :stop], affine, layer.kernel2.astype(gy.dtype), self.mask, gy),
       dilation=dilation,
@@ -150,15 +147,13 @@ class _Gradients:
       self.moments = jax.tree.map(lambda *values: jnp.concatenate(values), *parts) if start else added
     return norms
 
-  def _normalization(
-    self, norm: tuple[Array, Array] | None, x_moments: Moments, inverse_deviation: Array
-  ) -> Affine:
-    """The affine map of a BN of all these channels."""
+  def _normalization(self, norm: tuple[Array, Array] | None, start: int, stop: int) -> Affine:
+    """The affine map of a BN of channels `start` to `stop`."""
+    mean, inverse_deviation = self._feature_moments.mean[start:stop], self._inverse[start:stop]
     if norm is None:
-      return identity(len(inverse_deviation), inverse_deviation.dtype)
-    scale, bias = (values.astype(inverse_deviation.dtype) for values in norm)
-    affine = Affine(x_moments.mean, scale * inverse_deviation, bias)
-    return Affine(*jnp.stack(affine)) if self._plan.gpu == 'mosaic' else affine
+      return identity(stop - start, mean.dtype)
+    scale, bias = (values.astype(mean.dtype) for values in norm)
+    return Affine(mean, scale * inverse_deviation, bias)
 
   def _of_norm(
     self, sums: Sums, affine: Affine, inverse_deviation: Array

@@ -58,7 +58,8 @@ class Refs(NamedTuple):
   zero: Any  # [1]
   mask: Any  # None: there is none
   g: Any
-  parts: Any  # [programs, pieces + 1, channels, PIECE]; the last piece has the sums, see `SUMS`
+  parts: Any  # [programs, pieces + 1, channels, PIECE]; the last piece has the sums, see `SUMS`, and
+  # is unspecified behind them
 
 
 class Scratch(NamedTuple):
