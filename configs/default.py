@@ -42,7 +42,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.init = ml_collections.ConfigDict()
   config.init.extractor_weights = config_dict.placeholder(str)  # of `dense-aspp convert`; default: random
-  config.init.run = config_dict.placeholder(str)  # workdir of another run, whose weights this one starts from
+  config.init.run = config_dict.placeholder(str)  # another run or a model file, to start from its weights
 
   config.data = ml_collections.ConfigDict()
   config.data.dataset = 'cityscapes'  # 'camvid', 'street_scenes', or 'folder:PATH'

@@ -1,6 +1,6 @@
 """Semantic segmentation of street scenes with DenseASPP, in JAX and Flax.
 
-`dense_aspp_jax.load_run('runs/x').predictor.predict('photo.jpg')` predicts an image; see docs/predictor.md.
+`dense_aspp_jax.load_model('runs/x').predict('photo.jpg')` predicts an image; see docs/predictor.md.
 """
 
 import importlib
@@ -11,6 +11,6 @@ __version__ = '0.1.0'
 
 def __getattr__(name: str) -> Any:
   # Imported when it is used: importing the package alone loads no JAX.
-  if name == 'load_run':
-    return importlib.import_module('dense_aspp_jax.training.run').load_run
+  if name in ('load_model', 'load_run'):
+    return getattr(importlib.import_module('dense_aspp_jax.training.run'), name)
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

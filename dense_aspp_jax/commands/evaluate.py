@@ -19,11 +19,11 @@ from dense_aspp_jax.evaluation.batch_norm import BatchStatisticsPredictor
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.evaluation.metrics import format_table, protocol
 from dense_aspp_jax.evaluation.tta import AveragingPredictor
-from dense_aspp_jax.files import check_writable, write_json
+from dense_aspp_jax.files import check_writable, shown, write_json
 from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.progress import say
 from dense_aspp_jax.results.runs import EVALUATIONS
-from dense_aspp_jax.training.run import load_run
+from dense_aspp_jax.training.run import load_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,8 +48,10 @@ def run(args: argparse.Namespace) -> int:
       '--bn batch with --flip, --scales or --window: averaging takes one image at a time; leave either out'
     )
   if args.record:
-    check_writable(args.workdir / EVALUATIONS, '--workdir')
-  run = load_run(args.workdir, args.checkpoint, args.weights, 'running' if by_batch else args.bn)
+    if args.model.is_file():
+      raise InputError(f'{shown(args.model)}: --record keeps scores in the directory of a run; use --output')
+    check_writable(args.model / EVALUATIONS, '--model')
+  run = load_model(args.model, args.checkpoint, args.weights, None if by_batch else args.bn)
   split = run.load_split(args.split, args.data_dir)
   batch_size = args.batch_size or run.batch_size
   predictor = run.predictor
@@ -63,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     **run.describe(),
     'data_dir': args.data_dir,
     'split': args.split,
-    'bn': args.bn,
+    'bn': 'batch' if by_batch else run.bn,
     'bn_batch_size': batch_size if by_batch else None,
     'test_time': None,
   }
@@ -76,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
   else:
     print(format_table(scores))
   if args.record:
-    path = args.workdir / EVALUATIONS / f'{_record_name(result)}.json'
+    path = args.model / EVALUATIONS / f'{_record_name(result)}.json'
     write_json(path, result)
     say(f'recorded in {path}')
   write_result(result, args.output)

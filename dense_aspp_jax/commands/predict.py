@@ -1,4 +1,4 @@
-"""Predict images with the checkpoint of a run."""
+"""Predict images with a trained network."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from dense_aspp_jax.evaluation.prediction_folder import (
 from dense_aspp_jax.files import check_writable, shown
 from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.progress import progress, say
-from dense_aspp_jax.training.run import load_run
+from dense_aspp_jax.training.run import load_model
 
 _NUM_THREADS = 4  # that decode, and as many that write
 _MAX_PIXELS_IN_THREADS = 2**23  # of larger images, some twenty in memory would take gigabytes
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's options."""
   parser.formatter_class = argparse.RawDescriptionHelpFormatter
   parser.epilog = _RULES
-  add_run_arguments(parser, ('--workdir', '--checkpoint', '--weights', '--bn'))
+  add_run_arguments(parser, ('--model', '--checkpoint', '--weights', '--bn'))
   parser.add_argument('--output', required=True, type=path_argument, help='directory for the predictions')
   parser.add_argument(
     '--as-stored', action='store_true', help='predict the pixels as stored, whatever the EXIF orientation'
@@ -144,7 +144,7 @@ def _predict(
   first = next(decoded, None)
   if first is None:
     return  # without loading the network
-  run = load_run(args.workdir, args.checkpoint, args.weights, args.bn)
+  run = load_model(args.model, args.checkpoint, args.weights, args.bn)
   predictor = averaging_predictor(args, run) if averages else run.predictor
   made_by = {
     'num_classes': run.label_set.num_classes,

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
   """Writes WORKDIR/recalibrated/STEP_WEIGHTS; says how much the statistics changed."""
   check_at_least('--batch-size', args.batch_size)
   check_writable(args.workdir / RECALIBRATED_FOLDER, '--workdir')
-  run = load_run(args.workdir, args.checkpoint, args.weights)
+  run = load_run(args.workdir, args.checkpoint or 'best', args.weights)
   before = run.variables.get('batch_stats')
   if not before:
     raise InputError(f'{args.workdir}: this network has no batch normalization, nothing to recalibrate')

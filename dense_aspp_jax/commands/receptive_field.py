@@ -19,7 +19,7 @@ from dense_aspp_jax.analysis.receptive_field import (
   scales_figure,
 )
 from dense_aspp_jax.commands.config_file import CONFIG_HELP, read_config_file
-from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least
+from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least, output_folder
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import check_writable, write_json
 from dense_aspp_jax.models.initial_variables import initial_variables
@@ -27,7 +27,7 @@ from dense_aspp_jax.models.segmentation import Network, create_model
 from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.training.config import parse_config
-from dense_aspp_jax.training.run import load_run
+from dense_aspp_jax.training.run import load_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,36 +35,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--config',
     metavar='FILE',
-    help=f'{CONFIG_HELP}; default: that stored in --workdir',
+    help=f'{CONFIG_HELP}; default: that of --model',
   )
   parser.add_argument(
-    '--workdir', type=path_argument, help="measure with a run's parameters; default: random initial ones"
+    '--model',
+    '--workdir',
+    type=path_argument,
+    metavar='WORKDIR|FILE',
+    help='measure with the parameters of a trained network; default: random initial ones',
   )
-  parser.add_argument('--checkpoint', help="of --workdir: 'best' (default), 'latest', or a step")
-  add_run_arguments(parser, ('--weights', '--bn'))
+  add_run_arguments(parser, ('--checkpoint', '--weights', '--bn'))
   parser.add_argument('--images', type=int, default=4, help='random images to average over (default 4)')
   parser.add_argument(
     '--output',
     type=path_argument,
-    help='folder for the results (default WORKDIR/analysis/receptive_field; needed without --workdir)',
+    help='folder for the results (default WORKDIR/analysis/receptive_field; needed without a run)',
   )
 
 
 def run(args: argparse.Namespace) -> int:
   """Writes receptive_field.json and two pictures; prints the table."""
-  if not args.workdir and not (args.config and args.output):
-    raise InputError('expected --workdir of a run, or --config and --output')
+  if not args.model and not (args.config and args.output):
+    raise InputError('expected --model, a trained network, or --config and --output')
   if args.config_arguments and not args.config:
     raise InputError(f'{" ".join(args.config_arguments)}: expected --config=FILE with it, or neither')
-  output = args.output or args.workdir / 'analysis' / 'receptive_field'
+  output = output_folder(args, 'analysis', 'receptive_field')
   check_writable(output, '--output')
   check_at_least('--images', args.images)
   for option in ('checkpoint', 'weights', 'bn'):
     value = getattr(args, option)
-    if value not in (None, 'running') and not args.workdir:
-      raise InputError(f'--{option} {value}: expected the --workdir of a run with it')
+    if value is not None and not args.model:
+      raise InputError(f'--{option} {value}: expected --model with it')
   config = read_config_file(args) if args.config else None
-  loaded = load_run(args.workdir, args.checkpoint or 'best', args.weights, args.bn) if args.workdir else None
+  loaded = load_model(args.model, args.checkpoint, args.weights, args.bn) if args.model else None
   if config is None:
     config = ConfigDict(loaded.config)
   else:
@@ -80,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
       if there[name] != value and name != 'compute_dtype'
     )
     if different:
-      raise InputError(f'{args.workdir}: a run of another network ({different}); omit --config')
+      raise InputError(f'{args.model}: another network ({different}); omit --config')
     variables, source = loaded.variables, f'checkpoint of step {loaded.step:,}'
   else:
     variables = initial_variables(model, config.seed)

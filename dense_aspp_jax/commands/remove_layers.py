@@ -7,10 +7,15 @@ import argparse
 import grain
 
 from dense_aspp_jax.analysis.layer_removal import analyse_layer_removal, format_removal_table
-from dense_aspp_jax.commands.run_arguments import add_cache_argument, add_run_arguments, check_at_least
+from dense_aspp_jax.commands.run_arguments import (
+  add_cache_argument,
+  add_run_arguments,
+  check_at_least,
+  output_folder,
+)
 from dense_aspp_jax.files import check_writable, replaced_directory, write_json
 from dense_aspp_jax.paths import path_argument
-from dense_aspp_jax.training.run import load_run
+from dense_aspp_jax.training.run import load_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,11 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Writes curves.png, one picture an image and layer_removal.json; prints the table."""
-  output = args.output or args.workdir / 'analysis' / 'layer_removal'
+  output = output_folder(args, 'analysis', 'layer_removal')
   check_writable(output, '--output')
   check_at_least('--images', args.images)
   check_at_least('--pictures', args.pictures, 0)
-  run = load_run(args.workdir, args.checkpoint, args.weights, args.bn)
+  run = load_model(args.model, args.checkpoint, args.weights, args.bn)
   # Every setting reads the whole split.
   split = run.load_split(args.split, args.data_dir, args.images is None, args.cache_dir)
   with replaced_directory(output, 'layer_removal.json') as folder:

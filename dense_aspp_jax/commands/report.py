@@ -12,14 +12,18 @@ from dense_aspp_jax.analysis.layer_removal import analyse_layer_removal
 from dense_aspp_jax.analysis.report import Analysis, read_analysis, read_metrics, render_report
 from dense_aspp_jax.analysis.report_pictures import predict_examples
 from dense_aspp_jax.analysis.similarity import analyse_similarity
-from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least, check_output_file
+from dense_aspp_jax.commands.run_arguments import (
+  add_run_arguments,
+  check_at_least,
+  check_output_file,
+  output_folder,
+)
 from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.files import write_file
 from dense_aspp_jax.models.counts import count_parameters
 from dense_aspp_jax.paths import path_argument
-from dense_aspp_jax.training.run import load_run
-from dense_aspp_jax.training.workdir import read_starts
+from dense_aspp_jax.training.run import load_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,16 +50,16 @@ def report_run(workdir: pathlib.Path, split: str) -> pathlib.Path:
   """Writes the report of a run with the command's default options; returns its path."""
   parser = argparse.ArgumentParser()
   add_arguments(parser)
-  return _write_report(parser.parse_args([f'--workdir={workdir}', f'--split={split}']))
+  return _write_report(parser.parse_args([f'--model={workdir}', f'--split={split}']))
 
 
 def _write_report(args: argparse.Namespace) -> pathlib.Path:
   """Scores a checkpoint, runs the analyses whose results are missing, writes the report."""
-  output = args.output or args.workdir / 'report.html'
+  output = output_folder(args, 'report.html')
   check_output_file(output, 'an HTML file')
   check_at_least('--images', args.images)
   check_at_least('--pictures', args.pictures)
-  run = load_run(args.workdir, args.checkpoint, args.weights, args.bn)
+  run = load_model(args.model, args.checkpoint, args.weights, args.bn)
   predictor, label_set, batch_size = run.predictor, run.label_set, run.batch_size
   split = run.load_split(args.split, args.data_dir)
   confusion = evaluate(predictor, split, label_set, batch_size=batch_size)
@@ -71,7 +75,7 @@ def _write_report(args: argparse.Namespace) -> pathlib.Path:
     ('layer_removal', analyse_layer_removal, {'batch_size': batch_size, 'num_pictures': 3}),
   ):
     of_this = {**subject, 'layer': options.get('layer')}
-    analyses[name] = read_analysis(args.workdir / 'analysis' / name, of_this)
+    analyses[name] = None if run.record else read_analysis(args.model / 'analysis' / name, of_this)
     if analyses[name] is None:
       with tempfile.TemporaryDirectory() as folder:
         found = analyse(predictor, first_examples(), label_set, **options, output=pathlib.Path(folder))
@@ -84,8 +88,8 @@ def _write_report(args: argparse.Namespace) -> pathlib.Path:
     split=args.split,
     images=len(split),
     parameters=count_parameters(run.model, run.config['data']['image_size']),
-    metrics=read_metrics(args.workdir / 'metrics.jsonl'),
-    starts=read_starts(args.workdir, default=[]),
+    metrics=[] if run.record else read_metrics(args.model / 'metrics.jsonl'),
+    starts=run.starts,
   )
   write_file(output, page.encode(errors='backslashreplace'))  # image ids are file names, of any bytes
   return output

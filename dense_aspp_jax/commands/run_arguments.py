@@ -10,23 +10,30 @@ from typing import Any
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.tta import AveragingPredictor, checked_scales, checked_window
-from dense_aspp_jax.files import check_writable, write_json
+from dense_aspp_jax.files import check_writable, shown, write_json
 from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.training.run import Run
 
 _BN_HELP = {
-  'running': "'running' (default): those of training",
+  'running': "'running' (default where the network is a run): those of training",
   'recalibrated': "'recalibrated': those of `dense-aspp recalibrate`",
   'batch': "'batch': those of the batch that is predicted (its size: --batch-size)",
 }
+_NAMES = {'--model': ('--model', '--workdir')}  # of an option, where it has several
 _OPTIONS = {
+  '--model': dict(
+    required=True,
+    type=path_argument,
+    metavar='WORKDIR|FILE',
+    help='the trained network: the directory of a run, or a file that `dense-aspp pack` wrote',
+  ),
   '--workdir': dict(required=True, type=path_argument, help='directory of the run'),
-  '--checkpoint': dict(default='best', help="'best' (default), 'latest', or a step"),
+  '--checkpoint': dict(help="of a run: 'best' (default), 'latest', or a step"),
   '--weights': dict(
     choices=('raw', 'ema'),
     help="those of the checkpoint ('raw') or their moving averages ('ema'; default where the run has them)",
   ),
-  '--bn': dict(default='running'),
+  '--bn': dict(),
   '--split': dict(
     default='validation',
     help="'validation' (default), 'train' (not augmented), 'test', 'held_out', 'train+validation', or "
@@ -41,14 +48,14 @@ _OPTIONS = {
 
 def add_run_arguments(
   parser: argparse.ArgumentParser,
-  options: Sequence[str] = tuple(_OPTIONS),
+  options: Sequence[str] = tuple(option for option in _OPTIONS if option != '--workdir'),
   bn_modes: Sequence[str] = ('running', 'recalibrated'),
 ) -> None:
-  """Adds the options named: by default --workdir, --checkpoint, --weights, --bn, --split and --data-dir."""
+  """Adds the options named: by default --model, --checkpoint, --weights, --bn, --split and --data-dir."""
   bn_help = f'statistics of batch normalization. {"; ".join(_BN_HELP[mode] for mode in bn_modes)}'
   for option in options:
     bn = dict(choices=bn_modes, help=bn_help) if option == '--bn' else {}
-    parser.add_argument(option, **_OPTIONS[option], **bn)
+    parser.add_argument(*_NAMES.get(option, (option,)), **_OPTIONS[option], **bn)
 
 
 def add_cache_argument(parser: argparse.ArgumentParser) -> None:
@@ -89,6 +96,17 @@ def averaging_predictor(args: argparse.Namespace, run: Run) -> AveragingPredicto
   return AveragingPredictor(
     run.predictor, flip=args.flip, scales=tuple(args.scales or (1.0,)), window=window and tuple(window)
   )
+
+
+def output_folder(args: argparse.Namespace, *default: str) -> pathlib.Path:
+  """--output, or where it is not given, the place `default` in the directory of the run.
+
+  Raises:
+    InputError: It is not given, and the network is a file.
+  """
+  if args.output is None and args.model.is_file():
+    raise InputError(f'{shown(args.model)}: a model file, so --output is needed: where the results go')
+  return args.output or args.model.joinpath(*default)
 
 
 def check_output_file(path: pathlib.Path | None, kind: str = 'a JSON file') -> None:

@@ -16,6 +16,7 @@ from dense_aspp_jax.evaluation.label_pairs import IDS, LABEL
 from dense_aspp_jax.label_sets import LABEL_SETS, load_label_set
 from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.progress import say
+from dense_aspp_jax.training.run import model_label_set
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,12 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='label-id PNGs: for Cityscapes one <city>_<seq>_<frame>*.png per ground truth, else equal names; '
     'what `dense-aspp predict --output DIR` wrote also works',
   )
-  parser.add_argument(
+  group = parser.add_mutually_exclusive_group()
+  group.add_argument(
     '--label-set',
     metavar='NAME|FILE',
     help=f'{", ".join(LABEL_SETS)} or a labels.json; default: that of `dense-aspp predict`, '
     'else cityscapes20',
   )
+  text = 'the trained network whose label set it is: the directory of a run, or a model file'
+  group.add_argument('--model', type=path_argument, metavar='WORKDIR|FILE', help=text)
   parser.add_argument(
     '--ids',
     choices=IDS,
@@ -56,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
   """Scores the folders; prints the table, and the report as JSON to --output or as the last line."""
   check_output_file(args.output)
   label_set = load_label_set(args.label_set) if args.label_set else None
+  if args.model:
+    label_set = model_label_set(args.model)
   score_input = score.find_score_input(args.labels, args.predictions, label_set, args.ids)
   if score_input.left:
     say(describe_left(score_input.left))

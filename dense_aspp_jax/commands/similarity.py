@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 
 from dense_aspp_jax.analysis.similarity import analyse_similarity
-from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least
+from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least, output_folder
 from dense_aspp_jax.files import check_writable, replaced_directory, write_json
 from dense_aspp_jax.paths import path_argument
-from dense_aspp_jax.training.run import load_run
+from dense_aspp_jax.training.run import load_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,10 +31,10 @@ def run(args: argparse.Namespace) -> int:
   """Writes pictures, heat maps, means and similarity.json; prints the most confused pairs."""
   # The report reads the folder 'similarity': what the head reads.
   name = 'similarity' if args.layer == 'dense_aspp' else f'similarity_{args.layer}'
-  output = args.output or args.workdir / 'analysis' / name
+  output = output_folder(args, 'analysis', name)
   check_writable(output, '--output')
   check_at_least('--images', args.images)
-  run = load_run(args.workdir, args.checkpoint, args.weights, args.bn)
+  run = load_model(args.model, args.checkpoint, args.weights, args.bn)
   split = run.load_split(args.split, args.data_dir)
   with replaced_directory(output, 'similarity.json') as folder:
     result = analyse_similarity(

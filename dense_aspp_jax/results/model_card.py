@@ -130,7 +130,7 @@ def _write_card(workdir: pathlib.Path, rows: Sequence[Row], target: pathlib.Path
       weak=[f'{c} ({100 * iou:.1f})' for c, iou in weak.items()],
       low=f'{100 * _LOW_IOU:.0f}',
       fields=json.dumps({section: config[section] for section in _SECTIONS}, indent=1),
-      terms=_terms_of_use(standard.dataset if standard else row.protocol.dataset),
+      terms=terms_of_use(standard.dataset if standard else row.protocol.dataset),
       digest=weights_digest(checkpoint),
     )
     write_file(folder / CARD, card.encode())
@@ -145,7 +145,7 @@ def _sha256(path: pathlib.Path) -> str:
     return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def _terms_of_use(dataset: str) -> str:
+def terms_of_use(dataset: str) -> str:
   """What a card says of the images that a network was trained on."""
   if dataset not in DATASETS:
     return _OTHER_TERMS

@@ -70,7 +70,7 @@ class Init:
     """Checks the values. Raises InputError."""
     for name, expected in (
       ('extractor_weights', 'a directory that `dense-aspp convert` wrote'),
-      ('run', 'the workdir of a run'),
+      ('run', 'the workdir of a run, or a model file'),
     ):
       if getattr(self, name) is not None:
         fields.check_string(f'init.{name}', getattr(self, name), expected)

@@ -1,31 +1,35 @@
-"""A run loaded from its directory: the network with its weights, its configuration and its data."""
+"""A trained network, loaded from a run's directory or from a model file, with its configuration and data."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
+from jaxtyping import Num
 
 from dense_aspp_jax.checkpoint_io import load_checkpoint, save_checkpoint
 from dense_aspp_jax.datasets.cache import CacheSplit, DecodedSplit
 from dense_aspp_jax.datasets.data import Data
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.evaluation.outputs import CLASSES
 from dense_aspp_jax.evaluation.predictor import Predictor
-from dense_aspp_jax.files import replaced_directory, write_json
+from dense_aspp_jax.files import replaced_directory, shown, write_json
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.models.counts import abstract_variables
-from dense_aspp_jax.models.segmentation import Network
+from dense_aspp_jax.models.segmentation import Network, SegmentationModel
 from dense_aspp_jax.paths import local_path
 from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.training.checkpoints import EMA, RAW, restore_variables
 from dense_aspp_jax.training.config import Evaluation
+from dense_aspp_jax.training.model_file import ModelRecord, read_model_file
 from dense_aspp_jax.training.optimizer import Optimizer
-from dense_aspp_jax.training.workdir import CONFIG, LABELS, read_config, read_label_set
+from dense_aspp_jax.training.workdir import CONFIG, LABELS, read_config, read_label_set, read_starts
 
 RUNNING, RECALIBRATED = 'running', 'recalibrated'
 # WORKDIR/recalibrated/STEP_WEIGHTS/recalibration.json: how BN statistics were estimated again
@@ -39,7 +43,7 @@ class Run:
   """A trained network with all that is needed to use it.
 
   Attributes:
-    workdir: The run's directory.
+    workdir: The run's directory, or the model file.
     checkpoint: Which one was asked for: 'best', 'latest', or a step.
     config: The run's configuration as plain data.
     label_set: What its class indices mean.
@@ -49,6 +53,7 @@ class Run:
     predictor: Predicts RGB images of any size.
     weights: 'raw', or 'ema' for their moving averages.
     bn: The statistics that BN takes: 'running', those of training, or 'recalibrated'.
+    record: What the model file says; None: the network comes from a run's directory.
   """
 
   workdir: pathlib.Path
@@ -61,6 +66,20 @@ class Run:
   predictor: Predictor
   weights: str
   bn: str
+  record: ModelRecord | None = None
+
+  def predict(self, image: Any, outputs: str = CLASSES) -> Num[np.ndarray, 'h w *classes']:
+    """Predicts an image of any size; see `Predictor.predict`."""
+    return self.predictor.predict(image, outputs)
+
+  def predict_many(self, images: Any, outputs: str = CLASSES) -> Iterator[Num[np.ndarray, 'h w *classes']]:
+    """Predicts images one after another; see `Predictor.predict_many`."""
+    return self.predictor.predict_many(images, outputs)
+
+  @property
+  def starts(self) -> list[dict[str, Any]]:
+    """The provenance of each time the training was started, none where that is not known."""
+    return self.record.starts if self.record else read_starts(self.workdir, default=[])
 
   def describe(self) -> dict[str, Any]:
     """What a result file says of the run and the code it comes from, as plain JSON data."""
@@ -138,6 +157,60 @@ class Run:
     return directory
 
 
+def load_model(
+  model: str | os.PathLike,
+  checkpoint: str | int | None = None,
+  weights: str | None = None,
+  bn: str | None = None,
+) -> Run:
+  """Loads a trained network: `load_model('cam.safetensors').predict('photo.jpg')` gives class indices.
+
+  Args:
+    model: A run's directory, or a file that `dense-aspp pack` wrote.
+    checkpoint: Of a directory, see `load_run`; None: 'best'.
+    weights: Likewise.
+    bn: Likewise; None: 'running'.
+
+  Raises:
+    InputError: It is neither, is damaged, or has no such checkpoint, weights or statistics. A file holds one
+      checkpoint, one set of weights and one of statistics.
+    RunError: The system refuses to read it, see `load_checkpoint`.
+  """
+  if not isinstance(model, str | os.PathLike):
+    raise InputError(f'model {model!r}: expected the path of a run or of a model file')
+  path = local_path(os.fsdecode(model))
+  if not path.is_file():
+    return load_run(path, 'best' if checkpoint is None else checkpoint, weights, bn or RUNNING)
+  record, variables = read_model_file(path)
+  for option, asked in (('checkpoint', checkpoint), ('weights', weights), ('bn', bn)):
+    if asked is not None and str(asked) != (there := getattr(record, option)):
+      raise InputError(
+        f'{shown(path)}: a model file with {option} {there} alone, not {asked}; leave that out'
+      )
+  config, network = record.config, _network(record.config)
+  predictor = Predictor(network, variables, Data(**config['data']).preprocessing)
+  variables = jax.device_put(variables, jax.local_devices()[0])
+  return Run(
+    path,
+    record.checkpoint,
+    config,
+    record.label_set,
+    network,
+    variables,
+    record.step,
+    predictor,
+    record.weights,
+    record.bn,
+    record,
+  )
+
+
+def model_label_set(model: str | os.PathLike) -> LabelSet:
+  """What the class indices of a trained network mean; see `load_model`."""
+  path = local_path(model)
+  return read_model_file(path)[0].label_set if path.is_file() else read_label_set(path)
+
+
 def load_run(
   workdir: str | os.PathLike, checkpoint: str | int = 'best', weights: str | None = None, bn: str = RUNNING
 ) -> Run:
@@ -159,8 +232,7 @@ def load_run(
   workdir, checkpoint = local_path(os.fsdecode(workdir)), str(checkpoint)
   config = read_config(workdir)
   label_set = read_label_set(workdir)
-  optimizer = Optimizer(**config.get('optimizer', {}))
-  model = Network(**config['model']).create(optimizer.freezes_extractor)
+  model = _network(config)
   preprocessing = Data(**config['data']).preprocessing
   if label_set.num_classes != config['model']['num_classes']:
     raise InputError(
@@ -184,6 +256,11 @@ def load_run(
     raise InputError(f'bn {bn!r}: expected {RUNNING} or {RECALIBRATED}')
   predictor = Predictor(model, variables, preprocessing)
   return Run(workdir, checkpoint, config, label_set, model, variables, step, predictor, weights, bn)
+
+
+def _network(config: dict[str, Any]) -> SegmentationModel:
+  optimizer = Optimizer(**config.get('optimizer', {}))
+  return Network(**config['model']).create(optimizer.freezes_extractor)
 
 
 def _weights(workdir: pathlib.Path, config: dict[str, Any], weights: str | None) -> str:

@@ -16,7 +16,7 @@ from dense_aspp_jax.models.segmentation import Network
 from dense_aspp_jax.paths import local_path
 from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.config import Config, config_hash, model_record, tuples
-from dense_aspp_jax.training.run import load_run
+from dense_aspp_jax.training.run import load_model
 from dense_aspp_jax.weights.convert import tensors_digest
 from dense_aspp_jax.weights.store import load_extractor_weights, merge_extractor
 
@@ -93,7 +93,7 @@ def _from_extractor_weights(config: Config, path: str, extractor: str) -> Start:
 def _from_run(config: Config, name: str, model_fields: Mapping[str, Any]) -> Start:
   where = f'config.init.run = {name!r}'
   try:
-    run = load_run(name)
+    run = load_model(name)
   except InputError as error:
     raise InputError(f'{where}: {error}') from error
   theirs, ours = (_network_record(fields) for fields in (run.config['model'], model_fields))
@@ -111,7 +111,7 @@ def _from_run(config: Config, name: str, model_fields: Mapping[str, Any]) -> Sta
   arrays = {path: np.asarray(array) for path, array in arrays.items()}  # of the host: `run` leaves the device
   heads = ['head'] if config.model.auxiliary_head is None else ['head', 'auxiliary_head']
   drawn = [part for part in heads if not same_classes or part not in run.variables['params']]
-  starts = workdirs.read_starts(run.workdir, default=[])
+  starts = run.starts
   try:
     experiment = config_hash(run.config, run.label_set, starts) if 'init' in run.config else None
     before = pretraining(run.config, starts)

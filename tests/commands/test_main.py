@@ -182,28 +182,32 @@ def test_the_table_of_parameters_ends_with_the_counts_of_the_parts(capsys):
 
 @pytest.mark.parametrize(
   'command',
-  ['evaluate', 'predict', 'similarity', 'remove-layers', 'receptive-field', 'report', 'recalibrate'],
+  ['evaluate', 'predict', 'similarity', 'remove-layers', 'receptive-field', 'report', 'recalibrate', 'pack'],
 )
 @pytest.mark.parametrize(
   ('options', 'loaded'),
   [
-    ([], 'best None running'),
-    (['--checkpoint=latest', '--weights=raw'], 'latest raw running'),
+    ([], 'None None None'),
+    (['--checkpoint=latest', '--weights=raw'], 'latest raw None'),
     (['--checkpoint=7', '--weights=ema', '--bn=recalibrated'], '7 ema recalibrated'),
   ],
 )
 def test_the_variables_asked_for_are_loaded(command, options, loaded, monkeypatch, tmp_path, capsys):
-  def load_run(workdir, checkpoint, weights, bn='running'):
+  def load(workdir, checkpoint, weights, bn='running'):
     raise InputError(f'{workdir} {checkpoint} {weights} {bn}')
 
   module = f'dense_aspp_jax.commands.{command.replace("-", "_")}'
-  monkeypatch.setattr(f'{module}.load_run', load_run)
+  of_runs = command in ('recalibrate', 'pack')  # alone
+  monkeypatch.setattr(f'{module}.{"load_run" if of_runs else "load_model"}', load)
   Image.new('RGB', (1, 1)).save(tmp_path / 'a.png')
-  others = [] if command == 'recalibrate' else ['--output', str(tmp_path / 'out')]
+  others = [] if command == 'recalibrate' else ['--output', str(tmp_path / 'out.safetensors')]
   if command == 'predict':
     others.append(str(tmp_path / 'a.png'))
   if command == 'recalibrate':  # from those of training
-    options, loaded = options[:2], loaded.replace('recalibrated', 'running')
+    options, loaded = options[:2], loaded.replace('recalibrated', 'None')
+  if of_runs:
+    checkpoint, weights, bn = loaded.split()
+    loaded = f'{checkpoint.replace("None", "best")} {weights} {bn.replace("None", "running")}'
   assert main([command, '--workdir=runs/x', *options, *others]) == 2
   assert capsys.readouterr().err.endswith(f'dense-aspp {command}: runs/x {loaded}\n')
 

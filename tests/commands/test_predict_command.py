@@ -31,7 +31,7 @@ def nothing_is_loaded(monkeypatch):
   def fail(*_):
     raise AssertionError('a network was loaded')
 
-  monkeypatch.setattr('dense_aspp_jax.commands.predict.load_run', fail)
+  monkeypatch.setattr('dense_aspp_jax.commands.predict.load_model', fail)
 
 
 @pytest.fixture
@@ -270,7 +270,7 @@ def test_what_was_predicted_stays_when_a_later_image_fails(tiny_run, tmp_path, m
     return np.full(image.shape[:2], result, np.uint8)
 
   monkeypatch.setattr(run.predictor, 'predict', predict_image)
-  monkeypatch.setattr('dense_aspp_jax.commands.predict.load_run', lambda *_: run)
+  monkeypatch.setattr('dense_aspp_jax.commands.predict.load_model', lambda *_: run)
   with pytest.raises(MemoryError):
     predict(tiny_run, output, folder)
   assert sorted(path.name for path in (output / 'overlay').iterdir()) == ['a.png', 'c.png']

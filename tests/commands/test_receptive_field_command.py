@@ -133,7 +133,7 @@ def test_the_seed_is_of_the_parameters_and_of_the_images(tmp_path):
 def test_a_run_of_another_network_is_refused(workdir, tmp_path, capsys):
   assert run(tmp_path / 'out', '--workdir', workdir, model={**TINY, 'growth_rate': 5}) == 2
   assert (
-    f'{workdir}: a run of another network (model.growth_rate: 4 there, 5 given)' in capsys.readouterr().err
+    f'{workdir}: another network (model.growth_rate: 4 there, 5 given)' in capsys.readouterr().err
   )
   assert not (tmp_path / 'out').exists()
 
@@ -142,9 +142,9 @@ def test_a_run_of_another_network_is_refused(workdir, tmp_path, capsys):
   ('options', 'message'),
   [
     (['--images=0'], '--images 0: expected at least 1'),
-    (['--checkpoint=best'], '--checkpoint best: expected the --workdir of a run'),
-    (['--weights=raw'], '--weights raw: expected the --workdir of a run'),
-    (['--bn=recalibrated'], '--bn recalibrated: expected the --workdir of a run'),
+    (['--checkpoint=best'], '--checkpoint best: expected --model with it'),
+    (['--weights=raw'], '--weights raw: expected --model with it'),
+    (['--bn=recalibrated'], '--bn recalibrated: expected --model with it'),
     (['--output', CONFIG], 'default.py is not a directory that can be written'),
     (['--config.training.batch_size=0'], 'config.training.batch_size = 0: expected'),
   ],
@@ -157,8 +157,8 @@ def test_bad_input(tmp_path, capsys, options, message):
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
-    (['--output=out'], 'expected --workdir of a run, or --config and --output'),
-    ([f'--config={CONFIG}'], 'expected --workdir of a run, or --config and --output'),
+    (['--output=out'], 'expected --model, a trained network, or --config and --output'),
+    ([f'--config={CONFIG}'], 'expected --model, a trained network, or --config and --output'),
     (['--workdir=run', '--config.seed=1'], '--config.seed=1: expected --config=FILE with it, or neither'),
   ],
 )
