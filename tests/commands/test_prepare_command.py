@@ -78,7 +78,7 @@ def test_street_scenes(
   assert run('street_scenes', '--data-dir', tmp_path) == 0
   out, err = capsys.readouterr()
   assert (
-    out == f'street_scenes is prepared: train 2, validation 1, in {tmp_path}/street_scenes/default/1.0.0\n'
+    out == f'street_scenes is prepared: train 2, validation 1, in {tmp_path}/street_scenes/default/2.0.0\n'
   )
   assert 'Preparing street_scenes/train: 2/2' in err
   assert len(open_split('street_scenes', 'train', str(tmp_path))) == 2

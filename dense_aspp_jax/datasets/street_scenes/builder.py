@@ -29,8 +29,11 @@ def generate(split: str, count: int, size: tuple[int, int] = SIZE) -> Iterator[E
 class StreetScenes(ExampleBuilder, tfds.core.GeneratorBasedBuilder):
   """The tfds builder. A change of what `render_scene` draws must raise its version."""
 
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First version.'}  # noqa: RUF012 (tfds reads a class attribute)
+  VERSION = tfds.core.Version('2.0.0')
+  RELEASE_NOTES = {  # noqa: RUF012 (tfds reads a class attribute)
+    '1.0.0': 'First version.',
+    '2.0.0': 'Textures, light and cameras closer to those of photographs.',
+  }
   BUILDER_CONFIGS = [tfds.core.BuilderConfig(name='default', description='256 x 512 pixels')]  # noqa: RUF012 (likewise)
   DESCRIPTION = 'Generated street scenes with the labels of Cityscapes.'
 

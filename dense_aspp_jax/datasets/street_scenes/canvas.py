@@ -11,9 +11,12 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from dense_aspp_jax.datasets.street_scenes.light import Color, Light, Normal, Point
+from dense_aspp_jax.datasets.street_scenes.style import Style
+from dense_aspp_jax.datasets.street_scenes.surfaces import DISPLAY, PLAIN, Surface
 from dense_aspp_jax.label_tables import CITYSCAPES
 
 Label = str | None  # a name of Cityscapes
@@ -63,7 +66,10 @@ def _convex_hull(points: list[Point]) -> list[Point]:
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-  """A level pinhole camera; image lengths are in pixels of the canvas."""
+  """A pinhole camera; image lengths are in pixels of the canvas.
+
+  A small pitch only shifts the horizon; a small roll turns the picture about the vanishing point.
+  """
 
   focal: float  # focal length
   center: float  # column of the direction straight ahead
@@ -71,6 +77,7 @@ class Camera:
   height: float  # above the ground, in metres
   yaw: float  # tangent of the street's direction at the camera
   curvature: float  # of the street in 1/metres, positive to the right
+  roll: float = 0.0  # radians, clockwise
 
   def bend(self, z: float) -> float:
     """Sideways shift of the street at depth `z`, in metres."""
@@ -82,18 +89,31 @@ class Camera:
     """Column and row of a world point."""
     z = max(z, _NEAR)
     scale = self.focal / z
-    return self.center + scale * (x + self.bend(z)), self.horizon + scale * (self.height - y)
+    u, v = scale * (x + self.bend(z)), scale * (self.height - y)
+    return self.center + u - self.roll * v, self.horizon + v + self.roll * u
 
   def project_all(self, points: Sequence[Point]) -> list[float]:
     """Columns and rows of world points, alternating; neighbours often have one depth."""
     flat, depth = [], None
-    center, horizon, height = self.center, self.horizon, self.height
+    center, horizon, height, roll = self.center, self.horizon, self.height, self.roll
     for x, y, z in points:
       if z != depth:
         depth, z = z, max(z, _NEAR)
         scale, shift = self.focal / z, self.bend(z)
-      flat += (center + scale * (x + shift), horizon + scale * (height - y))
+      u, v = scale * (x + shift), scale * (height - y)
+      flat += (center + u - roll * v, horizon + v + roll * u)
     return flat
+
+  def rays(self, size: tuple[int, int], step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Directions of every `step`-th pixel: metres right and down per metre ahead, float32 `[h, w]` each."""
+    v = ((np.arange(size[0], dtype=np.float32)[:, None] + 0.5) * step - self.horizon) / self.focal
+    u = ((np.arange(size[1], dtype=np.float32) + 0.5) * step - self.center) / self.focal
+    return u + self.roll * v, v - self.roll * u
+
+  def bends(self, z: np.ndarray) -> np.ndarray:
+    """`bend` of an array."""
+    near = np.minimum(z, _STRAIGHT_FROM)
+    return self.yaw * z + self.curvature * near * (z - near / 2)
 
   def scale(self, z: float) -> float:
     """Pixels per metre at depth `z`."""
@@ -110,17 +130,30 @@ class Canvas:
 
   Shapes are given in world coordinates; the first point determines the haze. A shape without a label leaves
   the label map unchanged (a detail of what is already there), one without a colour the image (a wheel with
-  transparent gaps).
+  transparent gaps). The fourth band of the image says which of `surfaces` a pixel shows: `PLAIN` unless the
+  shape has one.
   """
 
-  def __init__(self, size: tuple[int, int], camera: Camera, light: Light):
+  def __init__(self, size: tuple[int, int], camera: Camera, light: Light, style: Style = Style()):  # noqa: B008 (frozen)
     self.height, self.width = size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING
     self.camera = camera
     self.light = light
+    self.style = style
+    self.surfaces: dict[Surface, int] = {}
     whole = (self.width, self.height)
-    self.image, self.labels, self.shadows = (Image.new(mode, whole) for mode in ('RGB', 'L', 'L'))
+    self.image, self.labels, self.shadows = (Image.new(mode, whole) for mode in ('RGBX', 'L', 'L'))
     self._on_image, self._on_labels = ImageDraw.Draw(self.image), ImageDraw.Draw(self.labels)
     self._on_shadows = ImageDraw.Draw(self.shadows)
+
+  def surface(self, material: str, at: float, normal: Normal) -> int:
+    """The number of a textured plane, `at` x if its `normal` points to a side, else at z."""
+    if not self.style.textures:
+      return PLAIN
+    shaded = self.light.shaded(normal) if self.style.light else 1.0
+    key = Surface(material, round(at, 2), normal[0] != 0, round(shaded, 2))
+    if key not in self.surfaces and len(self.surfaces) == DISPLAY:
+      return PLAIN
+    return self.surfaces.setdefault(key, len(self.surfaces))
 
   def draw(self, shape: str, pixels: Sequence[float], color: Color | None, label: Label, **options) -> None:
     """Draws a shape of `ImageDraw`, in pixels of the canvas and in its final colour."""
@@ -143,18 +176,31 @@ class Canvas:
     return flat if max(columns) >= 0 and min(columns) < self.width else None
 
   def polygon(
-    self, points: Sequence[Point], color: Color | None, label: Label = None, normal: Normal = FRONT
+    self,
+    points: Sequence[Point],
+    color: Color | None,
+    label: Label = None,
+    normal: Normal = FRONT,
+    surface: int = PLAIN,
   ) -> None:
     """Paints a polygon."""
     flat = self._project(points)
     if flat:
-      self._fill(flat, color and self.light.shade(color, normal, points[0][2]), label)
+      self._fill(flat, color and (*self.light.shade(color, normal, points[0][2]), surface), label)
 
   def facade(
-    self, x: float, near: float, far: float, low: float, high: float, color: Color | None, label: Label = None
+    self,
+    x: float,
+    near: float,
+    far: float,
+    low: float,
+    high: float,
+    color: Color | None,
+    label: Label = None,
+    surface: int = PLAIN,
   ) -> None:
     """Paints an upright rectangle along the street that faces the street."""
-    self.polygon(along(x, near, far, low, high), color, label, LEFT if x > 0 else RIGHT)
+    self.polygon(along(x, near, far, low, high), color, label, LEFT if x > 0 else RIGHT, surface)
 
   def line(self, points: Sequence[Point], width: float, color: Color, label: Label = None) -> None:
     """Paints a line `width` metres thick, at least one pixel."""
@@ -213,6 +259,39 @@ class Canvas:
     c, d = a * taper, b * taper
     flat = [u0 + a, v0 + b, u1 + c, v1 + d, u1 - c, v1 - d, u0 - a, v0 - b]
     self._fill(flat, self.light.shade(color, FRONT, start[2]), label)
+
+  def sprite(
+    self,
+    pictures: Sequence[Image.Image],
+    center: Point,
+    half: tuple[float, float],
+    tones: tuple[Color, Color],
+    label: str,
+  ) -> None:
+    """Pastes a picture that faces the camera, `half` metres wide and high from its centre.
+
+    The bands of the picture are brightness, opacity and what the label covers. `pictures` holds it at sizes
+    that halve; `tones` are its darkest and its brightest colour in full light.
+    """
+    u, v = self.camera.project(*center)
+    scale = self.camera.scale(center[2])
+    a, b = half[0] * scale, half[1] * scale
+    left, top = max(0, math.floor(u - a)), max(0, math.floor(v - b))
+    right, low = min(self.width, math.ceil(u + a)), min(self.height, math.ceil(v + b))
+    if right <= left or low <= top or b < 1:
+      return
+    picture = next((p for p in reversed(pictures) if p.width >= 1.5 * a), pictures[0])
+    wide, high = picture.width / (2 * a), picture.height / (2 * b)
+    box = ((left - u + a) * wide, (top - v + b) * high, (right - u + a) * wide, (low - v + b) * high)
+    box = (max(0, box[0]), max(0, box[1]), min(picture.width, box[2]), min(picture.height, box[3]))
+    patch = picture.resize((right - left, low - top), Image.Resampling.BILINEAR, box)
+    matrix = []
+    for dark, bright in zip(*(self.light.tint(tone, center[2]) for tone in tones), strict=True):
+      matrix += ((bright - dark) / 255, 0, 0, dark)
+    _, opaque, covered = patch.split()
+    self.image.paste(patch.convert('RGB', tuple(matrix)), (left, top), opaque)
+    mask = covered.convert('1', dither=Image.Dither.NONE)
+    self.labels.paste(ID[label], (left, top, right, low), mask)
 
   def shadow(self, points: Sequence[Point], depth: int = 150) -> None:
     """Darkens the ground inside a polygon by `depth`, 0..255. Only visible ground shows it."""

@@ -6,11 +6,12 @@ import math
 import random
 from collections.abc import Callable, Iterator
 
-from dense_aspp_jax.datasets.street_scenes import buildings, furniture, people, plants, vehicles
+from dense_aspp_jax.datasets.street_scenes import buildings, furniture, people, plants, vehicles, walls
 from dense_aspp_jax.datasets.street_scenes.body import Pose
 from dense_aspp_jax.datasets.street_scenes.canvas import Canvas
 from dense_aspp_jax.datasets.street_scenes.light import FACADES, vary
 from dense_aspp_jax.datasets.street_scenes.street import LANE, Side, Street, paint_strips
+from dense_aspp_jax.datasets.street_scenes.style import Style
 
 _END = 125.0  # metres; plots and street furniture stop here
 _PLOTS = {
@@ -25,8 +26,9 @@ _STOREYS = {'city': (3, 7), 'suburb': (2, 3), 'outskirts': (1, 4)}
 class Layout:
   """Everything that stands, drives or walks in one street, drawn in the order of depth."""
 
-  def __init__(self, rng: random.Random):
+  def __init__(self, rng: random.Random, style: Style = Style()):  # noqa: B008 (frozen)
     self.rng = rng
+    self.style = style
     self.street = Street(rng)
     self._items: list[tuple[int, float, Callable, tuple]] = []
     self._taken: dict[float, list[tuple[float, float]]] = {}  # by lane centre, occupied depths
@@ -41,9 +43,13 @@ class Layout:
 
   def draw(self, canvas: Canvas) -> None:
     """Draws the ground, then everything on it, from far to near."""
-    self.street.draw_ground(canvas, self.rng)
+    self.street.draw_ground(canvas, self._fork())
     for _, _, draw, args in sorted(self._items, key=lambda item: item[:2]):
       draw(canvas, *args)
+
+  def _fork(self) -> random.Random:
+    """Random numbers for one object, so that how it is drawn, and whether, changes no other object."""
+    return random.Random(self.rng.getrandbits(48))
 
   def _add(self, depth: float, draw: Callable, *args, row: int = 1) -> None:
     """Adds something to draw; `row` 0 is behind everything of row 1, whatever its depth."""
@@ -82,7 +88,7 @@ class Layout:
       x = side.sign * (side.plot + rng.uniform(17, 26))
       if rng.random() < 0.5:
         storeys = rng.randint(*_STOREYS[side.kind])
-        self._add(end, buildings.draw_building, rng, x, z, end, storeys, False, row=0)
+        self._add(end, buildings.draw_building, self._fork(), x, z, end, storeys, False, row=0)
       else:
         for _ in range(4):
           depth = rng.uniform(z, end)
@@ -92,7 +98,9 @@ class Layout:
   def _add_tree(self, x: float, z: float, high: float, row: int = 1) -> None:
     rng = self.rng
     kind = rng.choice(('round', 'round', 'tall', 'conifer') if row == 0 else ('round', 'round', 'tall'))
-    self._add(z, plants.draw_tree, rng, x, z, high, vary(rng, self.street.foliage, 0.15), kind, row=row)
+    self._add(
+      z, plants.draw_tree, self._fork(), x, z, high, vary(rng, self.street.foliage, 0.15), kind, row=row
+    )
 
   def _add_houses(self, side: Side, z0: float, z1: float) -> None:
     rng = self.rng
@@ -106,7 +114,7 @@ class Layout:
         self._add_tree(side.sign * (side.plot + 2), rng.uniform(z0, z1), rng.uniform(4, 7))
       z1 = inner
     storeys = rng.randint(*_STOREYS[side.kind])
-    self._add(z1 + abs(x) * 0.02, buildings.draw_building, rng, x, z0, z1, storeys)
+    self._add(z1 + abs(x) * 0.02, buildings.draw_building, self._fork(), x, z0, z1, storeys)
 
   def _add_pieces(self, side: Side, z0: float, z1: float, kind: str, high: float) -> None:
     """Adds a wall, fence or hedge in short pieces, so that objects behind it are drawn in the right order."""
@@ -120,9 +128,9 @@ class Layout:
     paint = vary(rng, rng.choice(colors[kind]))
     courses = rng.random() < 0.6
     draw, option = {
-      'wall': (buildings.draw_wall, courses),
-      'fence': (buildings.draw_fence, style),
-      'hedge': (plants.draw_hedge, rng),
+      'wall': (walls.draw_wall, courses),
+      'fence': (walls.draw_fence, style),
+      'hedge': (plants.draw_hedge, self._fork()),
     }[kind]
     z = z0
     while z < z1 - 0.2:
@@ -140,7 +148,7 @@ class Layout:
       z = rng.uniform(z0, z1)
       if rng.random() < 0.35:
         high = rng.uniform(0.7, 1.8)
-        self._add(z, plants.draw_bush, rng, x, z, high, vary(rng, self.street.foliage), row=0)
+        self._add(z, plants.draw_bush, self._fork(), x, z, high, vary(rng, self.street.foliage), row=0)
       else:
         self._add_tree(x, z, rng.uniform(5, 12), row=0)
 
@@ -168,7 +176,9 @@ class Layout:
     for _ in range(rng.choice((0, 1, 1, 2, 3))):
       z = 1.9 * side.kerb + rng.uniform(0, 26)
       if self.street.is_clear(z):
-        self._add(z, furniture.draw_traffic_sign, rng, side.sign * (side.kerb + rng.uniform(0.3, 0.7)), z)
+        self._add(
+          z, furniture.draw_traffic_sign, self._fork(), side.sign * (side.kerb + rng.uniform(0.3, 0.7)), z
+        )
     if rng.random() < 0.2:
       start, color = rng.uniform(10, 20), vary(rng, (70, 72, 74))
       for k in range(rng.randint(4, 9)):
@@ -179,7 +189,7 @@ class Layout:
       x = rng.choice((side.walk[1] - 0.6, side.walk[0] + 0.9))
       z = 1.9 * x + rng.uniform(0, 25)
       if self.street.is_clear(z):
-        self._add(z, furniture.draw_clutter, rng, side.sign * x, z)
+        self._add(z, furniture.draw_clutter, self._fork(), side.sign * x, z)
 
   def _add_signals(self) -> None:
     rng = self.rng
@@ -188,11 +198,11 @@ class Layout:
       z = (crossing or rng.uniform(13, 28)) + rng.uniform(-0.6, 0.2)
       reach = rng.choice((0, 0, 2.5, 4.5))
       left, right = (side.sign * (side.kerb + 0.5) for side in self.street.sides)
-      self._add(z, furniture.draw_traffic_light, rng, left, z, 0)
-      self._add(z, furniture.draw_traffic_light, rng, right, z, reach)
+      self._add(z, furniture.draw_traffic_light, self._fork(), left, z, 0)
+      self._add(z, furniture.draw_traffic_light, self._fork(), right, z, reach)
       if junction and rng.random() < 0.6:
         z = junction[1] + 1
-        self._add(z, furniture.draw_traffic_light, rng, right, z, rng.choice((0, 4)))
+        self._add(z, furniture.draw_traffic_light, self._fork(), right, z, rng.choice((0, 4)))
 
   # Traffic.
 
@@ -208,7 +218,7 @@ class Layout:
     """Adds a vehicle to a lane if there is room for it."""
     if self._take(lane, z - length / 2 - 1.2, z + length / 2 + 1.2):
       pose = Pose(lane + self.rng.uniform(-0.25, 0.25), z, heading + self.rng.uniform(-0.03, 0.03))
-      self._add(z - length / 2, draw, self.rng, pose, *args)
+      self._add(z - length / 2, draw, self._fork(), pose, *args)
 
   def _cross(self, draw: Callable, z: float, length: float, *args) -> None:
     """Adds a vehicle that crosses at the junction, if all lanes are free there."""
@@ -216,7 +226,7 @@ class Layout:
     if all(self._take(lane, z - 2, z + 2) for lane, _ in self.street.lanes()):
       turn = 0.0 if draw is vehicles.draw_tram else self.rng.uniform(-0.1, 0.1)
       pose = Pose(self.rng.uniform(-0.5, 0.5) * (z * 0.5 + length / 2), z, heading + turn)
-      self._add(z - 1.3, draw, self.rng, pose, *args)
+      self._add(z - 1.3, draw, self._fork(), pose, *args)
 
   def _add_traffic(self) -> None:
     rng = self.rng
@@ -280,7 +290,7 @@ class Layout:
             heading += rng.uniform(-0.25, 0.25)
           if self._take(lane, z - 1.6, z + 1.6):
             pose = Pose(lane + rng.uniform(-0.4, 1.1) * math.cos(heading), z, heading)
-            self._add(z - 0.5, draw, rng, pose, True)
+            self._add(z - 0.5, draw, self._fork(), pose, True)
     for side in self.street.sides:
       for draw, share in ((people.draw_bicycle, 0.4), (people.draw_motorcycle, 0.16)):
         if rng.random() < share:
@@ -290,7 +300,7 @@ class Layout:
             depth = z + k * 0.9
             if self.street.is_clear(depth):
               pose = Pose(side.sign * x, depth, heading + rng.uniform(-0.1, 0.1))
-              self._add(depth, draw, rng, pose, False)
+              self._add(depth, draw, self._fork(), pose, False)
 
   # People.
 
@@ -307,9 +317,9 @@ class Layout:
         high = rng.uniform(1.55, 1.92) if k < 2 or rng.random() < 0.4 else rng.uniform(1.0, 1.4)
         depth = z + rng.uniform(-0.2, 0.2)
         pose = Pose(side.sign * x + k * 0.62, depth, heading if walks else rng.uniform(0, 6.28))
-        self._add(depth, people.draw_person, rng, pose, high, walks)
+        self._add(depth, people.draw_person, self._fork(), pose, high, walks)
       if rng.random() < 0.18:
-        self._add(z - 0.2, furniture.draw_belongings, rng, side.sign * x - 0.6, z - 0.2)
+        self._add(z - 0.2, furniture.draw_belongings, self._fork(), side.sign * x - 0.6, z - 0.2)
 
   def _add_crossing_people(self) -> None:
     rng = self.rng
@@ -324,4 +334,4 @@ class Layout:
       if any(a - 0.3 < z < b + 0.3 for taken in nearby for a, b in taken):
         continue
       heading = rng.choice((-1, 1)) * math.pi / 2 + rng.uniform(-0.25, 0.25)
-      self._add(z, people.draw_person, rng, Pose(x, z, heading), rng.uniform(1.2, 1.9))
+      self._add(z, people.draw_person, self._fork(), Pose(x, z, heading), rng.uniform(1.2, 1.9))

@@ -60,6 +60,8 @@ class Light:
   visibility: float  # distance in metres at which 63 % of a colour is haze
   clouds: float  # share of the sky, 0..1
   lamps: bool  # whether windows and lamps are lit
+  cloud: Color = (235.0, 236.0, 238.0)  # of bright clouds
+  metered: bool = True  # whether the exposure follows the mean of the picture
 
   def shade(self, color: Color, normal: Normal, z: float) -> tuple[int, int, int]:
     """Returns the colour of a surface or a lamp seen from distance `z`."""
@@ -74,6 +76,17 @@ class Light:
     g = int(g * (a[1] + facing * d[1]) * clear + h[1] * hazy)
     b = int(b * (a[2] + facing * d[2]) * clear + h[2] * hazy)
     return r if r < 255 else 255, g if g < 255 else 255, b if b < 255 else 255
+
+  def tint(self, color: Color, z: float) -> Color:
+    """The colour of something leafy, whose parts face everywhere, at distance `z`."""
+    clear = math.exp(-z / self.visibility)
+    lit = [v * (a + 0.7 * d) for v, a, d in zip(color, self.ambient, self.sun, strict=True)]
+    return mix(self.haze, lit, clear)
+
+  def shaded(self, normal: Normal) -> float:
+    """Share of a surface's light that is left when another object shades it."""
+    facing = max(0.0, sum(a * b for a, b in zip(normal, self.sun_direction, strict=True)))
+    return self.ambient[1] / (self.ambient[1] + facing * self.sun[1])
 
   @property
   def shadow_offset(self) -> tuple[float, float]:
@@ -99,22 +112,41 @@ _LIGHTS = {
   'dusk': ((62, 72, 118), (212, 150, 128), (0.14, 0.10, 0.10), (0.47, 0.45, 0.52),
            (5, 12), (120, 400), (0.1, 0.7)),
 }  # fmt: skip
+# As above, for light with a photograph's range: skies may be brighter than white, and then they are white.
+_PHOTOGRAPHED = {
+  'day': ((110, 158, 218), (214, 230, 244), (0.88, 0.82, 0.70), (0.30, 0.33, 0.38),
+          (28, 62), (350, 1500), (0, 0.8)),
+  'overcast': ((216, 220, 224), (240, 241, 242), (0.06, 0.06, 0.06), (0.66, 0.67, 0.68),
+               (40, 70), (150, 900), (0.5, 1)),
+  'white sky': ((268, 270, 272), (272, 272, 272), (0.46, 0.44, 0.38), (0.36, 0.37, 0.39),
+                (15, 45), (250, 1200), (0.2, 0.9)),
+  'low sun': ((150, 182, 222), (268, 252, 226), (1.0, 0.86, 0.64), (0.26, 0.28, 0.33),
+              (8, 24), (160, 700), (0, 0.6)),
+  'gloom': ((128, 142, 152), (196, 206, 208), (0.02, 0.02, 0.02), (0.30, 0.31, 0.33),
+            (20, 50), (150, 900), (0.45, 0.9)),
+  'haze': ((196, 204, 212), (226, 228, 230), (0.32, 0.31, 0.29), (0.50, 0.52, 0.55),
+           (20, 50), (60, 180), (0, 0.6)),
+  'dusk': ((76, 88, 130), (206, 168, 150), (0.08, 0.06, 0.06), (0.34, 0.34, 0.38),
+           (5, 12), (150, 600), (0.1, 0.8)),
+}  # fmt: skip
 
 
-def make_light(rng: random.Random) -> Light:
-  """Chooses the weather and the time of day, and varies them."""
-  kind = rng.choices(tuple(_LIGHTS), weights=(4, 3, 3, 1.5))[0]
-  zenith, horizon, sun, ambient, elevation, visibility, clouds = _LIGHTS[kind]
+def make_light(rng: random.Random, photographed: bool = False) -> Light:
+  """Chooses the weather and the time of day, and varies them; `photographed`: with a photograph's range."""
+  kinds, weights = (_PHOTOGRAPHED, (4, 3, 3.5, 2, 2, 1, 0.7)) if photographed else (_LIGHTS, (4, 3, 3, 1.5))
+  kind = rng.choices(tuple(kinds), weights=weights)[0]
+  zenith, horizon, sun, ambient, elevation, visibility, clouds = kinds[kind]
   azimuth = rng.uniform(0, math.tau)
   height = math.radians(rng.uniform(*elevation))
   level = math.cos(height)
-  exposure = rng.uniform(0.82, 1.15)
+  exposure = math.exp(rng.uniform(-0.3, 0.55)) if photographed else rng.uniform(0.82, 1.15)
   balance = [rng.uniform(1 - b, 1 + b) for b in (0.08, 0.02, 0.08)]
-  tint = rng.uniform(0.9, 1.08)
+  tint = rng.uniform(0.9, 1.25) if photographed else rng.uniform(0.9, 1.08)
   horizon = vary(rng, horizon, 0.08, 8)
+  most = 300.0 if photographed else 255.0
 
   def balanced(color: Color, gain: float) -> Color:
-    return tuple(min(255.0, v * gain * b) for v, b in zip(color, balance, strict=True))
+    return tuple(min(most, v * gain * b) for v, b in zip(color, balance, strict=True))
 
   return Light(
     zenith=balanced(vary(rng, zenith, 0.12, 10), tint),
@@ -122,8 +154,10 @@ def make_light(rng: random.Random) -> Light:
     sun_direction=(math.sin(azimuth) * level, math.sin(height), math.cos(azimuth) * level),
     sun=balanced(sun, exposure),
     ambient=balanced(ambient, exposure),
-    haze=balanced(horizon, 0.97),
+    haze=balanced(horizon, 0.74 * min(1, exposure) if photographed else 0.97),
     visibility=rng.uniform(*visibility),
     clouds=rng.uniform(*clouds),
     lamps=kind == 'dusk',
+    cloud=balanced(mix(horizon, (262, 262, 262), rng.uniform(0.2, 0.9)), tint),
+    metered=not photographed,
   )

@@ -8,7 +8,8 @@ import random
 import numpy as np
 
 from dense_aspp_jax.datasets.street_scenes.body import Body, Pose
-from dense_aspp_jax.datasets.street_scenes.canvas import SHADOWS_TO, Canvas, across, level
+from dense_aspp_jax.datasets.street_scenes.canvas import FRONT, LEFT, RIGHT, SHADOWS_TO, Canvas, across, level
+from dense_aspp_jax.datasets.street_scenes.foliage import pictures
 from dense_aspp_jax.datasets.street_scenes.light import Color, mix, vary
 
 CLUMPS = tuple(
@@ -18,15 +19,23 @@ CLUMPS = tuple(
   )
   for shape in range(12)
 )  # ragged outlines of leafy twigs
+_BARK = (34, 28, 24), (150, 136, 116)  # dark and bright
 # Crown of each kind of tree: its radius and the depth of its middle below the top, as shares of the tree's
 # height, and its height divided by its width.
 _CROWNS = {'round': (0.3, 0.27, 0.9), 'tall': (0.19, 0.36, 1.9), 'conifer': (0.2, 0.5, 2.2)}
 
 
 def draw_tree(
-  canvas: Canvas, rng: random.Random, x: float, z: float, high: float, foliage: Color, kind: str
+  canvas: Canvas,
+  rng: random.Random,
+  x: float,
+  z: float,
+  high: float,
+  foliage: Color,
+  kind: str,
+  bare: bool = False,
 ) -> None:
-  """Draws a tree `high` metres tall: 'round', 'tall' or 'conifer'."""
+  """Draws a tree `high` metres tall: 'round', 'tall' or 'conifer'; `bare`: in winter."""
   bark = vary(rng, (84, 70, 56))
   thick = 0.035 * high
   lean = rng.uniform(-0.3, 0.3)
@@ -47,6 +56,19 @@ def draw_tree(
     for _ in range(3):
       tip = (x + rng.uniform(-0.7, 0.7) * crown, middle + rng.uniform(-0.2, 0.5) * crown, z)
       canvas.limb((x + lean * 0.7, middle * 0.7, z), tip, thick * 0.5, bark, 'vegetation', 0.4)
+  if canvas.style.textures:
+    shape = 'conifer' if kind == 'conifer' else rng.choice(('bare', 'bare', 'sparse')) if bare else 'round'
+    wide, tall = crown * rng.uniform(1.05, 1.4), crown * stretch * rng.uniform(1.05, 1.3)
+    tones = _BARK if shape == 'bare' else leaf_tones(foliage)
+    if shape == 'bare':
+      wide, tall = 1.25 * wide, 1.25 * tall
+    _paste(canvas, rng, shape, (x + lean, middle, z), (wide, tall), tones)
+    if shape == 'round' and pixels > 12:  # a second mass makes the outline irregular
+      side = rng.uniform(-0.6, 0.6) * crown
+      part = rng.uniform(0.5, 0.8)
+      center = (x + lean + side, middle + rng.uniform(-0.5, 0.35) * crown, z)
+      _paste(canvas, rng, shape, center, (wide * part, tall * part), tones)
+    return
   sun = canvas.light.sun_direction
   clumps, uniform, share = [], rng.uniform, rng.random
   for _ in range(min(80, 9 + int(pixels * 0.5))):
@@ -70,8 +92,24 @@ def draw_tree(
     canvas.blob(center, rng.choice(CLUMPS), size, tone, 'vegetation', normal)
 
 
+def leaf_tones(foliage: Color) -> tuple[Color, Color]:
+  """Colours of a mass of leaves: the dark inside and the bright outside."""
+  return mix(foliage, (8, 14, 8), 0.85), mix(foliage, (232, 232, 160), 0.5)
+
+
+def _paste(canvas, rng, shape, center, half, tones) -> None:
+  """Pastes a picture of `shape`, lit from the side of the sun."""
+  picture = rng.choice(pictures(shape))[canvas.light.sun_direction[0] < 0]
+  canvas.sprite(picture, center, half, tones, 'vegetation')
+
+
 def draw_bush(canvas: Canvas, rng: random.Random, x: float, z: float, high: float, foliage: Color) -> None:
   """Draws a bush `high` metres tall."""
+  if canvas.style.textures:
+    canvas.shadow(level(x - high, x + high, z - 0.3, z + 0.3), 190)
+    half = high * rng.uniform(0.8, 1.5), high * 0.5
+    _paste(canvas, rng, 'shrub', (x, high * 0.46, z), half, leaf_tones(foliage))
+    return
   for k in range(10):
     color = mix(foliage, (26, 34, 24), 0.45 - 0.05 * k + rng.uniform(-0.1, 0.1))
     center = (x + rng.uniform(-1, 1) * high * 0.8, (0.3 + 0.045 * k) * high, z)
@@ -85,9 +123,17 @@ def draw_hedge(
   """Draws a clipped hedge along the street."""
   color = mix(foliage, (28, 36, 26), 0.3)
   back = x + math.copysign(0.9, x)
-  canvas.polygon(across(z0, x, back, 0, high), color, 'vegetation')
-  canvas.facade(x, z0, z1, 0, high, color, 'vegetation')
+  side, front = (canvas.surface('leaves', *plane) for plane in ((x, LEFT if x > 0 else RIGHT), (z0, FRONT)))
+  canvas.polygon(across(z0, x, back, 0, high), color, 'vegetation', FRONT, front)
+  canvas.facade(x, z0, z1, 0, high, color, 'vegetation', side)
   z = z1
+  if canvas.style.textures:
+    while z > z0:  # shoots above the edge
+      half = rng.uniform(0.6, 1.0), rng.uniform(0.2, 0.5)
+      _paste(canvas, rng, 'shrub', (x, high - 0.05, z), half, leaf_tones(foliage))
+      z -= 0.9
+    canvas.cast_shadow(level(x, back, z0, z1), high)
+    return
   while z > z0:
     for _ in range(2):
       tone = mix(color, (170, 178, 110), rng.uniform(-0.1, 0.3))

@@ -33,7 +33,7 @@ def paint_sky(canvas: Canvas, noise: np.random.Generator) -> None:
   """Fills the canvas with sky: gradient, glow and disc of the sun, clouds."""
   camera, light = canvas.camera, canvas.light
   w = canvas.width // _SCALE
-  rows = int(camera.horizon / _SCALE) + 2
+  rows = int((camera.horizon + abs(camera.roll) * canvas.width / 2) / _SCALE) + 2
   v = np.linspace(1, 0, rows, dtype=np.float32)[:, None]  # 1 at the top, 0 at the horizon
   u = np.arange(w, dtype=np.float32)[None]
   blend = np.broadcast_to(v[..., None] ** 0.7, (rows, w, 1))
@@ -48,9 +48,16 @@ def paint_sky(canvas: Canvas, noise: np.random.Generator) -> None:
     glow = np.exp(-distance / 0.13)
     sky += glow[..., None] * 0.75 * (np.array((255, 240, 205), np.float32) - sky)
   cover = smooth_noise(noise, (rows, w), (3, 4), 4) + (light.clouds - 0.5) * 2.4
+  if canvas.style.light:  # from thin veils to clouds with sharp edges
+    cover = (cover + smooth_noise(noise, (rows, w), (16, 40), 3) * noise.uniform(0.1, 0.5)) * noise.uniform(
+      0.6, 2
+    )
   cover = np.clip(cover * 1.4, 0, 1) * np.clip(v * 3 + 0.25, 0, 1)
   lit = smooth_noise(noise, (rows, w), (4, 6), 3) * 0.12 + 0.88 + 0.3 * glow
   top = np.array(mix(light.haze, (255, 255, 255), 0.45), np.float32)
+  if canvas.style.light:
+    top = np.array(light.cloud, np.float32)
+    lit += smooth_noise(noise, (rows, w), (5, 9), 4) * noise.uniform(0.02, 0.22)
   sky += cover[..., None] * 0.85 * (top * lit[..., None] - sky)
   if sun_shines:
     disc = np.clip((0.015 - distance) * w, 0, 1)
