@@ -9,6 +9,9 @@ from collections.abc import Sequence
 
 from dense_aspp_jax.datasets.street_scenes.canvas import CIRCLE, FRONT, UP, Canvas
 from dense_aspp_jax.datasets.street_scenes.light import Color, Normal, Point, mix
+from dense_aspp_jax.datasets.street_scenes.surfaces import CLOTH, GLASS, PAINT, PLAIN
+
+_SURFACES = {**dict.fromkeys(('car', 'truck', 'bus', 'train'), PAINT), 'person': CLOTH, 'rider': CLOTH}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Body:
 
   def __init__(self, canvas: Canvas, pose: Pose, label: str, scale: float = 1.0):
     self.canvas, self.pose, self.label, self.scale = canvas, pose, label, scale
+    self._surface = _SURFACES.get(label, PLAIN)
     self._sine, self._cosine = math.sin(pose.yaw), math.cos(pose.yaw)
 
   def place(self, side: float, up: float, ahead: float) -> Point:
@@ -52,15 +56,18 @@ class Body:
 
   def part(self, points: Sequence[Point], color: Color | None, normal: Normal = FRONT) -> None:
     """Paints a polygon with the object's label."""
-    self.canvas.polygon([self.place(*p) for p in points], color, self.label, normal)
+    self.canvas.polygon([self.place(*p) for p in points], color, self.label, normal, self._surface)
 
-  def detail(self, points: Sequence[Point], color: Color, normal: Normal = FRONT) -> None:
+  def detail(
+    self, points: Sequence[Point], color: Color, normal: Normal = FRONT, surface: int = PLAIN
+  ) -> None:
     """Paints a polygon onto what is already there."""
-    self.canvas.polygon([self.place(*p) for p in points], color, None, normal)
+    self.canvas.polygon([self.place(*p) for p in points], color, None, normal, surface)
 
   def limb(self, start: Point, end: Point, width: float, color: Color, taper: float = 1.0) -> None:
     """Paints a bar of the given thickness."""
-    self.canvas.limb(self.place(*start), self.place(*end), width * self.scale, color, self.label, taper)
+    ends = self.place(*start), self.place(*end)
+    self.canvas.limb(*ends, width * self.scale, color, self.label, taper, self._surface)
 
   def disc(self, center: Point, radius: float, color: Color, stretch: float = 1.0) -> None:
     """Paints a disc that faces the camera."""
@@ -105,8 +112,9 @@ class Body:
         edges = (mix(corners[1], corners[2], t) for t in (0.1, 0.88))
         (w0, h0, a), (w1, h1, b) = ((0.9 * w, up, ahead) for w, up, ahead in edges)
         pane = [(-w0, h0, a), (w0, h0, a), (w1, h1, b), (-w1, h1, b)]
-        self.detail(pane, glass, mix(normal, UP, 0.4))
-        self.reflection(pane, glass)
+        self.detail(pane, glass, mix(normal, UP, 0.4), GLASS)
+        if not self.canvas.style.objects:
+          self.reflection(pane, glass)
     seen = 0
     for side in (-1, 1):
       outline = [(side * w, h, rear + ahead) for ahead, h, w in profile]

@@ -142,7 +142,7 @@ def draw_building(
     look.choice(MASONRY) if storeys < 5 else look.choice(('plaster', 'concrete', 'concrete', 'brick'))
   )
   if textures:
-    wall = vary(look, look.choice(_MASONRY[material]))
+    wall = vary(look, mix(look.choice(_MASONRY[material]), (235, 232, 226), look.triangular(0, 0.6, 0)), 0.2)
   glassy = storeys >= 4 and rng.random() < 0.25
   storey, ground = rng.uniform(2.9, 3.4), rng.uniform(3.4, 4.2)
   floors = [ground + k * storey for k in range(storeys - 1)]  # heights of the upper storeys
@@ -192,7 +192,7 @@ def draw_building(
   if textures:
     _draw_trim(canvas, look, x, (z0, z1), high, wall)
     if not glassy:
-      glass = look.choice(((40, 44, 50), (58, 64, 72), (84, 94, 104), (34, 34, 36)))
+      glass = look.choice(((30, 34, 38), (50, 56, 62), (84, 94, 104), (22, 22, 24)))
       style = (*style[:1], glass, *style[2:])
   for floor in floors:
     if band:

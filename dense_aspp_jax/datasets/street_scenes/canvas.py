@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from dense_aspp_jax.datasets.street_scenes.light import Color, Light, Normal, Point
 from dense_aspp_jax.datasets.street_scenes.style import Style
-from dense_aspp_jax.datasets.street_scenes.surfaces import DISPLAY, PLAIN, Surface
+from dense_aspp_jax.datasets.street_scenes.surfaces import MOST, PLAIN, Surface
 from dense_aspp_jax.label_tables import CITYSCAPES
 
 Label = str | None  # a name of Cityscapes
@@ -78,12 +78,13 @@ class Camera:
   yaw: float  # tangent of the street's direction at the camera
   curvature: float  # of the street in 1/metres, positive to the right
   roll: float = 0.0  # radians, clockwise
+  side: float = 0.0  # of the camera, to the right of the middle of its lane, in metres
 
   def bend(self, z: float) -> float:
     """Sideways shift of the street at depth `z`, in metres."""
     if z > _STRAIGHT_FROM:
-      return self.yaw * z + self.curvature * _STRAIGHT_FROM * (z - _STRAIGHT_FROM / 2)
-    return self.yaw * z + self.curvature * z * z / 2
+      return self.yaw * z - self.side + self.curvature * _STRAIGHT_FROM * (z - _STRAIGHT_FROM / 2)
+    return self.yaw * z - self.side + self.curvature * z * z / 2
 
   def project(self, x: float, y: float, z: float) -> tuple[float, float]:
     """Column and row of a world point."""
@@ -113,7 +114,7 @@ class Camera:
   def bends(self, z: np.ndarray) -> np.ndarray:
     """`bend` of an array."""
     near = np.minimum(z, _STRAIGHT_FROM)
-    return self.yaw * z + self.curvature * near * (z - near / 2)
+    return self.yaw * z - self.side + self.curvature * near * (z - near / 2)
 
   def scale(self, z: float) -> float:
     """Pixels per metre at depth `z`."""
@@ -151,7 +152,7 @@ class Canvas:
       return PLAIN
     shaded = self.light.shaded(normal) if self.style.light else 1.0
     key = Surface(material, round(at, 2), normal[0] != 0, round(shaded, 2))
-    if key not in self.surfaces and len(self.surfaces) == DISPLAY:
+    if key not in self.surfaces and len(self.surfaces) == MOST:
       return PLAIN
     return self.surfaces.setdefault(key, len(self.surfaces))
 
@@ -247,7 +248,14 @@ class Canvas:
       self._fill(flat, self.light.shade(color, normal, center[2]), label)
 
   def limb(
-    self, start: Point, end: Point, width: float, color: Color, label: Label = None, taper: float = 1.0
+    self,
+    start: Point,
+    end: Point,
+    width: float,
+    color: Color,
+    label: Label = None,
+    taper: float = 1.0,
+    surface: int = PLAIN,
   ) -> None:
     """Paints a bar with a round section, `width` metres thick (`width * taper` at its end)."""
     u0, v0 = self.camera.project(*start)
@@ -258,7 +266,7 @@ class Canvas:
     a, b = -dv * half, du * half
     c, d = a * taper, b * taper
     flat = [u0 + a, v0 + b, u1 + c, v1 + d, u1 - c, v1 - d, u0 - a, v0 - b]
-    self._fill(flat, self.light.shade(color, FRONT, start[2]), label)
+    self._fill(flat, (*self.light.shade(color, FRONT, start[2]), surface), label)
 
   def sprite(
     self,

@@ -133,7 +133,9 @@ _PHOTOGRAPHED = {
 
 def make_light(rng: random.Random, photographed: bool = False) -> Light:
   """Chooses the weather and the time of day, and varies them; `photographed`: with a photograph's range."""
-  kinds, weights = (_PHOTOGRAPHED, (4, 3, 3.5, 2, 2, 1, 0.7)) if photographed else (_LIGHTS, (4, 3, 3, 1.5))
+  kinds, weights = (
+    (_PHOTOGRAPHED, (5, 2.5, 4, 2.5, 1.5, 1, 0.6)) if photographed else (_LIGHTS, (4, 3, 3, 1.5))
+  )
   kind = rng.choices(tuple(kinds), weights=weights)[0]
   zenith, horizon, sun, ambient, elevation, visibility, clouds = kinds[kind]
   azimuth = rng.uniform(0, math.tau)

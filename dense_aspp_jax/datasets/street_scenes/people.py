@@ -23,9 +23,12 @@ def draw_person(canvas: Canvas, rng: random.Random, pose: Pose, high: float, wal
   person = Body(canvas, pose, 'person', scale=high)
   skin, hair = vary(rng, rng.choice(_SKIN)), rng.choice(HAIR)
   coat, legs = vary(rng, rng.choice(CLOTHES)), vary(rng, rng.choice(CLOTHES), 0.1)
+  if canvas.style.objects:  # most clothes are dark
+    coat, legs = (mix(c, (22, 22, 26), rng.uniform(0, 0.85)) for c in (coat, legs))
   sleeve = mix(coat, (0, 0, 0), 0.15)
   stride = rng.uniform(0.10, 0.20) * rng.choice((-1, 1)) if walks else 0.0
   hem = 0.3 if rng.random() < 0.3 else 0.46
+  wide = rng.uniform(0.92, 1.25) if canvas.style.objects else 1.0
   shoulder = 0.81
   Body(canvas, Pose(pose.x, pose.z), 'person', scale=high).cast_shadow(-0.117, 0.117, 0.153, 0.8)
 
@@ -49,13 +52,16 @@ def draw_person(canvas: Canvas, rng: random.Random, pose: Pose, high: float, wal
   leg(near)
   for side in (far, near):
     person.limb((side * 0.06, shoulder, 0), (side * 0.05, hem, 0), 0.13, coat)
-  person.limb((0, shoulder + 0.025, 0), (0, hem, 0), 0.17, coat, 1.05)
+  person.limb((0, shoulder + 0.025, 0), (0, hem, 0), 0.17 * wide, coat, 1.05 * wide)
   person.limb((-0.115, shoulder, 0), (0.115, shoulder, 0), 0.07, coat)
   if rng.random() < 0.35:
     pack = vary(rng, rng.choice(CLOTHES))
     if math.cos(pose.yaw) >= 0.4 or abs(math.sin(pose.yaw)) > 0.6:
       person.limb((0, 0.79, -0.07), (0, 0.56, -0.08), 0.15, pack)
   arm(near)
+  if canvas.style.objects and rng.random() < 0.3:
+    bag = rng.choice((-0.17, 0.17))
+    person.limb((bag, 0.5, 0.02), (bag, 0.36, 0.02), 0.13, vary(rng, rng.choice(CLOTHES)))
   person.limb((0, shoulder, 0), (0, 0.88, 0), 0.055, skin)
   person.disc((0, 0.92, 0.015), 0.058, skin, 1.25)
   if math.cos(pose.yaw) > -0.2:  # seen from behind

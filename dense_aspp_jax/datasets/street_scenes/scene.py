@@ -12,6 +12,7 @@ from dense_aspp_jax.datasets.street_scenes.ground import shade_ground
 from dense_aspp_jax.datasets.street_scenes.layout import Layout
 from dense_aspp_jax.datasets.street_scenes.light import PAINTS, make_light, mix, vary
 from dense_aspp_jax.datasets.street_scenes.sky import paint_backdrop, paint_sky
+from dense_aspp_jax.datasets.street_scenes.street import LANE
 from dense_aspp_jax.datasets.street_scenes.style import Style
 from dense_aspp_jax.datasets.street_scenes.surfaces import texture_surfaces
 from dense_aspp_jax.errors import InputError
@@ -59,7 +60,7 @@ def render_scene(
   of_sky, of_surfaces, of_ground, of_sensor = noise.spawn(4)
   light = make_light(weather, style.light)
   layout = Layout(plan, style)
-  camera = _place_camera(view, size, style.camera)
+  camera = _place_camera(view, size, style.camera, layout.street.own_lanes)
   canvas = Canvas(size, camera, light, style)
   paint_sky(canvas, of_sky)
   paint_backdrop(canvas, far, layout.street.foliage)
@@ -69,22 +70,23 @@ def render_scene(
   return _develop(canvas, end, (of_surfaces, of_ground, of_sensor))
 
 
-def _place_camera(rng: random.Random, size: tuple[int, int], varied: bool) -> Camera:
+def _place_camera(rng: random.Random, size: tuple[int, int], varied: bool, lanes: int) -> Camera:
   """Chooses the camera: as of one car, or of many."""
   height, width = size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING
   yaw, horizon, high = rng.uniform(-0.07, 0.07), rng.uniform(0.40, 0.48), rng.uniform(1.3, 1.75)
   curvature = rng.choice((0, 1, 1)) * rng.uniform(-1, 1) / 450
-  focal, roll = 0.9, 0.0
+  focal, roll, side = 0.9, 0.0, 0.0
   if varied:
     horizon, high = rng.triangular(0.34, 0.57, 0.45), rng.uniform(1.15, 2.1)
     focal = math.exp(rng.uniform(math.log(0.6), math.log(1.15)))
     yaw += rng.gauss(0, 0.05)
     roll = max(-0.03, min(0.03, rng.gauss(0, 0.01)))
     curvature *= rng.choice((1, 1, 1.8))
+    side = rng.gauss(0, 0.35) + LANE * (lanes > 1 and rng.random() < 0.4)
   focal *= max(width, height)
   # The lower edge shows the ground at least so many metres ahead of the camera, where drawing begins.
   focal = max(focal, 1.9 * (height * (1 - horizon) + abs(roll) * width / 2) / high)
-  return Camera(focal, 0.5 * width, horizon * height, high, yaw, curvature, roll)
+  return Camera(focal, 0.5 * width, horizon * height, high, yaw, curvature, roll, side)
 
 
 def _draw_bonnet(canvas: Canvas, rng: random.Random) -> None:
@@ -97,6 +99,8 @@ def _draw_bonnet(canvas: Canvas, rng: random.Random) -> None:
   if canvas.style.camera:
     top, spread, steep = height * rng.uniform(0.85, 0.97), rng.uniform(0.5, 0.75), rng.uniform(0.3, 0.6)
   bright, dark = mix(paint, canvas.light.horizon, 0.35), mix(paint, (10, 10, 14), 0.35)
+  if canvas.style.camera:
+    bright, dark = mix(bright, (10, 10, 14), rng.uniform(0.2, 0.8)), mix(dark, (10, 10, 14), 0.6)
   for k in range(24):
     shade = canvas.light.shade(mix(bright, dark, k / 23), (0.0, 0.9, -0.3), 0.0)
     upper = top + k * 0.004 * height

@@ -7,9 +7,10 @@ import random
 import numpy as np
 from PIL import Image
 
-from dense_aspp_jax.datasets.street_scenes.canvas import ID, Canvas, across
+from dense_aspp_jax.datasets.street_scenes.canvas import FRONT, ID, Canvas, across
+from dense_aspp_jax.datasets.street_scenes.foliage import pictures
 from dense_aspp_jax.datasets.street_scenes.light import FACADES, ROOFS, Color, mix, vary
-from dense_aspp_jax.datasets.street_scenes.plants import CLUMPS
+from dense_aspp_jax.datasets.street_scenes.plants import CLUMPS, leaf_tones
 
 _SCALE = 4  # the sky is smooth: computed this many times coarser than the canvas
 
@@ -73,15 +74,16 @@ def paint_backdrop(canvas: Canvas, rng: random.Random, foliage: Color) -> None:
   z = rng.uniform(220, 300)
   shift = canvas.camera.bend(z)
   x = -span * z / 2 - shift - 20
+  plaster, tiles = canvas.surface('plaster', z, FRONT), canvas.surface('tiles', z, FRONT)
   while x < span * z / 2 - shift + 20:
     if rng.random() < 0.55:
       wide, high = rng.uniform(12, 34), rng.uniform(8, 22) * rng.choice((1, 1, 1, 1.7))
       color = vary(rng, rng.choice(FACADES))
-      canvas.polygon(across(z, x, x + wide, 0, high), color, 'building')
+      canvas.polygon(across(z, x, x + wide, 0, high), color, 'building', FRONT, plaster)
       ridge = [(x + wide * 0.2, high + 4, z), (x + wide * 0.8, high + 4, z)]
       if rng.random() < 0.6:
         roof = [(x - 0.5, high, z), *ridge, (x + wide, high, z)]
-        canvas.polygon(roof, rng.choice(ROOFS), 'building')
+        canvas.polygon(roof, rng.choice(ROOFS), 'building', FRONT, tiles)
       for storey in range(1, int(high / 3.2)):
         y = storey * 3.2
         canvas.polygon(across(z, x + 1, x + wide - 1, y, y + 1.3), mix(color, (60, 66, 76), 0.45))
@@ -91,5 +93,9 @@ def paint_backdrop(canvas: Canvas, rng: random.Random, foliage: Color) -> None:
       canvas.polygon(across(z, x - wide / 2, x + wide, 0, 4), foliage, 'vegetation')
       for _ in range(5):
         center = (x + rng.uniform(0, wide * 0.6), rng.uniform(3, 8), z)
+        if canvas.style.textures:
+          half = rng.uniform(3, 7), rng.uniform(2.5, 6)
+          canvas.sprite(rng.choice(pictures('round'))[0], center, half, leaf_tones(foliage), 'vegetation')
+          continue
         canvas.blob(center, rng.choice(CLUMPS), rng.uniform(3, 6), vary(rng, foliage, 0.2), 'vegetation')
       x += wide * 0.6

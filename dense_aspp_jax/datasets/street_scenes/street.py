@@ -7,8 +7,10 @@ import math
 import random
 from collections.abc import Sequence
 
+from dense_aspp_jax.datasets.street_scenes import markings
 from dense_aspp_jax.datasets.street_scenes.canvas import UP, Canvas, level
 from dense_aspp_jax.datasets.street_scenes.light import Color, mix, vary
+from dense_aspp_jax.datasets.street_scenes.style import Style
 
 LANE = 3.3  # metres
 _PARKING = 2.2  # metres, width of a row of parked cars
@@ -42,11 +44,12 @@ class Side:
   plot: float  # where the plots begin
   kind: str  # 'city', 'suburb' or 'outskirts'
   parking: bool  # whether cars park at the kerb
+  bays: float = 0.0  # metres, length of bays in which they park across; 0: they park along the kerb
 
   @property
   def edge(self) -> float:
     """Where the driving lanes end."""
-    return self.kerb - (_PARKING if self.parking else 0.3)
+    return self.kerb - (self.bays or (_PARKING if self.parking else 0.3))
 
   def strip(self, near: float, far: float, label: str, color: Color) -> Strip:
     """Strip of ground between two distances."""
@@ -57,7 +60,10 @@ class Side:
 class Street:
   """The plan of one street: lanes, sides, junction, crossing and the colours of the ground."""
 
-  def __init__(self, rng: random.Random):
+  def __init__(self, rng: random.Random, style: Style = Style()):  # noqa: B008 (frozen)
+    self.style = style
+    extra = random.Random(rng.getrandbits(48))  # for what a style adds
+    self.bare = style.textures and extra.random() < 0.3  # whether it is winter
     self.foliage = vary(rng, rng.choice(_FOLIAGE if rng.random() < 0.72 else _AUTUMN))
     self.grass = vary(rng, rng.choice(_GRASS))
     gray = rng.uniform(78, 132)
@@ -69,7 +75,7 @@ class Street:
     self.tram = rng.random() < 0.24  # along the street, or across the junction
     kind = rng.choice(_KINDS)
     self.sides = tuple(
-      self._plan_side(rng, sign, kind if rng.random() < 0.75 else rng.choice(tuple(_VERGE)))
+      self._plan_side(rng, extra, sign, kind if rng.random() < 0.75 else rng.choice(tuple(_VERGE)))
       for sign in (-1, 1)
     )
     # In metres ahead: near and far limit of a crossing street; near limit of a pedestrian crossing 3 m deep.
@@ -80,14 +86,15 @@ class Street:
     else:
       self.crossing = rng.uniform(11, 26) if rng.random() < 0.25 else None
 
-  def _plan_side(self, rng: random.Random, sign: int, kind: str) -> Side:
+  def _plan_side(self, rng: random.Random, extra: random.Random, sign: int, kind: str) -> Side:
     parking = rng.random() < 0.6
     lanes = self.own_lanes - 0.5 if sign > 0 else self.other_lanes + 0.5
-    kerb = lanes * LANE + (_PARKING if parking else 0.3)
+    bays = extra.uniform(4.9, 5.6) if extra.random() < 0.16 and parking and self.style.objects else 0.0
+    kerb = lanes * LANE + (bays or (_PARKING if parking else 0.3))
     verge = (kerb, kerb + rng.uniform(1.2, 3.2)) if rng.random() < _VERGE[kind] else None
     start = verge[1] if verge else kerb
     walk = (start, start + rng.uniform(2.0, 3.8))
-    return Side(sign, kerb, verge, walk, walk[1] + rng.choice((0, 0, 0.6)), kind, parking)
+    return Side(sign, kerb, verge, walk, walk[1] + rng.choice((0, 0, 0.6)), kind, parking, bays)
 
   def is_clear(self, z: float) -> bool:
     """Whether depth `z` lies outside the junction."""
@@ -140,6 +147,13 @@ class Street:
       far, wide = z + rng.uniform(1, 7), rng.uniform(0.6, 2)
       mark(x, z, far, wide, mix(self.asphalt, (40, 40, 42), rng.uniform(0.1, 0.35)))
     middle = -LANE / 2
+    look = random.Random(rng.getrandbits(48))
+    if self.style.objects:
+      left_edge, right_edge = -left.edge, right.edge
+      markings.draw_traces(canvas, look, left_edge + 0.3, right_edge - 0.3, self.asphalt)
+      markings.draw_kerb_lines(canvas, look, (-left.kerb, right.kerb), white, self.asphalt)
+      lanes = [x for x, heading in self.lanes() if heading == 0]
+      markings.draw_surface_signs(canvas, look, lanes, LANE, white, self.asphalt)
     if rng.random() < 0.25:
       dash(middle, 6, 6.05, 0.14, rng.choice((white, (220, 180, 60))))
     else:

@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-PLAIN, GLASS, DISPLAY = 255, 254, 253  # numbers of surfaces without a plane; lower ones have one
+# Numbers of surfaces without a plane; lower ones have one.
+PLAIN, GLASS, DISPLAY, PAINT, CLOTH = 255, 254, 253, 252, 251
+MOST = 251  # surfaces with a plane
 _SIZE = 256  # of the noise, which is periodic
 
 
@@ -47,6 +49,10 @@ _MATERIALS = {
   'leaves': _Material(0.5, 0.5, 0.08, 0.0, 0.22, 0.30, 0.42, 0.0),
 }  # fmt: skip
 MASONRY = ('brick', 'brick', 'plaster', 'plaster', 'stone', 'concrete')
+# Amplitude, cells of the noise per pixel of a picture 512 pixels wide, and slope of its spectrum.
+_GLAZES = {
+  GLASS: (0.35, 0.7, 1.5), DISPLAY: (0.55, 0.5, 0.9), PAINT: (0.08, 0.7, 1.2), CLOTH: (0.22, 1.0, 1.0),
+}  # fmt: skip
 _NUMBER = {name: k for k, name in enumerate(_MATERIALS)}
 _TABLE = np.array(tuple(_MATERIALS.values()), np.float32)
 
@@ -140,11 +146,9 @@ def texture_surfaces(
 
 
 def _glaze(gain: np.ndarray, numbers: np.ndarray, offset: np.ndarray) -> None:
-  """Glass reflects blurred shapes; behind shop windows things stand about."""
+  """Glass and paint reflect blurred shapes; behind shop windows things stand about; clothes have folds."""
   scale = 512 / max(numbers.shape)
-  for surface, amount, cells, slope in ((GLASS, 0.4, 0.25, 1.2), (DISPLAY, 0.55, 0.3, 0.9)):
+  for surface, (amount, cells, slope) in _GLAZES.items():
     rows, columns = np.nonzero(numbers == surface)
-    v, u = (
-      axis * np.float32(cells * scale) + move for axis, move in zip((rows, columns), offset, strict=True)
-    )
+    v, u = (axis * np.float32(cells * scale) + at for axis, at in zip((rows, columns), offset, strict=True))
     gain[rows, columns] = (1 + amount * look_up(periodic_noise(slope), v, u)).clip(0.3, 3)

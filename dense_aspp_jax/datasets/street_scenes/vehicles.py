@@ -1,92 +1,15 @@
-"""Cars, trucks, buses and trams."""
+"""Trucks, buses and trams."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
 
-from dense_aspp_jax.datasets.street_scenes.body import Body, Pose, ring
-from dense_aspp_jax.datasets.street_scenes.canvas import CIRCLE, FRONT, UP, Canvas, across, along
-from dense_aspp_jax.datasets.street_scenes.light import FLEET, LAMP, PAINTS, TYRE, Color, Point, mix, vary
-
-_GLASS = (48, 56, 66)
-# Outlines of cars seen from the right, clockwise from the lower rear: (metres ahead of the rear, metres up,
-# half width). A steep edge between two points above the belt line is a window: see `Body.extrude`.
-_CARS = {
-  'hatchback': ((0, 0.3, 0.84), (0.02, 0.92, 0.86), (0.5, 1.46, 0.66), (1.9, 1.5, 0.66), (2.8, 0.98, 0.84),
-                (3.8, 0.78, 0.82), (3.92, 0.3, 0.82)),
-  'sedan': ((0, 0.32, 0.86), (0.02, 0.95, 0.86), (0.75, 1.0, 0.86), (1.35, 1.42, 0.66), (2.55, 1.44, 0.66),
-            (3.4, 0.96, 0.86), (4.5, 0.76, 0.84), (4.62, 0.3, 0.84)),
-  'estate': ((0, 0.35, 0.9), (0.02, 1.02, 0.91), (0.35, 1.64, 0.74), (2.7, 1.68, 0.74), (3.4, 1.08, 0.91),
-             (4.5, 0.92, 0.88), (4.65, 0.34, 0.88)),
-  'van': ((0, 0.35, 0.94), (0.02, 1.1, 0.95), (0.1, 1.92, 0.88), (3.6, 1.95, 0.86), (4.4, 1.15, 0.94),
-          (5.0, 0.95, 0.92), (5.1, 0.34, 0.92)),
-}  # fmt: skip
-_CAR_WINDOWS = {
-  'hatchback': (((0.55, 0.96), (0.72, 1.4), (1.42, 1.42), (1.42, 0.96)),
-                ((1.5, 0.96), (1.5, 1.42), (1.88, 1.42), (2.6, 0.96))),
-  'sedan': (((1.05, 1.0), (1.42, 1.36), (1.98, 1.37), (1.98, 0.98)),
-            ((2.06, 0.98), (2.06, 1.37), (2.5, 1.37), (3.15, 0.98))),
-  'estate': (((0.3, 1.08), (0.5, 1.56), (1.55, 1.59), (1.55, 1.07)),
-             ((1.63, 1.07), (1.63, 1.59), (2.62, 1.6), (3.2, 1.08))),
-  'van': (((2.7, 1.16), (2.7, 1.82), (3.55, 1.84), (4.2, 1.18)),),
-}  # fmt: skip
-
-
-def _tyres(body: Body, side: float, axles: Sequence[float], half: float, high: float) -> None:
-  """Draws tyres as seen along the vehicle, below its body."""
-  for ahead in axles:
-    for w in (-side, side):
-      body.part(across(ahead, w - half, w + half, 0, high), TYRE)
-
-
-def _wheel(body: Body, side: float, ahead: float, radius: float) -> None:
-  """Draws a wheel as seen from its side."""
-  body.part(ring(side, ahead, radius, radius), TYRE)
-  if radius * body.canvas.camera.scale(body.pose.z) > 4:
-    normal = body.turn(math.copysign(1, side), 0, 0)
-    body.detail(ring(side, ahead, radius, 0.6 * radius), (128, 130, 134), normal)
-
-
-def _lights(body: Body, end: int, at: float, half: float, high: float, lit: bool) -> None:
-  """Draws the lights, the number plate and the bumper of the rear (`end` -1) or the front (1)."""
-  if not body.shows_end(end, at):
-    return
-  color, dark = ((255, 246, 214), (206, 208, 206)) if end > 0 else ((235, 30, 24), (130, 22, 24))
-  for side in (-1, 1):
-    a, b = side * half * 0.72, side * half * 0.98
-    shape = [(a, high - 0.1, at), (a, high + 0.08, at), (b, high + 0.1, at), (b, high - 0.1, at)]
-    body.detail(shape, *((color, LAMP) if lit else (dark, FRONT)))
-  body.detail(across(at, -0.26, 0.26, high - 0.34, high - 0.22), (222, 222, 214))
-  body.detail(across(at, -half * 0.97, half * 0.97, 0.37, 0.46), (44, 44, 48))
-
-
-def draw_car(canvas: Canvas, rng: random.Random, pose: Pose) -> None:
-  """Draws a hatchback, sedan, estate or van, about 4 to 5 m long."""
-  car = Body(canvas, pose, 'car')
-  kind = rng.choices(tuple(_CARS), weights=(4, 4, 3, 1.5))[0]
-  profile = _CARS[kind]
-  paint = vary(rng, rng.choice(PAINTS))
-  length, half, upper_half = profile[-1][0], profile[1][2], profile[2][2]
-  rear = -length / 2
-  car.cast_shadow(rear, -rear, half, 1.3)
-  _tyres(car, half - 0.1, (rear + 0.3, -rear - 0.3), 0.1, 0.4)
-  glass = mix(vary(rng, _GLASS, 0.2), canvas.light.horizon, rng.uniform(0.05, 0.3))
-  side = car.extrude(profile, paint, glass, rear)
-  if side:
-    normal, w = car.turn(side, 0, 0), side * half
-    for window in _CAR_WINDOWS[kind]:
-      widths = [half - (half - upper_half) * max(0.0, (up - 0.95) / 0.5) for _, up in window]
-      pane = [(side * width, up, rear + ahead) for width, (ahead, up) in zip(widths, window, strict=True)]
-      car.detail(pane, glass, normal)
-    car.detail(along(w, rear + 0.1, -rear - 0.1, 0.37, 0.46), mix(paint, (20, 20, 24), 0.6), normal)
-    for ahead in (-0.31 * length, 0.31 * length):
-      car.detail([(w, 0.3 + 0.38 * max(0.0, b), ahead + 0.38 * a) for a, b in CIRCLE], (18, 18, 20))
-      _wheel(car, w, ahead, 0.31)
-  lit = canvas.light.lamps or rng.random() < 0.3
-  for end in (-1, 1):
-    _lights(car, end, end * (0.01 - rear), half, 0.75, lit)
+from dense_aspp_jax.datasets.street_scenes.body import Body, Pose
+from dense_aspp_jax.datasets.street_scenes.canvas import FRONT, UP, Canvas, across, along
+from dense_aspp_jax.datasets.street_scenes.cars import GLASS_COLOR, draw_lights, draw_tyres, draw_wheel
+from dense_aspp_jax.datasets.street_scenes.light import FLEET, LAMP, PAINTS, Color, Point, mix, vary
+from dense_aspp_jax.datasets.street_scenes.plants import CLUMPS
 
 
 def draw_truck(canvas: Canvas, rng: random.Random, pose: Pose) -> None:
@@ -110,7 +33,7 @@ def draw_truck(canvas: Canvas, rng: random.Random, pose: Pose) -> None:
     if open_load:
       for k in range(5):
         heap = truck.place(rng.uniform(-0.5, 0.5), 1.9, rear + 0.8 + k * (length - 3.6) / 5)
-        canvas.blob(heap, CIRCLE, 0.55, vary(rng, (122, 100, 76)), 'truck')
+        canvas.blob(heap, rng.choice(CLUMPS), 0.55, vary(rng, (122, 100, 76)), 'truck')
     if truck.shows_end(-1, rear):
       for w in (-0.02, half - 0.1, -half + 0.02):
         truck.detail(across(rear - 0.01, w, w + 0.06, 1, top), mix(load, (30, 30, 34), 0.5))
@@ -120,21 +43,21 @@ def draw_truck(canvas: Canvas, rng: random.Random, pose: Pose) -> None:
 
   def cabin():
     profile = ((0, 0.5, half), (0, 2.7, half), (1.7, 2.75, half), (2.0, 1.5, half), (2.05, 0.45, half))
-    side = truck.extrude(profile, cab, _GLASS, seam - 0.025)
+    side = truck.extrude(profile, cab, GLASS_COLOR, seam - 0.025)
     if side:
       outline = ((0.8, 1.55), (0.8, 2.4), (1.65, 2.4), (1.85, 1.55))
       window = [(side * half, up, seam + ahead) for ahead, up in outline]
-      truck.detail(window, _GLASS, truck.turn(side, 0, 0))
-    _lights(truck, 1, front + 0.06, half, 0.85, canvas.light.lamps)
+      truck.detail(window, GLASS_COLOR, truck.turn(side, 0, 0))
+    draw_lights(truck, 1, front + 0.06, half, 0.85, canvas.light.lamps)
 
   truck.box(rear, front - 0.2, half - 0.1, 0.45, 1.0, (52, 52, 56))
-  _tyres(truck, half - 0.2, axles, 0.2, 0.7)
+  draw_tyres(truck, half - 0.2, axles, 0.2, 0.7)
   for draw in (body, cabin) if math.cos(pose.yaw) < 0 else (cabin, body):
     draw()
   for side in (-1, 1):
     if canvas.camera.faces(truck.place(side * half, 1, 0), truck.turn(side, 0, 0)):
       for ahead in axles:
-        _wheel(truck, side * (half - 0.02), ahead, 0.48)
+        draw_wheel(truck, side * (half - 0.02), ahead, 0.48)
 
 
 def _pane(body: Body, rng: random.Random, points: list[Point], glass: Color, passengers: float) -> None:
@@ -156,7 +79,7 @@ def _glazed_box(
   """Draws the body of a bus or a tram car: box, windows, doors and signs; returns the visible side."""
   half, sill, top = 1.25, 1.25, high - 0.65
   lit = body.canvas.light.lamps
-  glass = mix(_GLASS, body.canvas.light.horizon, 0.15)
+  glass = mix(GLASS_COLOR, body.canvas.light.horizon, 0.15)
   side = body.box(rear, front, half, 0.35, high, paint)
   if side:
     normal, w = body.turn(side, 0, 0), side * half
@@ -200,18 +123,18 @@ def draw_bus(canvas: Canvas, rng: random.Random, pose: Pose) -> None:
   paint, trim = vary(rng, rng.choice(FLEET)), vary(rng, rng.choice(((40, 42, 48), (220, 220, 216), *FLEET)))
   rear, front = -length / 2, length / 2
   bus.cast_shadow(rear, front, 1.25, high)
-  _tyres(bus, 1.05, (rear + 0.3, front - 0.3), 0.17, 0.5)
+  draw_tyres(bus, 1.05, (rear + 0.3, front - 0.3), 0.17, 0.5)
   if high > 4:
     side = bus.box(rear, front, 1.25, 2.9, high, paint)
     if side:
-      bus.detail(along(side * 1.25, rear + 0.3, front - 0.3, 3.2, 3.95), _GLASS, bus.turn(side, 0, 0))
+      bus.detail(along(side * 1.25, rear + 0.3, front - 0.3, 3.2, 3.95), GLASS_COLOR, bus.turn(side, 0, 0))
     for end, at in ((-1, rear - 0.01), (1, front + 0.01)):
       if bus.shows_end(end, at):
-        bus.detail(across(at, -1.1, 1.1, 3.2, 3.95), _GLASS)
+        bus.detail(across(at, -1.1, 1.1, 3.2, 3.95), GLASS_COLOR)
   side = _glazed_box(bus, rng, rear, front, min(high, 3.1), paint, trim)
   if side:
     for ahead in (-length * 0.27, length * 0.3):
-      _wheel(bus, side * 1.25, ahead, 0.48)
+      draw_wheel(bus, side * 1.25, ahead, 0.48)
 
 
 def draw_tram(canvas: Canvas, rng: random.Random, pose: Pose, cars: int) -> None:
