@@ -45,7 +45,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.init.run = config_dict.placeholder(str)  # another run or a model file, to start from its weights
 
   config.data = ml_collections.ConfigDict()
-  config.data.dataset = 'cityscapes'  # 'camvid', 'street_scenes', or 'folder:PATH'
+  config.data.dataset = 'cityscapes'  # 'camvid', 'street_scenes_large', ..., or 'folder:PATH'
   config.data.data_dir = config_dict.placeholder(str)  # default: TFDS_DATA_DIR or ~/tensorflow_datasets
   config.data.cache_dir = config_dict.placeholder(str)  # of resized images; default: data_dir/cache
   config.data.label_set = config_dict.placeholder(str)  # 'cityscapes19' or a labels.json; default: its own

@@ -46,6 +46,7 @@ USUAL_LABEL_SETS = {
   'cityscapes': CITYSCAPES_20,
   'cityscapes_coarse': CITYSCAPES_20,
   'street_scenes': CITYSCAPES_20,
+  'street_scenes_large': CITYSCAPES_20,
   'camvid': CAMVID_11,
   'camvid_full': CAMVID_32_AS_11,
 }

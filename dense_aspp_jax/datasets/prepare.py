@@ -21,7 +21,7 @@ from dense_aspp_jax.datasets.cityscapes import CITYSCAPES, CITYSCAPES_COARSE
 from dense_aspp_jax.datasets.examples import FOLDER_PREFIX, Example, Pair
 from dense_aspp_jax.datasets.listing import Listing
 from dense_aspp_jax.datasets.pairs import BadPairs, check_pair, check_published_headers, map_good
-from dense_aspp_jax.datasets.street_scenes.builder import STREET_SCENES
+from dense_aspp_jax.datasets.street_scenes.builder import STREET_SCENES, STREET_SCENES_LARGE
 from dense_aspp_jax.datasets.tfds_store import PublishedDataset
 from dense_aspp_jax.errors import InputError, RunError
 from dense_aspp_jax.files import remove_abandoned, shown
@@ -30,7 +30,7 @@ from dense_aspp_jax.paths import local_path
 from dense_aspp_jax.progress import say
 
 # Name, as in `config.data.dataset` -> data set; others are 'folder:PATH'.
-_DATASETS = (CITYSCAPES, CITYSCAPES_COARSE, CAMVID, CAMVID_FULL, STREET_SCENES)
+_DATASETS = (CITYSCAPES, CITYSCAPES_COARSE, CAMVID, CAMVID_FULL, STREET_SCENES, STREET_SCENES_LARGE)
 DATASETS = {dataset.name: dataset for dataset in _DATASETS}
 _DOWNLOAD_PREFIX = 'camvid_download_'
 

@@ -1,3 +1,5 @@
+import argparse
+import dataclasses
 import functools
 import random
 import sys
@@ -7,9 +9,17 @@ import numpy as np
 import pytest
 from color_baseline import fit_color_classifier, predict_color_classifier
 
+from dense_aspp_jax.commands import check_data
+from dense_aspp_jax.datasets.data import Data
 from dense_aspp_jax.datasets.images import decode_image, decode_label
+from dense_aspp_jax.datasets.prepare import DATASETS
 from dense_aspp_jax.datasets.street_scenes.body import Pose
-from dense_aspp_jax.datasets.street_scenes.builder import STREET_SCENES, generate, render_scene
+from dense_aspp_jax.datasets.street_scenes.builder import (
+  STREET_SCENES,
+  STREET_SCENES_LARGE,
+  generate,
+  render_scene,
+)
 from dense_aspp_jax.datasets.street_scenes.canvas import Camera, Canvas
 from dense_aspp_jax.datasets.street_scenes.cars import draw_car
 from dense_aspp_jax.datasets.street_scenes.light import Light
@@ -195,3 +205,21 @@ def test_prepared_scenes_are_read_back_as_drawn(tmp_path):
 def test_the_published_scenes_are_those_that_configurations_expect():
   assert (STREET_SCENES.image_size, STREET_SCENES.generate) == ((256, 512), generate)
   assert STREET_SCENES.counts == {'train': 512, 'validation': 64, 'test': 64}
+  assert STREET_SCENES_LARGE.counts == {'train': 6000, 'validation': 100, 'test': 100}
+  assert STREET_SCENES_LARGE.builder.VERSION == STREET_SCENES.builder.VERSION
+
+
+def test_the_large_data_set_is_prepared_at_first_use_and_passes_the_check(tmp_path, monkeypatch, capsys):
+  tiny = dataclasses.replace(STREET_SCENES_LARGE, counts={'train': 2, 'validation': 1})
+  monkeypatch.setitem(DATASETS, 'street_scenes_large', tiny)
+  data = Data(dataset='street_scenes_large', data_dir=str(tmp_path), image_size=(32, 64))
+  split = data.open('validation', cached=False)
+  assert len(split) == 1
+  _, label = render_scene(1, 0, (320, 640))
+  np.testing.assert_array_equal(split[0].label, label)
+  assert 'Preparing street_scenes_large/train: 2/2' in capsys.readouterr().err
+  folder = tmp_path / 'street_scenes_large' / 'default'
+  assert [path.name for path in folder.iterdir()] == ['2.0.0']  # nothing half-written
+  args = argparse.ArgumentParser()
+  check_data.add_arguments(args)
+  assert check_data.run(args.parse_args(['street_scenes_large', '--data-dir', str(tmp_path)])) == 0
