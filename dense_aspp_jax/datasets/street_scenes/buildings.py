@@ -73,20 +73,20 @@ class _Facade:
       middle = low + (high - low) * rng.uniform(0.45, 0.7)
       canvas.facade(x, a, b, middle, middle + 0.07, mix(wall, (236, 234, 228), 0.6))
 
-  def draw_shops(self, high: float) -> None:
-    """Draws a ground floor of shop windows with a sign and awnings."""
+  def draw_shops(self, high: float, awnings: Sequence[bool]) -> None:
+    """Draws a ground floor of shop windows with a sign, and an awning over some bays."""
     canvas, rng, x = self.canvas, self.rng, self.x
     sign = vary(rng, rng.choice(_SHOP_SIGNS))
     canvas.facade(x, self.bays[0] + 0.3, self.bays[-1] - 0.3, high - 0.9, high - 0.3, sign)
     if canvas.style.textures:
       self._draw_lettering(high, sign)
-    for a, b in itertools.pairwise(self.bays):
+    for (a, b), awning in zip(itertools.pairwise(self.bays), awnings, strict=True):
       a, b = a + 0.25, b - 0.25
       if canvas.light.lamps and rng.random() < 0.7:
         canvas.polygon(along(x, a, b, 0.4, high - 1), vary(rng, (235, 205, 150), 0.2), None, LAMP)
       else:
         canvas.facade(x, a, b, 0.4, high - 1, vary(rng, (72, 80, 88), 0.3), None, self.display)
-      if rng.random() < 0.35:
+      if awning:
         out, top, low = x - math.copysign(1.1, x), high - 0.9, high - 1.6
         canvas.polygon([(x, top, a), (out, low, a), (out, low, b), (x, top, b)], sign, 'building', UP)
 
@@ -149,10 +149,10 @@ def draw_building(
   high = ground + storey * (storeys - 1)
   back = x + math.copysign(rng.uniform(9, 13), x)
   count = max(1, round((z1 - z0) / rng.uniform(2.4, 3.6)))
-  facade = _Facade(canvas, rng, x, [z0 + (z1 - z0) * k / count for k in range(count + 1)], wall)
+  facade = _Facade(canvas, look, x, [z0 + (z1 - z0) * k / count for k in range(count + 1)], wall)
   normal = LEFT if x > 0 else RIGHT
   pitched = (storeys <= 3 and rng.random() < 0.75) or (storeys == 4 and rng.random() < 0.4)
-  roof = vary(rng, rng.choice(_ROOFS if textures else ROOFS))
+  roof = vary(look, look.choice(_ROOFS if textures else ROOFS))
   front, side = canvas.surface(material, x, normal), canvas.surface(material, z0, FRONT)
   ridge, top = (x + back) / 2, high + rng.uniform(2.5, 4)
   if pitched:
@@ -168,7 +168,7 @@ def draw_building(
       for share in (1 / 3, 2 / 3):
         left, right = x + (back - x) * (share - 0.06), x + (back - x) * (share + 0.08)
         pane = across(z0, left, right, k * storey + 1.2, k * storey + 2.7)
-        if canvas.light.lamps and rng.random() < 0.3:
+        if canvas.light.lamps and look.random() < 0.3:
           canvas.polygon(pane, (245, 205, 130), None, LAMP)
         else:
           if textures and z0 < 60:
@@ -176,7 +176,7 @@ def draw_building(
               [(a, b + (0.15 if b > pane[0][1] else -0.15), c) for a, b, c in pane],
               mix(wall, (225, 222, 214), 0.5),
             )
-          canvas.polygon(pane, vary(rng, (62, 68, 78), 0.3), None, FRONT, facade.glass)
+          canvas.polygon(pane, vary(look, (62, 68, 78), 0.3), None, FRONT, facade.glass)
   outline = [(x, 0, z) for z in facade.bays] + [(x, high, z) for z in reversed(facade.bays)]
   canvas.polygon(outline, wall, 'building', normal, front)
   if glassy:
@@ -205,7 +205,7 @@ def draw_building(
       facade.draw_balconies(floor, rail)
   if detailed:
     if rng.random() < 0.5:
-      facade.draw_shops(ground)
+      facade.draw_shops(ground, [rng.random() < 0.35 for _ in facade.bays[1:]])
     else:
       facade.draw_entrance()
     if not pitched:

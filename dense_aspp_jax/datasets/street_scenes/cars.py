@@ -137,7 +137,7 @@ def _draw_side(
 ) -> None:
   """Draws what a side of a car reflects, above the ground, below the sky, and the gaps of its doors."""
   rear, front = ends
-  sky, dark = mix(paint, car.canvas.light.horizon, rng.uniform(0.15, 0.5)), mix(paint, (12, 12, 14), 0.4)
+  sky, dark = mix(paint, car.canvas.light.horizon, rng.uniform(0.08, 0.35)), mix(paint, (12, 12, 14), 0.4)
   car.detail(along(w, rear + 0.1, front - 0.15, 0.3, 0.6), dark, normal)
   car.detail(along(w, rear + 0.08, front - 0.5, 0.74, 0.88), sky, normal)
   if car.canvas.camera.scale(car.pose.z) > 40:

@@ -108,9 +108,9 @@ def _shine(
   """Asphalt reflects the sky at grazing angles, most of all when wet or against the sun."""
   x, y, ahead = canvas.light.sun_direction
   wet = noise.uniform() < 0.12
-  gloss = noise.uniform(0.5, 1.1) if wet else noise.uniform(0, 0.35)
+  gloss = noise.uniform(0.5, 1.1) if wet else noise.uniform(0, 0.3)
   shine = gloss * z / (z + 35)
   if ahead > 0.3 and canvas.light.casts_shadows:
     glare = np.exp(-np.square((right - x / ahead) / 0.28))
     shine += glare * (noise.uniform(0.1, 0.7) * (1 - y))
-  ground *= 1 + road * (shine - (0.3 if wet else 0))
+  ground *= 1 + road * (shine.clip(0, 0.9) - (0.3 if wet else 0))

@@ -21,6 +21,11 @@ _PLOTS = {
   'suburb': {'houses': 0.36, 'wall': 0.16, 'fence': 0.22, 'hedge': 0.14, 'park': 0.12},
   'outskirts': {'houses': 0.12, 'wall': 0.22, 'fence': 0.28, 'hedge': 0.08, 'park': 0.3},
 }
+_MORE_PLOTS = {  # with the style `objects`
+  'city': {'houses': 0.66, 'wall': 0.05, 'fence': 0.07, 'park': 0.12, 'wood': 0.1},
+  'suburb': {'houses': 0.32, 'wall': 0.1, 'fence': 0.14, 'hedge': 0.14, 'park': 0.12, 'wood': 0.18},
+  'outskirts': {'houses': 0.1, 'wall': 0.1, 'fence': 0.16, 'hedge': 0.1, 'park': 0.22, 'wood': 0.32},
+}
 _HEIGHTS = {'wall': (1.6, 3.2), 'fence': (1.2, 2.2), 'hedge': (1.0, 2.0)}  # metres
 _STOREYS = {'city': (3, 7), 'suburb': (2, 3), 'outskirts': (1, 4)}
 
@@ -56,7 +61,7 @@ class Layout:
   def _add_plots(self, side: Side) -> None:
     rng = self.rng
     junction = self.street.junction
-    kinds = _PLOTS[side.kind]
+    kinds = (_MORE_PLOTS if self.style.objects else _PLOTS)[side.kind]
     z = rng.uniform(1.5, 6)
     while z < _END:
       kind = rng.choices(tuple(kinds), weights=tuple(kinds.values()))[0]
@@ -70,6 +75,8 @@ class Layout:
         self._add_houses(side, z, end)
       elif kind == 'park':
         self._add_park(side, z, end)
+      elif kind == 'wood':
+        self._add_wood(side, z, end)
       else:
         self._add_pieces(side, z, end, kind, rng.uniform(*_HEIGHTS[kind]))
         for _ in range(rng.randint(1, 3)):
@@ -148,6 +155,20 @@ class Layout:
       else:
         self._add_tree(x, z, rng.uniform(5, 12), row=0)
 
+  def _add_wood(self, side: Side, z0: float, z1: float) -> None:
+    """Adds a dense edge of trees and bushes."""
+    rng = self.rng
+    z = z0
+    while z < z1:
+      for near, far in ((0.8, 2.5), (2.5, 8)):
+        high = rng.uniform(0.8, 2.2)
+        bush = vary(rng, self.street.foliage, 0.2)
+        x = side.sign * (side.plot + rng.uniform(near, far))
+        self.add(z, plants.draw_bush, self.fork(), x, z + rng.uniform(-0.5, 0.5), high, bush, row=0)
+      if rng.random() < 0.8:
+        self._add_tree(side.sign * (side.plot + rng.uniform(1.5, 7)), z, rng.uniform(6, 14), row=0)
+      z += rng.uniform(1.5, 3)
+
   # Furniture.
 
   def _clear_depths(self, z: float, gap: float) -> Iterator[float]:
@@ -167,6 +188,8 @@ class Layout:
     if rng.random() < (0.75 if side.verge else 0.3):
       x = side.sign * (sum(side.verge) / 2 if side.verge else side.kerb + 0.9)
       high, gap = rng.uniform(4.5, 9), rng.uniform(8, 15)
+      if self.style.objects:  # at times their crowns meet over the road
+        high *= rng.choice((1, 1, 1.4, 1.7))
       for z in self._clear_depths(rng.uniform(9, 20), gap):
         self._add_tree(x, z, high * rng.uniform(0.85, 1.15))
     for _ in range(rng.choice((0, 1, 1, 2, 3))):

@@ -42,10 +42,11 @@ def draw_tree(
   crown, below, stretch = _CROWNS[kind]
   crown, middle = crown * high, high - below * high
   Body(canvas, Pose(x, z), 'vegetation').cast_shadow(-0.2, 0.2, 0.2, high * 0.5)
+  shade, boughs = (random.Random(rng.getrandbits(48)) for _ in range(2))  # not drawn in every picture
   if canvas.light.casts_shadows and z < SHADOWS_TO:
     dx, dz = (v * middle for v in canvas.light.shadow_offset)
-    for shape in rng.sample(CLUMPS, 3):
-      cx, cz = x + dx + rng.uniform(-1, 1) * crown * 0.6, z + dz + rng.uniform(-1, 1) * crown * 0.6
+    for shape in shade.sample(CLUMPS, 3):
+      cx, cz = (at + shade.uniform(-1, 1) * crown * 0.6 for at in (x + dx, z + dz))
       canvas.shadow([(cx + crown * 0.8 * a, 0, cz + crown * 0.8 * b) for a, b in shape], 130)
   canvas.limb((x, 0, z), (x + lean, middle, z), thick, bark, 'vegetation', 0.6)
   pixels = crown * canvas.camera.scale(z)
@@ -54,7 +55,7 @@ def draw_tree(
     return
   if pixels > 20:
     for _ in range(3):
-      tip = (x + rng.uniform(-0.7, 0.7) * crown, middle + rng.uniform(-0.2, 0.5) * crown, z)
+      tip = (x + boughs.uniform(-0.7, 0.7) * crown, middle + boughs.uniform(-0.2, 0.5) * crown, z)
       canvas.limb((x + lean * 0.7, middle * 0.7, z), tip, thick * 0.5, bark, 'vegetation', 0.4)
   if canvas.style.textures:
     shape = 'conifer' if kind == 'conifer' else rng.choice(('bare', 'bare', 'sparse')) if bare else 'round'
@@ -63,7 +64,7 @@ def draw_tree(
     if shape == 'bare':
       wide, tall = 1.25 * wide, 1.25 * tall
     _paste(canvas, rng, shape, (x + lean, middle, z), (wide, tall), tones)
-    if shape == 'round' and pixels > 12:  # a second mass makes the outline irregular
+    if shape == 'round' and z < 70:  # a second mass makes the outline irregular
       side = rng.uniform(-0.6, 0.6) * crown
       part = rng.uniform(0.5, 0.8)
       center = (x + lean + side, middle + rng.uniform(-0.5, 0.35) * crown, z)

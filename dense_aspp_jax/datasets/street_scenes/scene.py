@@ -77,7 +77,7 @@ def _place_camera(rng: random.Random, size: tuple[int, int], varied: bool, lanes
   curvature = rng.choice((0, 1, 1)) * rng.uniform(-1, 1) / 450
   focal, roll, side = 0.9, 0.0, 0.0
   if varied:
-    horizon, high = rng.triangular(0.34, 0.57, 0.45), rng.uniform(1.15, 2.1)
+    horizon, high = rng.uniform(0.35, 0.57), rng.uniform(1.15, 2.1)
     focal = math.exp(rng.uniform(math.log(0.6), math.log(1.15)))
     yaw += rng.gauss(0, 0.05)
     roll = max(-0.03, min(0.03, rng.gauss(0, 0.01)))

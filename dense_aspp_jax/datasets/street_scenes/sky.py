@@ -93,9 +93,10 @@ def paint_backdrop(canvas: Canvas, rng: random.Random, foliage: Color) -> None:
       canvas.polygon(across(z, x - wide / 2, x + wide, 0, 4), foliage, 'vegetation')
       for _ in range(5):
         center = (x + rng.uniform(0, wide * 0.6), rng.uniform(3, 8), z)
+        look = random.Random(rng.getrandbits(48))
         if canvas.style.textures:
-          half = rng.uniform(3, 7), rng.uniform(2.5, 6)
-          canvas.sprite(rng.choice(pictures('round'))[0], center, half, leaf_tones(foliage), 'vegetation')
+          half = look.uniform(3, 7), look.uniform(2.5, 6)
+          canvas.sprite(look.choice(pictures('round'))[0], center, half, leaf_tones(foliage), 'vegetation')
           continue
-        canvas.blob(center, rng.choice(CLUMPS), rng.uniform(3, 6), vary(rng, foliage, 0.2), 'vegetation')
+        canvas.blob(center, look.choice(CLUMPS), look.uniform(3, 6), vary(look, foliage, 0.2), 'vegetation')
       x += wide * 0.6

@@ -44,6 +44,7 @@ class Side:
   plot: float  # where the plots begin
   kind: str  # 'city', 'suburb' or 'outskirts'
   parking: bool  # whether cars park at the kerb
+  rural: bool = False  # whether grass takes the place of the sidewalk
   bays: float = 0.0  # metres, length of bays in which they park across; 0: they park along the kerb
 
   @property
@@ -63,7 +64,7 @@ class Street:
   def __init__(self, rng: random.Random, style: Style = Style()):  # noqa: B008 (frozen)
     self.style = style
     extra = random.Random(rng.getrandbits(48))  # for what a style adds
-    self.bare = style.textures and extra.random() < 0.3  # whether it is winter
+    self.bare = extra.random() < 0.3 and style.textures  # whether it is winter
     self.foliage = vary(rng, rng.choice(_FOLIAGE if rng.random() < 0.72 else _AUTUMN))
     self.grass = vary(rng, rng.choice(_GRASS))
     gray = rng.uniform(78, 132)
@@ -93,8 +94,9 @@ class Street:
     kerb = lanes * LANE + (bays or (_PARKING if parking else 0.3))
     verge = (kerb, kerb + rng.uniform(1.2, 3.2)) if rng.random() < _VERGE[kind] else None
     start = verge[1] if verge else kerb
+    rural = self.style.objects and extra.random() < {'city': 0, 'suburb': 0.1, 'outskirts': 0.4}[kind]
     walk = (start, start + rng.uniform(2.0, 3.8))
-    return Side(sign, kerb, verge, walk, walk[1] + rng.choice((0, 0, 0.6)), kind, parking, bays)
+    return Side(sign, kerb, verge, walk, walk[1] + rng.choice((0, 0, 0.6)), kind, parking, rural, bays)
 
   def is_clear(self, z: float) -> bool:
     """Whether depth `z` lies outside the junction."""
@@ -114,6 +116,9 @@ class Street:
       kerb, walk = side.kerb, side.walk
       if side.parking:
         strips.append(side.strip(side.edge, kerb, 'road', mix(self.asphalt, paving, rng.uniform(0, 0.4))))
+      if side.rural:
+        strips.append(side.strip(kerb, walk[1], 'terrain', vary(rng, self.grass)))
+        continue
       strips.append(side.strip(*walk, 'sidewalk', paving))
       if side.kind == 'city':
         strips.append(side.strip(walk[1], side.plot + 14, 'sidewalk', mix(paving, (110, 104, 96), 0.3)))
@@ -140,7 +145,8 @@ class Street:
           mark(x, z, min(z + length, 110), wide, color)
         z += period
 
-    white = mix(self.asphalt, (236, 234, 228), rng.uniform(0.55, 0.95))
+    worn = 0.3 if self.style.objects else 0.55
+    white = mix(self.asphalt, (236, 234, 228), rng.uniform(worn, 0.95))
     left, right = self.sides
     for _ in range(rng.randrange(5)):  # patches and seams of old repairs
       x, z = rng.uniform(-left.kerb + 1, right.kerb - 1), rng.uniform(4, 30)
@@ -154,7 +160,9 @@ class Street:
       markings.draw_kerb_lines(canvas, look, (-left.kerb, right.kerb), white, self.asphalt)
       lanes = [x for x, heading in self.lanes() if heading == 0]
       markings.draw_surface_signs(canvas, look, lanes, LANE, white, self.asphalt)
-    if rng.random() < 0.25:
+    if self.style.objects and look.random() < 0.25:
+      pass  # a street without a line in the middle
+    elif rng.random() < 0.25:
       dash(middle, 6, 6.05, 0.14, rng.choice((white, (220, 180, 60))))
     else:
       dash(middle, rng.choice((6, 9)), 3, 0.15, white)
