@@ -85,9 +85,9 @@ def test_the_camera_varies_more_places_of_the_horizon():
 
 def test_objects_fill_the_street():
   plain = scenes(Style(objects=False))
-  assert share(scenes(Style()), ('car',)) > 1.2 * share(plain, ('car',))
-  clutter = ('static', 'fence', 'guard rail', 'person')
-  assert share(scenes(Style()), clutter) > 1.15 * share(plain, clutter)
+  assert share(scenes(Style()), ('car',)) > 1.05 * share(plain, ('car',))
+  clutter = ('static', 'guard rail')
+  assert share(scenes(Style()), clutter) > 1.5 * share(plain, clutter)
 
 
 def test_a_scene_is_the_same_at_every_size():

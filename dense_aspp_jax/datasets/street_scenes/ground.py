@@ -83,8 +83,8 @@ def _photographed(noise, where, z, x, camera_height) -> np.ndarray:
   # Tyres and seams leave lengthwise traces that stay visible far ahead.
   traces = look_up(periodic_noise(0.8), z * 0.12, x * 9)
   result = np.ones(x.shape, np.float32)
-  asphalt = uniform(0.02, 0.07) * broad + uniform(0.02, 0.06) * traces + uniform(0.02, 0.05) * rough
-  asphalt += uniform(0.03, 0.07) * fine
+  asphalt = uniform(0.02, 0.06) * broad + uniform(0.02, 0.06) * traces + uniform(0.01, 0.04) * rough
+  asphalt += uniform(0.02, 0.055) * fine
   if uniform() < 0.6:
     width = np.abs(look_up(periodic_noise(1.4), z * 4, x * 6))
     worn = look_up(periodic_noise(1.4), z * 0.9, x * 2) > uniform(-0.6, 1)

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping
 
-from dense_aspp_jax.datasets.street_scenes import buildings, clutter, furniture, people, plants, walls
+from dense_aspp_jax.datasets.street_scenes import buildings, clutter, fronts, furniture, people, plants, walls
 from dense_aspp_jax.datasets.street_scenes.body import Pose
 from dense_aspp_jax.datasets.street_scenes.canvas import Canvas
 from dense_aspp_jax.datasets.street_scenes.items import Items
@@ -43,6 +43,9 @@ class Layout:
       self._add_plots(side)
       self._add_furniture(side)
     self._add_signals()
+    if self.street.end:
+      left, right = (side.sign * (side.plot + 3) for side in self.street.sides)
+      self.add(self.street.end, fronts.draw_fronts, self.fork(), left, right, self.street.end)
     extra = random.Random(rng.getrandbits(48))
     for side in self.street.sides if style.objects else ():
       self._add_clutter(side, extra)
@@ -213,7 +216,7 @@ class Layout:
   def _add_clutter(self, side: Side, rng: random.Random) -> None:
     """Adds what only the style `objects` has; `rng` is its own."""
     walk, kerb = side.walk, side.kerb
-    for _ in range(rng.choice((0, 1, 2, 4, 7))):
+    for _ in range(rng.choice((0, 2, 3, 5, 8))):
       x = rng.choice((walk[1] - 0.4, walk[1] - 0.4, walk[0] + 0.5))
       z = 1.3 * x + rng.expovariate(1 / 14)
       if self.street.is_clear(z):

@@ -79,7 +79,7 @@ def _place_camera(rng: random.Random, size: tuple[int, int], varied: bool, lanes
   if varied:
     horizon, high = rng.uniform(0.35, 0.57), rng.uniform(1.15, 2.1)
     focal = math.exp(rng.uniform(math.log(0.6), math.log(1.15)))
-    yaw += rng.gauss(0, 0.05)
+    yaw += rng.gauss(0, 0.2 if rng.random() < 0.12 else 0.05)
     roll = max(-0.03, min(0.03, rng.gauss(0, 0.01)))
     curvature *= rng.choice((1, 1, 1.8))
     side = rng.gauss(0, 0.35) + LANE * (lanes > 1 and rng.random() < 0.4)

@@ -86,6 +86,9 @@ class Street:
       self.crossing = self.junction[0] - 4
     else:
       self.crossing = rng.uniform(11, 26) if rng.random() < 0.25 else None
+    # Where houses close the street, behind a street across.
+    ends = extra.random() < 0.2 and style.objects and not self.tram
+    self.end = (self.junction[1] if self.junction else 20) + extra.uniform(14, 60) if ends else None
 
   def _plan_side(self, rng: random.Random, extra: random.Random, sign: int, kind: str) -> Side:
     parking = rng.random() < 0.6
@@ -99,7 +102,9 @@ class Street:
     return Side(sign, kerb, verge, walk, walk[1] + rng.choice((0, 0, 0.6)), kind, parking, rural, bays)
 
   def is_clear(self, z: float) -> bool:
-    """Whether depth `z` lies outside the junction."""
+    """Whether depth `z` lies outside the junction and before the street's end."""
+    if self.end and z > self.end - 11:
+      return False
     return not self.junction or not self.junction[0] - 0.5 < z < self.junction[1] + 0.5
 
   def lanes(self) -> list[tuple[float, float]]:
@@ -129,6 +134,9 @@ class Street:
     paint_strips(canvas, strips)
     if self.junction:
       paint_strips(canvas, [(-150.0, 150.0, 'road', mix(self.asphalt, (70, 70, 72), 0.1))], *self.junction)
+    if self.end:
+      paint_strips(canvas, [(-150.0, 150.0, 'road', self.asphalt)], self.end - 10, self.end - 2.5)
+      paint_strips(canvas, [(-150.0, 150.0, 'sidewalk', paving)], self.end - 2.5, self.end)
     self._draw_markings(canvas, rng)
 
   def _draw_markings(self, canvas: Canvas, rng: random.Random) -> None:
