@@ -88,6 +88,22 @@ class Body:
     streak = [mix(a, b, 0.15), mix(a, b, 0.38), mix(d, c, 0.62), mix(d, c, 0.39)]
     self.detail(streak, mix(glass, self.canvas.light.horizon, 0.2), UP)
 
+  def _see_through(self, pane: Sequence[Point], glass: Color) -> None:
+    """Paints what a windscreen or rear window shows: daylight from behind, and two seats."""
+    a, b, c, d = pane if pane[0][1] < pane[2][1] else (*pane[2:], *pane[:2])
+
+    def spots(*places: tuple[float, float]) -> list[Point]:
+      return [mix(mix(a, b, across), mix(d, c, across), up) for across, up in places]
+
+    daylight = mix(glass, self.canvas.light.horizon, 0.28)
+    self.detail(spots((0.07, 0.3), (0.1, 0.88), (0.9, 0.88), (0.93, 0.3)), daylight, UP, GLASS)
+    dark = mix(glass, (8, 8, 10), 0.7)
+    for k in (0.28, 0.72):
+      shoulders = (k - 0.13, 0.1), (k - 0.1, 0.42), (k + 0.1, 0.42), (k + 0.13, 0.1)
+      head = (k - 0.06, 0.4), (k - 0.05, 0.66), (k + 0.05, 0.66), (k + 0.06, 0.4)
+      self.detail(spots(*shoulders), dark)
+      self.detail(spots(*head), dark)
+
   def extrude(
     self, profile: Sequence[Point], paint: Color, glass: Color | None = None, rear: float = 0.0
   ) -> int:
@@ -113,7 +129,9 @@ class Body:
         (w0, h0, a), (w1, h1, b) = ((0.9 * w, up, ahead) for w, up, ahead in edges)
         pane = [(-w0, h0, a), (w0, h0, a), (w1, h1, b), (-w1, h1, b)]
         self.detail(pane, glass, mix(normal, UP, 0.4), GLASS)
-        if not self.canvas.style.objects:
+        if self.canvas.style.objects and self.pose.z < 45:
+          self._see_through(pane, glass)
+        elif not self.canvas.style.objects:
           self.reflection(pane, glass)
     seen = 0
     for side in (-1, 1):

@@ -48,7 +48,7 @@ class _Facade:
       if frame:
         canvas.facade(x, a - 0.12, b + 0.12, low - 0.12, high + 0.12, frame)
       canvas.facade(x, a, b, low, high, vary(rng, glass, 0.3), None, self.glass)
-      if canvas.style.textures and z0 < 45:
+      if canvas.style.textures and z0 < 30:
         self._draw_depth(a, b, low, high)
       if divided and z0 < 40:
         middle = (a + b) / 2
@@ -67,7 +67,7 @@ class _Facade:
       curtain = vary(rng, (150, 142, 130), 0.3)
       canvas.facade(x, a, a + inner, low, high, curtain)
       canvas.facade(x, b - inner, b, low, high, curtain)
-    canvas.facade(x, a, b, high - 0.16, high, (26, 26, 28))
+    canvas.facade(x, a, b, high - 0.2, high, (14, 14, 16))
     canvas.facade(x, a - 0.1, b + 0.1, low - 0.16, low, mix(wall, (220, 216, 206), 0.45))
     if kind > 0.6:
       middle = low + (high - low) * rng.uniform(0.45, 0.7)
@@ -142,7 +142,7 @@ def draw_building(
     look.choice(MASONRY) if storeys < 5 else look.choice(('plaster', 'concrete', 'concrete', 'brick'))
   )
   if textures:
-    wall = vary(look, mix(look.choice(_MASONRY[material]), (235, 232, 226), look.triangular(0, 0.6, 0)), 0.2)
+    wall = vary(look, mix(look.choice(_MASONRY[material]), (240, 238, 232), look.triangular(0, 0.8, 0)), 0.25)
   glassy = storeys >= 4 and rng.random() < 0.25
   storey, ground = rng.uniform(2.9, 3.4), rng.uniform(3.4, 4.2)
   floors = [ground + k * storey for k in range(storeys - 1)]  # heights of the upper storeys

@@ -36,6 +36,7 @@ _CARS = {
   'minivan': ((0, 0.34, 0.9), (0.02, 1.05, 0.92), (0.2, 1.7, 0.76), (2.6, 1.74, 0.76), (3.7, 1.1, 0.9),
               (4.3, 0.92, 0.88), (4.4, 0.34, 0.88)),
 }  # fmt: skip
+_DETAILS_TO = 45.0  # metres
 _PLAIN_KINDS = 4  # of those, which version 1 of the data set has
 _CAR_WINDOWS = {
   'hatchback': (((0.55, 0.96), (0.72, 1.4), (1.42, 1.42), (1.42, 0.96)),
@@ -67,6 +68,11 @@ def draw_wheel(body: Body, side: float, ahead: float, radius: float) -> None:
   if radius * body.canvas.camera.scale(body.pose.z) > 4:
     normal = body.turn(math.copysign(1, side), 0, 0)
     body.detail(ring(side, ahead, radius, 0.6 * radius), (128, 130, 134), normal)
+    if body.canvas.style.objects and body.pose.z < _DETAILS_TO / 2:
+      body.detail(ring(side, ahead, radius, 0.66 * radius), (190, 192, 196), normal)
+      spokes = [(side, radius * (1 + 0.55 * b), ahead + radius * 0.55 * a) for a, b in CIRCLE[::3]]
+      body.detail(spokes, (52, 54, 58), normal)
+      body.detail(ring(side, ahead, radius, 0.2 * radius), (170, 172, 176), normal)
 
 
 def draw_lights(body: Body, end: int, at: float, half: float, high: float, lit: bool) -> None:
@@ -85,6 +91,7 @@ def draw_lights(body: Body, end: int, at: float, half: float, high: float, lit: 
 def draw_car(canvas: Canvas, rng: random.Random, pose: Pose) -> None:
   """Draws a car, 3.4 to 5 m long: a hatchback, sedan, estate, van, city car, off-roader or minivan."""
   detailed = canvas.style.objects
+  near = detailed and pose.z < _DETAILS_TO
   kinds = tuple(_CARS)
   if detailed:
     kind = rng.choices(kinds, weights=(4, 3, 3, 1.5, 2, 2, 1.5))[0]
@@ -106,20 +113,25 @@ def draw_car(canvas: Canvas, rng: random.Random, pose: Pose) -> None:
   side = car.extrude(_rounded(profile) if detailed else profile, paint, glass, rear)
   if side:
     normal, w = car.turn(side, 0, 0), side * half
-    if detailed:
+    if near:
       _draw_side(car, rng, w, (rear, -rear), paint, normal)
     for window in _CAR_WINDOWS[kind]:
       widths = [half - (half - upper_half) * max(0.0, (up - 0.95) / 0.5) for _, up in window]
       pane = [(side * width, up, rear + ahead) for width, (ahead, up) in zip(widths, window, strict=True)]
       car.detail(pane, glass, normal, GLASS)
+      if near:  # the sky, above what stands on the other side
+        a, b, c, d = pane
+        lower, upper = [mix(a, b, 0.45), mix(d, c, 0.45)], [mix(c, d, 0.06), mix(b, a, 0.06)]
+        tone = mix(glass, canvas.light.horizon, 0.3)
+        car.detail([lower[0], lower[1], *upper], tone, normal, GLASS)
     car.detail(along(w, rear + 0.1, -rear - 0.1, 0.37, 0.46), mix(paint, (20, 20, 24), 0.6), normal)
     for ahead in (-0.31 * length, 0.31 * length):
       car.detail([(w, 0.3 + 0.38 * max(0.0, b), ahead + 0.38 * a) for a, b in CIRCLE], (18, 18, 20))
       draw_wheel(car, w, ahead, 0.31)
-  lit = canvas.light.lamps or rng.random() < 0.3
+  lit = rng.random() < 0.3 or canvas.light.lamps
   for end in (-1, 1):
     at = end * (0.01 - rear)
-    if detailed:
+    if near:
       _draw_end(car, rng, end, at, (half, profile[1][1]), paint)
     draw_lights(car, end, at, half, 0.75, lit)
 
@@ -137,9 +149,10 @@ def _draw_side(
 ) -> None:
   """Draws what a side of a car reflects, above the ground, below the sky, and the gaps of its doors."""
   rear, front = ends
-  sky, dark = mix(paint, car.canvas.light.horizon, rng.uniform(0.08, 0.35)), mix(paint, (12, 12, 14), 0.4)
+  sky, dark = mix(paint, car.canvas.light.horizon, rng.uniform(0.08, 0.35)), mix(paint, (12, 12, 14), 0.55)
   car.detail(along(w, rear + 0.1, front - 0.15, 0.3, 0.6), dark, normal)
   car.detail(along(w, rear + 0.08, front - 0.5, 0.74, 0.88), sky, normal)
+  car.detail(along(w, rear + 0.1, front - 0.6, 0.88, 0.92), mix(sky, (250, 250, 250), 0.4), normal)
   if car.canvas.camera.scale(car.pose.z) > 40:
     for ahead in (-0.9, 0.1, 1.0):
       car.detail(along(w, ahead, ahead + 0.03, 0.42, 0.95), mix(paint, (10, 10, 12), 0.7), normal)

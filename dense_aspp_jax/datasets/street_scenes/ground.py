@@ -83,8 +83,8 @@ def _photographed(noise, where, z, x, camera_height) -> np.ndarray:
   # Tyres and seams leave lengthwise traces that stay visible far ahead.
   traces = look_up(periodic_noise(0.8), z * 0.12, x * 9)
   result = np.ones(x.shape, np.float32)
-  asphalt = uniform(0.02, 0.06) * broad + uniform(0.02, 0.06) * traces + uniform(0.01, 0.04) * rough
-  asphalt += uniform(0.02, 0.055) * fine
+  asphalt = uniform(0.01, 0.05) * broad + uniform(0.02, 0.05) * traces + uniform(0.01, 0.03) * rough
+  asphalt += uniform(0.01, 0.04) * fine
   if uniform() < 0.6:
     width = np.abs(look_up(periodic_noise(1.4), z * 4, x * 6))
     worn = look_up(periodic_noise(1.4), z * 0.9, x * 2) > uniform(-0.6, 1)
@@ -95,8 +95,8 @@ def _photographed(noise, where, z, x, camera_height) -> np.ndarray:
   column = x / wide + shift * (row % 2)
   clear = 1 / (1 + np.square(long / deep) + np.square(pixel / wide))
   joints = ((z / deep - row) * deep < 0.035 + 0.5 * long.clip(0, 0.1)) | (column % 1 * wide < 0.03)
-  stones = uniform(0.02, 0.09) * look_up(periodic_noise(0.0), row, column)
-  slabs = clear * (stones - depth * joints) + 0.06 * broad + 0.04 * rough + 0.05 * fine
+  stones = uniform(0.01, 0.06) * look_up(periodic_noise(0.0), row, column)
+  slabs = clear * (stones - uniform(0.3, 1) * depth * joints) + 0.035 * broad + 0.025 * rough + 0.03 * fine
   result += walk * slabs
   result += terrain * (0.13 * broad + 0.12 * rough + 0.17 * fine)
   return result.clip(0.25, 1.8)

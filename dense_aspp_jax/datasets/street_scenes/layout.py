@@ -163,14 +163,14 @@ class Layout:
     rng = self.rng
     z = z0
     while z < z1:
-      for near, far in ((0.8, 2.5), (2.5, 8)):
+      for near, far in ((0.8, 2.5), (2.5, 8))[: 1 + (z < 40)]:
         high = rng.uniform(0.8, 2.2)
         bush = vary(rng, self.street.foliage, 0.2)
         x = side.sign * (side.plot + rng.uniform(near, far))
         self.add(z, plants.draw_bush, self.fork(), x, z + rng.uniform(-0.5, 0.5), high, bush, row=0)
       if rng.random() < 0.8:
         self._add_tree(side.sign * (side.plot + rng.uniform(1.5, 7)), z, rng.uniform(6, 14), row=0)
-      z += rng.uniform(1.5, 3)
+      z += rng.uniform(1.5, 3) * (1 + z / 60)
 
   # Furniture.
 

@@ -23,8 +23,10 @@ def draw_person(canvas: Canvas, rng: random.Random, pose: Pose, high: float, wal
   person = Body(canvas, pose, 'person', scale=high)
   skin, hair = vary(rng, rng.choice(_SKIN)), rng.choice(HAIR)
   coat, legs = vary(rng, rng.choice(CLOTHES)), vary(rng, rng.choice(CLOTHES), 0.1)
-  if canvas.style.objects:  # most clothes are dark
-    coat, legs = (mix(c, (22, 22, 26), rng.uniform(0, 0.85)) for c in (coat, legs))
+  if canvas.style.objects:  # most clothes are dark, some bright
+    coat, legs = (mix(c, (18, 18, 22), rng.uniform(0, 0.9)) for c in (coat, legs))
+    if rng.random() < 0.15:
+      coat = mix(coat, (236, 232, 226), rng.uniform(0.5, 1))
   sleeve = mix(coat, (0, 0, 0), 0.15)
   stride = rng.uniform(0.10, 0.20) * rng.choice((-1, 1)) if walks else 0.0
   hem = 0.3 if rng.random() < 0.3 else 0.46
@@ -58,6 +60,12 @@ def draw_person(canvas: Canvas, rng: random.Random, pose: Pose, high: float, wal
     pack = vary(rng, rng.choice(CLOTHES))
     if math.cos(pose.yaw) >= 0.4 or abs(math.sin(pose.yaw)) > 0.6:
       person.limb((0, 0.79, -0.07), (0, 0.56, -0.08), 0.15, pack)
+  if canvas.style.objects:  # the side away from the light, and what shows at the neck
+    side = -0.05 if canvas.light.sun_direction[0] > 0 else 0.05
+    shade = mix(coat, (4, 4, 8), 0.55)
+    person.limb((side, shoulder - 0.01, 0.01), (side, hem, 0.01), 0.075, shade)
+    if rng.random() < 0.4:
+      person.limb((0, 0.83, 0.02), (0, 0.74, 0.02), 0.05, vary(rng, (214, 210, 204), 0.2), 0.4)
   arm(near)
   if canvas.style.objects and rng.random() < 0.3:
     bag = rng.choice((-0.17, 0.17))

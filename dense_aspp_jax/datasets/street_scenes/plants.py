@@ -11,6 +11,7 @@ from dense_aspp_jax.datasets.street_scenes.body import Body, Pose
 from dense_aspp_jax.datasets.street_scenes.canvas import FRONT, LEFT, RIGHT, SHADOWS_TO, Canvas, across, level
 from dense_aspp_jax.datasets.street_scenes.foliage import pictures
 from dense_aspp_jax.datasets.street_scenes.light import Color, mix, vary
+from dense_aspp_jax.datasets.street_scenes.surfaces import BARK
 
 CLUMPS = tuple(
   tuple(
@@ -36,7 +37,7 @@ def draw_tree(
   bare: bool = False,
 ) -> None:
   """Draws a tree `high` metres tall: 'round', 'tall' or 'conifer'; `bare`: in winter."""
-  bark = vary(rng, (84, 70, 56))
+  bark = vary(rng, (66, 58, 50) if canvas.style.textures else (84, 70, 56))
   thick = 0.035 * high
   lean = rng.uniform(-0.3, 0.3)
   crown, below, stretch = _CROWNS[kind]
@@ -48,7 +49,7 @@ def draw_tree(
     for shape in shade.sample(CLUMPS, 3):
       cx, cz = (at + shade.uniform(-1, 1) * crown * 0.6 for at in (x + dx, z + dz))
       canvas.shadow([(cx + crown * 0.8 * a, 0, cz + crown * 0.8 * b) for a, b in shape], 130)
-  canvas.limb((x, 0, z), (x + lean, middle, z), thick, bark, 'vegetation', 0.6)
+  canvas.limb((x, 0, z), (x + lean, middle, z), thick, bark, 'vegetation', 0.6, BARK)
   pixels = crown * canvas.camera.scale(z)
   column, _ = canvas.camera.project(x, middle, z)
   if not -1.5 * pixels < column < canvas.width + 1.5 * pixels:

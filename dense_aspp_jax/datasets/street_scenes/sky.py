@@ -49,7 +49,9 @@ def paint_sky(canvas: Canvas, noise: np.random.Generator) -> None:
     glow = np.exp(-distance / 0.13)
     sky += glow[..., None] * 0.75 * (np.array((255, 240, 205), np.float32) - sky)
   cover = smooth_noise(noise, (rows, w), (3, 4), 4) + (light.clouds - 0.5) * 2.4
-  if canvas.style.light:  # from thin veils to clouds with sharp edges
+  if canvas.style.light and noise.uniform() < 0.35:
+    cover = np.full_like(cover, light.clouds)  # an even sky
+  elif canvas.style.light:  # from thin veils to clouds with sharp edges
     cover = (cover + smooth_noise(noise, (rows, w), (16, 40), 3) * noise.uniform(0.1, 0.5)) * noise.uniform(
       0.6, 2
     )
@@ -58,7 +60,7 @@ def paint_sky(canvas: Canvas, noise: np.random.Generator) -> None:
   top = np.array(mix(light.haze, (255, 255, 255), 0.45), np.float32)
   if canvas.style.light:
     top = np.array(light.cloud, np.float32)
-    lit += smooth_noise(noise, (rows, w), (5, 9), 4) * noise.uniform(0.02, 0.22)
+    lit += smooth_noise(noise, (rows, w), (5, 9), 4) * noise.uniform(0.3, 1) ** 3 * 0.2
   sky += cover[..., None] * 0.85 * (top * lit[..., None] - sky)
   if sun_shines:
     disc = np.clip((0.015 - distance) * w, 0, 1)

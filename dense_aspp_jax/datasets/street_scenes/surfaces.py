@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 # Numbers of surfaces without a plane; lower ones have one.
-PLAIN, GLASS, DISPLAY, PAINT, CLOTH = 255, 254, 253, 252, 251
-MOST = 251  # surfaces with a plane
+PLAIN, GLASS, DISPLAY, PAINT, CLOTH, BARK = 255, 254, 253, 252, 251, 250
+MOST = 250  # surfaces with a plane
 _SIZE = 256  # of the noise, which is periodic
 
 
@@ -52,6 +52,7 @@ MASONRY = ('brick', 'brick', 'plaster', 'plaster', 'stone', 'concrete')
 # Amplitude, cells of the noise per pixel of a picture 512 pixels wide, and slope of its spectrum.
 _GLAZES = {
   GLASS: (0.35, 0.7, 1.5), DISPLAY: (0.55, 0.5, 0.9), PAINT: (0.045, 0.7, 1.2), CLOTH: (0.14, 1.0, 1.0),
+  BARK: (0.3, 1.0, 0.7),
 }  # fmt: skip
 _NUMBER = {name: k for k, name in enumerate(_MATERIALS)}
 _TABLE = np.array(tuple(_MATERIALS.values()), np.float32)
