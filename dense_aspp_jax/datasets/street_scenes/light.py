@@ -129,7 +129,7 @@ _PHOTOGRAPHED = {
   'dusk': ((76, 88, 130), (206, 168, 150), (0.08, 0.06, 0.06), (0.34, 0.34, 0.38),
            (5, 12), (150, 600), (0.1, 0.8)),
 }  # fmt: skip
-_BRIGHTEST = 1.3  # gain of the ground
+_BRIGHTEST = 1.35  # gain of the ground
 
 
 def make_light(rng: random.Random, photographed: bool = False) -> Light:
@@ -142,7 +142,7 @@ def make_light(rng: random.Random, photographed: bool = False) -> Light:
   azimuth = rng.uniform(0, math.tau)
   height = math.radians(rng.uniform(*elevation))
   level = math.cos(height)
-  exposure = math.exp(rng.uniform(-0.3, 0.55)) if photographed else rng.uniform(0.82, 1.15)
+  exposure = math.exp(rng.uniform(-0.45, 0.7)) if photographed else rng.uniform(0.82, 1.15)
   exposure = min(exposure, _BRIGHTEST / (ambient[1] + sun[1] * math.sin(height)))
   balance = [rng.uniform(1 - b, 1 + b) for b in (0.08, 0.02, 0.08)]
   tint = rng.uniform(0.9, 1.25) if photographed else rng.uniform(0.9, 1.08)

@@ -98,7 +98,8 @@ class Street:
     verge = (kerb, kerb + rng.uniform(1.2, 3.2)) if rng.random() < _VERGE[kind] else None
     start = verge[1] if verge else kerb
     rural = self.style.objects and extra.random() < {'city': 0, 'suburb': 0.1, 'outskirts': 0.4}[kind]
-    walk = (start, start + rng.uniform(2.0, 3.8))
+    wider = extra.choice((0, 0.5, 1, 2.5)) if self.style.objects else 0
+    walk = (start, start + rng.uniform(2.0, 3.8) + wider)
     return Side(sign, kerb, verge, walk, walk[1] + rng.choice((0, 0, 0.6)), kind, parking, rural, bays)
 
   def is_clear(self, z: float) -> bool:
