@@ -88,7 +88,7 @@ class Body:
     streak = [mix(a, b, 0.15), mix(a, b, 0.38), mix(d, c, 0.62), mix(d, c, 0.39)]
     self.detail(streak, mix(glass, self.canvas.light.horizon, 0.2), UP)
 
-  def _see_through(self, pane: Sequence[Point], glass: Color) -> None:
+  def see_through(self, pane: Sequence[Point], glass: Color) -> None:
     """Paints what a windscreen or rear window shows: daylight from behind, and two seats."""
     a, b, c, d = pane if pane[0][1] < pane[2][1] else (*pane[2:], *pane[:2])
 
@@ -130,7 +130,7 @@ class Body:
         pane = [(-w0, h0, a), (w0, h0, a), (w1, h1, b), (-w1, h1, b)]
         self.detail(pane, glass, mix(normal, UP, 0.4), GLASS)
         if self.canvas.style.objects and self.pose.z < 45:
-          self._see_through(pane, glass)
+          self.see_through(pane, glass)
         elif not self.canvas.style.objects:
           self.reflection(pane, glass)
     seen = 0

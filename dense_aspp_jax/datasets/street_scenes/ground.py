@@ -77,7 +77,7 @@ def _photographed(noise, where, z, x, camera_height) -> np.ndarray:
   far = z - z.min()
   pixel = np.maximum(far, 2) / 460  # metres across, at about this focal length
   long = pixel * np.maximum(far, 2) / camera_height
-  broad = look_up(periodic_noise(1.0), z * 1.3, x * 4)
+  broad = look_up(periodic_noise(1.1), z * 2.6, x * 6)
   rough = look_up(periodic_noise(0.6), z * 9, x * 14) / (1 + np.square(long / 0.25))
   fine = grain(z * pixel / long, x, pixel)
   # Tyres and seams leave lengthwise traces that stay visible far ahead.
@@ -86,9 +86,9 @@ def _photographed(noise, where, z, x, camera_height) -> np.ndarray:
   asphalt = uniform(0.01, 0.05) * broad + uniform(0.02, 0.05) * traces + uniform(0.01, 0.03) * rough
   asphalt += uniform(0.01, 0.04) * fine
   if uniform() < 0.6:
-    width = np.abs(look_up(periodic_noise(1.4), z * 4, x * 6))
+    width = np.abs(look_up(periodic_noise(1.8), z * 12, x * 16))
     worn = look_up(periodic_noise(1.4), z * 0.9, x * 2) > uniform(-0.6, 1)
-    asphalt -= uniform(0.1, 0.35) * (width < 0.035) * worn / (1 + np.square(long / 0.3))
+    asphalt -= uniform(0.1, 0.35) * (width < 0.03) * worn / (1 + np.square(long / 0.3))
   result += road * asphalt
   deep, wide, shift, depth = _PAVING[noise.integers(len(_PAVING))]
   row = np.floor(z / deep)

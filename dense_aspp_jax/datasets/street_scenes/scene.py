@@ -43,7 +43,7 @@ def render_scene(
   Args:
     seed: Seed of a series of scenes, not negative.
     index: Number of the scene in its series, not negative.
-    size: (h, w) in pixels, each at least `MIN_SIZE`; the longer side shows 47 to 80 degrees.
+    size: (h, w) in pixels, each at least `MIN_SIZE`; the longer side shows 47 to 84 degrees.
     style: What it shows beyond plain shapes.
 
   Returns:
@@ -78,7 +78,7 @@ def _place_camera(rng: random.Random, size: tuple[int, int], varied: bool, lanes
   focal, roll, side = 0.9, 0.0, 0.0
   if varied:
     horizon, high = rng.uniform(0.35, 0.57), rng.uniform(1.15, 2.1)
-    focal = math.exp(rng.uniform(math.log(0.6), math.log(1.15)))
+    focal = math.exp(rng.uniform(math.log(0.56), math.log(1.15)))
     yaw += rng.gauss(0, 0.2 if rng.random() < 0.12 else 0.05)
     roll = max(-0.03, min(0.03, rng.gauss(0, 0.01)))
     curvature *= rng.choice((1, 1, 1.8))

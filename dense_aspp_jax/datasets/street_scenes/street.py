@@ -28,8 +28,9 @@ Strip = tuple[float, float, str, Color]
 def paint_strips(canvas: Canvas, strips: Sequence[Strip], near: float = 1.5, far: float = 420.0) -> None:
   """Paints strips of ground between two depths, in slices from far to near."""
   depths = [near, *(z for z in _SLICES if near < z < far), far]
-  for z0, z1 in zip(depths[-2::-1], depths[:0:-1], strict=True):
-    for left, right, label, color in strips:
+  slices = list(zip(depths[-2::-1], depths[:0:-1], strict=True))
+  for left, right, label, color in strips:  # strip by strip: a slice of one must not fray those of the next
+    for z0, z1 in slices:
       canvas.polygon(level(left, right, z0, z1), color, label, UP)
 
 

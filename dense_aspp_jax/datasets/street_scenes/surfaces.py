@@ -51,7 +51,7 @@ _MATERIALS = {
 MASONRY = ('brick', 'brick', 'plaster', 'plaster', 'stone', 'concrete')
 # Amplitude, cells of the noise per pixel of a picture 512 pixels wide, and slope of its spectrum.
 _GLAZES = {
-  GLASS: (0.35, 0.7, 1.5), DISPLAY: (0.55, 0.5, 0.9), PAINT: (0.045, 0.7, 1.2), CLOTH: (0.14, 1.0, 1.0),
+  GLASS: (0.35, 0.7, 1.5), DISPLAY: (0.45, 0.5, 1.2), PAINT: (0.045, 0.7, 1.2), CLOTH: (0.14, 1.0, 1.0),
   BARK: (0.3, 1.0, 0.7),
 }  # fmt: skip
 _NUMBER = {name: k for k, name in enumerate(_MATERIALS)}

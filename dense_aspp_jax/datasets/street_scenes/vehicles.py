@@ -10,6 +10,7 @@ from dense_aspp_jax.datasets.street_scenes.canvas import FRONT, UP, Canvas, acro
 from dense_aspp_jax.datasets.street_scenes.cars import GLASS_COLOR, draw_lights, draw_tyres, draw_wheel
 from dense_aspp_jax.datasets.street_scenes.light import FLEET, LAMP, PAINTS, Color, Point, mix, vary
 from dense_aspp_jax.datasets.street_scenes.plants import CLUMPS
+from dense_aspp_jax.datasets.street_scenes.surfaces import GLASS
 
 
 def draw_truck(canvas: Canvas, rng: random.Random, pose: Pose) -> None:
@@ -63,7 +64,7 @@ def draw_truck(canvas: Canvas, rng: random.Random, pose: Pose) -> None:
 def _pane(body: Body, rng: random.Random, points: list[Point], glass: Color, passengers: float) -> None:
   """Draws a window of a bus or tram, behind which a passenger may sit if it is lit."""
   if not body.canvas.light.lamps:
-    body.detail(points, glass, UP if rng.random() < 0.15 else FRONT)
+    body.detail(points, glass, UP if rng.random() < 0.15 else FRONT, GLASS)
     return
   body.detail(points, vary(rng, (206, 190, 146), 0.12), LAMP)
   if rng.random() < passengers:
@@ -96,13 +97,22 @@ def _glazed_box(
           _pane(body, rng, along(w, start, end, 0.7, top - 0.1), glass, 0.0)
       else:
         _pane(body, rng, along(w, a, b, sill, top), glass, 0.6)
+        if body.canvas.style.objects and not lit:  # daylight from the other side, over the seats
+          daylight = mix(glass, body.canvas.light.horizon, 0.22)
+          body.detail(along(w, a + 0.08, b - 0.12, sill + 0.4, top - 0.08), daylight, normal, GLASS)
   for end, at in ((-1, rear - 0.01), (1, front + 0.01)):
     if body.shows_end(end, at):
       wide = half - 0.14
       base = 1.1 if end > 0 else 1.5
       screen = [(-wide, base, at), (wide, base, at), (wide, top, at), (-wide, top, at)]
-      body.detail(screen, glass)
-      body.reflection(screen, glass)
+      body.detail(screen, glass, FRONT, GLASS)
+      if body.canvas.style.objects:
+        body.see_through(screen, glass)
+        lit_sky = mix(paint, body.canvas.light.horizon, 0.3)
+        body.detail(across(at, -half * 0.95, half * 0.95, base - 0.16, base - 0.06), lit_sky)
+        body.part(across(at, -half * 0.9, half * 0.9, 0.2, 0.36), (16, 16, 18))
+      else:
+        body.reflection(screen, glass)
       body.detail(across(at, -0.8, 0.8, high - 0.5, high - 0.15), (28, 28, 30))
       body.detail(across(at, -0.6, 0.6, high - 0.4, high - 0.26), (250, 176, 50), LAMP)
       body.detail(across(at, -half, half, 0.36, 0.62), trim)
