@@ -57,6 +57,8 @@ _CAR_WINDOWS = {
 
 def draw_tyres(body: Body, side: float, axles: Sequence[float], half: float, high: float) -> None:
   """Draws tyres as seen along the vehicle, below its body."""
+  if body.pose.z > 2 * _DETAILS_TO:
+    return
   for ahead in axles:
     for w in (-side, side):
       body.part(across(ahead, w - half, w + half, 0, high), TYRE)
@@ -64,6 +66,8 @@ def draw_tyres(body: Body, side: float, axles: Sequence[float], half: float, hig
 
 def draw_wheel(body: Body, side: float, ahead: float, radius: float) -> None:
   """Draws a wheel as seen from its side."""
+  if body.pose.z > 2 * _DETAILS_TO:
+    return
   body.part(ring(side, ahead, radius, radius), TYRE)
   if radius * body.canvas.camera.scale(body.pose.z) > 4:
     normal = body.turn(math.copysign(1, side), 0, 0)
