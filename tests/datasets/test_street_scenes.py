@@ -218,7 +218,7 @@ def test_the_large_data_set_is_prepared_at_first_use_and_passes_the_check(tmp_pa
   data = Data(dataset='street_scenes_large', data_dir=str(tmp_path), image_size=(32, 64))
   split = data.open('validation', cached=False)
   assert len(split) == 1
-  _, label = render_scene(1, 0, (320, 640))
+  _, label = render_scene(1, 0, (384, 512))
   np.testing.assert_array_equal(split[0].label, label)
   assert 'Preparing street_scenes_large/train: 2/2' in capsys.readouterr().err
   folder = tmp_path / 'street_scenes_large' / 'default'

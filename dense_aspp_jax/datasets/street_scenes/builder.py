@@ -1,7 +1,7 @@
 """The generated data sets `street_scenes` and `street_scenes_large`, with exact labels.
 
 `render_scene` draws one scene from `(seed, index)`; the tfds builders store splits of them. Scenes of one
-split and number are the same in both, but for their size. Nothing is downloaded and TensorFlow is not needed.
+split and number show the same street in both. Nothing is downloaded and TensorFlow is not needed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dense_aspp_jax.datasets.tfds_store import ExampleBuilder, PublishedDataset
 
 __all__ = ['STREET_SCENES', 'STREET_SCENES_LARGE', 'StreetScenes', 'generate', 'render_scene']
 
-LARGE_SIZE = (320, 640)  # h, w
+LARGE_SIZE = (384, 512)  # h, w; 4:3, as most photographs
 _SPLIT_SEEDS = {'train': 0, 'validation': 1, 'test': 2}
 
 
@@ -44,7 +44,7 @@ class StreetScenes(ExampleBuilder, tfds.core.GeneratorBasedBuilder):
 class StreetScenesLarge(StreetScenes):
   """As `StreetScenes`, with more and larger scenes."""
 
-  BUILDER_CONFIGS = [tfds.core.BuilderConfig(name='default', description='320 x 640 pixels')]  # noqa: RUF012 (likewise)
+  BUILDER_CONFIGS = [tfds.core.BuilderConfig(name='default', description='384 x 512 pixels')]  # noqa: RUF012 (likewise)
 
 
 STREET_SCENES = PublishedDataset(
