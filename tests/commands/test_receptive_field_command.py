@@ -132,9 +132,7 @@ def test_the_seed_is_of_the_parameters_and_of_the_images(tmp_path):
 
 def test_a_run_of_another_network_is_refused(workdir, tmp_path, capsys):
   assert run(tmp_path / 'out', '--workdir', workdir, model={**TINY, 'growth_rate': 5}) == 2
-  assert (
-    f'{workdir}: another network (model.growth_rate: 4 there, 5 given)' in capsys.readouterr().err
-  )
+  assert f'{workdir}: another network (model.growth_rate: 4 there, 5 given)' in capsys.readouterr().err
   assert not (tmp_path / 'out').exists()
 
 
