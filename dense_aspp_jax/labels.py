@@ -115,6 +115,20 @@ class LabelSet:
     ignored = {color: self.ignore_ids[0] for color in self.ignore_colors if self.ignore_ids}
     return ignored | {color: c.ids[0] for c in self.classes for color in (c.color, *c.more_colors)}
 
+  @property
+  def of_predictions(self) -> LabelSet:
+    """The set of predicted label ids: this one, unless the label maps have ids of their own."""
+    return self
+
+  def decoding(self) -> list[Any]:
+    """All that decides the class of a stored pixel, as JSON data: ids, and colours with `label_colors`."""
+    found: list[Any] = [[list(c.ids) for c in self.classes], list(self.ignore_ids)]
+    if self.label_colors:
+      found.append([list(c.color) for c in self.classes])
+      if self.ignore_colors != (_BLACK,) or any(c.more_colors for c in self.classes):
+        found.append(sorted(self.id_of_color.items()))
+    return [*found, self.orientation] if self.orientation else found
+
   @functools.cached_property
   def _class_of_id(self) -> np.ndarray:
     table = np.full(256, -1, np.int16)

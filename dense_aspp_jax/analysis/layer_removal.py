@@ -104,7 +104,7 @@ def analyse_layer_removal(
   Args:
     predictor: The network; in the end it has its own variables again.
     split: Images at the network's input size with native label ids; read once per setting.
-    label_set: What the network's class indices mean.
+    label_set: The split's: its label ids as the classes that the network predicts.
     batch_size: Images per call; no result depends on it.
     num_pictures: How many of the first images to draw.
     output: Folder for the pictures.

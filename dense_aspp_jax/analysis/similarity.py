@@ -187,7 +187,7 @@ def analyse_similarity(
   Args:
     predictor: The network.
     split: Images at the network's input size with native label ids.
-    label_set: What the network's class indices mean.
+    label_set: The split's: its label ids as the classes that the network predicts.
     layer: One of `layer_names`.
     num_pictures: How many images to draw.
     output: Folder for the pictures and the arrays.

@@ -20,6 +20,7 @@ from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.evaluation.metrics import format_table, protocol
 from dense_aspp_jax.evaluation.tta import AveragingPredictor
 from dense_aspp_jax.files import check_writable, shown, write_json
+from dense_aspp_jax.label_mapping import mapped_from
 from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.progress import say
 from dense_aspp_jax.results.runs import EVALUATIONS
@@ -57,12 +58,13 @@ def run(args: argparse.Namespace) -> int:
   predictor = run.predictor
   if by_batch:
     predictor = BatchStatisticsPredictor(run.model, run.variables, predictor.preprocessing)
-  scores = evaluate(predictor, split, run.label_set, batch_size=batch_size).scores()
+  scores = evaluate(predictor, split, split.label_set, batch_size=batch_size).scores()
   result = {
     **scores.to_json(),
     'images': len(split),
-    'protocol': protocol(run.label_set),
+    'protocol': protocol(split.label_set),
     **run.describe(),
+    'mapped_from': mapped_from(split.label_set),
     'data_dir': args.data_dir,
     'split': args.split,
     'bn': 'batch' if by_batch else run.bn,
@@ -71,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
   }
   if averages:
     averaging = averaging_predictor(args, run)
-    averaged = evaluate(averaging, split, run.label_set, batch_size=batch_size).scores()
+    averaged = evaluate(averaging, split, split.label_set, batch_size=batch_size).scores()
     result['test_time'] = {**averaging.to_json(), 'scores': averaged.to_json()}
     print(f'plain, at one scale:\n{format_table(scores)}\n')
     print(f'averaged, {_words(averaging)}:\n{format_table(averaged)}')

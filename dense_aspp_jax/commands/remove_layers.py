@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     result = analyse_layer_removal(
       run.predictor,
       grain.MapDataset.source(split)[: args.images],
-      run.label_set,
+      split.label_set,
       batch_size=run.batch_size,
       num_pictures=args.pictures,
       output=folder,

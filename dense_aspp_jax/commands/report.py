@@ -23,6 +23,7 @@ from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.files import write_file
 from dense_aspp_jax.models.counts import count_parameters
 from dense_aspp_jax.paths import path_argument
+from dense_aspp_jax.training.config import plain
 from dense_aspp_jax.training.run import load_model
 
 
@@ -60,15 +61,16 @@ def _write_report(args: argparse.Namespace) -> pathlib.Path:
   check_at_least('--images', args.images)
   check_at_least('--pictures', args.pictures)
   run = load_model(args.model, args.checkpoint, args.weights, args.bn)
-  predictor, label_set, batch_size = run.predictor, run.label_set, run.batch_size
+  predictor, batch_size = run.predictor, run.batch_size
   split = run.load_split(args.split, args.data_dir)
+  label_set = split.label_set
   confusion = evaluate(predictor, split, label_set, batch_size=batch_size)
   confusion.scores()  # raises now, not after the analyses, where nothing can be scored
   first_examples = functools.cache(  # in memory, for the analyses read them many times
     lambda: list(itertools.islice(evaluation_examples(split), args.images))
   )
   subject = {key: getattr(run, key) for key in ('checkpoint', 'step', 'weights', 'bn')}
-  subject |= {'dataset': run.data.dataset, 'split': args.split, 'data_dir': args.data_dir}
+  subject |= {'dataset': plain(run.data.dataset), 'split': args.split, 'data_dir': args.data_dir}
   analyses = {}
   for name, analyse, options in (
     ('similarity', analyse_similarity, {'layer': 'dense_aspp', 'num_pictures': 2}),  # a heat map per class

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
   split = run.load_split(args.split, args.data_dir)
   with replaced_directory(output, 'similarity.json') as folder:
     result = analyse_similarity(
-      run.predictor, split, run.label_set, layer=args.layer, num_pictures=args.images, output=folder
+      run.predictor, split, split.label_set, layer=args.layer, num_pictures=args.images, output=folder
     )
     write_json(
       folder / 'similarity.json', {**result, **run.describe(), 'data_dir': args.data_dir, 'split': args.split}

@@ -88,12 +88,16 @@ class CacheSplit:
 
   Attributes:
     name, fingerprint, former_fingerprint: Those of the source.
+    label_set: The label ids that may occur, and their classes.
     path: The record file.
     class_pixels: Pixels of its labels by class index, int64 `[256]`; those at `IGNORE_LABEL` are ignored.
   """
 
-  def __init__(self, source: Split, path: pathlib.Path, count: int, lock: int, class_pixels: np.ndarray):
-    """Takes the stored pairs, the record file, the number of records, and a descriptor of it with a lock."""
+  def __init__(
+    self, split: DecodedSplit, path: pathlib.Path, count: int, lock: int, class_pixels: np.ndarray
+  ):
+    """Takes what was cached, the record file, the number of records, and a descriptor of it with a lock."""
+    source, self.label_set = split.source, split.label_set
     self.name = source.name
     self.path = path
     self.fingerprint, self.former_fingerprint = source.fingerprint, source.former_fingerprint
@@ -193,7 +197,7 @@ def _open(split: DecodedSplit, folder: pathlib.Path, made_from: dict[str, Any], 
     raise _UnusableError(f'{path.name} was removed')
   BadPairs(source.name, skip_bad, left_out).say(len(source))
   class_pixels = split.label_set.count_classes(values) if split.native_labels else values
-  return CacheSplit(source, path, len(source) - len(left_out), lock, class_pixels)
+  return CacheSplit(split, path, len(source) - len(left_out), lock, class_pixels)
 
 
 def _readable_name(split: DecodedSplit) -> str:
@@ -231,15 +235,7 @@ class _UnusableError(Exception):
 
 
 def _made_from(split: DecodedSplit) -> dict[str, Any]:
-  """All that the records depend on. Colours are left out without `label_colors`, names of classes always."""
-  label_set = split.label_set
-  ids: list[Any] = [[list(c.ids) for c in label_set.classes], list(label_set.ignore_ids)]
-  if label_set.label_colors:
-    ids.append([list(c.color) for c in label_set.classes])
-    if label_set.ignore_colors != ((0, 0, 0),) or any(c.more_colors for c in label_set.classes):
-      ids.append(sorted(label_set.id_of_color.items()))
-  if label_set.orientation:
-    ids.append(label_set.orientation)
+  """All that the records depend on."""
   return {
     'format_version': FORMAT_VERSION,
     'fingerprint': split.source.fingerprint,
@@ -247,7 +243,7 @@ def _made_from(split: DecodedSplit) -> dict[str, Any]:
     'image_size': list(split.preprocessing.image_size),
     'native_labels': split.native_labels,
     'keep_aspect': split.preprocessing.keep_aspect and split.native_labels,
-    'label_set': hashlib.sha256(json.dumps(ids).encode()).hexdigest(),
+    'label_set': hashlib.sha256(json.dumps(split.label_set.decoding()).encode()).hexdigest(),
     'image_interpolation': 'area; bilinear where it grows',
     'label_interpolation': 'none' if split.native_labels else 'nearest',
   }

@@ -62,7 +62,7 @@ def evaluate(
   Args:
     predictor: The network.
     split: Images at the network's input size with native label ids.
-    label_set: What the network's class indices mean.
+    label_set: The split's: its label ids as the classes that the network predicts.
     batch_size: Images per call; the result depends on it only where the predictor says so.
     show_progress: Whether there is a progress bar.
     before_batch: See `predict_split`.
@@ -86,7 +86,7 @@ def _require_scorable(split: Sequence[CachedExample], label_set: LabelSet) -> No
   """Reads examples up to the first with a pixel of a scored class; raises InputError if there is none."""
   confusion = ConfusionMatrix(label_set)
   for example in map(split.__getitem__, range(len(split))):  # not read ahead: mostly the first suffices
-    confusion.add(example.label, example.label, example.image_id)
+    confusion.add(example.label, label_set.decode(np.zeros_like(example.label)), example.image_id)
     with contextlib.suppress(InputError):
       confusion.scores()
       return

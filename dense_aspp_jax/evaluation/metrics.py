@@ -15,6 +15,7 @@ from jaxtyping import Int64, UInt8
 from tabulate import SEPARATING_LINE, tabulate
 
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.label_mapping import mapped_from
 from dense_aspp_jax.label_sets import CITYSCAPES_19, CITYSCAPES_20
 from dense_aspp_jax.labels import IGNORE_LABEL, NUM_CITYSCAPES_IDS, LabelSet
 
@@ -31,6 +32,10 @@ _PROTOCOL = (
   'nor predicted are null and not in the mean. pixel_accuracy: correct pixels / pixels whose ground truth is '
   'not ignored.'
 )
+_MAPPED = (
+  ' The label ids are those of label set {!r}, mapped to these classes: a class without counterpart there is '
+  'null and not in the mean.'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +48,9 @@ class Scores:
       models); other sets have `mean_iou`.
     pixel_accuracy: Correct pixels by pixels whose ground truth is not ignored. A prediction of an
       ignored id there is wrong.
-    iou: IoU by class name, None for a class neither present nor predicted. For Cityscapes the 19 are
-      the official ones, and `void`, where the model has it, is that of the 20-class count.
+    iou: IoU by class name, None for a class neither present nor predicted, and for one that mapped labels
+      cannot have. For Cityscapes the 19 are the official ones, and `void`, where the model has it, is that
+      of the 20-class count.
   """
 
   means: dict[str, float | None]
@@ -69,12 +75,15 @@ class ConfusionMatrix:
   Attributes:
     label_set: Meaning of the label ids.
     counts: int64, row = ground truth, column = prediction. For the Cityscapes label sets `[34, 34]`
-      over label ids; for others `[C + 1, C + 1]` over class indices, the last one for ignored ids.
+      over label ids; for others `[C + 1, C + 1]` over class indices, the last one for ignored ids. Where
+      other label ids are mapped to the Cityscapes classes, `[35, 35]`, the last one for ignored ids.
   """
 
   def __init__(self, label_set: LabelSet):
     self.label_set = label_set
-    size = NUM_CITYSCAPES_IDS if is_cityscapes(label_set) else label_set.num_classes + 1
+    size = label_set.num_classes + 1
+    if is_cityscapes(label_set):
+      size = NUM_CITYSCAPES_IDS + (mapped_from(label_set) is not None)
     self.counts = np.zeros((size, size), np.int64)
 
   def add(
@@ -84,7 +93,8 @@ class ConfusionMatrix:
 
     Args:
       label_ids: Ground truth, label ids as PNGs store them, uint8 `[h, w]`.
-      prediction_ids: Prediction, likewise (`LabelSet.decode` makes them from class indices).
+      prediction_ids: Prediction, likewise, by `LabelSet.of_predictions` (`LabelSet.decode` makes them from
+        class indices).
       where: Path or name of the ground truth, for messages.
       prediction_where: The same of the prediction.
 
@@ -97,24 +107,26 @@ class ConfusionMatrix:
         f'{prediction_where}: {_size(prediction_ids)} pixels (height x width), but its ground truth {where} '
         f'has {_size(label_ids)}; write predictions at the size of the ground truth'
       )
-    labels = self._indices(label_ids, where)
-    predictions = self._indices(prediction_ids, prediction_where)
+    labels = self._indices(label_ids, self.label_set, where)
+    predictions = self._indices(prediction_ids, self.label_set.of_predictions, prediction_where)
     self.counts += confusion_matrix(labels, predictions, len(self.counts))
 
   def scores(self) -> Scores:
     """The scores of everything counted; see `score_confusion`."""
     return score_confusion(self.counts, self.label_set)
 
-  def _indices(self, ids: np.ndarray, where: str) -> np.ndarray:
-    if is_cityscapes(self.label_set) and ids.dtype == np.uint8 and ids.max(initial=0) < NUM_CITYSCAPES_IDS:
+  def _indices(self, ids: np.ndarray, label_set: LabelSet, where: str) -> np.ndarray:
+    are_indices = is_cityscapes(label_set) and mapped_from(label_set) is None
+    if are_indices and ids.dtype == np.uint8 and ids.max(initial=0) < NUM_CITYSCAPES_IDS:
       return ids
-    labels = self.label_set.encode(ids, where)
-    return np.where(labels == IGNORE_LABEL, np.uint8(self.label_set.num_classes), labels)
+    labels = label_set.encode(ids, where)
+    indices = label_set.decode(labels) if is_cityscapes(label_set) else labels
+    return np.where(labels == IGNORE_LABEL, np.uint8(len(self.counts) - 1), indices)
 
 
 def is_cityscapes(label_set: LabelSet) -> bool:
   """Whether scores follow the official Cityscapes definition, over label ids."""
-  return label_set in (CITYSCAPES_19, CITYSCAPES_20)
+  return label_set.of_predictions in (CITYSCAPES_19, CITYSCAPES_20)
 
 
 def scored_classes(label_set: LabelSet) -> range:
@@ -124,7 +136,10 @@ def scored_classes(label_set: LabelSet) -> range:
 
 def protocol(label_set: LabelSet) -> str:
   """The definition of the scores in words, for a report."""
-  return _CITYSCAPES_PROTOCOL if is_cityscapes(label_set) else _PROTOCOL
+  own = mapped_from(label_set)
+  return (_CITYSCAPES_PROTOCOL if is_cityscapes(label_set) else _PROTOCOL) + (
+    _MAPPED.format(own) if own else ''
+  )
 
 
 def confusion_matrix(
@@ -157,12 +172,16 @@ def score_confusion(counts: Int64[np.ndarray, 'n n'], label_set: LabelSet) -> Sc
   Raises:
     InputError: No pixel of the ground truth belongs to a class that is scored.
   """
+  without = [
+    i for i, label_class in enumerate(label_set.classes) if not label_class.ids
+  ]  # where it is mapped
   if not is_cityscapes(label_set):
-    return class_scores(counts, range(label_set.num_classes), label_set.class_names)
-  official = class_scores(counts, [c.ids[0] for c in CITYSCAPES_19.classes], CITYSCAPES_19.class_names)
+    return class_scores(counts, range(label_set.num_classes), label_set.class_names, without)
+  ids = [c.ids[0] for c in CITYSCAPES_19.classes]
+  official = class_scores(counts, ids, CITYSCAPES_19.class_names, [ids[i] for i in without if i < len(ids)])
   means, iou = {'mean_iou_19': official.mean_iou, 'mean_iou_20': None}, dict(official.iou)
-  if label_set == CITYSCAPES_20:
-    of_20 = class_scores(class_counts(counts, label_set), range(20), CITYSCAPES_20.class_names)
+  if label_set.of_predictions == CITYSCAPES_20:
+    of_20 = class_scores(class_counts(counts, label_set), range(20), CITYSCAPES_20.class_names, without)
     means['mean_iou_20'] = of_20.mean_iou
     void = CITYSCAPES_20.class_names[-1]
     iou[void] = of_20.iou[void]
@@ -171,14 +190,24 @@ def score_confusion(counts: Int64[np.ndarray, 'n n'], label_set: LabelSet) -> Sc
 
 def class_counts(counts: Int64[np.ndarray, 'n n'], label_set: LabelSet) -> Int64[np.ndarray, 'c c']:
   """The `counts` of a `ConfusionMatrix` by class index; ignored ids are left out."""
+  if is_cityscapes(label_set):
+    counts = counts[:NUM_CITYSCAPES_IDS, :NUM_CITYSCAPES_IDS]
   indices = np.arange(len(counts), dtype=np.uint8)
-  classes = label_set.encode(indices, 'label ids') if is_cityscapes(label_set) else indices
+  classes = label_set.of_predictions.encode(indices, 'label ids') if is_cityscapes(label_set) else indices
   is_class = (classes[:, None] == np.arange(label_set.num_classes)).astype(np.int64)
   return is_class.T @ counts @ is_class
 
 
-def class_scores(counts: Int64[np.ndarray, 'n n'], scored: Sequence[int], names: Sequence[str]) -> Scores:
+def class_scores(
+  counts: Int64[np.ndarray, 'n n'], scored: Sequence[int], names: Sequence[str], without: Sequence[int] = ()
+) -> Scores:
   """The scores of the classes at the indices `scored`; other indices are ignored ground truth.
+
+  Args:
+    counts: Of a `ConfusionMatrix`.
+    scored: Indices of the classes.
+    names: Their names.
+    without: Those of them that the ground truth cannot have: their IoU is None, predicted or not.
 
   Raises:
     InputError: No pixel of the ground truth belongs to one of them.
@@ -190,7 +219,7 @@ def class_scores(counts: Int64[np.ndarray, 'n n'], scored: Sequence[int], names:
       f'all {int(counts.sum())} pixels of the ground truth are void, nothing can be scored (the public '
       'labels of the Cityscapes test split are such); use a split with real labels'
     )
-  iou = _iou(counts, scored)
+  iou = [None if c in without else value for c, value in zip(scored, _iou(counts, scored), strict=True)]
   accuracy = int(counts[scored, scored].sum()) / num_valid
   return Scores({'mean_iou': _mean(iou)}, accuracy, dict(zip(names, iou, strict=True)))
 

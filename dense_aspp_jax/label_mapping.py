@@ -1,0 +1,195 @@
+"""Label maps of one data set in the classes of another one.
+
+The counterpart of a class is what a configuration says, else what the table of a published pair says, else
+the class of the same name. A class that has no single counterpart can be ignored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.label_sets import CAMVID_11, CAMVID_31, CITYSCAPES_19
+from dense_aspp_jax.label_tables import (
+  CAMVID_32_TO_CITYSCAPES,
+  CAMVID_TO_CITYSCAPES,
+  CITYSCAPES_TO_CAMVID,
+  IGNORED,
+)
+from dense_aspp_jax.labels import Color, LabelSet
+
+ClassMap = Sequence[tuple[str, str]]  # pairs (class of a data set, class of a run or `IGNORED`)
+
+# From the classes of one label set to those of another.
+_TABLES = (
+  (CAMVID_11, CITYSCAPES_19, CAMVID_TO_CITYSCAPES),
+  (CAMVID_31, CITYSCAPES_19, CAMVID_32_TO_CITYSCAPES),
+  (CITYSCAPES_19, CAMVID_11, CITYSCAPES_TO_CAMVID),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class MappedLabelSet(LabelSet):
+  """The classes of a run with the label ids of a data set that has other classes.
+
+  `encode` takes the data set's label ids, `decode` gives the run's. A class that the data set lacks has no
+  ids.
+
+  Attributes:
+    own: The data set's label set.
+    run: The run's.
+    counterparts: Each class of the data set with its class of the run, or `IGNORED`.
+  """
+
+  own: LabelSet = dataclasses.field(kw_only=True)
+  run: LabelSet = dataclasses.field(kw_only=True)
+  counterparts: ClassMap = dataclasses.field(kw_only=True)
+
+  @classmethod
+  def of(cls, own: LabelSet, run: LabelSet, counterparts: Mapping[str, str]) -> MappedLabelSet:
+    """Makes the set of two others; `counterparts` has every class of `own`."""
+    ids: dict[str, list[int]] = {name: [] for name in (*run.class_names, IGNORED)}
+    for label_class in own.classes:
+      ids[counterparts[label_class.name]] += label_class.ids
+    ignored = ids.pop(IGNORED)
+    return cls(
+      f'{own.name} as {run.name}',
+      tuple(dataclasses.replace(c, ids=tuple(ids.get(c.name, ())), more_colors=()) for c in run.classes),
+      (*own.ignore_ids, *ignored),
+      own.label_colors,
+      own.ignore_colors,
+      own.orientation,
+      own=own,
+      run=run,
+      counterparts=tuple(counterparts.items()),
+    )
+
+  def _problem(self) -> str | None:
+    return None  # both sets were checked
+
+  @property
+  def of_predictions(self) -> LabelSet:
+    """The run's label set."""
+    return self.run
+
+  @property
+  def id_of_color(self) -> dict[Color, int]:
+    """Colour -> label id of the data set, for colour label maps."""
+    return self.own.id_of_color
+
+  def decoding(self) -> list[Any]:
+    """See `LabelSet.decoding`; the colours are the data set's."""
+    return [[list(c.ids) for c in self.classes], list(self.ignore_ids), self.own.decoding()]
+
+  def decode(self, labels: np.ndarray) -> np.ndarray:
+    """Maps class indices to the run's label ids."""
+    return self.run.decode(labels)
+
+  def describe(self) -> dict[str, Any]:
+    """What a record of a run says of the mapping, as JSON data; it changes with the class of any label id."""
+    digest = hashlib.sha256(json.dumps(self.decoding()).encode()).hexdigest()
+    return {'label_set': self.own.name, 'classes': dict(self.counterparts), 'sha256': digest}
+
+
+def mapped_from(label_set: LabelSet) -> str | None:
+  """The name of the data set's own label set; None where nothing is mapped."""
+  return label_set.own.name if isinstance(label_set, MappedLabelSet) else None
+
+
+def map_label_set(sets: Sequence[LabelSet], run: LabelSet, class_map: ClassMap, where: str) -> MappedLabelSet:
+  """Maps the first of a data set's label sets all of whose classes have a counterpart in a run's.
+
+  Args:
+    sets: The label sets that are made for the data set's label ids.
+    run: The run's label set.
+    class_map: What the configuration tells, see `config.data.class_map`.
+    where: The data set, for messages.
+
+  Raises:
+    InputError: Each set has classes without a counterpart, or all classes are ignored.
+  """
+  found = [(own, _counterparts(own, run, class_map)) for own in sets]
+  own, counterparts = min(found, key=lambda pair: list(pair[1].values()).count(None))
+  if missing := [name for name, counterpart in counterparts.items() if counterpart is None]:
+    raise InputError(
+      f'{where}: no counterpart in label set {run.name!r} for the classes {", ".join(missing)} of '
+      f'{own.name!r}; the classes there are {", ".join(run.class_names)}. Add to config.data.class_map pairs '
+      f"such as ({missing[0]!r}, {run.class_names[0]!r}), or ({missing[0]!r}, '{IGNORED}') to leave it out"
+    )
+  if set(counterparts.values()) == {IGNORED}:
+    raise InputError(
+      f'{where}: all classes of its label set {own.name!r} are ignored, so that nothing can be learned from '
+      'it. Correct config.data.class_map, or leave the data set out'
+    )
+  return MappedLabelSet.of(own, run, counterparts)
+
+
+def check_class_map(class_map: ClassMap, run: LabelSet, label_sets: Sequence[LabelSet]) -> None:
+  """Checks the names in `config.data.class_map`.
+
+  Args:
+    class_map: The pairs.
+    run: The run's label set.
+    label_sets: What the label ids of each data set mean, mapped or not.
+
+  Raises:
+    InputError: A pair names a class that no mapped data set has, or none of the run's.
+  """
+  mapped = [label_set.own for label_set in label_sets if isinstance(label_set, MappedLabelSet)]
+  there = [name for own in mapped for name in own.class_names]
+  for first, second in class_map:
+    if all(_key(first) != _key(name) for name in there):
+      expected = ', '.join(dict.fromkeys(there)) or 'none, for no data set has other classes than the run'
+      raise InputError(
+        f'config.data.class_map: no data set whose classes are mapped has a class {first!r}; their classes '
+        f'are: {expected}. Correct or remove the pair'
+      )
+    if second != IGNORED and _same_name(second, run) is None:
+      raise InputError(
+        f"config.data.class_map: {second!r} is neither '{IGNORED}' nor a class of label set {run.name!r} "
+        f'({", ".join(run.class_names)}). Correct the pair of {first!r}'
+      )
+
+
+def repeated_classes(class_map: ClassMap) -> list[str]:
+  """The classes of data sets that have a second pair."""
+  keys = [_key(first) for first, _ in class_map]
+  return [first for i, (first, _) in enumerate(class_map) if keys[i] in keys[:i]]
+
+
+def _counterparts(own: LabelSet, run: LabelSet, class_map: ClassMap) -> dict[str, str | None]:
+  """The run's class, or `IGNORED`, of each class of a data set; None where there is none."""
+  told = {_key(first): second for first, second in class_map}
+  table = next((t for source, target, t in _TABLES if _is_from(own, source) and _has(run, target)), {})
+  found: dict[str, str | None] = {}
+  for name in own.class_names:
+    counterpart = told.get(_key(name), table.get(name, name))
+    found[name] = IGNORED if counterpart == IGNORED else _same_name(counterpart, run)
+  return found
+
+
+def _is_from(own: LabelSet, source: LabelSet) -> bool:
+  return (own.name, own.class_names) == (source.name, source.class_names)
+
+
+def _has(run: LabelSet, target: LabelSet) -> bool:
+  return set(target.class_names) <= set(run.class_names)
+
+
+def _same_name(name: str, run: LabelSet) -> str | None:
+  """The class of this name: exactly, or the only one apart from case, blanks, hyphens and underscores."""
+  if name in run.class_names:
+    return name
+  similar = [other for other in run.class_names if _key(other) == _key(name)]
+  return similar[0] if len(similar) == 1 else None
+
+
+def _key(name: str) -> str:
+  return re.sub(r'[\s_-]+', ' ', name.casefold()).strip()
