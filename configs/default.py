@@ -45,7 +45,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.init.run = config_dict.placeholder(str)  # another run or a model file, to start from its weights
 
   config.data = ml_collections.ConfigDict()
-  config.data.dataset = 'cityscapes'  # 'camvid', 'street_scenes_large', ..., or 'folder:PATH'
+  # 'camvid', 'street_scenes', ..., 'folder:PATH'; or several to train on, the first of which is scored
+  config.data.dataset = config_dict.FieldReference('cityscapes', field_type=object)
+  config.data.shares = ()  # of several data sets: images of each in a batch, such as (2, 6)
+  config.data.class_map = ()  # (class of a data set, class of the run or 'ignore'), ...; see docs/training.md
   config.data.data_dir = config_dict.placeholder(str)  # default: TFDS_DATA_DIR or ~/tensorflow_datasets
   config.data.cache_dir = config_dict.placeholder(str)  # of resized images; default: data_dir/cache
   config.data.label_set = config_dict.placeholder(str)  # 'cityscapes19' or a labels.json; default: its own
@@ -92,7 +95,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.optimizer.extractor_learning_rate_factor = 1.0  # the extractor's share of the rate; 0: frozen; ours
 
   config.training = ml_collections.ConfigDict()
-  config.training.num_epochs = 60.0  # passes over the training split; slides
+  config.training.num_epochs = 60.0  # passes over the training split, of all data sets; slides
   config.training.batch_size = 8  # images per update, over all devices; ours
   config.training.gradient_accumulation = 1  # parts that a batch is computed in, to save memory
   config.training.ema_decay = 0.0  # of moving averages of parameters and BN statistics, scored too; 0: none

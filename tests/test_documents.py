@@ -13,6 +13,7 @@ from dense_aspp_jax.commands.config_file import read_config_file
 from dense_aspp_jax.commands.main import COMMANDS, main
 from dense_aspp_jax.label_sets import CITYSCAPES_20
 from dense_aspp_jax.labels import LabelSet
+from dense_aspp_jax.training.config import parse_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = [*sorted(ROOT.glob('*.md')), *sorted((ROOT / 'docs').glob('*.md'))]
@@ -75,6 +76,11 @@ def test_the_readmes_python_predicts_a_photograph(tiny_run, tmp_path, monkeypatc
   assert found['classes'].shape == (40, 60)
   assert found['names']
   assert set(found['names']) <= set(CITYSCAPES_20.class_names)
+
+
+def test_the_configuration_for_several_data_sets_is_accepted(tmp_path, monkeypatch):
+  config = run_python_of(ROOT / 'docs' / 'training.md', tmp_path, monkeypatch)['get_config']()
+  assert parse_config(config).data.datasets == ('camvid', 'street_scenes')
 
 
 def test_the_configuration_for_own_data_fits_its_labels(tmp_path, monkeypatch):

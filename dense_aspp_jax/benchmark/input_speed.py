@@ -17,6 +17,7 @@ from dense_aspp_jax.datasets.open import open_split
 from dense_aspp_jax.datasets.train_batches import train_batches
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.progress import say
+from dense_aspp_jax.training.config import plain
 
 
 def benchmark_input(config: ConfigDict, *, repeats: int, generate: bool = True) -> dict[str, Any]:
@@ -28,14 +29,15 @@ def benchmark_input(config: ConfigDict, *, repeats: int, generate: bool = True) 
   Args:
     config: Checked.
     repeats: See `measure`.
-    generate: Whether to prepare a generated data set first, if it is not prepared.
+    generate: Whether to prepare generated data sets first, if they are not prepared.
 
   Raises:
-    InputError: The data set is not prepared.
+    InputError: A data set is not prepared.
   """
   data, batch_size = Data(**config.data), config.training.batch_size
   if not generate:
-    open_split(data.dataset, data.train_split, data.data_dir, data.held_out)
+    for part in data.parts:
+      open_split(part.datasets[0], part.train_split, part.data_dir, part.held_out)
   split = data.open_train()
   powers = [2**i for i in range((os.cpu_count() or 1).bit_length())]
   rows = []
@@ -62,7 +64,7 @@ def benchmark_input(config: ConfigDict, *, repeats: int, generate: bool = True) 
     'mode': 'input',
     'batch_size': batch_size,
     'image_size': list(data.image_size),
-    'dataset': data.dataset,
+    'dataset': plain(data.dataset),
     'records': len(split),
     **device_description(),
     'settings': rows,

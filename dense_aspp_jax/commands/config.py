@@ -57,7 +57,10 @@ def complete_file(name: str, config: ConfigDict) -> str:
       field = ast.unparse(statement.targets[0]).removeprefix('config.')
       if field in values and _default(statement.value) != values[field]:
         comment = _without_source(' '.join(filter(None, map(_comment, lines[first:end]))))
-        lines[first:end] = [f'  config.{field} = {values[field]!r}{f"  # {comment}" if comment else ""}']
+        value = repr(values[field])
+        if _is_reference(statement.value):  # the type stays
+          value = f'config_dict.FieldReference({value}, field_type=object)'
+        lines[first:end] = [f'  config.{field} = {value}{f"  # {comment}" if comment else ""}']
     elif isinstance(statement, ast.Expr):  # what the function says of itself
       lines[first:end] = ['  """Returns the configuration."""']
   title = json.dumps(pathlib.PurePath(name).name)[1:-1]  # in a docstring
@@ -69,7 +72,13 @@ def complete_file(name: str, config: ConfigDict) -> str:
 
 
 def _default(value: ast.expr) -> Any:
-  return None if isinstance(value, ast.Call) else ast.literal_eval(value)  # a placeholder
+  if isinstance(value, ast.Call):  # a placeholder is None
+    return ast.literal_eval(value.args[0]) if _is_reference(value) else None
+  return ast.literal_eval(value)
+
+
+def _is_reference(value: ast.expr) -> bool:
+  return isinstance(value, ast.Call) and ast.unparse(value.func) == 'config_dict.FieldReference'
 
 
 def _comment(line: str) -> str:

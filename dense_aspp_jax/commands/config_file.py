@@ -36,6 +36,7 @@ _TYPES = {
   float: 'a number',
   str: 'a string',
   tuple: 'a tuple, such as (1, 2)',
+  object: "a name, or a tuple such as ('a', 'b')",
 }
 _OVERRIDE_ERRORS = (flags.Error, ValueError, TypeError, IndexError, SyntaxError, MemoryError, RecursionError)
 # What ml_collections says of a field that there is not, and where a value has another type than the field.
@@ -204,7 +205,7 @@ def _reason(error: BaseException, code: str) -> str:
 
 
 def _add_missing_fields(config: ConfigDict) -> None:
-  """Adds the fields that did not exist yet when the file was written."""
+  """Adds the fields that did not exist yet when the file was written, and lets the data set be a tuple."""
   complete = with_added_fields(config)
   with config.unlocked():
     for section, fields in complete.items():
@@ -212,6 +213,11 @@ def _add_missing_fields(config: ConfigDict) -> None:
         for name in fields.keys() - config[section].keys():
           value = fields[name]
           config[section][name] = config_dict.placeholder(str) if value is None else tuples(value)
+    data = config.get('data')
+    if isinstance(data, ConfigDict) and 'dataset' in data and data.get_type('dataset') is not object:
+      dataset = data.dataset
+      del data.dataset
+      data.dataset = config_dict.FieldReference(dataset, field_type=object)
 
 
 def _apply(config: ConfigDict, overrides: Sequence[str]) -> None:

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dense_aspp_jax.datasets.data import own_label_set
 from dense_aspp_jax.datasets.examples import FOLDER_PREFIX, SPLITS, Pair
 from dense_aspp_jax.datasets.folder import list_folder, splits_of
 from dense_aspp_jax.datasets.listing import Listing, Listings
+from dense_aspp_jax.datasets.own_labels import own_label_set
 from dense_aspp_jax.datasets.pairs import BadPairs, check_pair, map_good
 from dense_aspp_jax.datasets.prepare import DATASETS, find_dataset, other_counts, other_sizes
 from dense_aspp_jax.errors import InputError

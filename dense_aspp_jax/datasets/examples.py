@@ -18,6 +18,12 @@ LABELS_FILE = 'labels.json'  # of a labelled folder
 FOLDER_PREFIX = 'folder:'  # 'folder:PATH' is the data set of a labelled folder
 
 
+def dataset_names(dataset: str | Sequence[str]) -> list[str]:
+  """The data sets of a `config.data.dataset`, each by its name, a folder by its own without the path."""
+  names = [dataset] if isinstance(dataset, str) else dataset
+  return [name.removeprefix(FOLDER_PREFIX).rstrip('/').rsplit('/', 1)[-1] for name in names]
+
+
 class Example(NamedTuple):
   """One stored example."""
 

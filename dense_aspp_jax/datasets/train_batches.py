@@ -1,9 +1,9 @@
 """The input of training: the host reads records in a reproducible order, the device gets uint8 batches.
 
 The order is a function of (seed, step) alone, so a run resumes at any step without saved iterator state, with
-any number of workers and processes. The examples are read from the cache on disk through Grain, or, for small
-hosts that feed a fast accelerator, gathered from a split that is kept in the memory of the device. Both give
-the same batches bit for bit.
+any number of workers and processes. Each of several data sets has an order of its own. The examples are read
+from the cache on disk through Grain, or, for small hosts that feed a fast accelerator, gathered from a split
+that is kept in the memory of the device. Both give the same batches bit for bit.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import itertools
 import os
 import resource
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ import numpy as np
 from absl import flags
 
 from dense_aspp_jax.datasets.examples import CachedExample
+from dense_aspp_jax.datasets.joined import JoinedSplit
 from dense_aspp_jax.datasets.threads import map_in_threads
 from dense_aspp_jax.errors import InputError, RunError, termination_signals
 from dense_aspp_jax.progress import progress
@@ -51,6 +53,30 @@ def train_indices(num_examples: int, batch_size: int, seed: int) -> grain.MapDat
   )
 
 
+def batch_indices(examples: Sequence[CachedExample], batch_size: int, seed: int) -> grain.MapDataset:
+  """The order of a training split as in `train_indices`, where each of several data sets has its own.
+
+  A batch of a `JoinedSplit` has its `shares`, one data set after the other. The seed of the first is `seed`,
+  that of the one at position i = 1, 2, ... the first word of `numpy.random.SeedSequence([seed, i])`.
+
+  Args:
+    examples: The split.
+    batch_size: Images of a batch; of several data sets, the sum of their shares.
+    seed: Of the order.
+  """
+  if not isinstance(examples, JoinedSplit):
+    return train_indices(len(examples), batch_size, seed)
+  seeds = (
+    int(np.random.SeedSequence([seed, i]).generate_state(1)[0]) if i else seed
+    for i in range(len(examples.parts))
+  )
+  orders = [
+    train_indices(len(part), share, own_seed)
+    for part, share, own_seed in zip(examples.parts, examples.shares, seeds, strict=True)
+  ]
+  return grain.MapDataset.range(sys.maxsize).map(functools.partial(_joined_indices, orders, examples.starts))
+
+
 def process_rows(batch_size: int, process_index: int, process_count: int) -> slice:
   """The rows of every global batch that a process reads; contiguous, as the mesh places them."""
   rows = batch_size // process_count
@@ -64,7 +90,7 @@ def host_batches(
 
   Args:
     examples: The split; all of one size.
-    indices: Those of the global batches to come (`train_indices`).
+    indices: Those of the global batches to come (`batch_indices`).
     rows: The process's rows of a batch (`process_rows`).
     num_workers: Processes that read ahead; 0: threads of this process. Both give the same batches.
 
@@ -98,7 +124,7 @@ def train_batches(
   """Global training batches on the devices, endlessly, from `start_step` on.
 
   Args:
-    examples: The training split (`CacheSplit`); all of one size.
+    examples: The training split (`CacheSplit` or `JoinedSplit`); all of one size.
     batch_size: Of the global batch; a multiple of the number of devices.
     seed: Of the order.
     start_step: Step of the first batch.
@@ -115,13 +141,17 @@ def train_batches(
     RunError: The reading processes would have too little shared memory.
   """
   rows = process_rows(batch_size, jax.process_index(), jax.process_count())
-  indices = train_indices(len(examples), batch_size, seed)[start_step:]
+  indices = batch_indices(examples, batch_size, seed)[start_step:]
   if on_device:
     split = _load_split(examples, sharding)
     return _gathered(split, indices, rows, sharding)
   if num_workers:
     _check_shared_memory(examples[0], rows, num_workers)
   return _placed(host_batches(examples, indices, rows, num_workers), batch_size, sharding)
+
+
+def _joined_indices(orders: Sequence[grain.MapDataset], starts: Sequence[int], step: int) -> np.ndarray:
+  return np.concatenate([order[step] + start for order, start in zip(orders, starts, strict=True)])
 
 
 def _read_batch(examples: Sequence[CachedExample], rows: slice, indices: np.ndarray) -> dict[str, np.ndarray]:

@@ -51,7 +51,13 @@ FREE = {
 }
 # Fields added since runs were published, with the value that a configuration without them means. The hash
 # leaves out this value.
-_ADDED = {'data.cache_dir': None, 'init.run': None, 'optimizer.extractor_learning_rate_factor': 1.0}
+_ADDED = {
+  'data.cache_dir': None,
+  'data.class_map': (),
+  'data.shares': (),
+  'init.run': None,
+  'optimizer.extractor_learning_rate_factor': 1.0,
+}
 # The arrays of a network do not depend on them. 'formulation' is the former name of 'implementation'.
 _NOT_IN_ARRAYS = ('compute_dtype', 'implementation', 'formulation', 'rematerialize', 'dropout_rate')
 _FORMULATIONS = {'fast': 'fused', 'plain': 'reference'}  # former value of model.formulation -> implementation
@@ -188,10 +194,17 @@ def parse_config(config: ConfigDict | Mapping[str, Any], num_devices: int = 1) -
       f'config.loss.class_weights has {len(checked.loss.class_weights)} values; '
       f'expected {label_set.num_classes}, one per class, or none'
     )
-  parts = num_devices * checked.training.gradient_accumulation
-  if checked.training.batch_size % parts:
+  checked.data.label_sets(label_set)  # raises where classes have no counterpart
+  shares, batch_size = checked.data.shares, checked.training.batch_size
+  if shares and sum(shares) != batch_size:
     raise InputError(
-      f'config.training.batch_size = {checked.training.batch_size}: expected a multiple of {parts} '
+      f'config.data.shares = {shares}: their sum is {sum(shares)}; expected {batch_size}, '
+      'config.training.batch_size'
+    )
+  parts = num_devices * checked.training.gradient_accumulation
+  if batch_size % parts:
+    raise InputError(
+      f'config.training.batch_size = {batch_size}: expected a multiple of {parts} '
       f'({num_devices} devices x gradient_accumulation {checked.training.gradient_accumulation})'
     )
   return checked
@@ -226,7 +239,7 @@ def with_added_fields(config: Mapping[str, Any]) -> dict[str, Any]:
   for name, value in _ADDED.items():
     section, _, field = name.partition('.')
     if isinstance(config.get(section), dict):
-      config[section].setdefault(field, value)
+      config[section].setdefault(field, plain(value))
   return config
 
 
@@ -250,8 +263,10 @@ def config_hash(config: Mapping[str, Any], label_set: LabelSet, starts: Sequence
   """
   config = plain(config)
   data, init, model = config['data'], config['init'], config.get('model', {})
-  if data.get('dataset', '').startswith(FOLDER_PREFIX):
-    data['dataset'] = FOLDER_PREFIX + _last_part(data['dataset'].removeprefix(FOLDER_PREFIX))
+  if isinstance(data.get('dataset'), list):
+    data['dataset'] = [_without_path(name) for name in data['dataset']]
+  elif 'dataset' in data:
+    data['dataset'] = _without_path(data['dataset'])
   if data.get('label_set') is None and LABEL_SETS.get(label_set.name) == label_set:
     data['label_set'] = label_set.name  # as if it had been named
   elif data.get('label_set') not in LABEL_SETS:
@@ -264,7 +279,7 @@ def config_hash(config: Mapping[str, Any], label_set: LabelSet, starts: Sequence
     init['run'] = digests[0] if digests else _last_part(init['run'])
   for name, value in _ADDED.items():
     section, _, field = name.partition('.')
-    if field in config.get(section, {}) and config[section][field] == value:
+    if field in config.get(section, {}) and config[section][field] == plain(value):
       del config[section][field]
   if continued := _continuations(config, starts):
     config['continued'] = continued
@@ -313,6 +328,13 @@ def tuples(value: Any) -> Any:
   if isinstance(value, dict):
     return {name: tuples(v) for name, v in value.items()}
   return tuple(tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def _without_path(dataset: str) -> str:
+  """A data set as the hash has it: of a folder its own name."""
+  if not dataset.startswith(FOLDER_PREFIX):
+    return dataset
+  return FOLDER_PREFIX + _last_part(dataset.removeprefix(FOLDER_PREFIX))
 
 
 def _last_part(path: str) -> str:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, UInt8
 from dense_aspp_jax import fields
 from dense_aspp_jax.datasets.class_frequencies import CLASS_WEIGHTINGS, class_weights, count_classes
 from dense_aspp_jax.datasets.examples import CachedExample
+from dense_aspp_jax.datasets.joined import JoinedSplit
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import IGNORE_LABEL
 from dense_aspp_jax.models.segmentation import Logits, SegmentationModel
@@ -75,10 +76,15 @@ class Objective:
       )
 
   def counted(self, examples: Sequence[CachedExample], num_classes: int) -> Objective:
-    """With the class weights that `class_weighting` gives for these training examples."""
+    """With the class weights that `class_weighting` gives for these training examples.
+
+    Those of several data sets count as often as batches have them.
+    """
     if self.class_weighting == 'none':
       return self
     pixels = count_classes(examples, num_classes, self.ignore_label)
+    if isinstance(examples, JoinedSplit):
+      pixels = examples.image_weights[:, None] * pixels
     weights = class_weights(pixels, self.class_weighting)
     return dataclasses.replace(self, class_weights=weights, class_weighting='none')
 

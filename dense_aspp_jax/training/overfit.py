@@ -61,7 +61,7 @@ def overfit(config: ConfigDict, *, num_images: int, target: float, max_steps: in
 
   Args:
     config: As configs/default.py.
-    num_images: How many, spread evenly over the training split.
+    num_images: How many, spread evenly over the training split, or over those of all data sets.
     target: Mean IoU, 0..1.
     max_steps: Where to give up.
 
@@ -78,7 +78,6 @@ def overfit(config: ConfigDict, *, num_images: int, target: float, max_steps: in
     'warmup_steps': warmup_steps,
   }
   config['training'] |= {
-    'batch_size': num_images,
     'gradient_accumulation': 1,
     'ema_decay': 0.0,
     'max_skipped_steps': 0,

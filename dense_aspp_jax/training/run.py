@@ -16,6 +16,7 @@ from jaxtyping import Num
 from dense_aspp_jax.checkpoint_io import load_checkpoint, save_checkpoint
 from dense_aspp_jax.datasets.cache import CacheSplit, DecodedSplit
 from dense_aspp_jax.datasets.data import Data
+from dense_aspp_jax.datasets.joined import parts_of
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.outputs import CLASSES
 from dense_aspp_jax.evaluation.predictor import Predictor
@@ -26,7 +27,7 @@ from dense_aspp_jax.models.segmentation import Network, SegmentationModel
 from dense_aspp_jax.paths import local_path
 from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.training.checkpoints import EMA, RAW, restore_variables
-from dense_aspp_jax.training.config import Evaluation
+from dense_aspp_jax.training.config import Evaluation, plain
 from dense_aspp_jax.training.model_file import ModelRecord, read_model_file
 from dense_aspp_jax.training.optimizer import Optimizer
 from dense_aspp_jax.training.workdir import CONFIG, LABELS, read_config, read_label_set, read_starts
@@ -84,7 +85,7 @@ class Run:
   def describe(self) -> dict[str, Any]:
     """What a result file says of the run and the code it comes from, as plain JSON data."""
     return {
-      'dataset': self.config['data']['dataset'],
+      'dataset': plain(self.config['data']['dataset']),
       'workdir': str(self.workdir),
       'checkpoint': self.checkpoint,
       'step': self.step,
@@ -98,7 +99,7 @@ class Run:
 
   @property
   def data(self) -> Data:
-    """The run's data set, as this network takes it."""
+    """The run's data, as this network takes them."""
     return Data(**self.config['data'])
 
   @property
@@ -109,7 +110,9 @@ class Run:
   def load_split(
     self, split: str, data_dir: str | None = None, cached: bool = False, cache_dir: str | None = None
   ) -> CacheSplit | DecodedSplit:
-    """Opens a split of the run's data set as this network takes it, with labels at their native size.
+    """Opens a split of the run's first data set as this network takes it, with labels at their native size.
+
+    Its `label_set` has the run's classes and the label ids of that data set.
 
     Args:
       split: 'train' (not augmented, without what the run held out), 'held_out', 'train+validation',
@@ -126,11 +129,16 @@ class Run:
     return data.open(split, label_set=self.label_set, cached=cached)
 
   def load_train_split(self, data_dir: str | None = None, cache_dir: str | None = None) -> CacheSplit:
-    """Opens the training split as training reads it, without what is held out; not augmented."""
-    return self._data(data_dir, cache_dir).open_train(label_set=self.label_set)
+    """Opens the training split of the first data set as training reads it, without what is held out.
+
+    Its images are not augmented.
+    """
+    return parts_of(self._data(data_dir, cache_dir).open_train(label_set=self.label_set))[0]
 
   def _data(self, data_dir: str | None, cache_dir: str | None) -> Data:
-    data = dataclasses.replace(self.data, cache_dir=cache_dir) if cache_dir else self.data
+    data = self.data.parts[0]
+    if cache_dir:
+      data = dataclasses.replace(data, cache_dir=cache_dir)
     if data_dir:
       data = data.moved(data_dir)
     data.check_place('give the place where they are now: --data-dir (data_dir= in Python)')

@@ -10,7 +10,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dense_aspp_jax.datasets.data import Data
-from dense_aspp_jax.datasets.examples import FOLDER_PREFIX
+from dense_aspp_jax.datasets.examples import dataset_names
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models.segmentation import Network
 from dense_aspp_jax.paths import local_path
@@ -70,7 +70,8 @@ def pretraining(config: Mapping[str, Any], starts: Sequence[Mapping[str, Any]]) 
     starts: The entries of its provenance.json.
   """
   if origin := next((start['init_run'] for start in starts if start.get('init_run')), None):
-    return [*origin['pretraining'], origin['dataset']]
+    before = origin['dataset']
+    return [*origin['pretraining'], *([before] if isinstance(before, str) else before)]
   return ['ImageNet'] if config.get('init', {}).get('extractor_weights') is not None else []
 
 
@@ -118,6 +119,7 @@ def _from_run(config: Config, name: str, model_fields: Mapping[str, Any]) -> Sta
   except (KeyError, TypeError, ValueError, AttributeError) as error:
     path = run.workdir / workdirs.PROVENANCE
     raise InputError(f'{where}: {path}: not what a training writes about its starts ({error})') from error
+  names = dataset_names(run.config['data']['dataset'])
   origin = {
     'run': run.workdir.resolve().name,
     'config_hash': experiment,
@@ -126,7 +128,7 @@ def _from_run(config: Config, name: str, model_fields: Mapping[str, Any]) -> Sta
     'label_set': run.label_set.name,
     'sha256': tensors_digest({'/'.join(path): array for path, array in arrays.items()}),
     'drawn': drawn,
-    'dataset': run.config['data']['dataset'].removeprefix(FOLDER_PREFIX).rstrip('/').rsplit('/', 1)[-1],
+    'dataset': names[0] if len(names) == 1 else names,
     'pretraining': before,
   }
   text = f'weights of {run.workdir}, step {run.step}, {run.weights}'

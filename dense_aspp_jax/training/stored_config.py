@@ -65,9 +65,7 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str
   return [
     f'config.{name}: {before!r} there, {after!r} given'
     for name, (before, after) in _different(stored, given).items()
-    if not name.startswith(free)
-    and name not in _CONTINUATION
-    and not _may_have_moved(name, str(before), str(after))
+    if not name.startswith(free) and name not in _CONTINUATION and not _may_have_moved(name, before, after)
   ]
 
 
@@ -82,9 +80,14 @@ def _different(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
   return {n: [stored.get(n), given.get(n)] for n in names if stored.get(n) != given.get(n)}
 
 
-def _may_have_moved(name: str, *values: str) -> bool:
+def _may_have_moved(name: str, before: Any, after: Any) -> bool:
   if name in ('init.extractor_weights', 'init.run'):
-    return 'None' not in values
+    return before is not None and after is not None
   if name == 'data.dataset':
-    return all(value.startswith(FOLDER_PREFIX) for value in values)
+    if not isinstance(before, list) or not isinstance(after, list):
+      before, after = [before], [after]
+    return len(before) == len(after) and all(
+      old == new or all(str(value).startswith(FOLDER_PREFIX) for value in (old, new))
+      for old, new in zip(before, after, strict=True)
+    )
   return name == 'data.label_set'

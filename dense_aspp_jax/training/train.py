@@ -8,7 +8,6 @@ import itertools
 import pathlib
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -19,6 +18,7 @@ from ml_collections import ConfigDict
 from dense_aspp_jax import fields
 from dense_aspp_jax.datasets.class_frequencies import class_warnings, require_pixels
 from dense_aspp_jax.datasets.data import Data
+from dense_aspp_jax.datasets.joined import parts_of
 from dense_aspp_jax.datasets.train_batches import train_batches
 from dense_aspp_jax.errors import RunError, Stopped
 from dense_aspp_jax.evaluation.evaluate import evaluate, predict_split
@@ -26,15 +26,15 @@ from dense_aspp_jax.evaluation.metrics import Scores, format_table, protocol, sc
 from dense_aspp_jax.evaluation.pictures import predictions_gallery
 from dense_aspp_jax.evaluation.predictor import Predictor
 from dense_aspp_jax.files import write_json
-from dense_aspp_jax.models.counts import PARTS, count_parameters
+from dense_aspp_jax.label_mapping import mapped_from
 from dense_aspp_jax.progress import progress_bar, say
 from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.checkpoints import EMA, LATEST, RAW, Checkpoints, has_latest
-from dense_aspp_jax.training.config import Config, check_names, parse_config, with_added_fields
+from dense_aspp_jax.training.config import check_names, parse_config, with_added_fields
 from dense_aspp_jax.training.log import RunLog
+from dense_aspp_jax.training.messages import say_continuation, say_sizes
 from dense_aspp_jax.training.monitor import StepMonitor
-from dense_aspp_jax.training.optimizer import Optimizer
 from dense_aspp_jax.training.packing import StatePacking
 from dense_aspp_jax.training.start import load_start
 from dense_aspp_jax.training.stop import StopSignals
@@ -89,6 +89,7 @@ def train_and_evaluate(
   validation = data.open(data.validation_split, label_set=label_set, cached=False)  # before a cache is built
   train_split = data.open_train(label_set=label_set)
   validation_split = data.cached(validation)
+  scored_labels = validation_split.label_set  # the same classes, with the label ids of the first data set
   learned = checked.loss.counted_classes(label_set.num_classes)
   pixels, scored_pixels = train_split.class_pixels, validation_split.class_pixels
   require_pixels(train_split.name, pixels, label_set, learned)
@@ -98,7 +99,7 @@ def train_and_evaluate(
     origin['warnings'] = warnings
 
   def steps(epochs: float) -> int:
-    """Updates in so many passes over the training split, at least 1; batches run across epoch ends."""
+    """Updates in so many passes over all training images, at least 1; batches run across epoch ends."""
     return max(1, int(min(epochs * len(train_split) / training.batch_size, _MOST_STEPS)))
 
   num_steps = steps(training.num_epochs)
@@ -131,7 +132,9 @@ def train_and_evaluate(
     dataclasses.replace(checked, loss=objective), num_steps, mesh, packing
   )
 
-  splits = {data.train_split: train_split, data.validation_split: validation_split}
+  first_part, *other_parts = parts_of(train_split)
+  splits = {data.train_split: first_part, data.validation_split: validation_split}
+  splits |= {f'{data.train_split} of data set {n}': part for n, part in enumerate(other_parts, 2)}
   with (
     StopSignals() as stop,  # outermost: also while the last checkpoint is written
     workdirs.begin(workdir, stored, label_set, splits) as verify_workdir,
@@ -166,8 +169,8 @@ def train_and_evaluate(
     if first_step:
       say(f'{workdir}: resuming at step {first_step} of {num_steps}')
       if changed:
-        _say_continuation(changed, checked.optimizer, first_step, former_steps, num_steps)
-    _say_sizes(checked, given['model']['extractor'], len(train_split), len(validation_split), num_steps, mesh)
+        say_continuation(changed, checked.optimizer, first_step, former_steps, num_steps)
+    say_sizes(checked, given['model']['extractor'], train_split, len(validation_split), num_steps, mesh)
 
     # ---------------------------------------- Evaluate
     predictor = Predictor(model, state.variables, data.preprocessing)
@@ -183,11 +186,11 @@ def train_and_evaluate(
           continue
         predictor.update(variables)
         options = dict(batch_size=checked.evaluation.batch_size, before_batch=stop.check)
-        scores[name], picture = evaluate(predictor, validation_split, label_set, **options).scores(), None
+        scores[name], picture = evaluate(predictor, validation_split, scored_labels, **options).scores(), None
         verify_workdir()
         if num_pictures and name == RAW and jax.process_index() == 0:
           predictions = predict_split(predictor, validation_split, **options)
-          picture = predictions_gallery(itertools.islice(predictions, num_pictures), label_set)
+          picture = predictions_gallery(itertools.islice(predictions, num_pictures), scored_labels)
         log.scores(step, 'validation' if name == RAW else f'validation_{name}', scores[name], picture)
         say(
           f'step {step}: {"EMA: " if name == EMA else ""}mean IoU {100 * scores[name].mean_iou:.1f} %, '
@@ -208,8 +211,13 @@ def train_and_evaluate(
           'dataset': given['data']['dataset'],
           'split': data.validation_split,
           'images': len(validation_split),
-          'train_images': len(train_split),
-          'protocol': protocol(label_set),
+          'train_images': len(first_part),
+          'also_trained_on': [
+            {'dataset': name, 'images': len(part)}
+            for name, part in zip(data.datasets[1:], other_parts, strict=True)
+          ],
+          'protocol': protocol(scored_labels),
+          'mapped_from': mapped_from(scored_labels),
           'seed': checked.seed,
           'config': given,
           'provenance': provenance(),
@@ -304,35 +312,3 @@ def _device_memory_explained() -> Iterator[None]:
       f'the device has too little memory ({reason}). Choose a smaller training.batch_size, data.image_size '
       'or augmentation.crop_size, or more training.gradient_accumulation; or set model.rematerialize'
     ) from error
-
-
-def _say_continuation(
-  changed: dict[str, list[Any]], optimizer: Optimizer, step: int, former_steps: int, num_steps: int
-) -> None:
-  listed = ', '.join(f'config.{name} {before!r} -> {after!r}' for name, (before, after) in changed.items())
-  fields = {name.removeprefix('optimizer.'): values[0] for name, values in changed.items()}
-  fields.pop('training.num_epochs', None)
-  before = dataclasses.replace(optimizer, **fields).rate(former_steps)(step)
-  after = optimizer.rate(num_steps)(step)
-  say(
-    f'continued with {listed}: {former_steps} -> {num_steps} steps, learning rate of the next step '
-    f'{float(before):.3g} -> {float(after):.3g}'
-  )
-
-
-def _say_sizes(
-  config: Config, extractor: str, num_train: int, num_validation: int, num_steps: int, mesh: Mesh
-) -> None:
-  counts: dict[str, Any] = count_parameters(config.model, config.data.image_size)
-  height, width = config.data.image_size
-  if config.optimizer.freezes_extractor:
-    say(f'the extractor is frozen: {counts["total"] - counts["extractor"]:,} parameters are trained')
-  names = {'extractor': extractor, 'dense_aspp': 'DenseASPP'}
-  names |= {'skip_decoder': 'skip decoder', 'auxiliary_head': 'auxiliary head'}
-  parts = ' + '.join(f'{names.get(part, part)} {counts[part]:,}' for part in PARTS if counts[part])
-  say(f'network: {parts} = {counts["total"]:,} parameters, {counts["gmac"]:.2f} GMAC per image')
-  say(
-    f'{num_train} training and {num_validation} validation images, {num_steps} steps of '
-    f'{config.training.batch_size} images at {height}x{width} on {mesh.size} x '
-    f'{jax.devices()[0].device_kind}; compiling ...'
-  )

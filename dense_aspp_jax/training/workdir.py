@@ -7,7 +7,9 @@ in. The functions here call this content `stored`; `resolve` makes its relative 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import operator
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +24,7 @@ from dense_aspp_jax.datasets.examples import FOLDER_PREFIX
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.fields import fits, is_integer
 from dense_aspp_jax.files import check_writable, read_json, write_json
+from dense_aspp_jax.label_mapping import MappedLabelSet
 from dense_aspp_jax.label_sets import LABEL_SETS
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.paths import local_path
@@ -38,6 +41,7 @@ PROVENANCE = 'provenance.json'  # one entry for each time the run was started
 
 _DIRECTORY = 'directory'  # in config.json
 _CONTENT = 'by_content'  # in data.json: the fingerprint is of the content of files, not of their times
+_MAPPED = 'mapped_from'  # in data.json: the label set of a data set that has other classes than the run
 _REMEDY = 'restore the files of the run, or check the path'
 
 
@@ -64,15 +68,16 @@ def resolve(stored: Mapping[str, Any]) -> dict[str, Any]:
   config = plain(stored)
   directory = config.pop(_DIRECTORY, None)
   if directory is not None:  # earlier versions stored absolute paths
-    for (section, field), path in _paths(config).items():
-      prefix = config[section][field].removesuffix(path)
+    for (*places, last), path in _paths(config).items():
+      parent = functools.reduce(operator.getitem, places, config)
+      prefix = parent[last].removesuffix(path)
       with contextlib.suppress(InputError):  # a URL: an error where it is read
-        config[section][field] = f'{prefix}{directory / local_path(path)}'
+        parent[last] = f'{prefix}{directory / local_path(path)}'
   return tuples(config)
 
 
-def _paths(config: Mapping[str, Any]) -> dict[tuple[str, str], str]:
-  """The paths in a configuration by section and field; a value of another type is none."""
+def _paths(config: Mapping[str, Any]) -> dict[tuple[str | int, ...], str]:
+  """The paths in a configuration by section, field and, in a list, position; another type's value is none."""
   paths = {}
   for section, field, prefix, names in (
     ('data', 'data_dir', '', ()),
@@ -84,8 +89,14 @@ def _paths(config: Mapping[str, Any]) -> dict[tuple[str, str], str]:
   ):
     fields = config.get(section)
     value = fields.get(field) if isinstance(fields, Mapping) else None
-    if isinstance(value, str) and value and value.startswith(prefix) and value not in names:
-      paths[section, field] = value.removeprefix(prefix)
+    values = {(section, field): value}
+    if isinstance(value, list | tuple):
+      values = {(section, field, i): v for i, v in enumerate(value)}
+    paths |= {
+      place: path.removeprefix(prefix)
+      for place, path in values.items()
+      if isinstance(path, str) and path and path.startswith(prefix) and path not in names
+    }
   return paths
 
 
@@ -138,7 +149,7 @@ def begin(
     workdir: Created if missing.
     stored: From `to_store`.
     label_set: What the class indices mean.
-    splits: The data that the run uses, by split.
+    splits: The data that the run uses, by name of the split.
 
   Raises:
     InputError: Another process is training there, or the data are not those the run began with.
@@ -168,11 +179,20 @@ def begin(
 def _data_record(split: CacheSplit) -> dict[str, Any]:
   """What data.json says of a split."""
   record = {'name': split.name, 'examples': len(split), 'fingerprint': split.fingerprint}
-  return record | ({_CONTENT: True} if split.former_fingerprint else {})
+  if split.former_fingerprint:
+    record[_CONTENT] = True
+  if isinstance(split.label_set, MappedLabelSet):
+    record[_MAPPED] = split.label_set.describe()
+  return record
 
 
 def _check_same_data(workdir: pathlib.Path, name: str, first: Mapping[str, Any], found: CacheSplit) -> None:
   """Raises InputError if the data of a split, wherever they lie, are not those of its record `first`."""
+  if first and first.get(_MAPPED) != _data_record(found).get(_MAPPED):
+    raise InputError(
+      f'{workdir}: the labels of split {name!r} ({found.name}) mean other classes than when this run began. '
+      "Restore the labels.json of the data set's folder, or choose another --workdir"
+    )
   same = first.get('fingerprint') in [f for f in (found.fingerprint, found.former_fingerprint) if f]
   if same and first.get('examples') == len(found):
     return

@@ -152,6 +152,37 @@ def test_overrides_of_every_type_are_taken():
   assert (config.data.data_dir, config.init.run) == (None, 'runs/a')
 
 
+@pytest.mark.parametrize(
+  ('override', 'expected'),
+  [
+    ('camvid', 'camvid'),
+    ('folder:/my data/x', 'folder:/my data/x'),
+    ("('camvid','street_scenes')", ('camvid', 'street_scenes')),
+    ("['camvid', 'folder:/x']", ['camvid', 'folder:/x']),
+  ],
+)
+def test_one_data_set_or_several_are_taken_from_the_command_line_and_from_a_file(
+  override, expected, tmp_path
+):
+  several = copied(tmp_path, "config.data.update(dataset=('camvid', 'folder:x'), shares=(2, 6))")
+  assert read(several).data.dataset == ('camvid', 'folder:x')
+  plain_string = copied(tmp_path, "del config.data.dataset; config.data.dataset = 'cityscapes'", 'plain.py')
+  for path in ('camvid', several, plain_string):
+    config = read(path, f'--config.data.dataset={override}', '--config.data.shares=3,5')
+    assert (config.data.dataset, config.data.shares) == (expected, (3, 5))
+  pairs = read('camvid', "--config.data.class_map=(('tree', 'vegetation'), ('car', 'ignore'))").data.class_map
+  assert pairs == (('tree', 'vegetation'), ('car', 'ignore'))
+
+
+@pytest.mark.parametrize('value', ['3', 'None', "('camvid', 4)", ''])
+def test_a_data_set_of_another_type_is_named_in_one_line(value, capsys):
+  assert main(['parameters', '--config=camvid', f'--config.data.dataset={value}']) == 2
+  error = capsys.readouterr().err
+  assert 'config.data.dataset = ' in error
+  assert "expected a name or 'folder:PATH', or a tuple of these, each once" in error
+  assert error.count('\n') == 1
+
+
 def test_a_file_with_a_colon_in_its_path(tmp_path):
   assert read(copied(tmp_path / 'run 1:2', 'config.seed = 4')).seed == 4
 
@@ -214,6 +245,22 @@ def test_a_printed_configuration_stands_alone_and_is_the_same(name, tmp_path, ca
     '--config.augmentation.crop_size=(32, 64)',
     '--config.data.data_dir=None',
   )
+
+
+def test_a_printed_configuration_takes_one_data_set_or_several(tmp_path, capsys):
+  several = "--config.data.dataset=('camvid', 'street_scenes')"
+  for options, expected in (([], 'camvid'), ([several], ('camvid', 'street_scenes'))):
+    assert main(['config', 'camvid', *options]) == 0
+    (tmp_path / 'configs').mkdir(exist_ok=True)
+    (tmp_path / 'configs' / 'printed.py').write_text(capsys.readouterr().out)
+    assert read(tmp_path / 'configs' / 'printed.py').data.dataset == expected
+    path = tmp_path / 'configs' / 'mine.py'
+    for changed in ("('street_scenes', 'camvid')", "'street_scenes'"):
+      path.write_text(
+        'from configs import printed\n\n\ndef get_config():\n  config = printed.get_config()\n'
+        f'  config.data.dataset = {changed}\n  return config\n'
+      )
+      assert repr(read(path).data.dataset) == changed
 
 
 def test_a_printed_configuration_says_of_no_changed_value_that_it_is_the_slides(capsys):

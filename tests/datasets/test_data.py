@@ -35,7 +35,13 @@ def test_the_fields_are_those_of_the_configuration():
 @pytest.mark.parametrize(
   ('field', 'right', 'wrong'),
   [
-    ('dataset', ['x'], ['', None, 1]),
+    ('dataset', ['x'], ['', None, 1, (), ('x', ''), ('x', 1), ('x', 'x')]),
+    ('shares', [(), []], [(8,), 8, None]),
+    (
+      'class_map',
+      [(), (('a', 'b'),), [['a', 'ignore']]],
+      ['ab', ('a', 'b'), (('a',),), (('a', 1),), (('a', 'b'), ('A', 'c')), None],
+    ),
     ('data_dir', [None, 'x'], ['', 1]),
     ('cache_dir', [None, 'x'], ['', 1]),
     ('label_set', [None, 'x'], ['', 1]),

@@ -71,7 +71,7 @@ def edited(data, path, value):
 
 
 def resume(workdir, stored):
-  split = types.SimpleNamespace(name='train', fingerprint='ab', former_fingerprint='cd')
+  split = types.SimpleNamespace(name='train', label_set=CAMVID_11, fingerprint='ab', former_fingerprint='cd')
   sized = type('Split', (), {**vars(split), '__len__': lambda _: 367})()
   workdirs.check(workdir, stored, CAMVID_11)
   with workdirs.begin(workdir, stored, CAMVID_11, {'train': sized}):

@@ -52,6 +52,19 @@ def test_the_default_configuration_is_parsed_section_by_section():
       "config.init.run = 'a', config.init.extractor_weights = 'b': set one of them",
     ),
     (lambda c: c.training.update(batch_size=9), 'config.training.batch_size = 9: expected a multiple of 2'),
+    (
+      lambda c: c.data.update(dataset=('camvid', 'street_scenes'), label_set='cityscapes20'),
+      'config.data.shares = (): expected 2 integers of at least 1',
+    ),
+    (
+      lambda c: c.data.update(dataset=('camvid', 'street_scenes'), label_set='cityscapes20', shares=(2, 7)),
+      'config.data.shares = (2, 7): their sum is 9; expected 8, config.training.batch_size',
+    ),
+    (lambda c: c.data.update(shares=(8,)), 'config.data.shares = (8,): expected ()'),
+    (
+      lambda c: c.data.update(class_map=(('tree', 'vegetation'),)),
+      "config.data.class_map: no data set whose classes are mapped has a class 'tree'",
+    ),
   ],
 )
 def test_what_is_wrong_is_named(change, message):
@@ -148,6 +161,7 @@ def test_a_configuration_without_the_fields_of_later_versions_means_their_defaul
   old = copy.deepcopy(config)
   assert old['init'].pop('run', ...) is None
   assert old['optimizer'].pop('extractor_learning_rate_factor') == 1
+  assert (old['data'].pop('shares'), old['data'].pop('class_map')) == ([], [])
   assert parse_config(old) == parse_config(config)
   assert migrate(old) == config
   assert differences(migrate(old), config) == []

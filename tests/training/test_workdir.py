@@ -109,6 +109,31 @@ def test_relative_paths_are_those_of_the_directory_they_were_given_in():
   assert config['data']['dataset'] == 'folder:scenes'
 
 
+def test_each_of_several_data_sets_may_be_a_path_and_may_move(tmp_path, monkeypatch):
+  config = default.get_config().to_dict()
+  config['data'].update(dataset=('folder:scenes', 'camvid', 'folder:/data/x'), shares=(1, 2, 5))
+  found = workdirs.resolve({'directory': '/home', **config})
+  assert found['data']['dataset'] == ('folder:/home/scenes', 'camvid', 'folder:/data/x')
+  (tmp_path / 'old' / 'scenes').mkdir(parents=True)
+  monkeypatch.chdir(tmp_path / 'old')
+  start(tmp_path / 'work', config)
+  monkeypatch.chdir(tmp_path)
+  assert workdirs.to_store(tmp_path / 'work', config)['directory'] == str(tmp_path / 'old')
+  read = workdirs.read_config(tmp_path / 'work')['data']
+  assert read['dataset'] == (f'folder:{tmp_path}/old/scenes', 'camvid', 'folder:/data/x')
+  for name in ('folder:/elsewhere/scenes', 'camvid'):
+    config['data']['dataset'] = (name, 'camvid', 'folder:y')
+    if name == 'camvid':
+      with pytest.raises(InputError, match=r'config\.data\.dataset: '):
+        check(tmp_path / 'work', config)
+    else:
+      check(tmp_path / 'work', config)
+  for names in (('folder:scenes', 'camvid'), ('folder:scenes', 'camvid', 'street_scenes'), 'folder:scenes'):
+    config['data']['dataset'] = names
+    with pytest.raises(InputError, match=r'config\.data\.dataset: '):
+      check(tmp_path / 'work', config)
+
+
 def test_a_url_stays_one():
   config = default.get_config().to_dict()
   config['init']['run'] = 'gs://bucket/run'
