@@ -129,6 +129,7 @@ def render_report(
   names = CITYSCAPES_19.class_names if is_cityscapes(label_set) else label_set.class_names
   # The classes that sentences compare have ground truth and are not void.
   ranked = sorted_iou({name: scores.iou[name] for name, n in zip(names, counts, strict=False) if n.any()})
+  trained_on = run['config']['data']['dataset']
   ignored = any((e.label == IGNORE_LABEL).any() for e in examples)
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader('dense_aspp_jax', 'analysis'),
@@ -142,6 +143,7 @@ def render_report(
     name=pathlib.Path(run['workdir']).absolute().name,
     run=run,
     config=run['config'],
+    datasets=[trained_on] if isinstance(trained_on, str) else trained_on,
     split=split,
     num_images=images,
     parameters=parameters,

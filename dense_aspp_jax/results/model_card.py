@@ -111,6 +111,7 @@ def _write_card(workdir: pathlib.Path, rows: Sequence[Row], target: pathlib.Path
       write_file(done, without_machine_paths(done.read_text(encoding='utf-8')).encode())
     rows = [row for row in rows if row.step == step]
     row = next((row for row in rows if row.weights == EMA), rows[0])  # of the weights that load_run loads
+    datasets = [row.protocol.dataset, *(other['dataset'] for other in row.protocol.also_trained_on)]
     standard = row.protocol.standard  # also for a copy of the data in a folder
     weak = {c: iou for c, iou in row.scores.iou.items() if iou is not None and iou < _LOW_IOU}
     card = jinja2.Template(
@@ -130,7 +131,8 @@ def _write_card(workdir: pathlib.Path, rows: Sequence[Row], target: pathlib.Path
       weak=[f'{c} ({100 * iou:.1f})' for c, iou in weak.items()],
       low=f'{100 * _LOW_IOU:.0f}',
       fields=json.dumps({section: config[section] for section in _SECTIONS}, indent=1),
-      terms=terms_of_use(standard.dataset if standard else row.protocol.dataset),
+      datasets=datasets,
+      terms=terms_of_use([standard.dataset if standard else datasets[0], *datasets[1:]]),
       digest=weights_digest(checkpoint),
     )
     write_file(folder / CARD, card.encode())
@@ -145,10 +147,13 @@ def _sha256(path: pathlib.Path) -> str:
     return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def terms_of_use(dataset: str) -> str:
+def terms_of_use(datasets: Sequence[str]) -> str:
   """What a card says of the images that a network was trained on."""
-  if dataset not in DATASETS:
-    return _OTHER_TERMS
-  published = DATASETS[dataset]
-  judged = '' if published.generate else ' Whether that binds trained weights is yours to judge.'
-  return f'{published.terms}{judged}'
+  terms, judged = [], ''
+  for dataset in datasets:
+    published = DATASETS.get(dataset)
+    of = f'{dataset}: ' if len(datasets) > 1 else ''
+    terms.append(f'{of}{published.terms if published else _OTHER_TERMS}')
+    if published and not published.generate:
+      judged = ' Whether that binds trained weights is yours to judge.'
+  return f'{" ".join(terms)}{judged}'

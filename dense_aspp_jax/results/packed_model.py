@@ -38,6 +38,8 @@ def pack_run(run: Run, output: pathlib.Path, dtype: str = 'float16') -> ModelRec
   with contextlib.suppress(InputError):  # a run that goes on, or was trained elsewhere
     rows = read_run(run.workdir)
     scores = [row for row in rows if (row.step, row.weights) == (run.step, run.weights)]
+  dataset = config['data']['dataset']
+  datasets = [dataset] if isinstance(dataset, str) else dataset
   data = read_json(run.workdir / workdirs.DATA, 'restore the files of the run', default={})
   record = ModelRecord(
     config=config,
@@ -49,7 +51,7 @@ def pack_run(run: Run, output: pathlib.Path, dtype: str = 'float16') -> ModelRec
     starts=without_machine_paths(run.starts),
     data=without_machine_paths(data),
     scores=[row.to_json() for row in scores],
-    terms={config['data']['dataset']: terms_of_use(config['data']['dataset'])},
+    terms={name: terms_of_use([name]) for name in datasets},
   )
   write_model_file(output, run.variables, record, dtype)
   return record

@@ -21,13 +21,15 @@ class Protocol:
   """How a score was taken. Plain JSON data; None (a published score): the source does not say.
 
   Attributes:
-    dataset: As `config.data.dataset`; of a folder its name alone.
+    dataset: As `config.data.dataset`, of several the one that is scored; of a folder its name alone.
     split: The split that was scored.
     images: Images in it.
     train_split: What the network was trained on.
     held_out: Prefixes of the images that were left out of training.
     train_images: Images it was trained on.
+    also_trained_on: Other data sets in its batches: {'dataset', 'images'} of each.
     image_size: Height and width the network sees when it is scored.
+    mapped_from: The label set of the data set, if its classes were mapped to those of `label_set`.
     void_ignored: Whether there are pixels that count nowhere.
     metric: How pixels are counted.
     test_time: {'flip', 'scales', 'window'} of test-time averaging; scales None: several. None: a single
@@ -45,9 +47,11 @@ class Protocol:
   train_split: str | None = None
   held_out: list[str] = dataclasses.field(default_factory=list)
   train_images: int | None = None
+  also_trained_on: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   image_size: list[int] | None = None
   label_set: str | None = None
   classes: int | None = None
+  mapped_from: str | None = None
   void_ignored: bool | None = None
   metric: str | None = None
   test_time: dict[str, Any] | None = None
@@ -84,6 +88,8 @@ class Protocol:
       yield f'scored on {self.images} images, not {standard.images}'
     if self.classes not in (None, standard.classes):
       yield f'{self.classes} classes'
+    if self.mapped_from is not None:
+      yield f'classes mapped from {self.mapped_from}'
     if self.void_ignored is False:
       yield 'void counted'
     if self.image_size != standard.image_size:
@@ -94,6 +100,8 @@ class Protocol:
       yield 'training split unknown'
     elif self.train_images != standard.train_images or self.train_split != standard.train_split:
       yield f'trained on {self.training_words}'
+    if self.also_trained_on:
+      yield f'trained also on {self.also_words}'
     if self.pretraining is None:
       yield 'pretraining unknown'
     elif others := [p for p in self.pretraining if p not in _NOT_SEGMENTATION]:
@@ -133,6 +141,13 @@ class Protocol:
       return '?'
     without = f' without {", ".join(self.held_out)}' if self.held_out else ''
     return f'{self.train_images} images ({self.train_split.replace("+", " + ")}{without})'
+
+  @property
+  def also_words(self) -> str:
+    """The other data sets that it was trained on, such as '512 images of street_scenes'; or ''."""
+    return ' and '.join(
+      f'{other["images"]} images of {other["dataset"].replace(":", " ")}' for other in self.also_trained_on
+    )
 
   @property
   def averaging_words(self) -> str:

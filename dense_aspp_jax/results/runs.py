@@ -130,14 +130,14 @@ def read_run(workdir: pathlib.Path) -> list[Row]:
       'hours': _hours(workdir / METRICS, config['training']['batch_size']),
     }
     training = {
-      'dataset': data['dataset'],
+      'dataset': data['dataset'] if isinstance(data['dataset'], str) else data['dataset'][0],
       'train_split': data['train_split'],
       'held_out': list(data.get('held_out', ())),
       'train_images': last['train_images'],
+      'also_trained_on': last.get('also_trained_on', []),
       'image_size': list(data['image_size']),
       'label_set': label_set.name,
       'classes': label_set.num_classes,
-      'void_ignored': bool(label_set.ignore_ids),
       'metric': ONE_MATRIX,
       'pretraining': pretraining(config, starts),
     }
@@ -150,6 +150,8 @@ def read_run(workdir: pathlib.Path) -> list[Row]:
       **training,
       'split': result['split'],
       'images': result['images'],
+      'mapped_from': result.get('mapped_from'),
+      'void_ignored': bool(label_set.ignore_ids or result.get('mapped_from')),
       'test_time': test_time and {name: test_time[name] for name in ('flip', 'scales', 'window')},
       'bn': result['bn'],
       'bn_batch_size': result['bn_batch_size'],

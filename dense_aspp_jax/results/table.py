@@ -137,14 +137,15 @@ def _class_cells(group: Group) -> Cells:
 
 def _protocol_cells(group: Group) -> Cells:
   protocol, row = group.protocol, group.rows[0]
+  mapped = f', mapped from {protocol.mapped_from}' if protocol.mapped_from else ''
   selected = f' on the {protocol.selected_on} split' if protocol.selected_on else ''
   return {
     'run': group.name,
     'scored': f'{protocol.split_words}, {protocol.images} images',
     'weights': 'EMA' if row.weights == 'ema' else row.weights,
-    'trained on': protocol.training_words,
+    'trained on': ' and '.join(filter(None, (protocol.training_words, protocol.also_words))),
     'input': protocol.size_words,
-    'classes': f'{protocol.classes} ({protocol.label_set})',
+    'classes': f'{protocol.classes} ({protocol.label_set}{mapped})',
     'void': 'ignored' if protocol.void_ignored else 'none',
     'pixels counted in': protocol.metric,
     'averaging': protocol.averaging_words,

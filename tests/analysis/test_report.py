@@ -49,6 +49,13 @@ def test_the_headline_gives_the_key_figures(page):
   assert 'my run: 68.7 % mean IoU' in page.text
 
 
+def test_the_headline_names_all_data_sets_and_the_one_that_is_scored():
+  config = {'model': {'extractor': 'densenet_tiny'}, 'data': {'dataset': ['three_streets', 'folder:x']}}
+  page = Page(report(config=config))
+  expected = 'trained on three_streets and folder:x. On 90 images of the validation split of three_streets it'
+  assert expected in page.text
+
+
 def test_sentences_name_the_best_the_worst_the_lost_and_the_similar_classes(page):
   assert 'It does best on sky (IoU 80.0 %), worst on car (50.0 %).' in page.text
   assert (

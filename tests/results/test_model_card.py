@@ -204,6 +204,29 @@ def test_the_licence_is_that_of_weights_and_data(dataset, terms, tmp_path):
   assert f'- {json.dumps(dataset.replace("/home/somebody/", ""))}\nmetrics' in text
 
 
+def test_a_card_names_every_data_set_with_its_terms(tmp_path, variables):
+  names = ('camvid', 'folder:/home/somebody/own')
+  config = make_config(**{'data.dataset': names, 'data.shares': (2, 6)})
+  others = [{'dataset': names[1], 'images': 16}]
+  start = {'run': 'streets', 'sha256': 'f00d', 'dataset': ['cityscapes', 'x'], 'pretraining': []}
+  workdir = make_run(
+    tmp_path / 'run', config=config, also_trained_on=others, starts=[make_start(init_run=start)]
+  )
+  add_checkpoint(workdir, variables)
+  text = (card_of(workdir, tmp_path / 'cards') / 'README.md').read_text()
+  assert yaml.safe_load(text.split('---\n')[1])['datasets'] == ['camvid', 'folder:own']
+  for part in (
+    'on 367 images (train) of camvid and 16 images of folder own,',
+    'weather of camvid and folder:own alone',
+    '4 steps from a network trained on cityscapes and x,',
+    'camvid: CamVid (Brostow',
+    "folder:own: The images are a folder of somebody's own",
+    'trained also on 16 images of folder own',
+  ):
+    assert part in text
+  assert '/home/somebody' not in text
+
+
 def test_a_card_names_the_run_whose_weights_were_the_start(tmp_path, variables):
   starts = [
     make_start(init_run={'run': 'streets', 'sha256': 'f00d', 'dataset': 'cityscapes', 'pretraining': []})

@@ -59,6 +59,16 @@ def test_the_standard_differs_from_itself_in_nothing():
     ({'pretraining': ['mixed']}, ['pretrained on several data sets']),
     ({'pretraining': ['ImageNet', 'video']}, ['takes unlabelled video']),
     ({'dataset': 'folder:camvid'}, ['data: folder camvid, not camvid']),
+    (
+      {
+        'also_trained_on': [{'dataset': 'street_scenes', 'images': 512}, {'dataset': 'folder:x', 'images': 3}]
+      },
+      ['trained also on 512 images of street_scenes and 3 images of folder x'],
+    ),
+    (
+      {'label_set': 'cityscapes20', 'classes': 20, 'mapped_from': 'camvid11'},
+      ['20 classes', 'classes mapped from camvid11'],
+    ),
     # What a source does not say of these is taken for standard.
     ({'bn': None, 'checkpoint': None, 'images': None, 'void_ignored': None, 'metric': None}, []),
   ],

@@ -154,6 +154,15 @@ def test_a_card_has_a_column_for_each_score():
   )
 
 
+def test_the_protocol_shows_all_data_sets_and_what_was_mapped():
+  others = [{'dataset': 'street_scenes', 'images': 512}]
+  protocol = dataclasses.replace(TOY, also_trained_on=others, mapped_from='three')
+  table = unpadded(markdown(summarize([toy_row(0, 0.5, protocol)]))).split('### Protocol')[1]
+  assert (
+    '| 16 images (train) and 512 images of street_scenes | 64x128 | 2 (two, mapped from three) |' in table
+  )
+
+
 def test_both_means_of_cityscapes_are_shown():
   scores = Scores({'mean_iou_19': 0.5, 'mean_iou_20': 0.525}, 0.9, {'road': 0.5})
   other = Scores({'mean_iou_19': 0.5, 'mean_iou_20': None}, 0.9, {'road': 0.5})
