@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any
 
 from dense_aspp_jax.commands.run_arguments import (
@@ -12,6 +13,7 @@ from dense_aspp_jax.commands.run_arguments import (
   averaging_predictor,
   check_at_least,
   check_output_file,
+  data_record,
   write_result,
 )
 from dense_aspp_jax.errors import InputError
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
       raise InputError(f'{shown(args.model)}: --record keeps scores in the directory of a run; use --output')
     check_writable(args.model / EVALUATIONS, '--model')
   run = load_model(args.model, args.checkpoint, args.weights, None if by_batch else args.bn)
-  split = run.load_split(args.split, args.data_dir)
+  split = run.load_split(args.split, args.data_dir, dataset=args.dataset)
   batch_size = args.batch_size or run.batch_size
   predictor = run.predictor
   if by_batch:
@@ -65,8 +67,7 @@ def run(args: argparse.Namespace) -> int:
     'protocol': protocol(split.label_set),
     **run.describe(),
     'mapped_from': mapped_from(split.label_set),
-    'data_dir': args.data_dir,
-    'split': args.split,
+    **data_record(args, run),
     'bn': 'batch' if by_batch else run.bn,
     'bn_batch_size': batch_size if by_batch else None,
     'test_time': None,
@@ -80,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
   else:
     print(format_table(scores))
   if args.record:
-    path = args.model / EVALUATIONS / f'{_record_name(result)}.json'
+    other = None if args.dataset in run.data.datasets[:1] else args.dataset
+    path = args.model / EVALUATIONS / f'{_record_name(result, other)}.json'
     write_json(path, result)
     say(f'recorded in {path}')
   write_result(result, args.output)
@@ -96,11 +98,12 @@ def _words(averaging: AveragingPredictor) -> str:
   return '; '.join(parts)
 
 
-def _record_name(result: dict[str, Any]) -> str:
-  """What tells an evaluation from another one of the run."""
+def _record_name(result: dict[str, Any], other: str | None) -> str:
+  """What tells an evaluation from another one of the run; `other` is the data set, if it is not the run's."""
   checkpoint = result['checkpoint'] if result['checkpoint'] in ('best', 'latest') else 'step'
   bn = f'batch{result["bn_batch_size"]}' if result['bn'] == 'batch' else result['bn']
-  parts = [result['split'], checkpoint, str(result['step']), result['weights'], bn]
+  parts = [re.sub(r'\W+', '_', other)] if other else []
+  parts += [result['split'], checkpoint, str(result['step']), result['weights'], bn]
   if averaging := result['test_time']:
     parts += ['flip'] if averaging['flip'] else []
     parts.append('scales' + '-'.join(f'{scale:g}' for scale in averaging['scales']))

@@ -11,6 +11,7 @@ from dense_aspp_jax.commands.run_arguments import (
   add_cache_argument,
   add_run_arguments,
   check_at_least,
+  data_record,
   output_folder,
 )
 from dense_aspp_jax.files import check_writable, replaced_directory, write_json
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
   check_at_least('--pictures', args.pictures, 0)
   run = load_model(args.model, args.checkpoint, args.weights, args.bn)
   # Every setting reads the whole split.
-  split = run.load_split(args.split, args.data_dir, args.images is None, args.cache_dir)
+  split = run.load_split(args.split, args.data_dir, args.images is None, args.cache_dir, args.dataset)
   with replaced_directory(output, 'layer_removal.json') as folder:
     result = analyse_layer_removal(
       run.predictor,
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     )
     write_json(
       folder / 'layer_removal.json',
-      {**result, **run.describe(), 'data_dir': args.data_dir, 'split': args.split},
+      {**result, **run.describe(), **data_record(args, run)},
     )
   print(format_removal_table(result['settings']))
   num_layers = len(result['layers'])

@@ -16,6 +16,7 @@ from dense_aspp_jax.commands.run_arguments import (
   add_run_arguments,
   check_at_least,
   check_output_file,
+  data_record,
   output_folder,
 )
 from dense_aspp_jax.datasets.evaluation_batches import evaluation_examples
@@ -23,7 +24,6 @@ from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.files import write_file
 from dense_aspp_jax.models.counts import count_parameters
 from dense_aspp_jax.paths import path_argument
-from dense_aspp_jax.training.config import plain
 from dense_aspp_jax.training.run import load_model
 
 
@@ -62,7 +62,7 @@ def _write_report(args: argparse.Namespace) -> pathlib.Path:
   check_at_least('--pictures', args.pictures)
   run = load_model(args.model, args.checkpoint, args.weights, args.bn)
   predictor, batch_size = run.predictor, run.batch_size
-  split = run.load_split(args.split, args.data_dir)
+  split = run.load_split(args.split, args.data_dir, dataset=args.dataset)
   label_set = split.label_set
   confusion = evaluate(predictor, split, label_set, batch_size=batch_size)
   confusion.scores()  # raises now, not after the analyses, where nothing can be scored
@@ -70,7 +70,7 @@ def _write_report(args: argparse.Namespace) -> pathlib.Path:
     lambda: list(itertools.islice(evaluation_examples(split), args.images))
   )
   subject = {key: getattr(run, key) for key in ('checkpoint', 'step', 'weights', 'bn')}
-  subject |= {'dataset': plain(run.data.dataset), 'split': args.split, 'data_dir': args.data_dir}
+  subject |= data_record(args, run)
   analyses = {}
   for name, analyse, options in (
     ('similarity', analyse_similarity, {'layer': 'dense_aspp', 'num_pictures': 2}),  # a heat map per class

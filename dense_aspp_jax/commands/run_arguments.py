@@ -12,6 +12,7 @@ from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.tta import AveragingPredictor, checked_scales, checked_window
 from dense_aspp_jax.files import check_writable, shown, write_json
 from dense_aspp_jax.paths import path_argument
+from dense_aspp_jax.training.config import plain
 from dense_aspp_jax.training.run import Run
 
 _BN_HELP = {
@@ -39,6 +40,11 @@ _OPTIONS = {
     help="'validation' (default), 'train' (not augmented), 'test', 'held_out', 'train+validation', or "
     'another split of the data set',
   ),
+  '--dataset': dict(
+    metavar='NAME|folder:PATH',
+    help="another data set than the run's first: its classes are mapped to the network's, by name or by the "
+    'tables in docs/training.md',
+  ),
   '--data-dir': dict(
     help="where the data are, if not where the run's configuration says: the folder of a labelled folder, "
     'or where prepared data sets are kept'
@@ -51,7 +57,7 @@ def add_run_arguments(
   options: Sequence[str] = tuple(option for option in _OPTIONS if option != '--workdir'),
   bn_modes: Sequence[str] = ('running', 'recalibrated'),
 ) -> None:
-  """Adds the options named: by default --model, --checkpoint, --weights, --bn, --split and --data-dir."""
+  """Adds the options named: by default all of `_OPTIONS` but --workdir."""
   bn_help = f'statistics of batch normalization. {"; ".join(_BN_HELP[mode] for mode in bn_modes)}'
   for option in options:
     bn = dict(choices=bn_modes, help=bn_help) if option == '--bn' else {}
@@ -96,6 +102,12 @@ def averaging_predictor(args: argparse.Namespace, run: Run) -> AveragingPredicto
   return AveragingPredictor(
     run.predictor, flip=args.flip, scales=tuple(args.scales or (1.0,)), window=window and tuple(window)
   )
+
+
+def data_record(args: argparse.Namespace, run: Run) -> dict[str, Any]:
+  """What a result file says of the data that --dataset, --data-dir and --split chose."""
+  dataset = args.dataset or plain(run.data.dataset)
+  return {'dataset': dataset, 'data_dir': args.data_dir, 'split': args.split}
 
 
 def output_folder(args: argparse.Namespace, *default: str) -> pathlib.Path:

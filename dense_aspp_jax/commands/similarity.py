@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 
 from dense_aspp_jax.analysis.similarity import analyse_similarity
-from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least, output_folder
+from dense_aspp_jax.commands.run_arguments import (
+  add_run_arguments,
+  check_at_least,
+  data_record,
+  output_folder,
+)
 from dense_aspp_jax.files import check_writable, replaced_directory, write_json
 from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.training.run import load_model
@@ -35,14 +40,12 @@ def run(args: argparse.Namespace) -> int:
   check_writable(output, '--output')
   check_at_least('--images', args.images)
   run = load_model(args.model, args.checkpoint, args.weights, args.bn)
-  split = run.load_split(args.split, args.data_dir)
+  split = run.load_split(args.split, args.data_dir, dataset=args.dataset)
   with replaced_directory(output, 'similarity.json') as folder:
     result = analyse_similarity(
       run.predictor, split, split.label_set, layer=args.layer, num_pictures=args.images, output=folder
     )
-    write_json(
-      folder / 'similarity.json', {**result, **run.describe(), 'data_dir': args.data_dir, 'split': args.split}
-    )
+    write_json(folder / 'similarity.json', {**result, **run.describe(), **data_record(args, run)})
   print(f'most confused classes, by the cosine of their mean features ({args.layer}):')
   for pair in result['most_confused']:
     print(f'  {pair["cosine"]:6.3f}  {" / ".join(pair["classes"])}')

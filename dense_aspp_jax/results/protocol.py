@@ -27,6 +27,7 @@ class Protocol:
     train_split: What the network was trained on.
     held_out: Prefixes of the images that were left out of training.
     train_images: Images it was trained on.
+    trained_on: The data set of these images, if it is not the one that is scored.
     also_trained_on: Other data sets in its batches: {'dataset', 'images'} of each.
     image_size: Height and width the network sees when it is scored.
     mapped_from: The label set of the data set, if its classes were mapped to those of `label_set`.
@@ -47,6 +48,7 @@ class Protocol:
   train_split: str | None = None
   held_out: list[str] = dataclasses.field(default_factory=list)
   train_images: int | None = None
+  trained_on: str | None = None
   also_trained_on: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   image_size: list[int] | None = None
   label_set: str | None = None
@@ -98,7 +100,10 @@ class Protocol:
   def _of_training(self, standard: Protocol) -> Iterator[str]:
     if self.train_images is None:
       yield 'training split unknown'
-    elif self.train_images != standard.train_images or self.train_split != standard.train_split:
+    elif self.trained_on or (self.train_images, self.train_split) != (
+      standard.train_images,
+      standard.train_split,
+    ):
       yield f'trained on {self.training_words}'
     if self.also_trained_on:
       yield f'trained also on {self.also_words}'
@@ -109,7 +114,7 @@ class Protocol:
       yield next(special, f'pretrained on {" and ".join(others)}')
 
   def _of_scoring(self, standard: Protocol) -> Iterator[str]:
-    if self.split in (self.train_split or '').split('+'):
+    if not self.trained_on and self.split in (self.train_split or '').split('+'):
       yield 'scored on images it was trained on'
     if self.test_time is not None:
       yield self.averaging_words
@@ -140,7 +145,8 @@ class Protocol:
     if self.train_images is None:
       return '?'
     without = f' without {", ".join(self.held_out)}' if self.held_out else ''
-    return f'{self.train_images} images ({self.train_split.replace("+", " + ")}{without})'
+    of = f' of {self.trained_on.replace(":", " ")}' if self.trained_on else ''
+    return f'{self.train_images} images{of} ({self.train_split.replace("+", " + ")}{without})'
 
   @property
   def also_words(self) -> str:

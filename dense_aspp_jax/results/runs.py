@@ -129,8 +129,8 @@ def read_run(workdir: pathlib.Path) -> list[Row]:
       ),
       'hours': _hours(workdir / METRICS, config['training']['batch_size']),
     }
+    first = _first(data['dataset'])
     training = {
-      'dataset': data['dataset'] if isinstance(data['dataset'], str) else data['dataset'][0],
       'train_split': data['train_split'],
       'held_out': list(data.get('held_out', ())),
       'train_images': last['train_images'],
@@ -146,8 +146,11 @@ def read_run(workdir: pathlib.Path) -> list[Row]:
     checkpoint = result['checkpoint']
     if checkpoint != BEST:
       checkpoint = LAST if result['step'] == last['step'] else f'step {result["step"]}'
+    scored = _first(result['dataset'])
     protocol = {
       **training,
+      'dataset': scored,
+      'trained_on': None if scored == first else first,
       'split': result['split'],
       'images': result['images'],
       'mapped_from': result.get('mapped_from'),
@@ -182,6 +185,11 @@ def read_run(workdir: pathlib.Path) -> list[Row]:
   for found in rows:
     once.setdefault(found.experiment, found)
   return list(once.values())
+
+
+def _first(dataset: str | list[str]) -> str:
+  """Of several data sets that a network was trained on, the one that is scored."""
+  return dataset if isinstance(dataset, str) else dataset[0]
 
 
 def without_machine_paths(data: Any) -> Any:

@@ -108,9 +108,14 @@ class Run:
     return Evaluation(**self.config.get('evaluation', {})).batch_size
 
   def load_split(
-    self, split: str, data_dir: str | None = None, cached: bool = False, cache_dir: str | None = None
+    self,
+    split: str,
+    data_dir: str | None = None,
+    cached: bool = False,
+    cache_dir: str | None = None,
+    dataset: str | None = None,
   ) -> CacheSplit | DecodedSplit:
-    """Opens a split of the run's first data set as this network takes it, with labels at their native size.
+    """Opens a split of a data set as this network takes it, with labels at their native size.
 
     Its `label_set` has the run's classes and the label ids of that data set.
 
@@ -121,11 +126,13 @@ class Run:
         None: where the run's configuration says.
       cached: See `Data.open`.
       cache_dir: Where the cache goes; None: as `Data.cache_dir` says.
+      dataset: As `config.data.dataset`; None: the run's first.
 
     Raises:
-      InputError: The data are not there, or cannot be used.
+      InputError: The data are not there, or cannot be used; or classes of another data set have no
+        counterpart in the network's.
     """
-    data = self._data(data_dir, cache_dir)
+    data = self._data(data_dir, cache_dir, dataset)
     return data.open(split, label_set=self.label_set, cached=cached)
 
   def load_train_split(self, data_dir: str | None = None, cache_dir: str | None = None) -> CacheSplit:
@@ -135,8 +142,10 @@ class Run:
     """
     return parts_of(self._data(data_dir, cache_dir).open_train(label_set=self.label_set))[0]
 
-  def _data(self, data_dir: str | None, cache_dir: str | None) -> Data:
+  def _data(self, data_dir: str | None, cache_dir: str | None, dataset: str | None = None) -> Data:
     data = self.data.parts[0]
+    if dataset not in (None, *data.datasets):
+      data = dataclasses.replace(data, dataset=(dataset,), shares=(1,), held_out=())
     if cache_dir:
       data = dataclasses.replace(data, cache_dir=cache_dir)
     if data_dir:

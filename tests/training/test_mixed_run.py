@@ -156,6 +156,33 @@ def test_commands_read_the_first_data_set(copied, tmp_path, capsys):
   assert '8 images in batches of 8' in capsys.readouterr().out
 
 
+def test_another_data_set_is_scored_in_the_classes_of_the_network(copied, camvid, scene_folder, tmp_path):
+  output, other = tmp_path / 'out.json', f'folder:{scene_folder}'
+  options = ('--checkpoint=latest', f'--dataset={other}', f'--output={output}', '--record')
+  assert main(['evaluate', f'--model={copied}', *options]) == 0
+  scored = read(output)
+  assert (scored['dataset'], scored['images'], scored['mapped_from']) == (other, 5, None)
+  run = load_run(copied, 'latest')
+  split = run.load_split('validation', dataset=other)
+  assert (
+    evaluate(run.predictor, split, split.label_set, batch_size=2).scores().to_json()['iou'] == scored['iou']
+  )
+  own, recorded = (row.protocol for row in read_run(copied))
+  assert (own.dataset, own.trained_on) == ('folder:camvid', None)
+  assert (recorded.dataset, recorded.trained_on) == ('folder:scenes', 'folder:camvid')
+  assert recorded.training_words == '8 images of folder camvid (train)'
+  assert run.load_split('validation', dataset=f'folder:{camvid}').label_set.own.name == 'camvid11'
+
+
+def test_a_data_set_whose_classes_have_no_counterpart_is_refused(copied, tmp_path, capsys):
+  for name in ('images', 'labels'):
+    (tmp_path / 'val' / name).mkdir(parents=True)
+  (tmp_path / 'labels.json').write_text('{"classes": ["road", "unicorn"]}')
+  assert main(['evaluate', f'--model={copied}', f'--dataset=folder:{tmp_path}']) == 2
+  assert 'no counterpart in label set' in (error := capsys.readouterr().err)
+  assert 'unicorn' in error
+
+
 def test_a_few_images_of_both_are_overfitted(camvid, scene_folder):
   found = overfit(make_config(camvid, scene_folder), num_images=3, target=0.99, max_steps=1)
   assert found.steps == 1
