@@ -1,7 +1,7 @@
 """Random augmentation, in JAX: it runs on the device, inside the train step.
 
-Scaling, cropping with padding and flipping are one axis-aligned resampling, so an image is read once:
-rows are gathered and mixed, then columns. Everything is off by default, which is the slides' recipe.
+Scaling, cropping with padding and flipping are one resampling (`resampling`), so an image is read once. Then
+the colours change (`photometric`). Everything is off by default, which is the slides' recipe.
 
 Random numbers depend on the key and on an image's row in the global batch alone, never on the number of
 devices or on which other images are there.
@@ -17,9 +17,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32, Key, UInt8
 
 from dense_aspp_jax import fields
-from dense_aspp_jax.labels import IGNORE_LABEL
-
-_GREY = (0.2989, 0.587, 0.114)  # torchvision's rgb_to_grayscale
+from dense_aspp_jax.training import photometric
+from dense_aspp_jax.training.resampling import Window, cut_out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,69 +153,23 @@ def _augment_example(
   augmentation: Augmentation,
   padding_color: tuple[float, float, float],
 ) -> tuple[Float32[Array, 'ch cw 3'], UInt8[Array, 'ch cw']]:
-  if not augmentation.scales and augmentation.crop_size is None:
-    if augmentation.flip_probability:
-      image = jnp.where(drawn.flip, image[:, ::-1], image)
-      label = jnp.where(drawn.flip, label[:, ::-1], label)
-    inside = jnp.ones(label.shape, bool)
-    return _jitter(image.astype(jnp.float32), inside, drawn, augmentation), label
-  crop = augmentation.crop_size or label.shape
-  rows, columns = (
-    _taps(label.shape[axis], crop[axis], drawn.scaled_size[axis], drawn.offset[axis], flip)
-    for axis, flip in enumerate((False, drawn.flip))
-  )
-  inside = rows.inside[:, None] & columns.inside
-  label = jnp.where(inside, _take(label, rows, columns), IGNORE_LABEL).astype(jnp.uint8)
-  if augmentation.scales:
-    image = _interpolate(_interpolate(image, rows, 0), columns, 1)
-  else:
-    image = _take(image, rows, columns).astype(jnp.float32)
+  image, label, inside = _move(image, label, drawn, augmentation)
   image = _jitter(image, inside, drawn, augmentation)
   return jnp.where(inside[..., None], image, jnp.array(padding_color, jnp.float32)), label
 
 
-class _Taps(NamedTuple):
-  """Which source pixels the pixels of the crop read, along one axis."""
-
-  inside: Bool[Array, ' n']
-  nearest: Int32[Array, ' n']
-  low: Int32[Array, ' n']
-  high: Int32[Array, ' n']
-  weight: Float32[Array, ' n']  # of `high`
-
-
-def _taps(n_in: int, n_out: int, n_scaled: Array, offset: Array, flip: Array | bool) -> _Taps:
-  """Along an axis of `n_in` pixels, scaled to `n_scaled`, from which `n_out` are cut at `offset`.
-
-  Integers all the way: the weights are exact, and no device rounds a label to another pixel.
-  """
-  position = jnp.arange(n_out)
-  position = jnp.where(flip, n_out - 1 - position, position) + offset  # in the scaled image
-  center = (2 * position + 1) * n_in  # in the source, in units of 1 / (2 n_scaled) pixel
-  unit = 2 * n_scaled
-  last = n_in - 1
-  corner = jnp.clip(center - n_scaled, 0, last * unit)  # the same minus half a pixel
-  low = corner // unit
-  return _Taps(
-    inside=(position >= 0) & (position < n_scaled),
-    nearest=jnp.clip(center // unit, 0, last),
-    low=low,
-    high=jnp.minimum(low + 1, last),
-    weight=(corner % unit).astype(jnp.float32) / unit.astype(jnp.float32),
-  )
-
-
-def _take(values: Array, rows: _Taps, columns: _Taps) -> Array:
-  """Nearest neighbour."""
-  return jnp.take(jnp.take(values, rows.nearest, 0, mode='clip'), columns.nearest, 1, mode='clip')
-
-
-def _interpolate(values: Array, taps: _Taps, axis: int) -> Float32[Array, ' ...']:
-  low, high = (
-    jnp.take(values, index, axis, mode='clip').astype(jnp.float32) for index in (taps.low, taps.high)
-  )
-  weight = jnp.expand_dims(taps.weight, tuple(i for i in range(values.ndim) if i != axis))
-  return low + weight * (high - low)
+def _move(
+  image: UInt8[Array, 'h w 3'], label: UInt8[Array, 'h w'], drawn: Draw, augmentation: Augmentation
+) -> tuple[Float32[Array, 'ch cw 3'], UInt8[Array, 'ch cw'], Bool[Array, 'ch cw']]:
+  """Geometry; also returns which pixels lie inside the image."""
+  crop = augmentation.crop_size or label.shape
+  window = Window(drawn.scaled_size, drawn.offset, drawn.flip)
+  if augmentation.scales or augmentation.crop_size is not None:
+    return cut_out(image, label, crop, window, augmentation.scales)
+  if augmentation.flip_probability:
+    image = jnp.where(drawn.flip, image[:, ::-1], image)
+    label = jnp.where(drawn.flip, label[:, ::-1], label)
+  return image.astype(jnp.float32), label, jnp.ones(label.shape, bool)
 
 
 def _jitter(
@@ -224,39 +177,11 @@ def _jitter(
 ) -> Float32[Array, 'h w 3']:
   """Changes the colours; `inside` are the pixels that the mean grey is taken over."""
   if augmentation.brightness:
-    image = _mix(image, 0.0, drawn.brightness)
+    image = photometric.adjust_brightness(image, drawn.brightness)
   if augmentation.contrast:
-    mean = jnp.sum(_grey(image)[..., 0] * inside) / jnp.sum(inside)
-    image = _mix(image, mean, drawn.contrast)
+    image = photometric.adjust_contrast(image, inside, drawn.contrast)
   if augmentation.saturation:
-    image = _mix(image, _grey(image), drawn.saturation)
+    image = photometric.adjust_saturation(image, drawn.saturation)
   if augmentation.hue:
-    image = _shift_hue(image, drawn.hue)
+    image = photometric.adjust_hue(image, drawn.hue)
   return image
-
-
-def _grey(image: Float32[Array, 'h w 3']) -> Float32[Array, 'h w 1']:
-  return jnp.sum(image * jnp.array(_GREY, jnp.float32), axis=-1, keepdims=True)
-
-
-def _mix(image: Array, other: Array | float, factor: Array) -> Array:
-  return jnp.clip(factor * image + (1.0 - factor) * other, 0.0, 255.0)
-
-
-def _shift_hue(image: Float32[Array, 'h w 3'], shift: Array) -> Float32[Array, 'h w 3']:
-  """RGB to hue, saturation and value, the hue shifted, and back."""
-  red, green, blue = image[..., 0], image[..., 1], image[..., 2]
-  value = image.max(axis=-1)
-  chroma = value - image.min(axis=-1)
-  divisor = jnp.where(chroma > 0, chroma, 1.0)
-  # Not value == red: a compiler may compute the two apart, with other roundings.
-  sixth = jnp.where(  # hue in sixths of the circle
-    (red >= green) & (red >= blue),
-    (green - blue) / divisor,
-    jnp.where(green >= blue, 2.0 + (blue - red) / divisor, 4.0 + (red - green) / divisor),
-  )
-  sixth = (sixth + 6.0 * shift)[..., None]
-  # A channel falls by the chroma as the hue leaves its third of the circle.
-  distance = (jnp.array([5.0, 3.0, 1.0], jnp.float32) + sixth) % 6.0
-  fall = jnp.clip(jnp.minimum(distance, 4.0 - distance), 0.0, 1.0)
-  return jnp.clip(value[..., None] - chroma[..., None] * fall, 0.0, 255.0)
