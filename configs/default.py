@@ -67,10 +67,16 @@ def get_config() -> ml_collections.ConfigDict:
   config.augmentation.scale_range = (1.0, 1.0)  # factor drawn uniformly
   config.augmentation.crop_size = config_dict.placeholder(tuple)  # (height, width); default: none
   config.augmentation.flip_probability = 0.0  # left-right
+  config.augmentation.rotation = 0.0  # degrees, in [-x, x]
   config.augmentation.brightness = 0.0  # factor in [1 - x, 1 + x], as torchvision's ColorJitter
   config.augmentation.contrast = 0.0  # likewise
   config.augmentation.saturation = 0.0  # likewise
   config.augmentation.hue = 0.0  # shift in [-x, x] of the colour circle, x <= 0.5
+  config.augmentation.gamma = 0.0  # exponent exp(u), u in [-x, x]
+  config.augmentation.white_balance = 0.0  # factor of each channel in [1 - x, 1 + x]; grey stays as bright
+  config.augmentation.grayscale_probability = 0.0  # of losing all colour
+  config.augmentation.blur = 0.0  # standard deviation in [0, x] pixels of the network's input
+  config.augmentation.noise = 0.0  # standard deviation in [0, x] of colours 0..1
 
   config.loss = ml_collections.ConfigDict()  # cross entropy; ours
   config.loss.class_weighting = 'none'  # 'enet', 'median_frequency': weights from the training split's labels

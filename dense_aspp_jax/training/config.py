@@ -57,6 +57,12 @@ _ADDED = {
   'data.shares': (),
   'init.run': None,
   'optimizer.extractor_learning_rate_factor': 1.0,
+  'augmentation.gamma': 0.0,
+  'augmentation.white_balance': 0.0,
+  'augmentation.grayscale_probability': 0.0,
+  'augmentation.rotation': 0.0,
+  'augmentation.blur': 0.0,
+  'augmentation.noise': 0.0,
 }
 # The arrays of a network do not depend on them. 'formulation' is the former name of 'implementation'.
 _NOT_IN_ARRAYS = ('compute_dtype', 'implementation', 'formulation', 'rematerialize', 'dropout_rate')

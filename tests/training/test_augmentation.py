@@ -1,90 +1,31 @@
-import colorsys
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from reference_augmentation import (
+  CAMERA,
+  EVERYTHING,
+  GEOMETRY,
+  KEY,
+  LIGHT,
+  PADDING,
+  augment_jit,
+  draw_rows,
+  draws,
+  make_batch,
+  reference_blur,
+  reference_light,
+  reference_resample,
+  run,
+)
 
 from dense_aspp_jax.datasets.preprocessing import Preprocessing
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.labels import IGNORE_LABEL
-from dense_aspp_jax.training.augmentation import Augmentation, augment, draw
-
-PADDING = (10.0, 20.0, 30.0)
-KEY = 7
-EVERYTHING = Augmentation((0.5, 2.0), (9, 14), 0.5, 0.4, 0.3, 0.2, 0.1)
-
-augment_jit = jax.jit(augment, static_argnames=('augmentation', 'padding_color'))
-
-
-def make_batch(size, count=4, seed=0):
-  generator = np.random.default_rng(seed)
-  return {
-    'image': generator.integers(0, 256, (count, *size, 3), np.uint8),
-    'label': generator.integers(0, 20, (count, *size), np.uint8),
-  }
-
-
-def run(batch, augmentation, key=KEY):
-  result = augment_jit(batch, jax.random.key(key), augmentation=augmentation, padding_color=PADDING)
-  return {name: np.asarray(array) for name, array in result.items()}
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def draw_rows(augmentation, size, count, key):
-  return jax.vmap(lambda row: draw(jax.random.fold_in(key, row), augmentation, size))(jnp.arange(count))
-
-
-def draws(augmentation, size, count, key=KEY):
-  """What `augment` draws, one dict of NumPy values per row."""
-  drawn = jax.device_get(draw_rows(augmentation, size, count, jax.random.key(key)))._asdict()
-  return [{name: values[row] for name, values in drawn.items()} for row in range(count)]
-
-
-def reference_resample(image, label, scaled_size, offset, flip, crop):
-  """Scale, cut out, mirror: pixel by pixel, in float64."""
-  height, width = label.shape
-  out_image = np.empty((*crop, 3))
-  out_label = np.full(crop, IGNORE_LABEL, np.uint8)
-  for i in range(crop[0]):
-    for j in range(crop[1]):
-      row, column = i + int(offset[0]), (crop[1] - 1 - j if flip else j) + int(offset[1])
-      if not (0 <= row < scaled_size[0] and 0 <= column < scaled_size[1]):
-        out_image[i, j] = PADDING
-        continue
-      y = (row + 0.5) * height / scaled_size[0]
-      x = (column + 0.5) * width / scaled_size[1]
-      out_label[i, j] = label[int(np.floor(y)), int(np.floor(x))]
-      y, x = np.clip(y - 0.5, 0, height - 1), np.clip(x - 0.5, 0, width - 1)
-      top, left = int(np.floor(y)), int(np.floor(x))
-      bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
-      fy, fx = y - top, x - left
-      out_image[i, j] = (1 - fy) * ((1 - fx) * image[top, left] + fx * image[top, right]) + fy * (
-        (1 - fx) * image[bottom, left] + fx * image[bottom, right]
-      )
-  return out_image, out_label
-
-
-def reference_jitter(image, inside, drawn):
-  """ColorJitter as torchvision defines it, in the documented order; `image` 0..255, float64."""
-
-  def grey(rgb):
-    return rgb @ np.array([0.2989, 0.587, 0.114])
-
-  def mix(first, second, factor):
-    return np.clip(float(factor) * first + (1 - float(factor)) * second, 0, 255)
-
-  image = mix(image, 0.0, drawn['brightness'])
-  image = mix(image, grey(image)[inside].mean(), drawn['contrast'])
-  image = mix(image, grey(image)[..., None], drawn['saturation'])
-  shifted = np.empty_like(image)
-  for index in np.ndindex(image.shape[:2]):
-    hue, saturation, value = colorsys.rgb_to_hsv(*image[index] / 255)
-    shifted[index] = np.array(colorsys.hsv_to_rgb((hue + float(drawn['hue'])) % 1, saturation, value)) * 255
-  return shifted
+from dense_aspp_jax.training.augmentation import Augmentation
 
 
 def test_off_is_the_identity_and_gathers_nothing():
@@ -136,14 +77,7 @@ def test_resampling_equals_a_loop(augmentation, size):
   crop = augmentation.crop_size or size
   assert result['image'].shape == (8, *crop, 3)
   for row, drawn in enumerate(draws(augmentation, size, 8)):
-    image, label = reference_resample(
-      batch['image'][row].astype(float),
-      batch['label'][row],
-      drawn['scaled_size'],
-      drawn['offset'],
-      drawn['flip'],
-      crop,
-    )
+    image, label = reference_resample(batch['image'][row].astype(float), batch['label'][row], drawn, crop)
     np.testing.assert_array_equal(result['label'][row], label)
     np.testing.assert_allclose(result['image'][row], image, atol=2e-4)
 
@@ -186,56 +120,116 @@ def test_positions_and_scales_cover_their_range():
     assert counts.min() > 2000 / 3 * 0.85
 
 
-@pytest.mark.parametrize('field', ['brightness', 'contrast', 'saturation', 'hue'])
-def test_each_colour_change_equals_numpy(field):
-  check_colours(dataclasses.replace(Augmentation(), **{field: 0.5}))
-
-
-def test_all_colour_changes_in_order_equal_numpy():
-  check_colours(Augmentation(brightness=0.4, contrast=0.5, saturation=0.6, hue=0.3))
-
-
-def check_colours(augmentation):
-  size = (6, 7)
-  batch = make_batch(size)
-  batch['image'][0, :2] = batch['image'][0, :2, :, :1]  # greys, black and white: hue is undefined there
-  batch['image'][0, 0, :3] = [[0, 0, 0], [255, 255, 255], [255, 0, 0]]
-  result = run(batch, augmentation)
-  drawn = draws(augmentation, size, 4)
-  changed = 0
-  for row in range(4):
-    expected = reference_jitter(batch['image'][row].astype(float), np.ones(size, bool), drawn[row])
-    np.testing.assert_allclose(result['image'][row], expected, atol=2e-3)
-    changed += np.abs(expected - batch['image'][row]).max() > 5
-  assert changed >= 2
-  np.testing.assert_array_equal(result['label'], batch['label'])
-
-
 def test_everything_at_once_equals_numpy_and_padding_keeps_its_colour():
   size = (10, 13)
   batch = make_batch(size, count=8)
-  result = run(batch, EVERYTHING)
-  for row, drawn in enumerate(draws(EVERYTHING, size, 8)):
-    image, label = reference_resample(
-      batch['image'][row].astype(float),
-      batch['label'][row],
-      drawn['scaled_size'],
-      drawn['offset'],
-      drawn['flip'],
-      (9, 14),
-    )
+  augmentation = Augmentation(**GEOMETRY, **LIGHT, blur=1.5)
+  result = run(batch, augmentation)
+  for row, drawn in enumerate(draws(augmentation, size, 8)):
+    image, label = reference_resample(batch['image'][row].astype(float), batch['label'][row], drawn, (9, 14))
     inside = label != IGNORE_LABEL
-    expected = np.where(inside[..., None], reference_jitter(image, inside, drawn), PADDING)
+    expected = reference_blur(reference_light(image, inside, drawn), inside, drawn['blur'], radius=5)
+    expected = np.where(inside[..., None], expected, PADDING)
     np.testing.assert_array_equal(result['label'][row], label)
     np.testing.assert_allclose(result['image'][row], expected, atol=5e-3)
 
 
+def test_noise_comes_last_and_not_into_padding():
+  size = (10, 13)
+  batch = make_batch(size, count=8)
+  without = run(batch, dataclasses.replace(EVERYTHING, noise=0.0))
+  grey = {**make_batch((9, 14), count=8), 'image': np.full((8, 9, 14, 3), 128, np.uint8)}
+  noise = run(grey, Augmentation(noise=0.05))['image'] - 128  # the same numbers as with all else on
+  assert np.abs(noise).max() > 10
+  noisy = run(batch, EVERYTHING)
+  padding = noisy['label'] == IGNORE_LABEL
+  expected = np.clip(without['image'] + noise, 0, 255)
+  np.testing.assert_allclose(noisy['image'][~padding], expected[~padding], atol=1e-3)
+  np.testing.assert_array_equal(noisy['image'][padding], np.broadcast_to(PADDING, (padding.sum(), 3)))
+
+
+@pytest.mark.parametrize('changes', [{name: value} for name, value in {**LIGHT, **CAMERA}.items()], ids=str)
+def test_light_and_camera_leave_labels_and_padding(changes):
+  size = (10, 13)
+  batch = make_batch(size, count=8)
+  still, changed = run(batch, Augmentation(**GEOMETRY)), run(batch, Augmentation(**GEOMETRY, **changes))
+  np.testing.assert_array_equal(changed['label'], still['label'])
+  different = (changed['image'] != still['image']).any(-1)
+  assert different.any()
+  assert not different[still['label'] == IGNORE_LABEL].any()
+
+
+def test_the_first_parameters_keep_their_random_numbers():
+  """Those of runs of earlier versions, whose configuration had no more parameters."""
+  before = [
+    dict(
+      scaled_size=[18, 23],
+      offset=[5, 3],
+      flip=True,
+      brightness=1.3936626,
+      contrast=0.82341295,
+      saturation=0.97197795,
+      hue=-0.06395886,
+    ),
+    dict(
+      scaled_size=[15, 20],
+      offset=[5, 2],
+      flip=True,
+      brightness=0.7676491,
+      contrast=1.013943,
+      saturation=1.1197525,
+      hue=0.057334233,
+    ),
+  ]
+  for drawn, expected in zip(draws(EVERYTHING, (10, 13), 2), before, strict=True):
+    for name, value in expected.items():
+      np.testing.assert_allclose(drawn[name], value, rtol=1e-5)
+
+
 def test_switching_one_on_leaves_other_draws_unchanged():
   size = (10, 13)
-  (alone,) = draws(Augmentation((0.5, 2.0), (9, 14)), size, 1)
-  (together,) = draws(EVERYTHING, size, 1)
-  np.testing.assert_array_equal(alone['scaled_size'], together['scaled_size'])
-  np.testing.assert_array_equal(alone['offset'], together['offset'])
+  off = draws(Augmentation(), size, 4)
+  together = draws(EVERYTHING, size, 4)
+  names = {'grayscale_probability': 'grayscale', 'flip_probability': 'flip'}
+  fields = [f.name for f in dataclasses.fields(Augmentation) if f.name not in ('scale_range', 'crop_size')]
+  for field in fields:
+    name = names.get(field, field)
+    alone = draws(Augmentation(**{field: getattr(EVERYTHING, field)}), size, 4)
+    for row in range(4):
+      for other, value in alone[row].items():
+        np.testing.assert_array_equal(value, (together if other == name else off)[row][other], str(other))
+  for alone, both in zip(draws(Augmentation(**GEOMETRY), size, 4), together, strict=True):
+    np.testing.assert_array_equal(alone['scaled_size'], both['scaled_size'])
+    np.testing.assert_array_equal(alone['offset'], both['offset'])
+
+
+def test_each_parameter_has_a_random_number_of_its_own_over_its_whole_range():
+  drawn = draw_rows(EVERYTHING, (1000, 2000), 2000, jax.random.key(1))
+  numbers = {
+    'scale': drawn.scaled_size[:, 0] / 1000,
+    'brightness': drawn.brightness,
+    'contrast': drawn.contrast,
+    'saturation': drawn.saturation,
+    'hue': drawn.hue,
+    'gamma': jnp.log(drawn.gamma),
+    **{f'white_balance {i}': drawn.white_balance[:, i] for i in range(3)},
+    'rotation': drawn.rotation,
+    'blur': drawn.blur,
+    'noise': drawn.noise,
+    'flip': drawn.flip,
+    'grayscale': drawn.grayscale,
+  }
+  ranges = [(0.5, 2), (0.6, 1.4), (0.7, 1.3), (0.8, 1.2), (-0.1, 0.1), (-0.5, 0.5), *[(0.7, 1.3)] * 3]
+  ranges += [(-20, 20), (0, 1.5), (0, 0.05)]
+  for (name, values), (low, high) in zip(numbers.items(), ranges, strict=False):
+    share = (np.asarray(values) - low) / (high - low)
+    np.testing.assert_allclose(
+      np.quantile(share, [0, 0.25, 0.5, 0.75, 1]), np.linspace(0, 1, 5), atol=0.04, err_msg=name
+    )
+  np.testing.assert_allclose(np.mean(drawn.grayscale), 0.3, atol=0.03)
+  np.testing.assert_allclose(np.mean(drawn.flip), 0.5, atol=0.03)
+  correlations = np.corrcoef([np.asarray(values, float) for values in numbers.values()])
+  assert np.abs(correlations - np.eye(len(numbers))).max() < 0.1
 
 
 def test_depends_on_key_and_row_alone():
@@ -290,6 +284,18 @@ def test_normalize():
     ('contrast', float('inf')),
     ('saturation', 'much'),
     ('hue', 0.6),
+    ('gamma', -0.1),
+    ('gamma', 3.1),
+    ('white_balance', 1.0),
+    ('white_balance', -0.1),
+    ('grayscale_probability', 1.1),
+    ('grayscale_probability', True),
+    ('rotation', -1.0),
+    ('rotation', 181.0),
+    ('blur', 8.1),
+    ('blur', None),
+    ('noise', 1.1),
+    ('noise', float('nan')),
   ],
 )
 def test_nonsense_is_named(field, value):

@@ -162,13 +162,17 @@ def test_a_configuration_without_the_fields_of_later_versions_means_their_defaul
   assert old['init'].pop('run', ...) is None
   assert old['optimizer'].pop('extractor_learning_rate_factor') == 1
   assert (old['data'].pop('shares'), old['data'].pop('class_map')) == ([], [])
+  added = ('gamma', 'white_balance', 'grayscale_probability', 'rotation', 'blur', 'noise')
+  assert [old['augmentation'].pop(name) for name in added] == [0] * 6
   assert parse_config(old) == parse_config(config)
   assert migrate(old) == config
   assert differences(migrate(old), config) == []
   assert config_hash(old, CITYSCAPES_20, []) == config_hash(config, CITYSCAPES_20, []) == '5c91cce6748a'
   frozen = copy.deepcopy(config)
   frozen['optimizer']['extractor_learning_rate_factor'] = 0.5
-  assert config_hash(frozen, CITYSCAPES_20, []) != config_hash(config, CITYSCAPES_20, [])
+  blurred = copy.deepcopy(config)
+  blurred['augmentation']['blur'] = 0.5
+  assert len({config_hash(c, CITYSCAPES_20, []) for c in (config, frozen, blurred)}) == 3
 
 
 def test_the_hash_knows_the_weights_that_a_run_starts_from_by_their_digest():

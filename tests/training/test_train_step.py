@@ -202,7 +202,13 @@ def test_the_steps_are_lowered_for_gpu_and_tpu(platform):
   rate = optax.constant_schedule(0.1)
   optimizer = optax.adam(rate)
   augmentation = Augmentation(
-    scale_range=(0.5, 2.0), crop_size=(32, 64), flip_probability=0.5, brightness=0.2
+    scale_range=(0.5, 2.0),
+    crop_size=(32, 64),
+    flip_probability=0.5,
+    rotation=5.0,
+    brightness=0.2,
+    blur=1.0,
+    noise=0.05,
   )
   step = create_train_step(step_config(model, augmentation=augmentation), optimizer, rate)
   state = jax.eval_shape(lambda: create_state(model, optimizer, 0))
