@@ -9,6 +9,7 @@ from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import shown
 from dense_aspp_jax.paths import path_argument
 from dense_aspp_jax.results.packed_model import pack_run
+from dense_aspp_jax.results.runs import MEANS, Row
 from dense_aspp_jax.training.model_file import KERNEL_DTYPES, SUFFIX
 from dense_aspp_jax.training.run import RUNNING, load_run
 
@@ -28,11 +29,14 @@ def run(args: argparse.Namespace) -> int:
     raise InputError(f'--output {shown(args.output)}: expected a name that ends in {SUFFIX}')
   run = load_run(args.workdir, args.checkpoint or 'best', args.weights, args.bn or RUNNING)
   record = pack_run(run, args.output, args.dtype)
-  for row in record.scores:
-    protocol = row['protocol']
+  for row in map(Row.from_json, record.scores):
+    scores = [
+      f'{MEANS[name]} {100 * value:.1f} %' for name, value in row.scores.means.items() if value is not None
+    ]
+    protocol = row.protocol
     print(
-      f'mean IoU {100 * row["scores"]["mean_iou"]:.1f} % on the {protocol["split"]} split of '
-      f'{protocol["dataset"]} ({protocol["images"]} images), before rounding to {args.dtype}'
+      f'{", ".join(scores)}: {protocol.dataset}, {protocol.split_words}, {protocol.images} images, '
+      f'{protocol.averaging_words}; in float32'
     )
   size = args.output.stat().st_size / 1e6
   print(f'{record.label_set.num_classes} classes, {size:.1f} MB: {shown(args.output)}')

@@ -37,7 +37,8 @@ def pack_run(run: Run, output: pathlib.Path, dtype: str = 'float16') -> ModelRec
   scores = []
   with contextlib.suppress(InputError):  # a run that goes on, or was trained elsewhere
     rows = read_run(run.workdir)
-    scores = [row for row in rows if (row.step, row.weights) == (run.step, run.weights)]
+    of_run = (run.step, run.weights, run.bn)
+    scores = [row for row in rows if (row.step, row.weights, row.protocol.bn) == of_run]
   dataset = config['data']['dataset']
   datasets = [dataset] if isinstance(dataset, str) else dataset
   data = read_json(run.workdir / workdirs.DATA, 'restore the files of the run', default={})

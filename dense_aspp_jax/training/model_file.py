@@ -50,7 +50,7 @@ class ModelRecord:
     bn: The statistics that BN takes: 'running', those of training, or 'recalibrated'.
     starts: The entries of the run's provenance.json.
     data: Its data.json: which images.
-    scores: Of this checkpoint and these weights, as `results.runs.Row` has them.
+    scores: Of this checkpoint, these weights and statistics, as `results.runs.Row` has them.
     terms: What may be done with the data, in sentences, by data set.
   """
 
@@ -152,7 +152,7 @@ def _read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   try:
     with safetensors.safe_open(path, 'np') as file:
       text = (file.metadata() or {}).get(_KEY)
-      tensors = {name: file.get_tensor(name) for name in file.keys()} if text else {}  # noqa: SIM118
+      tensors = {name: file.get_tensor(name) for name in file.keys()} if text else {}  # noqa: SIM118 (no dict)
   except Exception as error:  # damage can raise anything
     reason = ' '.join(str(error).split())[:200]
     raise InputError(f'{shown(path)}: damaged ({type(error).__name__}: {reason}); {_REMEDY}') from error

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import warnings
 
@@ -22,7 +23,7 @@ from dense_aspp_jax.label_sets import CAMVID_11, CITYSCAPES_20
 from dense_aspp_jax.results.runs import read_run
 from dense_aspp_jax.training.config import config_hash, parse_config, plain
 from dense_aspp_jax.training.overfit import overfit
-from dense_aspp_jax.training.run import load_run
+from dense_aspp_jax.training.run import load_model, load_run
 from dense_aspp_jax.training.start import load_start, pretraining
 from dense_aspp_jax.training.train import train_and_evaluate
 
@@ -172,6 +173,29 @@ def test_another_data_set_is_scored_in_the_classes_of_the_network(copied, camvid
   assert (recorded.dataset, recorded.trained_on) == ('folder:scenes', 'folder:camvid')
   assert recorded.training_words == '8 images of folder camvid (train)'
   assert run.load_split('validation', dataset=f'folder:{camvid}').label_set.own.name == 'camvid11'
+
+
+def test_a_finished_run_is_packed_with_its_scores(copied, camvid, tmp_path, capsys):
+  path = tmp_path / 'mixed.safetensors'
+  assert main(['pack', f'--workdir={copied}', '--checkpoint=latest', f'--output={path}']) == 0
+  (row,), record = read_run(copied), load_model(path).record
+  assert record.scores == [row.to_json()]
+  assert list(record.terms) == ['folder:camvid', 'folder:scenes']
+  first = capsys.readouterr().out.splitlines()[0]
+  assert first.startswith(f'mean IoU, 19 classes {100 * row.scores.mean_iou:.1f} %')
+  assert first.endswith(': folder:camvid, validation split, 3 images, single scale; in float32')
+  assert main(['recalibrate', f'--workdir={copied}', '--checkpoint=latest']) == 0
+  assert (
+    main(['pack', f'--workdir={copied}', '--checkpoint=latest', '--bn=recalibrated', f'--output={path}']) == 0
+  )
+  assert load_model(path).record.scores == []  # those that there are were taken with other statistics
+
+
+def test_a_report_names_the_data_set_that_is_scored(copied, scene_folder, tmp_path):
+  output = tmp_path / 'report.html'
+  options = ('--checkpoint=latest', '--images=1', '--pictures=1', f'--output={output}')
+  assert main(['report', f'--model={copied}', f'--dataset=folder:{scene_folder}', *options]) == 0
+  assert re.search(rf'5 images of the validation split\s+of folder:{scene_folder}', output.read_text())
 
 
 def test_a_data_set_whose_classes_have_no_counterpart_is_refused(copied, tmp_path, capsys):
