@@ -102,6 +102,7 @@ def provenance(time='2026-01-02T03:04:05+00:00'):
 def report(**changes):
   """The page as text; a report without curves, because each costs a figure."""
   run = {
+    'dataset': 'three_streets',
     'workdir': '/runs/my run',
     'config': {
       'seed': 7,

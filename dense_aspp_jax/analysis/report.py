@@ -109,7 +109,7 @@ def render_report(
   """Writes the report as one HTML page that loads nothing from outside.
 
   Args:
-    run: From `Run.describe`.
+    run: From `Run.describe`; its 'dataset' is what was scored, or several, the first of which was.
     confusion: Counts over the whole split.
     examples: Images for the gallery.
     similarity: Feature similarity of the classes.
@@ -129,7 +129,7 @@ def render_report(
   names = CITYSCAPES_19.class_names if is_cityscapes(label_set) else label_set.class_names
   # The classes that sentences compare have ground truth and are not void.
   ranked = sorted_iou({name: scores.iou[name] for name, n in zip(names, counts, strict=False) if n.any()})
-  trained_on = run['config']['data']['dataset']
+  trained_on, scored = run['config']['data']['dataset'], run['dataset']
   ignored = any((e.label == IGNORE_LABEL).any() for e in examples)
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader('dense_aspp_jax', 'analysis'),
@@ -144,6 +144,7 @@ def render_report(
     run=run,
     config=run['config'],
     datasets=[trained_on] if isinstance(trained_on, str) else trained_on,
+    scored=scored if isinstance(scored, str) else scored[0],
     split=split,
     num_images=images,
     parameters=parameters,

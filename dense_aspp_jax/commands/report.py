@@ -83,7 +83,7 @@ def _write_report(args: argparse.Namespace) -> pathlib.Path:
         found = analyse(predictor, first_examples(), label_set, **options, output=pathlib.Path(folder))
         analyses[name] = Analysis.with_pictures(found, pathlib.Path(folder))
   page = render_report(
-    run.describe(),  # with the time at which the report is written
+    {**run.describe(), **data_record(args, run)},  # with the time at which the report is written
     confusion,
     predict_examples(predictor, split, label_set, args.pictures, batch_size),
     **analyses,
