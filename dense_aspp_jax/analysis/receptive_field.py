@@ -196,13 +196,15 @@ def scales_figure(paths: Sequence[CascadePath], extractor: Field) -> Figure:
   return figure
 
 
-def effective_figure(measured: EffectiveField, extractor: Field, cascade: CascadePath, title: str) -> Figure:
+def effective_figure(
+  measured: EffectiveField, extractor: Field, cascade: CascadePath | None, title: str
+) -> Figure:
   """Draws the measured field within the image, and beside it all fields to scale.
 
   Args:
     measured: The measured field.
     extractor: Theoretical field of the features.
-    cascade: The path through all layers.
+    cascade: The path through all layers; None: there is none.
     title: Names the network.
   """
   height, width = measured.gradient.shape
@@ -223,15 +225,16 @@ def effective_figure(measured: EffectiveField, extractor: Field, cascade: Cascad
   for share, style in SHARES.items():
     side = measured.side(share)
     square(left, side, f'{share:.0%} of the gradient: {side:g} px', 'cyan', style)
-  sides = {'extractor': extractor.size, 'with the cascade': cascade.image_field}
-  for (name, side), color in zip(sides.items(), ('white', 'lightgreen'), strict=True):
+  sides = {'extractor': extractor.size} | ({'with the cascade': cascade.image_field} if cascade else {})
+  for (name, side), color in zip(sides.items(), ('white', 'lightgreen'), strict=False):
     if side < max(height, width):
       square(left, side, f'{name}, theoretical: {side} px', color, '-.')
   left.set(title='measured, within the image', xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
 
   label = f'image: {height}x{width} px'
   right.add_patch(Rectangle((-0.5, -0.5), width, height, color='lightgray', label=label))
-  square(right, cascade.image_field, 'with the cascade, theoretical', 'green', '-.')
+  if cascade:
+    square(right, cascade.image_field, 'with the cascade, theoretical', 'green', '-.')
   square(right, extractor.size, 'extractor, theoretical', 'black', '-.')
   square(right, measured.side(0.99), '99% of the gradient', 'darkcyan', ':')
   right.autoscale_view()

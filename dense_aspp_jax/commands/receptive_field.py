@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  """Writes receptive_field.json and two pictures; prints the table."""
+  """Writes receptive_field.json and pictures; prints the table."""
   if not args.model and not (args.config and args.output):
     raise InputError('expected --model, a trained network, or --config and --output')
   if args.config_arguments and not args.config:
@@ -97,8 +97,10 @@ def run(args: argparse.Namespace) -> int:
   measured = measure_field(model, variables, extractor, image_size, num_images=args.images, seed=config.seed)
   sides = {f'{share:.0%}': measured.side(share) for share in SHARES}
 
-  save_figure(output / 'scales.png', scales_figure(paths, extractor))
-  figure = effective_figure(measured, extractor, paths[-1], f'{config.model.extractor}, {source}')
+  if paths:
+    save_figure(output / 'scales.png', scales_figure(paths, extractor))
+  cascade = paths[-1] if paths else None
+  figure = effective_figure(measured, extractor, cascade, f'{config.model.extractor}, {source}')
   save_figure(output / 'receptive_field.png', figure)
   about = loaded.describe() if loaded else {'provenance': provenance()}
   write_json(
@@ -122,5 +124,5 @@ def run(args: argparse.Namespace) -> int:
   )
   held = ', '.join(f'{share} of the gradient within {side:g}' for share, side in sides.items())
   print(f'measured ({source}, {args.images} images): {held} image pixels')
-  print(f'receptive_field.json and two pictures in {output}')
+  print(f'receptive_field.json and {"two pictures" if paths else "a picture"} in {output}')
   return 0

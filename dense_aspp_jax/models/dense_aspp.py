@@ -28,7 +28,7 @@ class DenseASPP(nn.Module):
   one. Its order of channels, new before old, is undone on conversion.
 
   Attributes:
-    dilation_rates: One atrous layer each, in this order.
+    dilation_rates: One atrous layer each, in this order; none: the features alone, for comparison.
     growth_rate: New channels per layer.
     bottleneck_width: Channels of the 1x1 convolution in front of each 3x3; 0: there is none.
     first_norm: Whether the first layer has a leading BN.
@@ -77,7 +77,8 @@ class DenseASPP(nn.Module):
       for index, dilation in enumerate(self.dilation_rates, start=1)
     ]
     x_moments = moments(x) if fused and train else None
-    x, x_moments = dense_layers(self, layers, x, x_moments, train, implementation=self.implementation)
+    if layers:
+      x, x_moments = dense_layers(self, layers, x, x_moments, train, implementation=self.implementation)
     if not self.final_norm:
       return x
     return BatchNorm(momentum=self.momentum, dtype=self.dtype, name='norm')(x, train, x_moments)

@@ -181,9 +181,9 @@ class Network:
   def __post_init__(self):
     """Checks the values, but for those of the extractor. Raises InputError."""
     check_integer('model.num_classes', self.num_classes, 1, _MOST)
-    rates = self.dilation_rates if isinstance(self.dilation_rates, tuple | list) else ()
-    holds = bool(rates) and all(is_integer(rate, 1, _MOST) for rate in rates)
-    check('model.dilation_rates', self.dilation_rates, holds, f'one or more integers, 1 to {_MOST}')
+    rates = self.dilation_rates
+    holds = isinstance(rates, tuple | list) and all(is_integer(rate, 1, _MOST) for rate in rates)
+    check('model.dilation_rates', rates, holds, f'integers, 1 to {_MOST}, or (): no cascade')
     object.__setattr__(self, 'dilation_rates', tuple(rates))
     check_integer('model.growth_rate', self.growth_rate, 1, _MOST)
     check_integer('model.bottleneck_width', self.bottleneck_width, 0, _MOST)

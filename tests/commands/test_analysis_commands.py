@@ -5,9 +5,14 @@ import pathlib
 import shutil
 
 import pytest
+from tiny_network import TINY, draw_variables, tiny_config
 
 from dense_aspp_jax.commands.main import main
+from dense_aspp_jax.files import write_json
 from dense_aspp_jax.label_sets import CITYSCAPES_20
+from dense_aspp_jax.models.counts import abstract_variables
+from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.training.checkpoints import save_variables
 
 # What the commands print of a result, without one.
 SETTING = {'kind': 'none', 'removed': [], 'scores': {'iou': {'road': 0.5}, 'mean_iou': 0.5}}
@@ -174,3 +179,16 @@ def test_a_run_on_a_read_only_disk_is_refused_before_the_work(workdir, arguments
   monkeypatch.setattr('dense_aspp_jax.training.run.read_config', pytest.fail)
   assert run(*arguments, '--workdir', workdir) == 2
   assert 'not a directory that can be written' in capsys.readouterr().err
+
+
+def test_a_network_without_a_cascade_is_analysed(scene_folder, tmp_path):
+  config = tiny_config(scene_folder, TINY | {'dilation_rates': ()})
+  variables = draw_variables(abstract_variables(create_model(**config.model)))
+  workdir = tmp_path / 'work'
+  save_variables(workdir, variables, config.model.to_dict())
+  write_json(workdir / 'labels.json', CITYSCAPES_20.to_json())
+  write_json(workdir / 'config.json', config.to_dict())
+  assert run('remove-layers', '--model', workdir, '--pictures', 1) == 0
+  result = json.loads((workdir / 'analysis' / 'layer_removal' / 'layer_removal.json').read_text())
+  assert [setting['removed'] for setting in result['settings']] == [[]]
+  assert run('report', '--model', workdir, '--output', tmp_path / 'report.html') == 0

@@ -47,6 +47,14 @@ def workdir(tmp_path_factory):
   return path
 
 
+def test_a_network_without_a_cascade_has_the_field_of_its_extractor(tmp_path, capsys):
+  assert run(tmp_path / 'out', model=TINY | {'dilation_rates': ()}) == 0
+  result = json.loads((tmp_path / 'out' / 'receptive_field.json').read_text())
+  assert (result['extractor']['size'], result['paths']) == (135, [])
+  assert [path.name for path in (tmp_path / 'out').glob('*.png')] == ['receptive_field.png']
+  assert 'receptive_field.json and a picture in' in capsys.readouterr().out
+
+
 def test_random_initial_parameters(tmp_path, capsys):
   assert run(tmp_path / 'out') == 0
   result = json.loads((tmp_path / 'out' / 'receptive_field.json').read_text())

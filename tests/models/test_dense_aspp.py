@@ -40,6 +40,14 @@ def test_the_cascade_against_numpy(first_norm, final_norm, bottleneck_width):
   np.testing.assert_allclose(jax.jit(net.apply)(variables, features[None])[0], x, atol=1e-4)
 
 
+def test_without_layers_the_features_stay_as_they_are():
+  net = DenseASPP(dilation_rates=(), growth_rate=4, bottleneck_width=6)
+  features = jax.random.normal(jax.random.key(0), (1, 9, 9, 5))
+  variables = net.init(jax.random.key(1), features)
+  assert not variables
+  np.testing.assert_array_equal(net.apply(variables, features), features)
+
+
 def test_norms_that_model_5_moves():
   net = DenseASPP(dilation_rates=(1, 2), growth_rate=4, bottleneck_width=6, first_norm=False, final_norm=True)
   params = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 5))))['params']

@@ -28,6 +28,7 @@ PAPER = dict(fourth_transition=True, first_norm=False, use_bias=True, rectify_fe
 CASES = {
   'stride_8_odd_batch_1': ({}, 1, (61, 83)),
   'paper': (PAPER, 2, (40, 24)),
+  'no_cascade': (dict(dilation_rates=(), skip_head=True), 2, (32, 48)),
 }
 SLOW_CASES = {
   'skip_and_auxiliary_heads': (dict(skip_head=True, auxiliary_head=True, dropout_rate=0.3), 2, (29, 40)),

@@ -155,7 +155,7 @@ def test_dropout_in_front_of_the_head(tiny):
     ('output_stride', [4], ['8']),
     ('last_layer', ['conv_head'], [3]),
     ('fourth_transition', [], [1]),
-    ('dilation_rates', [(), (0, 3), (2**16 + 1,)], [3, (3, 2.5)]),
+    ('dilation_rates', [(0, 3), (2**16 + 1,)], [3, None, (3, 2.5)]),
     ('growth_rate', [0, 2**16 + 1], [None]),
     ('bottleneck_width', [-1], [4.0]),
     ('first_norm', [], ['yes']),
