@@ -37,6 +37,25 @@ _ABSOLUTE = re.compile(r'(?<![\w./~-])(?:file://)?/(?!/)[^\s\'",;)\]}]+')
 
 
 @dataclasses.dataclass(frozen=True)
+class Design:
+  """What tells the networks of the slides' table apart, beside the extractor.
+
+  Attributes:
+    dilation_rates: Of the atrous layers.
+    growth_rate: Channels that each of them adds.
+    bottleneck_width: Channels of their 1x1 convolution, 0: none.
+    parameters: Of DenseASPP and the head.
+    epochs: Passes over the training split.
+  """
+
+  dilation_rates: list[int]
+  growth_rate: int
+  bottleneck_width: int
+  parameters: int
+  epochs: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Row:
   """One score of one run, without paths of the machine.
 
@@ -51,6 +70,7 @@ class Row:
     devices: Those it was trained on, such as '1 x gpu: NVIDIA H200'.
     hours: Of training steps, without compilation and evaluations; None if they were not logged.
     evaluation_command: The command that took the score; None: training itself.
+    design: Of the network; None: a score of an earlier version, which did not keep it.
   """
 
   run: str
@@ -67,6 +87,7 @@ class Row:
   devices: list[str]
   hours: float | None
   evaluation_command: str | None = None
+  design: Design | None = None
 
   @property
   def experiment(self) -> str:
@@ -85,8 +106,9 @@ class Row:
     if next(iter(means.values()), None) is None:
       raise KeyError('mean_iou')
     scores = Scores(means, scores['pixel_accuracy'], scores['iou'])
-    row = cls(**{**data, 'scores': scores, 'protocol': protocol})
-    for part in (row, scores, protocol):
+    design = Design(**data['design']) if data.get('design') else None
+    row = cls(**{**data, 'scores': scores, 'protocol': protocol, 'design': design})
+    for part in filter(None, (row, scores, protocol, design)):
       check_types(part)
     return row
 
@@ -128,6 +150,13 @@ def read_run(workdir: pathlib.Path) -> list[Row]:
         for start in starts
       ),
       'hours': _hours(workdir / METRICS, config['training']['batch_size']),
+      'design': {
+        'dilation_rates': list(model['dilation_rates']),
+        'growth_rate': model['growth_rate'],
+        'bottleneck_width': model['bottleneck_width'],
+        'parameters': counts['dense_aspp_and_head'],
+        'epochs': float(config['training']['num_epochs']),
+      },
     }
     first = _first(data['dataset'])
     training = {

@@ -31,6 +31,7 @@ def markdown(results: Results) -> str:
     parts += [
       f'## {dataset}',
       *_ours(groups),
+      *_designs(groups),
       '### IoU of each class',
       _markdown_table(_class_cells(group) for group in groups),
       '### Protocol',
@@ -128,6 +129,41 @@ def _main_cells(groups: Sequence[Group]) -> Iterator[Cells]:
       'pixel accuracy': str(group.summary['pixel_accuracy']),
       'not comparable because': _reasons(row.protocol),
     }
+
+
+def _designs(groups: Sequence[Group]) -> Iterator[str]:
+  """The slides' table of models, for runs whose last checkpoint was scored on the training split too."""
+  by_run: dict[tuple[str, str], dict[str, Group]] = {}
+  for group in groups:
+    row, protocol = group.rows[0], group.protocol
+    plain = protocol.test_time is None and protocol.bn == 'running' and protocol.checkpoint == LAST
+    if row.design and plain and not protocol.trained_on:
+      by_run.setdefault((group.name, row.weights), {})[protocol.split] = group
+  cells = [
+    _design_cells(of['train'], of['validation'])
+    for of in by_run.values()
+    if {'train', 'validation'} <= of.keys()
+  ]
+  if cells:
+    yield "### Models, with the columns of the slides' table"
+    yield _markdown_table(cells)
+
+
+def _design_cells(train: Group, validation: Group) -> Cells:
+  row, protocol = validation.rows[0], validation.protocol
+  return {
+    'model': validation.name,
+    'extractor': row.network,
+    'dilations': ', '.join(map(str, row.design.dilation_rates)) or 'none',
+    'growth': str(row.design.growth_rate) if row.design.dilation_rates else '-',
+    '1x1': str(row.design.bottleneck_width or '-') if row.design.dilation_rates else '-',
+    'parameters': f'{row.design.parameters:,}',
+    'classes': str(protocol.classes),
+    'image size': protocol.size_words,
+    'epochs': f'{row.design.epochs:g}',
+    'mIoU train': str(train.summary['mean_iou']),
+    'mIoU val': str(validation.summary['mean_iou']),
+  }
 
 
 def _class_cells(group: Group) -> Cells:

@@ -19,7 +19,7 @@ from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.segmentation import create_model
 from dense_aspp_jax.results.protocol import ONE_MATRIX, Protocol
-from dense_aspp_jax.results.runs import Row, read_run, without_machine_paths
+from dense_aspp_jax.results.runs import Design, Row, read_run, without_machine_paths
 from dense_aspp_jax.training.config import config_hash
 
 
@@ -35,6 +35,8 @@ def test_a_row_says_what_was_scored_how_and_what_made_it(tmp_path):
       leaves.append(node)
     else:
       stack += node.values()
+  # DenseASPP on 8 channels: two layers BN-1x1(8)-BN-3x3(4), then the head.
+  head = [2 * 8, 8 * 8, 2 * 8, 9 * 8 * 4, 2 * 12, 12 * 8, 2 * 8, 9 * 8 * 4, 16 * 11, 11]
   assert row == Row(
     run='camvid_s3',
     seed=3,
@@ -67,7 +69,9 @@ def test_a_row_says_what_was_scored_how_and_what_made_it(tmp_path):
     git_commits=[COMMIT],
     devices=['1 x gpu: NVIDIA H200'],
     hours=(2 * 8 / 40 + 2 * 8 / 20) / 3600,
+    design=Design([1, 2], 4, 8, sum(head), 60.0),
   )
+  assert Row.from_json(row.to_json()) == row
 
 
 def test_the_auxiliary_head_is_not_counted(tmp_path):

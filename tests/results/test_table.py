@@ -7,7 +7,7 @@ from results_example import make_config, make_run, unpadded
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.metrics import Scores
 from dense_aspp_jax.results.protocol import ONE_MATRIX, STANDARDS, Protocol
-from dense_aspp_jax.results.runs import Row, read_run
+from dense_aspp_jax.results.runs import Design, Row, read_run
 from dense_aspp_jax.results.summary import summarize
 from dense_aspp_jax.results.table import (
   card_tables,
@@ -113,6 +113,27 @@ single scale | running statistics | last | `0123456789ab` |
 
 def test_the_document_of_a_small_example():
   assert unpadded(markdown(toy_results())) == DOCUMENT
+
+
+def test_runs_that_were_scored_on_the_training_split_too_are_compared_as_the_slides_do():
+  design = Design([3, 6], 64, 0, 2_252_820, 60.0)
+  train = dataclasses.replace(TOY, split='train')
+  rows = [toy_row(0, 0.5, design=design), toy_row(0, 0.7, train, design=design)]
+  alone = dataclasses.replace(design, dilation_rates=[])
+  rows += [toy_row(0, 0.4, p, run='b', config_hash='b', design=alone) for p in (TOY, train)]
+  rows += [toy_row(0, 0.3, run='validation alone', config_hash='c', design=design)]
+  document = unpadded(markdown(summarize(rows)))
+  title, table = document.split('### ')[1].split('\n\n')[:2]
+  assert title == "Models, with the columns of the slides' table"
+  columns = (
+    'model | extractor | dilations | growth | 1x1 | parameters | classes | image size | epochs | mIoU train'
+  )
+  assert table.splitlines() == [
+    f'| {columns} | mIoU val |',
+    f'|{" --- |" * 11}',
+    '| toy_s0 | densenet121 | 3, 6 | 64 | - | 2,252,820 | 2 | 64x128 | 60 | 70.00 | 50.00 |',
+    '| b | densenet121 | none | - | - | 2,252,820 | 2 | 64x128 | 60 | 40.00 | 40.00 |',
+  ]
 
 
 def test_the_readme_has_the_scores_and_where_they_come_from():
