@@ -161,8 +161,12 @@ def _design_cells(train: Group, validation: Group) -> Cells:
     'classes': str(protocol.classes),
     'image size': protocol.size_words,
     'epochs': f'{row.design.epochs:g}',
-    'mIoU train': str(train.summary['mean_iou']),
-    'mIoU val': str(validation.summary['mean_iou']),
+    **{
+      f'{MEANS[name].replace("mean IoU", "mIoU")}, {split}': str(group.summary[name])
+      for name in MEANS
+      if name in validation.summary
+      for split, group in (('train', train), ('val', validation))
+    },
   }
 
 

@@ -126,10 +126,10 @@ def test_runs_that_were_scored_on_the_training_split_too_are_compared_as_the_sli
   title, table = document.split('### ')[1].split('\n\n')[:2]
   assert title == "Models, with the columns of the slides' table"
   columns = (
-    'model | extractor | dilations | growth | 1x1 | parameters | classes | image size | epochs | mIoU train'
+    'model | extractor | dilations | growth | 1x1 | parameters | classes | image size | epochs | mIoU, train'
   )
   assert table.splitlines() == [
-    f'| {columns} | mIoU val |',
+    f'| {columns} | mIoU, val |',
     f'|{" --- |" * 11}',
     '| toy_s0 | densenet121 | 3, 6 | 64 | - | 2,252,820 | 2 | 64x128 | 60 | 70.00 | 50.00 |',
     '| b | densenet121 | none | - | - | 2,252,820 | 2 | 64x128 | 60 | 40.00 | 40.00 |',
