@@ -43,6 +43,7 @@ TOTALS = {
   'paper_densenet201': 28_639_987,
   'street_scenes': 222_812,
   'camvid': 6_953_856 + 2_225_920 + 387_680 + 1_419 + 2_362_635,
+  'pretrained_camvid': 3_907_819,
 }
 EXTRACTORS = {
   'densenet201': 18_092_928,
@@ -55,10 +56,11 @@ EXTRACTORS = {
 # With few and narrow layers these are the network of another file: only their fields differ.
 # tests/training/test_recipe.py trains with CamVid's recipe.
 SLOW_TO_REPEAT = {
-  *(name for name in CONFIGS if name.startswith('camvid')),
+  *(name for name in CONFIGS if name.startswith(('camvid', 'pretrained'))),
   'augmented',
   'default',  # tests/test_end_to_end.py trains it
   'densenet201',
+  'fine_tune',
   'full_resolution',
   'longer',
   'paper_densenet121',  # tests/models/test_implementations.py has its structure
@@ -131,6 +133,12 @@ FIELDS = {
   'camvid': {'training.num_epochs': 300, 'data.image_size': (360, 480), 'data.train_split': 'train'},
   'camvid_trainval': {'data.train_split': 'train+validation', 'evaluation.every_epochs': 300},
   'camvid_tuning': {'data.held_out': ('0006R0',), 'data.validation_split': 'held_out'},
+  'pretrained_camvid': {'data.train_split': 'train', 'data.held_out': (), 'data.label_set': 'camvid11'},
+  'pretrained_streets': {
+    'model.num_classes': 20,
+    'data.label_set': 'cityscapes20',
+    'data.image_size': (384, 512),
+  },
   'augmented': {'augmentation.flip_probability': 0.5, 'augmentation.scale_range': (0.5, 2.0)},
 }
 
@@ -168,6 +176,7 @@ def two_steps(config, folders, tmp_path):
   if config.augmentation.crop_size is not None:
     config.augmentation.crop_size = (24, 40)
   dataset = 'camvid' if config.data.dataset == 'camvid' else 'cityscapes'
+  config.data.shares = ()
   config.data.dataset = f'folder:{folders / dataset}'
   config.data.data_dir = str(tmp_path / 'data')
   config.training.batch_size = 8

@@ -1,0 +1,33 @@
+r"""The packaged model `streets`: Cityscapes' 20 classes in photographs of any street, trained on a CPU.
+
+  dense-aspp convert --architecture efficientnet_lite0 --input FILE --output weights/lite0
+  dense-aspp prepare camvid --source FOLDER
+  python train.py --config=configs/pretrained_streets.py --workdir=runs/streets \
+    --config.init.extractor_weights=weights/lite0
+  dense-aspp pack --workdir=runs/streets --checkpoint=latest --output=streets.safetensors
+
+FILE: see configs/pretrained_camvid.py. CamVid's photographs, their classes mapped to Cityscapes', and 6,000
+drawn scenes with all the classes, half and half in a batch.
+"""
+
+from configs import pretrained_camvid
+
+
+def get_config():
+  config = pretrained_camvid.get_config()
+  config.model.num_classes = 20
+  config.data.dataset = ('camvid', 'street_scenes_large')
+  config.data.shares = (4, 4)
+  config.data.label_set = 'cityscapes20'
+  config.data.image_size = (384, 512)
+  config.data.on_device = False
+  config.augmentation.brightness = 0.3
+  config.augmentation.contrast = 0.3
+  config.augmentation.saturation = 0.4
+  config.augmentation.gamma = 0.3
+  config.augmentation.white_balance = 0.15
+  config.augmentation.grayscale_probability = 0.05
+  config.augmentation.rotation = 5.0
+  config.augmentation.blur = 1.0
+  config.augmentation.noise = 0.03
+  return config
