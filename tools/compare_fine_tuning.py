@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
-import subprocess
 import sys
 
 from tabulate import tabulate
@@ -24,6 +23,7 @@ from dense_aspp_jax.files import write_file, write_json
 from dense_aspp_jax.label_sets import CAMVID_11
 from dense_aspp_jax.training.workdir import SCORES
 from dense_aspp_jax.weights.store import WEIGHTS
+from tools.commands import run_commands
 
 CONFIG = 'configs/fine_tune.py'
 BATCH_SIZE = 4
@@ -85,15 +85,15 @@ def main(arguments: list[str] | None = None) -> int:
   parser.add_argument('--steps', type=int, default=200, help='of 4 images (default 200)')
   parser.add_argument('--data-dir', help='where CamVid is prepared')
   args, fields = parser.parse_known_args(arguments)  # fields: --config.FIELD=VALUE of all
+  commands = []
   for num_images in args.images:
     folder = args.output / 'data' / str(num_images)
     write_folder(folder, num_images, args.data_dir)
     for start in args.starts:
       workdir = args.output / f'{start.partition("=")[0]}_{num_images}'
-      arguments = command(start, num_images, args.steps, folder, workdir, fields)
-      code = subprocess.run([sys.executable, '-m', 'dense_aspp_jax', *arguments], check=False).returncode
-      if code:
-        return code
+      commands.append(command(start, num_images, args.steps, folder, workdir, fields))
+  if code := run_commands(commands):
+    return code
   text = table(args.starts, args.images, args.output)
   write_file(args.output / 'table.md', text.encode())
   print(text, end='')

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-import subprocess
 import sys
 from collections.abc import Mapping
 from typing import Any
+
+from tools.commands import run_commands
 
 CONFIG = 'configs/street_scenes.py'
 _NARROW = {'growth_rate': 8, 'bottleneck_width': 0}  # as #1 to #3: growth 32, no 1x1
@@ -59,11 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
   finished = [command for name in args.models for command in commands(name, args.output, args.epochs, fields)]
   finished.append(['results', *(str(args.output / name) for name in args.models)])
   finished[-1] += ['--output', str(args.output / 'results.json'), '--output', str(args.output / 'results.md')]
-  for command in finished:
-    code = subprocess.run([sys.executable, '-m', 'dense_aspp_jax', *command], check=False).returncode
-    if code:
-      return code
-  return 0
+  return run_commands(finished)
 
 
 if __name__ == '__main__':

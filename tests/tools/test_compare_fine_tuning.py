@@ -38,7 +38,7 @@ def trained(monkeypatch):
     return subprocess.CompletedProcess(command, 0)
 
   monkeypatch.setattr(tool, 'Data', Camvid)
-  monkeypatch.setattr(tool.subprocess, 'run', run)
+  monkeypatch.setattr(subprocess, 'run', run)
   return commands
 
 
@@ -68,6 +68,6 @@ def test_each_start_is_trained_as_long_on_the_same_images(trained, tmp_path, cap
 
 
 def test_a_failure_ends_it(trained, tmp_path, monkeypatch):
-  monkeypatch.setattr(tool.subprocess, 'run', lambda command, check: subprocess.CompletedProcess(command, 2))
+  monkeypatch.setattr(subprocess, 'run', lambda command, check: subprocess.CompletedProcess(command, 2))
   assert tool.main(['--output', str(tmp_path / 'out'), '--starts', 'scratch', '--images', '2']) == 2
   assert not (tmp_path / 'out' / 'table.md').exists()

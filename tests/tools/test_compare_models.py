@@ -56,7 +56,7 @@ def test_all_are_trained_scored_and_tabulated_and_a_failure_ends_it(tmp_path, mo
     called.append(command[3])
     return subprocess.CompletedProcess(command, 1 if len(called) == fails_at else 0)
 
-  monkeypatch.setattr(tool.subprocess, 'run', run)
+  monkeypatch.setattr(subprocess, 'run', run)
   fails_at = None
   arguments = ['--output', str(tmp_path), '--models', 'model1', 'model4']
   assert tool.main(arguments) == 0
