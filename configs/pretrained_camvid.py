@@ -24,6 +24,7 @@ def get_config():
   config.model.compute_dtype = 'float32'  # a CPU gains nothing from bfloat16
   config.augmentation.crop_size = (288, 384)
   config.loss.class_weighting = 'none'
+  config.loss.region = 'dice'
   config.optimizer.warmup_steps = 100
   config.training.num_epochs = 60.0
   config.training.ema_decay = 0.99
