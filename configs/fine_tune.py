@@ -14,7 +14,6 @@ def get_config():
   config.data.dataset = 'folder:my_scenes'
   config.data.shares = ()
   config.data.label_set = None  # of the folder's labels.json
-  config.data.image_size = (360, 480)
   config.data.on_device = True
   config.optimizer.learning_rate = 5e-4
   config.optimizer.warmup_steps = 20

@@ -7,7 +7,10 @@ r"""The packaged model `streets`: Cityscapes' 20 classes in photographs of any s
   dense-aspp pack --workdir=runs/streets --checkpoint=latest --output=streets.safetensors
 
 FILE: see configs/pretrained_camvid.py. CamVid's photographs, their classes mapped to Cityscapes', and 6,000
-drawn scenes with all the classes, half and half in a batch.
+drawn scenes with all the classes, half and half in a batch. Images are enlarged: a network of the other
+configuration, not trained for it, scores 48.8 instead of 48.2 % on drive 0006R0 where it sees them enlarged.
+
+Cost: 2,388 steps of 8 images, about 2 hours on 2 CPU cores, and 12 GB of disk for the scenes and their cache.
 """
 
 from configs import pretrained_camvid
@@ -19,8 +22,9 @@ def get_config():
   config.data.dataset = ('camvid', 'street_scenes_large')
   config.data.shares = (4, 4)
   config.data.label_set = 'cityscapes20'
-  config.data.image_size = (384, 512)
+  config.data.image_size = (480, 640)
   config.data.on_device = False
+  config.augmentation.scale_range = (0.4, 1.6)
   config.augmentation.brightness = 0.3
   config.augmentation.contrast = 0.3
   config.augmentation.saturation = 0.4
@@ -30,4 +34,7 @@ def get_config():
   config.augmentation.rotation = 5.0
   config.augmentation.blur = 1.0
   config.augmentation.noise = 0.03
+  config.training.num_epochs = 3.0
+  config.evaluation.every_epochs = 1.0
+  config.checkpoint.every_epochs = 0.25
   return config

@@ -137,7 +137,7 @@ FIELDS = {
   'pretrained_streets': {
     'model.num_classes': 20,
     'data.label_set': 'cityscapes20',
-    'data.image_size': (384, 512),
+    'data.image_size': (480, 640),
   },
   'augmented': {'augmentation.flip_probability': 0.5, 'augmentation.scale_range': (0.5, 2.0)},
 }
