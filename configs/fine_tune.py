@@ -1,9 +1,9 @@
-r"""From the packaged model `streets` to your own classes, with a few labelled images, on a CPU.
+r"""From a network of configs/pretrained_streets.py to your own classes, with a few labelled images, on a CPU.
 
-  dense-aspp train --config=configs/fine_tune.py --workdir=runs/mine --config.init.run=streets \
+  dense-aspp train --config=configs/fine_tune.py --workdir=runs/mine --config.init.run=runs/streets \
     --config.data.dataset=folder:my_scenes --config.model.num_classes=3
 
-docs/own_data.md says how the folder is made, docs/fine_tuning.md what to expect of how many images.
+docs/own_data.md says how the folder is made.
 """
 
 from configs import pretrained_streets

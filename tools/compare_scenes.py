@@ -1,4 +1,4 @@
-r"""Measures what helps drawn scenes to teach photographs: the table of docs/pretrained.md.
+r"""Measures what helps drawn scenes to teach photographs.
 
   python -m tools.compare_scenes --output runs/scenes --weights weights/lite0
 
