@@ -17,10 +17,10 @@ from dense_aspp_jax.evaluation.metrics import Scores
 from dense_aspp_jax.fields import check_types
 from dense_aspp_jax.files import read_json
 from dense_aspp_jax.models.counts import count_parameters
-from dense_aspp_jax.models.segmentation import create_model
+from dense_aspp_jax.models.segmentation import Network
 from dense_aspp_jax.results.protocol import BEST, LAST, ONE_MATRIX, Protocol
 from dense_aspp_jax.training import workdir as workdirs
-from dense_aspp_jax.training.config import canonical, config_hash
+from dense_aspp_jax.training.config import canonical, config_hash, tuples
 from dense_aspp_jax.training.start import pretraining
 
 EVALUATIONS = 'evaluations'  # folder of what `dense-aspp evaluate --record` wrote
@@ -136,7 +136,8 @@ def read_run(workdir: pathlib.Path) -> list[Row]:
     )
   with _explained(workdir):
     data, model = config['data'], config['model']
-    counts = count_parameters(create_model(**model), data['image_size'])
+    network = Network(**tuples(model))  # with the defaults of fields that an older run does not have
+    counts = count_parameters(network.create(), data['image_size'])
     common = {
       'run': workdir.resolve().name,
       'seed': config['seed'],
@@ -151,9 +152,9 @@ def read_run(workdir: pathlib.Path) -> list[Row]:
       ),
       'hours': _hours(workdir / METRICS, config['training']['batch_size']),
       'design': {
-        'dilation_rates': list(model['dilation_rates']),
-        'growth_rate': model['growth_rate'],
-        'bottleneck_width': model['bottleneck_width'],
+        'dilation_rates': list(network.dilation_rates),
+        'growth_rate': network.growth_rate,
+        'bottleneck_width': network.bottleneck_width,
         'parameters': counts['dense_aspp_and_head'],
         'epochs': float(config['training']['num_epochs']),
       },

@@ -74,6 +74,16 @@ def test_a_row_says_what_was_scored_how_and_what_made_it(tmp_path):
   assert Row.from_json(row.to_json()) == row
 
 
+def test_a_run_of_before_a_field_has_its_default(tmp_path):
+  config = make_config()
+  (default,) = read_run(
+    make_run(tmp_path / 'a', config=config | {'model': config['model'] | {'growth_rate': 64}})
+  )
+  del config['model']['growth_rate']
+  (older,) = read_run(make_run(tmp_path / 'b', config=config))
+  assert older.design == default.design
+
+
 def test_the_auxiliary_head_is_not_counted(tmp_path):
   config = make_config()
   (row,) = read_run(make_run(tmp_path / 'a', config=config))
