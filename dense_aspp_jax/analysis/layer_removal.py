@@ -55,7 +55,7 @@ def remove_layers(variables: Mapping[str, Any], removed: Collection[int]) -> dic
     Variables of the same shapes, in which nothing reads those layers; those given are not changed.
   """
   params = variables['params']
-  cascade = dict(params.get('dense_aspp', {}))  # none without atrous layers
+  cascade = dict(params['dense_aspp'])
   num_layers = sum(name.startswith('layer') for name in cascade)
   if not set(removed) <= set(range(1, num_layers + 1)):
     raise ValueError(f'layers {sorted(removed)} to remove; expected some of 1..{num_layers}')
@@ -67,7 +67,7 @@ def remove_layers(variables: Mapping[str, Any], removed: Collection[int]) -> dic
     if number in removed:
       start = layer[reader]['kernel'].shape[2]
       unread.append(slice(start, start + layer['conv2']['kernel'].shape[3]))
-  changed = {'dense_aspp': cascade} if cascade else {}
+  changed = {'dense_aspp': cascade}
   if decoder := params.get('skip_decoder'):
     changed['skip_decoder'] = {**decoder, 'project_conv': _without_rows(decoder['project_conv'], unread)}
   else:
@@ -217,7 +217,7 @@ def draw_predictions(
   num_layers = len(predictions) - 1
   captions = ['image', 'ground truth', f'prediction, all {num_layers} layers']
   captions += [f'top {count} of {num_layers} layers removed' for count in range(1, num_layers)]
-  captions += ['all layers removed'] if num_layers else []
+  captions.append('all layers removed')
   maps = (colorize(resize_label(m, size), label_set) for m in (labels, *predictions))
   panels = [resize_image(image, size), *maps]
   starts = range(0, len(panels), _COLUMNS)
@@ -242,7 +242,7 @@ def curves_figure(top: Sequence[Scores], groups: Mapping[str, Sequence[str]]) ->
     axes.plot([100 * scores.mean_iou for scores in top], color='black', linewidth=2.5)
     axes.set(title=f'{group} objects', xlabel='top layers removed', ylabel='IoU in %')
     axes.set_ylim(bottom=0)
-    axes.set_xticks(range(len(top)), ['none', *range(1, len(top) - 1), 'all'][: len(top)])
+    axes.set_xticks(range(len(top)), ['none', *range(1, len(top) - 1), 'all'])
     axes.grid(alpha=0.3)
     axes.spines[['top', 'right']].set_visible(False)
     place = dict(loc='upper center', bbox_to_anchor=(0.5, -0.12), ncols=4)

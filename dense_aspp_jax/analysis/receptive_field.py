@@ -225,8 +225,9 @@ def effective_figure(
   for share, style in SHARES.items():
     side = measured.side(share)
     square(left, side, f'{share:.0%} of the gradient: {side:g} px', 'cyan', style)
-  sides = {'extractor': extractor.size} | ({'with the cascade': cascade.image_field} if cascade else {})
-  for (name, side), color in zip(sides.items(), ('white', 'lightgreen'), strict=False):
+  fields = [('extractor', extractor.size, 'white')]
+  fields += [('with the cascade', cascade.image_field, 'lightgreen')] if cascade else []
+  for name, side, color in fields:
     if side < max(height, width):
       square(left, side, f'{name}, theoretical: {side} px', color, '-.')
   left.set(title='measured, within the image', xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))

@@ -98,7 +98,7 @@ def render_report(
   confusion: ConfusionMatrix,
   examples: Sequence[Example],
   similarity: Analysis,
-  layer_removal: Analysis,
+  layer_removal: Analysis | None,
   *,
   split: str,
   images: int,
@@ -113,7 +113,7 @@ def render_report(
     confusion: Counts over the whole split.
     examples: Images for the gallery.
     similarity: Feature similarity of the classes.
-    layer_removal: Scores without layers of DenseASPP.
+    layer_removal: Scores without layers of DenseASPP; None: it has none.
     split: The split that was scored.
     images: Images in it.
     parameters: As `count_parameters` gives them.
@@ -170,7 +170,7 @@ def render_report(
       'Confusion matrix: which share of the pixels of each class was predicted as which class',
     ),
     similarity=_similarity(similarity, [name for name, _ in ranked]),
-    removal=_removal(layer_removal),
+    removal=layer_removal and _removal(layer_removal),
   )
 
 

@@ -71,11 +71,13 @@ def _write_report(args: argparse.Namespace) -> pathlib.Path:
   )
   subject = {key: getattr(run, key) for key in ('checkpoint', 'step', 'weights', 'bn')}
   subject |= data_record(args, run)
-  analyses = {}
+  analyses: dict[str, Analysis | None] = {'layer_removal': None}
   for name, analyse, options in (
     ('similarity', analyse_similarity, {'layer': 'dense_aspp', 'num_pictures': 2}),  # a heat map per class
     ('layer_removal', analyse_layer_removal, {'batch_size': batch_size, 'num_pictures': 3}),
   ):
+    if name == 'layer_removal' and not run.model.dense_aspp.dilation_rates:
+      continue
     of_this = {**subject, 'layer': options.get('layer')}
     analyses[name] = None if run.record else read_analysis(args.model / 'analysis' / name, of_this)
     if analyses[name] is None:

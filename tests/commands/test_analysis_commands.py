@@ -181,14 +181,19 @@ def test_a_run_on_a_read_only_disk_is_refused_before_the_work(workdir, arguments
   assert 'not a directory that can be written' in capsys.readouterr().err
 
 
-def test_a_network_without_a_cascade_is_analysed(scene_folder, tmp_path):
+def test_a_network_without_a_cascade_has_no_layers_to_remove(scene_folder, tmp_path, capsys):
   config = tiny_config(scene_folder, TINY | {'dilation_rates': ()})
   variables = draw_variables(abstract_variables(create_model(**config.model)))
   workdir = tmp_path / 'work'
   save_variables(workdir, variables, config.model.to_dict())
   write_json(workdir / 'labels.json', CITYSCAPES_20.to_json())
   write_json(workdir / 'config.json', config.to_dict())
-  assert run('remove-layers', '--model', workdir, '--pictures', 1) == 0
-  result = json.loads((workdir / 'analysis' / 'layer_removal' / 'layer_removal.json').read_text())
-  assert [setting['removed'] for setting in result['settings']] == [[]]
+  assert run('remove-layers', '--model', workdir) == 2
+  message = f'dense-aspp remove-layers: {workdir}: a network without atrous layers, so none can be removed\n'
+  assert capsys.readouterr().err == message
+  assert not (workdir / 'analysis').exists()
   assert run('report', '--model', workdir, '--output', tmp_path / 'report.html') == 0
+  page = (tmp_path / 'report.html').read_text()
+  assert 'href="#similarity"' in page
+  assert '#layers' not in page
+  assert 'layers removed' not in page
