@@ -24,7 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.output_stride = 8  # input pixels per feature pixel: 8, 16 or 32
   config.model.last_layer = config_dict.placeholder(str)  # of the extractor: 'transition3' (slides, #1), ...
   config.model.fourth_transition = False  # halve the channels before DenseNet's last BN (paper's code)
-  config.model.dilation_rates = (3, 6, 12, 18, 24)
+  config.model.dilation_rates = (3, 6, 12, 18, 24)  # one atrous layer each; (): none, for comparison
   config.model.growth_rate = 64  # channels each atrous layer adds
   config.model.bottleneck_width = 256  # channels of its 1x1 convolution; 0: none (#1 to #3)
   config.model.first_norm = True  # BN before the first atrous layer (not in #5)

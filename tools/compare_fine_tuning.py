@@ -5,7 +5,7 @@ r"""Fine-tunes networks on a few images of CamVid, from different starts, and co
 
 A start is 'scratch', or NAME= and the weights of an extractor, or NAME= and a trained network. Each is
 trained for as many steps on 8, 32 and 128 of the 367 training images, evenly spaced, and scored on the 101
-validation images: five minutes each on 2 CPU cores. The same command goes on where it was stopped.
+validation images. The same command goes on where it was stopped.
 """
 
 from __future__ import annotations

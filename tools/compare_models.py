@@ -4,7 +4,7 @@
 
 Everything is a quarter of the slides': the sides of the images, the dilation rates (rounded) and the widths
 of the cascade, behind a small DenseNet with all four blocks. All models see the same images, equally often.
-About ten minutes each on 2 CPU cores; the same command goes on where it was stopped.
+The same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
   parser.add_argument('--models', nargs='+', choices=MODELS, default=list(MODELS), metavar='NAME')
   parser.add_argument('--epochs', type=float, default=12.0, help='of 512 scenes each (default 12)')
   args, fields = parser.parse_known_args(arguments)  # fields: --config.FIELD=VALUE of all models
-  finished = [command for name in args.models for command in commands(name, args.output, args.epochs, fields)]
-  finished.append(['results', *(str(args.output / name) for name in args.models)])
-  finished[-1] += ['--output', str(args.output / 'results.json'), '--output', str(args.output / 'results.md')]
-  return run_commands(finished)
+  steps = [command for name in args.models for command in commands(name, args.output, args.epochs, fields)]
+  steps.append(['results', *(str(args.output / name) for name in args.models)])
+  steps[-1] += ['--output', str(args.output / 'results.json'), '--output', str(args.output / 'results.md')]
+  return run_commands(steps)
 
 
 if __name__ == '__main__':

@@ -4,8 +4,7 @@ r"""Measures what helps drawn scenes to teach photographs.
 
 Trains a network on drawn scenes alone, from the same ImageNet weights and for as many steps, with each group
 of `Style` left out and without photometric augmentation. Scores each on the 367 training photos of CamVid,
-which none has seen, over the classes that both have. About six minutes each on 2 CPU cores; the same command
-goes on where it was stopped.
+which none has seen, over the classes that both have. The same command goes on where it was stopped.
 """
 
 from __future__ import annotations
