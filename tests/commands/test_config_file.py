@@ -13,6 +13,7 @@ from dense_aspp_jax.commands.config_file import read_config_file, shipped_config
 from dense_aspp_jax.commands.main import COMMANDS, main
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.training.config import parse_config, plain
+from tests.layouts import write_labelled_folder
 
 ROOT = pathlib.Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in shipped_configs().glob('*.py'))
@@ -231,7 +232,9 @@ def test_configs_are_ours_whatever_is_on_the_python_path(tmp_path):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_a_printed_configuration_stands_alone_and_is_the_same(name, tmp_path, capsys):
+def test_a_printed_configuration_stands_alone_and_is_the_same(name, tmp_path, monkeypatch, capsys):
+  write_labelled_folder(tmp_path / 'my_scenes', {'validation': 1}, num_ids=20)  # for fine_tune
+  monkeypatch.chdir(tmp_path)
   assert main(['config', name, '--config.seed=3']) == 0
   path = tmp_path / 'mine.py'
   path.write_text(capsys.readouterr().out)
