@@ -13,6 +13,7 @@ def get_config():
   config = pretrained_streets.get_config()
   config.data.dataset = 'folder:my_scenes'
   config.data.shares = ()
+  config.data.class_map = ()
   config.data.label_set = None  # of the folder's labels.json
   config.data.on_device = True
   config.optimizer.learning_rate = 5e-4

@@ -22,6 +22,7 @@ def get_config():
   config.data.dataset = ('camvid', 'street_scenes_large')
   config.data.shares = (5, 3)
   config.data.label_set = 'cityscapes20'
+  config.data.class_map = (('sign symbol', 'traffic light|traffic sign'), ('bicyclist', 'rider|bicycle'))
   config.data.image_size = (480, 640)
   config.data.on_device = False
   config.augmentation.scale_range = (0.4, 1.6)

@@ -1,7 +1,8 @@
 """Label maps of one data set in the classes of another one.
 
 The counterpart of a class is what a configuration says, else what the table of a published pair says, else
-the class of the same name. A class that has no single counterpart can be ignored.
+the class of the same name. A class that has no single counterpart can be ignored, or be one of several:
+training learns that a pixel is of one of them, without saying of which, and scores leave it out.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from dense_aspp_jax.label_tables import (
   CITYSCAPES_TO_CAMVID,
   IGNORED,
 )
-from dense_aspp_jax.labels import Color, LabelSet
+from dense_aspp_jax.labels import IGNORE_LABEL, Color, LabelSet
 
-ClassMap = Sequence[tuple[str, str]]  # pairs (class of a data set, class of a run or `IGNORED`)
+# Pairs (class of a data set, class of a run, several joined by `OR`, or `IGNORED`).
+ClassMap = Sequence[tuple[str, str]]
+OR = '|'
 
 # From the classes of one label set to those of another.
 _TABLES = (
@@ -45,20 +48,34 @@ class MappedLabelSet(LabelSet):
   Attributes:
     own: The data set's label set.
     run: The run's.
-    counterparts: Each class of the data set with its class of the run, or `IGNORED`.
+    counterparts: Each class of the data set with its class of the run, several joined by `OR`, or `IGNORED`.
+    groups: Of `label_groups`, those that are a counterpart: label ids, and the value that stands for them.
   """
 
   own: LabelSet = dataclasses.field(kw_only=True)
   run: LabelSet = dataclasses.field(kw_only=True)
   counterparts: ClassMap = dataclasses.field(kw_only=True)
+  groups: tuple[tuple[tuple[int, ...], int], ...] = dataclasses.field(default=(), kw_only=True)
 
   @classmethod
-  def of(cls, own: LabelSet, run: LabelSet, counterparts: Mapping[str, str]) -> MappedLabelSet:
-    """Makes the set of two others; `counterparts` has every class of `own`."""
+  def of(
+    cls,
+    own: LabelSet,
+    run: LabelSet,
+    counterparts: Mapping[str, str],
+    groups: Sequence[tuple[int, ...]] = (),
+  ) -> MappedLabelSet:
+    """Makes the set of two others; `counterparts` has every class of `own`, `groups` those of several."""
     ids: dict[str, list[int]] = {name: [] for name in (*run.class_names, IGNORED)}
     for label_class in own.classes:
-      ids[counterparts[label_class.name]] += label_class.ids
+      ids.setdefault(counterparts[label_class.name], []).extend(label_class.ids)
     ignored = ids.pop(IGNORED)
+    of_groups = []
+    for number, members in enumerate(groups):
+      group_ids = ids.pop(OR.join(run.class_names[i] for i in members), [])
+      ignored += group_ids
+      if group_ids:
+        of_groups.append((tuple(group_ids), group_value(number)))
     return cls(
       f'{own.name} as {run.name}',
       tuple(dataclasses.replace(c, ids=tuple(ids.get(c.name, ())), more_colors=()) for c in run.classes),
@@ -69,6 +86,7 @@ class MappedLabelSet(LabelSet):
       own=own,
       run=run,
       counterparts=tuple(counterparts.items()),
+      groups=tuple(of_groups),
     )
 
   def _problem(self) -> str | None:
@@ -86,11 +104,18 @@ class MappedLabelSet(LabelSet):
 
   def decoding(self) -> list[Any]:
     """See `LabelSet.decoding`; the colours are the data set's."""
-    return [[list(c.ids) for c in self.classes], list(self.ignore_ids), self.own.decoding()]
+    found = [[list(c.ids) for c in self.classes], list(self.ignore_ids), self.own.decoding()]
+    return [*found, [[list(ids), value] for ids, value in self.groups]] if self.groups else found
 
   def decode(self, labels: np.ndarray) -> np.ndarray:
     """Maps class indices to the run's label ids."""
     return self.run.decode(labels)
+
+  def for_training(self, labels: np.ndarray, label_ids: np.ndarray) -> np.ndarray:
+    """See `LabelSet.for_training`; pixels of a group get its value."""
+    for ids, value in self.groups:
+      labels = np.where(np.isin(label_ids, ids), np.uint8(value), labels)
+    return labels
 
   def describe(self) -> dict[str, Any]:
     """What a record of a run says of the mapping, as JSON data; it changes with the class of any label id."""
@@ -128,7 +153,33 @@ def map_label_set(sets: Sequence[LabelSet], run: LabelSet, class_map: ClassMap, 
       f'{where}: all classes of its label set {own.name!r} are ignored, so that nothing can be learned from '
       'it. Correct config.data.class_map, or leave the data set out'
     )
-  return MappedLabelSet.of(own, run, counterparts)
+  return MappedLabelSet.of(own, run, counterparts, label_groups(class_map, run))
+
+
+def label_groups(class_map: ClassMap, run: LabelSet) -> tuple[tuple[int, ...], ...]:
+  """The groups of classes in `config.data.class_map`, as class indices of a run, in its order.
+
+  Raises:
+    InputError: There is no value left for one.
+  """
+  groups = dict.fromkeys(
+    tuple(run.class_names.index(name) for name in counterpart.split(OR))
+    for _, text in class_map
+    if (counterpart := _counterpart(text, run)) is not None
+    and OR in counterpart
+    and text not in run.class_names
+  )
+  if groups and group_value(len(groups) - 1) < run.num_classes:
+    raise InputError(
+      f'config.data.class_map: {len(groups)} groups of classes beside {run.num_classes} classes; '
+      f'expected at most {IGNORE_LABEL} together. Use fewer groups'
+    )
+  return tuple(groups)
+
+
+def group_value(number: int) -> int:
+  """What stands for a group of `label_groups` in the labels of training: those below `IGNORE_LABEL`."""
+  return IGNORE_LABEL - 1 - number
 
 
 def check_class_map(class_map: ClassMap, run: LabelSet, label_sets: Sequence[LabelSet]) -> None:
@@ -151,10 +202,10 @@ def check_class_map(class_map: ClassMap, run: LabelSet, label_sets: Sequence[Lab
         f'config.data.class_map: no data set whose classes are mapped has a class {first!r}; their classes '
         f'are: {expected}. Correct or remove the pair'
       )
-    if second != IGNORED and _same_name(second, run) is None:
+    if _counterpart(second, run) is None:
       raise InputError(
         f"config.data.class_map: {second!r} is neither '{IGNORED}' nor a class of label set {run.name!r} "
-        f'({", ".join(run.class_names)}). Correct the pair of {first!r}'
+        f"({', '.join(run.class_names)}), nor several of them joined by '{OR}'. Correct the pair of {first!r}"
       )
 
 
@@ -170,9 +221,18 @@ def _counterparts(own: LabelSet, run: LabelSet, class_map: ClassMap) -> dict[str
   table = next((t for source, target, t in _TABLES if _is_from(own, source) and _has(run, target)), {})
   found: dict[str, str | None] = {}
   for name in own.class_names:
-    counterpart = told.get(_key(name), table.get(name, name))
-    found[name] = IGNORED if counterpart == IGNORED else _same_name(counterpart, run)
+    found[name] = _counterpart(told.get(_key(name), table.get(name, name)), run)
   return found
+
+
+def _counterpart(text: str, run: LabelSet) -> str | None:
+  """A run's class by its exact name; several, each once, in the run's order; `IGNORED`; None for others."""
+  if text == IGNORED or (name := _same_name(text, run)) is not None:
+    return IGNORED if text == IGNORED else name
+  members = {_same_name(part, run) for part in text.split(OR)}
+  if None in members or len(members) < 2:
+    return None
+  return OR.join(name for name in run.class_names if name in members)
 
 
 def _is_from(own: LabelSet, source: LabelSet) -> bool:

@@ -171,6 +171,10 @@ class LabelSet:
       )
     return labels.astype(np.uint8)
 
+  def for_training(self, labels: np.ndarray, label_ids: np.ndarray) -> np.ndarray:
+    """Class indices as training takes them, of those that `encode` gave and the label ids they came from."""
+    return labels
+
   def count_classes(self, id_pixels: np.ndarray) -> np.ndarray:
     """Pixels by class index, int64 `[256]` with those at `IGNORE_LABEL`, from pixels by label id, `[256]`."""
     found = np.flatnonzero(id_pixels)

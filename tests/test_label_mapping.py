@@ -10,6 +10,7 @@ from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.label_mapping import (
   MappedLabelSet,
   check_class_map,
+  label_groups,
   map_label_set,
   mapped_from,
   repeated_classes,
@@ -95,6 +96,49 @@ def test_of_several_label_sets_the_first_that_can_be_mapped_is_taken():
   other = dataclasses.replace(OWN, name='other', classes=OWN.classes[:2])
   assert map_label_set([OWN, other], RUN, PAIRS, 'x').own is OWN
   assert map_label_set([OWN, other], RUN, PAIRS[:1], 'x').own is other
+
+
+GROUPED = (('tree', 'plants|ROAD'), ('bush', 'road|plants'), ('rider', 'traffic light|road'))
+
+
+def test_a_class_can_be_one_of_several():
+  mapped = map_label_set([OWN], RUN, GROUPED, 'x')
+  assert label_groups(GROUPED, RUN) == ((0, 2), (0, 1))
+  assert dict(mapped.counterparts)['tree'] == dict(mapped.counterparts)['bush'] == 'road|plants'
+  ids = np.array([[0, 1, 2, 3, 4, 5, 255]], np.uint8)
+  labels = mapped.encode(ids, 'x')  # as scores have them
+  np.testing.assert_array_equal(labels, [[1, *[IGNORE_LABEL] * 2, 0, *[IGNORE_LABEL] * 3]])
+  expected = [[1, 254, 254, 0, 253, 254, IGNORE_LABEL]]
+  np.testing.assert_array_equal(mapped.for_training(labels, ids), expected)
+  plain = map_label_set([OWN], RUN, PAIRS, 'x')
+  np.testing.assert_array_equal(plain.for_training(plain.encode(ids, 'x'), ids), plain.encode(ids, 'x'))
+  ignored = tuple((name, 'ignore') for name, _ in GROUPED)
+  assert mapped.decoding() != map_label_set([OWN], RUN, ignored, 'x').decoding()
+  assert mapped.describe()['classes']['rider'] == 'road|Traffic-Light'
+  assert pickle.loads(pickle.dumps(mapped)) == mapped
+  check_class_map(GROUPED, RUN, (RUN, mapped))
+
+
+@pytest.mark.parametrize('text', ['road|car', 'road|', '|', 'road|road', 'road|ignore'])
+def test_a_group_has_several_classes_of_the_run(text):
+  mapped = map_label_set([OWN], RUN, PAIRS, 'x')
+  with pytest.raises(InputError, match=r"nor several of them joined by '\|'\. Correct the pair of 'tree'"):
+    check_class_map((('tree', text),), RUN, (RUN, mapped))
+
+
+def test_a_class_whose_name_has_the_sign_is_itself():
+  run = dataclasses.replace(RUN, classes=(*RUN.classes, LabelClass('road|plants', (40,), (0, 0, 0))))
+  mapped = map_label_set([OWN], run, (*PAIRS[1:], ('tree', 'road|plants')), 'x')
+  assert mapped.classes[3].ids == (1, 5)
+  assert mapped.groups == label_groups((('tree', 'road|plants'),), run) == ()
+
+
+def test_there_is_a_value_for_each_group_or_an_error():
+  classes = tuple(LabelClass(f'c{i}', (i,), (i, 0, 0)) for i in range(254))
+  run = LabelSet('many', classes)
+  assert label_groups((('x', 'c0|c1'),), run) == ((0, 1),)
+  with pytest.raises(InputError, match='2 groups of classes beside 254 classes; expected at most 255'):
+    label_groups((('x', 'c0|c1'), ('y', 'c1|c2')), run)
 
 
 def test_two_names_that_are_alike_are_no_counterpart_of_a_third():

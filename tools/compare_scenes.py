@@ -60,6 +60,7 @@ def commands(
     f'--config.init.extractor_weights={weights}',
     f'--config.data.dataset=folder:{folder}',
     '--config.data.shares=()',
+    '--config.data.class_map=()',
     f'--config.data.image_size={SIZE}',
     f'--config.augmentation.crop_size={SIZE}',
     f'--config.training.num_epochs={epochs}',

@@ -77,7 +77,7 @@ class DecodedSplit:
       size, label = self.preprocessing.input_size(label_ids.shape), label_ids
     else:
       size = self.preprocessing.image_size
-      label = resize_label(labels, size)
+      label = resize_label(self.label_set.for_training(labels, label_ids), size)
     return CachedExample(example.image_id, resize_image(image, size), label)
 
 

@@ -17,7 +17,7 @@ from dense_aspp_jax.datasets.own_labels import label_set_for, own_label_set
 from dense_aspp_jax.datasets.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import shown
-from dense_aspp_jax.label_mapping import check_class_map, repeated_classes
+from dense_aspp_jax.label_mapping import check_class_map, label_groups, repeated_classes
 from dense_aspp_jax.label_sets import load_label_set
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.paths import local_path, user_cache
@@ -33,7 +33,7 @@ class Data:
       all, evaluation those of the first.
     shares: Of several data sets: how many images of each are in a batch.
     class_map: Pairs (class of a data set, class of the run or 'ignore'), for label maps with other classes
-      than the run's.
+      than the run's. 'rider|bicycle': it is one of these, see `label_groups`.
     data_dir: Where prepared data are; None: TFDS_DATA_DIR, else ~/tensorflow_datasets.
     cache_dir: Where caches go; None: data_dir/cache, or the user's cache directory where that cannot be
       written.
@@ -102,7 +102,7 @@ class Data:
       isinstance(pair, tuple | list) and len(pair) == 2 and all(v and isinstance(v, str) for v in pair)
       for pair in pairs
     )
-    expected = "pairs (class of a data set, class of the run's label set or 'ignore')"
+    expected = "pairs (class of a data set, class of the run's label set, several such as 'a|b', or 'ignore')"
     fields.check('data.class_map', pairs, holds, expected)
     if repeated := repeated_classes(pairs):
       fields.reject('data.class_map', pairs, f'one pair of each class, but {", ".join(repeated)} has two')
@@ -171,6 +171,10 @@ class Data:
     found = tuple(label_set_for(name, label_set, self.class_map, self._by_class) for name in self.datasets)
     check_class_map(self.class_map, label_set, found)
     return found
+
+  def label_groups(self, label_set: LabelSet) -> tuple[tuple[int, ...], ...]:
+    """Groups of class indices of the run that `class_map` has: a pixel of one is of one of its classes."""
+    return label_groups(self.class_map, label_set)
 
   def open(
     self, split: str, *, label_set: LabelSet | None = None, cached: bool = True

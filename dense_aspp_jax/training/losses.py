@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int32, UInt8
 
+from dense_aspp_jax.label_mapping import group_value
 from dense_aspp_jax.models.upsampling import (
   column_phases,
   column_phases_transpose,
@@ -95,6 +97,33 @@ def ohem_weights(
   order = lax.bitcast_convert_type(losses, jnp.int32)
   hard = (jnp.exp(-losses) < threshold) | (order >= _kth_largest(order, counted, number))
   return jnp.where(hard, weights, 0.0)
+
+
+def group_cross_entropy(
+  logits: Float[Array, 'b h w classes'],
+  labels: UInt8[Array, 'b h w'],
+  weights: Float[Array, 'b h w'],
+  groups: Sequence[tuple[int, ...]],
+) -> Float[Array, '']:
+  """Weighted sum of -log of the probability of a group, over pixels of which the group alone is known.
+
+  Its gradient raises the probability of the whole group and does not prefer one of its classes: which of them
+  it is, is learned from pixels whose class is known. Cour et al., Learning from Partial Labels, JMLR 2011,
+  is on such labels; the loss is the marginal likelihood.
+
+  Args:
+    logits: float32, at the labels' size.
+    labels: Class indices; `group_value(i)` stands for `groups[i]`.
+    weights: Of the pixels.
+    groups: Class indices, see `label_groups`.
+  """
+  log_normalizer = jax.nn.logsumexp(logits, axis=-1)
+  loss = jnp.zeros(())
+  for number, members in enumerate(groups):
+    of_group = jax.nn.logsumexp(logits[..., members], axis=-1)
+    inside = labels == group_value(number)
+    loss += jnp.sum(jnp.where(inside, (log_normalizer - of_group) * weights, 0.0))
+  return loss
 
 
 def _kth_largest(values: jax.Array, counted: jax.Array, k: jax.Array) -> jax.Array:

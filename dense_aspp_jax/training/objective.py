@@ -14,10 +14,12 @@ from dense_aspp_jax.datasets.class_frequencies import CLASS_WEIGHTINGS, class_we
 from dense_aspp_jax.datasets.examples import CachedExample
 from dense_aspp_jax.datasets.joined import JoinedSplit
 from dense_aspp_jax.errors import InputError
+from dense_aspp_jax.label_mapping import group_value
 from dense_aspp_jax.labels import IGNORE_LABEL
 from dense_aspp_jax.models.segmentation import Logits, SegmentationModel
 from dense_aspp_jax.models.upsampling import upsample_bilinear, upsampled_argmax
 from dense_aspp_jax.training.losses import (
+  group_cross_entropy,
   ohem_weights,
   upsampled_cross_entropy,
   upsampled_pixel_losses,
@@ -93,13 +95,26 @@ class Objective:
     weights = self.class_weights or (1.0,) * num_classes
     return [i for i, weight in enumerate(weights) if weight and i != self.ignore_label]
 
-  def weights(self, labels: UInt8[Array, 'b h w'], num_classes: int) -> Float[Array, 'b h w']:
-    """Weight of every pixel in the loss: its class's weight, 0 where it is ignored."""
+  def weights(
+    self, labels: UInt8[Array, 'b h w'], num_classes: int, groups: Sequence[tuple[int, ...]] = ()
+  ) -> Float[Array, 'b h w']:
+    """Weight of every pixel in the loss: its class's weight, 0 where it is ignored.
+
+    Args:
+      labels: Class indices, and values of groups.
+      num_classes: Of the network.
+      groups: See `label_groups`; a pixel of one has the mean weight of its classes.
+    """
     counted = (labels < num_classes) & (labels != self.ignore_label)
-    if not self.class_weights:
-      return counted.astype(jnp.float32)
-    table = jnp.asarray(self.class_weights, jnp.float32)
-    return jnp.where(counted, table[jnp.minimum(labels, num_classes - 1)], 0.0)
+    if self.class_weights:
+      table = jnp.asarray(self.class_weights, jnp.float32)
+      weights = jnp.where(counted, table[jnp.minimum(labels, num_classes - 1)], 0.0)
+    else:
+      weights = counted.astype(jnp.float32)
+    for number, members in enumerate(groups):
+      mean = sum(self.class_weights[i] for i in members) / len(members) if self.class_weights else 1.0
+      weights = jnp.where(labels == group_value(number), mean, weights)
+    return weights
 
   def loss(
     self,
@@ -109,6 +124,7 @@ class Objective:
     weights: Float[Array, 'b h w'],
     total_weight: jax.Array,
     num_parts: int,
+    groups: Sequence[tuple[int, ...]] = (),
   ) -> tuple[jax.Array, jax.Array]:
     """A part's share of the loss, which add up over the parts of a batch; and its correct counted pixels.
 
@@ -119,8 +135,12 @@ class Objective:
       weights: From `weights`.
       total_weight: Their sum over the whole batch, above 0.
       num_parts: Parts of the batch.
+      groups: See `label_groups`. OHEM, region losses and the auxiliary head's leave their pixels out.
     """
     logits, auxiliary = outputs
+    all_weights = weights
+    if groups:
+      weights = jnp.where(labels < model.num_classes, weights, 0.0)
     if self.ohem_threshold:
       losses = upsampled_pixel_losses(logits, labels, model.stride)
       hard = ohem_weights(losses, weights, threshold=self.ohem_threshold, min_kept=self.ohem_min_kept)
@@ -134,14 +154,19 @@ class Objective:
     if auxiliary is not None:
       share, _ = upsampled_cross_entropy(auxiliary, labels, weights, model.auxiliary_stride)
       loss += self.auxiliary_weight * share / total_weight
-    if self.region != 'none':
+    if self.region != 'none' or groups:
 
       @jax.checkpoint  # all classes at full size: not kept for the backward pass
-      def region_loss(logits: jax.Array) -> jax.Array:
+      def at_full_size(logits: jax.Array) -> jax.Array:
         full = upsample_bilinear(logits, labels.shape[1:], (float(model.stride),) * 2)
-        return REGION_LOSSES[self.region](full, labels, weights > 0)
+        total = jnp.zeros(())
+        if self.region != 'none':
+          total += self.region_weight / num_parts * REGION_LOSSES[self.region](full, labels, weights > 0)
+        if groups:
+          total += group_cross_entropy(full, labels, all_weights, groups) / total_weight
+        return total
 
-      loss += self.region_weight / num_parts * region_loss(logits)
+      loss += at_full_size(logits)
     return loss, correct
 
 

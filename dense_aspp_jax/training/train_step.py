@@ -37,7 +37,8 @@ def create_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
   """Makes `train_step(state, batch) -> (state, metrics)`, a pure function to be jitted.
 
-  A batch is `{'image': uint8 [b, h, w, 3], 'label': uint8 [b, h, w]}`, labels as class indices. Its
+  A batch is `{'image': uint8 [b, h, w, 3], 'label': uint8 [b, h, w]}`, labels as class indices or values of
+  groups (`label_groups`), which the accuracy leaves out. Its
   augmentation and dropout are drawn from fold_in(seed, step), so a run is a function of config, seed and
   step. Under jit with the batch sharded over devices, loss, gradients and BN statistics are those of the
   whole batch.
@@ -63,6 +64,7 @@ def create_train_step(
   """
   packed = packing is not None and packing.on
   model, objective, preprocessing = config.model, config.loss, config.data.preprocessing
+  groups = config.data.label_groups(config.label_set)
   num_parts = config.training.gradient_accumulation
   padding = tuple(255.0 * m for m in preprocessing.mean)
 
@@ -80,7 +82,9 @@ def create_train_step(
       mutable=['batch_stats'],
       rngs={'dropout': key},
     )
-    loss, correct = objective.loss(model, logits, part['label'], part['weight'], total_weight, num_parts)
+    loss, correct = objective.loss(
+      model, logits, part['label'], part['weight'], total_weight, num_parts, groups
+    )
     batch_stats = updates.get('batch_stats', {})
     return loss, (packing.batch_stats.pack(batch_stats) if packed else batch_stats, correct)
 
@@ -94,7 +98,7 @@ def create_train_step(
     batch = augment(batch, key, config.augmentation, padding)
     dropout_keys = jax.random.split(jax.random.fold_in(key, _DROPOUT), num_parts)
     batch['image'] = preprocessing.normalize(batch['image'])
-    batch['weight'] = objective.weights(batch['label'], model.num_classes)
+    batch['weight'] = objective.weights(batch['label'], model.num_classes, groups)
     total_weight = above_zero(jnp.sum(batch['weight']))
     value_and_grad = jax.value_and_grad(loss_of_part, has_aux=True)
     params = trained(model, state.params)
@@ -118,6 +122,9 @@ def create_train_step(
       parts = jax.tree.map(functools.partial(_split, parts=num_parts), batch)
       (gradients, batch_stats, loss, correct), _ = jax.lax.scan(add_part, start, (parts, dropout_keys))
 
+    known = batch['weight'] > 0
+    if groups:
+      known &= batch['label'] < model.num_classes
     updates, opt_state = optimizer.update(gradients, state.opt_state, params)
     new = state.replace(
       params={**optax.apply_updates(params, updates), **frozen}, batch_stats=batch_stats, opt_state=opt_state
@@ -130,7 +137,7 @@ def create_train_step(
       new = new.replace(ema=averages)
     step_metrics = {
       'loss': loss,
-      'pixel_accuracy': correct / jnp.maximum(jnp.sum(batch['weight'] > 0), 1),
+      'pixel_accuracy': correct / jnp.maximum(jnp.sum(known), 1),
       'gradient_norm': _norm(gradients) if packed else _norm_of_many(gradients),
       'learning_rate': rate(state.step),
     }

@@ -1,5 +1,6 @@
 """`Data` of several data sets: what their labels mean, what is trained on and what is scored."""
 
+import dataclasses
 import json
 import shutil
 
@@ -140,6 +141,27 @@ def test_a_folder_is_mapped_alone_if_there_are_pairs(camvid, capsys):
   split = Data(**fields, class_map=(('bicyclist', 'rider'),)).open('validation', cached=False)
   assert split.label_set.encode(np.array([10], np.uint8), '') == CITYSCAPES_20.class_names.index('rider')
   assert capsys.readouterr().err == ''
+
+
+def test_training_knows_pixels_that_are_of_one_of_several_classes_and_scores_do_not(
+  scene_folder, camvid, tmp_path
+):
+  plain = make_data(camvid, scene_folder, data_dir=str(tmp_path))
+  pairs = (('sign symbol', 'traffic light|traffic sign'), ('bicyclist', 'rider|bicycle'))
+  data = dataclasses.replace(plain, class_map=pairs)
+  groups = data.label_groups(CITYSCAPES_20)
+  assert [[CITYSCAPES_20.class_names[i] for i in group] for group in groups] == [
+    ['traffic light', 'traffic sign'], ['rider', 'bicycle']
+  ]  # fmt: skip
+  own = Data(dataset=f'folder:{camvid}', image_size=plain.image_size).open_train(cached=False)
+  for cached in (False, True):
+    found, before = data.open_train(cached=cached), plain.open_train(cached=cached)
+    for i in range(len(own)):
+      expected = np.where(own[i].label == 6, 254, np.where(own[i].label == 10, 253, before[i].label))
+      np.testing.assert_array_equal(found[i].label, expected)
+    assert any((found[i].label == 253).any() for i in range(len(own)))
+  split = data.open('validation', cached=False)
+  np.testing.assert_array_equal(split.label_set.encode(np.array([6, 10, 3], np.uint8), ''), [255, 255, 0])
 
 
 def test_a_folder_without_labels_has_the_ids_of_the_label_set_that_is_named(scene_folder, camvid):

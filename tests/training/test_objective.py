@@ -142,6 +142,54 @@ def test_a_region_loss_is_added_with_its_weight(region, reference):
   np.testing.assert_allclose(metrics['loss'], expected, rtol=1e-5)
 
 
+GROUP_MAP = (('a', 'road|sidewalk'), ('b', 'building|sidewalk'))  # classes 0 and 1, and 1 and 2
+GROUPS = ((0, 1), (1, 2))
+
+
+def grouped_batch():
+  """A batch in which some pixels are known as one of two classes alone."""
+  batch = make_batch()
+  kinds = np.random.default_rng(1).integers(0, 4, batch['label'].shape)
+  known, truth = batch['label'] < 3, batch['label']
+  label = np.where(known & (kinds == 0) & (truth < 2), 254, truth)
+  label = np.where(known & (kinds == 1) & (truth > 0), 253, label)
+  return dict(batch, label=label.astype(np.uint8))
+
+
+@pytest.mark.parametrize('weights', [(), CLASS_WEIGHTS])
+def test_a_pixel_of_a_group_adds_minus_log_of_the_probability_of_the_group(weights):
+  batch = grouped_batch()
+  step, state = step_with(Objective(weights, region='dice'), class_map=GROUP_MAP)
+  _, metrics = step(state, batch)
+  logits, label = upsampled(state, batch, 'head', 2), batch['label']
+  p, table = probabilities(logits), np.asarray(weights or (1.0, 1.0, 1.0))
+  known = label < 3
+  total = (pixel_losses(logits, label) * np.where(known, table[np.where(known, label, 0)], 0)).sum()
+  weight = table[label[known]].sum()
+  for value, members in zip((254, 253), GROUPS, strict=True):
+    inside, of_group = label == value, table[list(members)].mean()
+    assert inside.sum() > 10
+    total -= of_group * np.log(p[inside][:, members].sum(-1)).sum()
+    weight += of_group * inside.sum()
+  np.testing.assert_allclose(metrics['loss'], total / weight + dice(logits, label), rtol=1e-5)
+  accuracy = np.mean((logits.argmax(-1) == label)[known])
+  np.testing.assert_allclose(metrics['pixel_accuracy'], accuracy, rtol=1e-6)
+
+
+def test_a_group_is_learned_without_a_preference_for_one_of_its_classes():
+  batch = make_batch()
+  batch['label'][:] = 254
+  step, state = step_with(Objective(), class_map=GROUP_MAP)
+  before = probabilities(upsampled(state, batch, 'head', 2))
+  for _ in range(20):
+    state, metrics = step(state, batch)
+  after = probabilities(upsampled(state, batch, 'head', 2))
+  assert after[..., 2].mean() < 0.1 < before[..., 2].mean()
+  assert metrics['pixel_accuracy'] == 0  # nothing is known
+  ratio = [(p[..., 0] / (p[..., 0] + p[..., 1])).mean() for p in (before, after)]
+  assert abs(ratio[1] - ratio[0]) < 0.15
+
+
 def test_the_auxiliary_heads_cross_entropy_is_added_with_its_weight():
   batch = make_batch()
   objective = Objective(CLASS_WEIGHTS, auxiliary_weight=0.4, ohem_threshold=0.3, ohem_min_kept=0.0)
