@@ -7,6 +7,7 @@ training learns that a pixel is of one of them, without saying of which, and sco
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import json
@@ -62,31 +63,35 @@ class MappedLabelSet(LabelSet):
     cls,
     own: LabelSet,
     run: LabelSet,
-    counterparts: Mapping[str, str],
+    counterparts: Mapping[str, tuple[str, ...]],
     groups: Sequence[tuple[int, ...]] = (),
   ) -> MappedLabelSet:
-    """Makes the set of two others; `counterparts` has every class of `own`, `groups` those of several."""
-    ids: dict[str, list[int]] = {name: [] for name in (*run.class_names, IGNORED)}
+    """Makes the set of two others.
+
+    Args:
+      own: The data set's.
+      run: The run's.
+      counterparts: Of every class of `own`: the classes of `run` that `_members` gives.
+      groups: From `label_groups`.
+    """
+    ids: dict[tuple[str, ...], list[int]] = collections.defaultdict(list)
     for label_class in own.classes:
-      ids.setdefault(counterparts[label_class.name], []).extend(label_class.ids)
-    ignored = ids.pop(IGNORED)
-    of_groups = []
-    for number, members in enumerate(groups):
-      group_ids = ids.pop(OR.join(run.class_names[i] for i in members), [])
-      ignored += group_ids
-      if group_ids:
-        of_groups.append((tuple(group_ids), group_value(number)))
+      ids[counterparts[label_class.name]] += label_class.ids
+    of_groups = [
+      (tuple(ids[tuple(run.class_names[i] for i in members)]), group_value(number))
+      for number, members in enumerate(groups)
+    ]
     return cls(
       f'{own.name} as {run.name}',
-      tuple(dataclasses.replace(c, ids=tuple(ids.get(c.name, ())), more_colors=()) for c in run.classes),
-      (*own.ignore_ids, *ignored),
+      tuple(dataclasses.replace(c, ids=tuple(ids[c.name,]), more_colors=()) for c in run.classes),
+      (*own.ignore_ids, *ids[()], *(i for group_ids, _ in of_groups for i in group_ids)),
       own.label_colors,
       own.ignore_colors,
       own.orientation,
       own=own,
       run=run,
-      counterparts=tuple(counterparts.items()),
-      groups=tuple(of_groups),
+      counterparts=tuple((name, OR.join(members) or IGNORED) for name, members in counterparts.items()),
+      groups=tuple(group for group in of_groups if group[0]),
     )
 
   def _problem(self) -> str | None:
@@ -102,10 +107,10 @@ class MappedLabelSet(LabelSet):
     """Colour -> label id of the data set, for colour label maps."""
     return self.own.id_of_color
 
-  def decoding(self) -> list[Any]:
+  def decoding(self, training: bool = False) -> list[Any]:
     """See `LabelSet.decoding`; the colours are the data set's."""
     found = [[list(c.ids) for c in self.classes], list(self.ignore_ids), self.own.decoding()]
-    return [*found, [[list(ids), value] for ids, value in self.groups]] if self.groups else found
+    return [*found, [[list(ids), value] for ids, value in self.groups]] if training and self.groups else found
 
   def decode(self, labels: np.ndarray) -> np.ndarray:
     """Maps class indices to the run's label ids."""
@@ -119,7 +124,7 @@ class MappedLabelSet(LabelSet):
 
   def describe(self) -> dict[str, Any]:
     """What a record of a run says of the mapping, as JSON data; it changes with the class of any label id."""
-    digest = hashlib.sha256(json.dumps(self.decoding()).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(self.decoding(training=True)).encode()).hexdigest()
     return {'label_set': self.own.name, 'classes': dict(self.counterparts), 'sha256': digest}
 
 
@@ -148,7 +153,7 @@ def map_label_set(sets: Sequence[LabelSet], run: LabelSet, class_map: ClassMap, 
       f'{own.name!r}; the classes there are {", ".join(run.class_names)}. Add to config.data.class_map pairs '
       f"such as ({missing[0]!r}, {run.class_names[0]!r}), or ({missing[0]!r}, '{IGNORED}') to leave it out"
     )
-  if set(counterparts.values()) == {IGNORED}:
+  if not any(counterparts.values()):
     raise InputError(
       f'{where}: all classes of its label set {own.name!r} are ignored, so that nothing can be learned from '
       'it. Correct config.data.class_map, or leave the data set out'
@@ -162,13 +167,8 @@ def label_groups(class_map: ClassMap, run: LabelSet) -> tuple[tuple[int, ...], .
   Raises:
     InputError: There is no value left for one.
   """
-  groups = dict.fromkeys(
-    tuple(run.class_names.index(name) for name in counterpart.split(OR))
-    for _, text in class_map
-    if (counterpart := _counterpart(text, run)) is not None
-    and OR in counterpart
-    and text not in run.class_names
-  )
+  named = [_members(text, run) or () for _, text in class_map]
+  groups = dict.fromkeys(tuple(map(run.class_names.index, names)) for names in named if len(names) > 1)
   if groups and group_value(len(groups) - 1) < run.num_classes:
     raise InputError(
       f'config.data.class_map: {len(groups)} groups of classes beside {run.num_classes} classes; '
@@ -202,7 +202,7 @@ def check_class_map(class_map: ClassMap, run: LabelSet, label_sets: Sequence[Lab
         f'config.data.class_map: no data set whose classes are mapped has a class {first!r}; their classes '
         f'are: {expected}. Correct or remove the pair'
       )
-    if _counterpart(second, run) is None:
+    if _members(second, run) is None:
       raise InputError(
         f"config.data.class_map: {second!r} is neither '{IGNORED}' nor a class of label set {run.name!r} "
         f"({', '.join(run.class_names)}), nor several of them joined by '{OR}'. Correct the pair of {first!r}"
@@ -215,24 +215,23 @@ def repeated_classes(class_map: ClassMap) -> list[str]:
   return [first for i, (first, _) in enumerate(class_map) if keys[i] in keys[:i]]
 
 
-def _counterparts(own: LabelSet, run: LabelSet, class_map: ClassMap) -> dict[str, str | None]:
-  """The run's class, or `IGNORED`, of each class of a data set; None where there is none."""
+def _counterparts(own: LabelSet, run: LabelSet, class_map: ClassMap) -> dict[str, tuple[str, ...] | None]:
+  """`_members` of the counterpart of each class of a data set."""
   told = {_key(first): second for first, second in class_map}
   table = next((t for source, target, t in _TABLES if _is_from(own, source) and _has(run, target)), {})
-  found: dict[str, str | None] = {}
-  for name in own.class_names:
-    found[name] = _counterpart(told.get(_key(name), table.get(name, name)), run)
-  return found
+  return {name: _members(told.get(_key(name), table.get(name, name)), run) for name in own.class_names}
 
 
-def _counterpart(text: str, run: LabelSet) -> str | None:
-  """A run's class by its exact name; several, each once, in the run's order; `IGNORED`; None for others."""
-  if text == IGNORED or (name := _same_name(text, run)) is not None:
-    return IGNORED if text == IGNORED else name
-  members = {_same_name(part, run) for part in text.split(OR)}
-  if None in members or len(members) < 2:
+def _members(text: str, run: LabelSet) -> tuple[str, ...] | None:
+  """The run's classes that a counterpart names, in the run's order; () for `IGNORED`; None: there is none."""
+  if text == IGNORED:
+    return ()
+  if (name := _same_name(text, run)) is not None:
+    return (name,)
+  names = {_same_name(part, run) for part in text.split(OR)}
+  if None in names or len(names) < 2:
     return None
-  return OR.join(name for name in run.class_names if name in members)
+  return tuple(name for name in run.class_names if name in names)
 
 
 def _is_from(own: LabelSet, source: LabelSet) -> bool:

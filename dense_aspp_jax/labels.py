@@ -120,8 +120,12 @@ class LabelSet:
     """The set of predicted label ids: this one, unless the label maps have ids of their own."""
     return self
 
-  def decoding(self) -> list[Any]:
-    """All that decides the class of a stored pixel, as JSON data: ids, and colours with `label_colors`."""
+  def decoding(self, training: bool = False) -> list[Any]:
+    """All that decides the class of a stored pixel, as JSON data: ids, and colours with `label_colors`.
+
+    Args:
+      training: Whether it is the class that `for_training` gives.
+    """
     found: list[Any] = [[list(c.ids) for c in self.classes], list(self.ignore_ids)]
     if self.label_colors:
       found.append([list(c.color) for c in self.classes])

@@ -236,6 +236,7 @@ class _UnusableError(Exception):
 
 def _made_from(split: DecodedSplit) -> dict[str, Any]:
   """All that the records depend on."""
+  decoding = split.label_set.decoding(training=not split.native_labels)
   return {
     'format_version': FORMAT_VERSION,
     'fingerprint': split.source.fingerprint,
@@ -243,7 +244,7 @@ def _made_from(split: DecodedSplit) -> dict[str, Any]:
     'image_size': list(split.preprocessing.image_size),
     'native_labels': split.native_labels,
     'keep_aspect': split.preprocessing.keep_aspect and split.native_labels,
-    'label_set': hashlib.sha256(json.dumps(split.label_set.decoding()).encode()).hexdigest(),
+    'label_set': hashlib.sha256(json.dumps(decoding).encode()).hexdigest(),
     'image_interpolation': 'area; bilinear where it grows',
     'label_interpolation': 'none' if split.native_labels else 'nearest',
   }

@@ -160,8 +160,9 @@ def test_training_knows_pixels_that_are_of_one_of_several_classes_and_scores_do_
       expected = np.where(own[i].label == 6, 254, np.where(own[i].label == 10, 253, before[i].label))
       np.testing.assert_array_equal(found[i].label, expected)
     assert any((found[i].label == 253).any() for i in range(len(own)))
-  split = data.open('validation', cached=False)
+  split = data.open('validation')
   np.testing.assert_array_equal(split.label_set.encode(np.array([6, 10, 3], np.uint8), ''), [255, 255, 0])
+  assert split.path == plain.open('validation').path  # a cache of stored ids serves both
 
 
 def test_a_folder_without_labels_has_the_ids_of_the_label_set_that_is_named(scene_folder, camvid):
