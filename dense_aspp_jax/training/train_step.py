@@ -38,10 +38,9 @@ def create_train_step(
   """Makes `train_step(state, batch) -> (state, metrics)`, a pure function to be jitted.
 
   A batch is `{'image': uint8 [b, h, w, 3], 'label': uint8 [b, h, w]}`, labels as class indices or values of
-  groups (`label_groups`), which the accuracy leaves out. Its
-  augmentation and dropout are drawn from fold_in(seed, step), so a run is a function of config, seed and
-  step. Under jit with the batch sharded over devices, loss, gradients and BN statistics are those of the
-  whole batch.
+  groups (`label_groups`), which the accuracy leaves out. Its augmentation and dropout are drawn from
+  fold_in(seed, step), so a run is a function of config, seed and step. Under jit with the batch sharded over
+  devices, loss, gradients and BN statistics are those of the whole batch.
 
   With gradient accumulation the parts of a batch are computed one after another. Loss and gradient are those
   of the whole batch; BN takes its statistics from each part.
@@ -122,9 +121,6 @@ def create_train_step(
       parts = jax.tree.map(functools.partial(_split, parts=num_parts), batch)
       (gradients, batch_stats, loss, correct), _ = jax.lax.scan(add_part, start, (parts, dropout_keys))
 
-    known = batch['weight'] > 0
-    if groups:
-      known &= batch['label'] < model.num_classes
     updates, opt_state = optimizer.update(gradients, state.opt_state, params)
     new = state.replace(
       params={**optax.apply_updates(params, updates), **frozen}, batch_stats=batch_stats, opt_state=opt_state
@@ -135,6 +131,7 @@ def create_train_step(
       for name, parts in averages.items():  # an average of equal values differs by rounding
         parts.update({part: state.ema[name][part] for part in frozen if part in parts})
       new = new.replace(ema=averages)
+    known = (batch['weight'] > 0) & (batch['label'] < model.num_classes)
     step_metrics = {
       'loss': loss,
       'pixel_accuracy': correct / jnp.maximum(jnp.sum(known), 1),
