@@ -8,12 +8,12 @@ import subprocess
 import sys
 
 import pytest
+from layouts import write_labelled_folder
 
 from dense_aspp_jax.commands.config_file import read_config_file, shipped_configs
 from dense_aspp_jax.commands.main import COMMANDS, main
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.training.config import parse_config, plain
-from tests.layouts import write_labelled_folder
 
 ROOT = pathlib.Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in shipped_configs().glob('*.py'))

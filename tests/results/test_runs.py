@@ -74,7 +74,7 @@ def test_a_row_says_what_was_scored_how_and_what_made_it(tmp_path):
   assert Row.from_json(row.to_json()) == row
 
 
-def test_a_run_of_before_a_field_has_its_default(tmp_path):
+def test_an_older_run_has_the_default_of_a_field_that_it_lacks(tmp_path):
   config = make_config()
   (default,) = read_run(
     make_run(tmp_path / 'a', config=config | {'model': config['model'] | {'growth_rate': 64}})
