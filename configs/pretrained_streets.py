@@ -7,10 +7,10 @@ r"""Cityscapes' 20 classes in photographs of any street, trained on a CPU.
   dense-aspp pack --workdir=runs/streets --checkpoint=latest --output=streets.safetensors
 
 FILE: see configs/pretrained_camvid.py. CamVid's photographs, their classes mapped to Cityscapes', and 6,000
-drawn scenes with all the classes, five and three in a batch. CamVid has one class for riders and bicycles, and
-one for signs and traffic lights: which is which is learned from the scenes. Images are enlarged: a network
-of the other configuration, not trained for it, scores 48.8 instead of 48.2 % on drive 0006R0 where it sees
-them enlarged.
+drawn scenes with all the classes, five and three in a batch. CamVid has one class for riders and bicycles,
+and one for signs and traffic lights: which is which is learned from the scenes. Images are enlarged: a
+network of the other configuration, not trained for it, scores 48.8 instead of 48.2 % on drive 0006R0 where it
+sees them enlarged.
 
 Cost: 2,785 steps of 8 images, 2 hours on 2 CPU cores; 1.6 GB of disk for the scenes, and more for a cache.
 """
