@@ -143,8 +143,10 @@ def map_label_set(sets: Sequence[LabelSet], run: LabelSet, class_map: ClassMap, 
     where: The data set, for messages.
 
   Raises:
-    InputError: Each set has classes without a counterpart, or all classes are ignored.
+    InputError: A counterpart in `class_map` is no class of the run's, each set has classes without one, or
+      all classes are ignored.
   """
+  _check_counterparts(class_map, run)
   found = [(own, _counterparts(own, run, class_map)) for own in sets]
   own, counterparts = min(found, key=lambda pair: list(pair[1].values()).count(None))
   if missing := [name for name, counterpart in counterparts.items() if counterpart is None]:
@@ -195,13 +197,18 @@ def check_class_map(class_map: ClassMap, run: LabelSet, label_sets: Sequence[Lab
   """
   mapped = [label_set.own for label_set in label_sets if isinstance(label_set, MappedLabelSet)]
   there = [name for own in mapped for name in own.class_names]
-  for first, second in class_map:
+  for first, _ in class_map:
     if all(_key(first) != _key(name) for name in there):
       expected = ', '.join(dict.fromkeys(there)) or 'none, for no data set has other classes than the run'
       raise InputError(
         f'config.data.class_map: no data set whose classes are mapped has a class {first!r}; their classes '
         f'are: {expected}. Correct or remove the pair'
       )
+  _check_counterparts(class_map, run)
+
+
+def _check_counterparts(class_map: ClassMap, run: LabelSet) -> None:
+  for first, second in class_map:
     if _members(second, run) is None:
       raise InputError(
         f"config.data.class_map: {second!r} is neither '{IGNORED}' nor a class of label set {run.name!r} "

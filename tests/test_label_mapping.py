@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -126,6 +127,10 @@ def test_a_group_has_several_classes_of_the_run(text):
   mapped = map_label_set([OWN], RUN, PAIRS, 'x')
   with pytest.raises(InputError, match=r"nor several of them joined by '\|'\. Correct the pair of 'tree'"):
     check_class_map((('tree', text),), RUN, (RUN, mapped))
+  with pytest.raises(
+    InputError, match=re.escape(f"{text!r} is neither 'ignore' nor a class of label set 'run'")
+  ):
+    map_label_set([OWN], RUN, (('tree', text),), 'x')
 
 
 def test_a_class_whose_name_has_the_sign_is_itself():
