@@ -175,12 +175,13 @@ def two_steps(config, folders, tmp_path):
   config.data.image_size = (32, 32 * width // height)
   if config.augmentation.crop_size is not None:
     config.augmentation.crop_size = (24, 40)
-  dataset = 'camvid' if config.data.dataset == 'camvid' else 'cityscapes'
-  config.data.shares = ()
-  config.data.dataset = f'folder:{folders / dataset}'
+  datasets = config.data.dataset if isinstance(config.data.dataset, tuple) else (config.data.dataset,)
+  stand_ins = [f'folder:{folders / ("camvid" if d == "camvid" else "cityscapes")}' for d in datasets]
+  config.data.dataset = tuple(stand_ins) if len(stand_ins) > 1 else stand_ins[0]
   config.data.data_dir = str(tmp_path / 'data')
   config.training.batch_size = 8
-  config.training.num_epochs = 2.0 if config.data.train_split == 'train' else 1.5  # of 8 or 10, or of 12
+  images = len(datasets) * (12 if config.data.train_split != 'train' else 8 if config.data.held_out else 10)
+  config.training.num_epochs = 16 / images
   config.optimizer.warmup_steps = min(1, config.optimizer.warmup_steps)
   config.evaluation.every_epochs = config.checkpoint.every_epochs = 2.0
   config.evaluation.num_pictures = 0
