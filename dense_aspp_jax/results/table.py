@@ -44,10 +44,11 @@ def markdown(results: Results) -> str:
 
 
 def readme_block(results: Results) -> str:
-  """Our scores and where they come from, in short, to stand between `BEGIN` and `END`."""
-  parts = []
-  for dataset, groups in _by_dataset(results):
-    parts += [f'In %, {dataset}, mean ± sample standard deviation over the seeds:', *_ours(groups)]
+  """Our scores, in short, to stand between `BEGIN` and `END`."""
+  rows = [
+    {'data': dataset, **cells} for dataset, groups in _by_dataset(results) for cells in _main_cells(groups)
+  ]
+  parts = ['In %, mean ± sample standard deviation over the seeds:', _markdown_table(rows)]
   parts += [_standard_words(name, standard) for name, standard in results.standards.items()]
   return '\n\n'.join(parts) + '\n'
 
@@ -81,11 +82,13 @@ def text(results: Results) -> str:
 
 def card_tables(groups: Sequence[Group]) -> str:
   """The scores of a single run as Markdown: a line for each, then a line for each class."""
-  scores = [{t: c for t, c in cells.items() if t in _IN_CARD} for cells in _main_cells(groups)]
-  classes: dict[str, dict[str, str]] = {}
-  for group in groups:
+  several = len({group.protocol.dataset for group in groups}) > 1
+  scores, classes = [], {}
+  for group, cells in zip(groups, _main_cells(groups), strict=True):
+    scored = f'{group.protocol.dataset}, {cells["scored"]}' if several else cells['scored']
+    scores.append({t: c for t, c in {**cells, 'scored': scored}.items() if t in _IN_CARD})
     for name, iou in group.summary['iou'].items():
-      classes.setdefault(name, {'class': name})[scored_words(group.rows[0])] = str(iou)
+      classes.setdefault(name, {'class': name})[scored] = str(iou)
   return f'{_markdown_table(scores)}\n\n{_markdown_table(classes.values())}'
 
 
