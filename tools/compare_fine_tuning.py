@@ -55,6 +55,7 @@ def command(
     init = [f'--config.init.{field}={weights}']
   return [
     'train',
+    '--no-report',
     f'--config={CONFIG}',
     f'--workdir={workdir}',
     f'--config.data.dataset=folder:{folder}',

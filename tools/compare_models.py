@@ -45,7 +45,7 @@ def commands(name: str, output: pathlib.Path, epochs: float, fields: list[str]) 
   overrides = [f'--config.model.{field}={value}' for field, value in model.items()]
   if model.get('num_classes') == 19:
     overrides.append('--config.data.label_set=cityscapes19')
-  train = ['train', f'--config={CONFIG}', f'--workdir={workdir}', *overrides]
+  train = ['train', '--no-report', f'--config={CONFIG}', f'--workdir={workdir}', *overrides]
   evaluate = ['evaluate', f'--model={workdir}', '--checkpoint=latest', '--split=train', '--record']
   return [[*train, f'--config.training.num_epochs={epochs}', *fields], evaluate]
 

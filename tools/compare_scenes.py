@@ -55,6 +55,7 @@ def commands(
   """The commands that train on a folder of scenes and score on CamVid."""
   train = [
     'train',
+    '--no-report',
     f'--config={CONFIG}',
     f'--workdir={workdir}',
     f'--config.init.extractor_weights={weights}',

@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--workdir', required=True, type=path_argument, help=text)
   text = 'fail where the newest checkpoint is damaged, instead of falling back to an older one'
   parser.add_argument('--strict-resume', action='store_true', help=text)
+  parser.add_argument('--no-report', action='store_true', help='write no report at the end')
   group = parser.add_argument_group('several processes (docs/scaling.md)')
   text = 'join the processes that SLURM, Kubernetes or a TPU pod started'
   group.add_argument('--distributed', action='store_true', help=text)
@@ -39,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
   if args.distributed or any(x is not None for x in by_hand):
     initialize(*by_hand, heartbeat_timeout=args.heartbeat_timeout)
   scores = train_and_evaluate(config, args.workdir, args.strict_resume)
+  if args.no_report:
+    return 0
   path = args.workdir / 'report.html'
   if scores is None and path.exists():
     print(f'report {path}')

@@ -23,6 +23,7 @@ def config_of(name, tmp_path):
   parser = argparse.ArgumentParser()
   add_config_argument(parser)
   parser.add_argument('--workdir')
+  parser.add_argument('--no-report', action='store_true')
   args, args.config_arguments = parser.parse_known_args(arguments)
   return read_config_file(args)
 
