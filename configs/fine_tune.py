@@ -1,6 +1,6 @@
-r"""From a network of configs/pretrained_streets.py to your own classes, with a few labelled images, on a CPU.
+r"""From the packaged network `streets` to your own classes, with a few labelled images, on a CPU.
 
-  dense-aspp train --config=configs/fine_tune.py --workdir=runs/mine --config.init.run=runs/streets \
+  dense-aspp train --config=configs/fine_tune.py --workdir=runs/mine --config.init.run=streets \
     --config.data.dataset=folder:my_scenes --config.model.num_classes=3
 
 docs/own_data.md says how the folder is made.

@@ -1,6 +1,6 @@
 """Semantic segmentation of street scenes with DenseASPP, in JAX and Flax.
 
-`dense_aspp_jax.load_model('runs/x').predict('photo.jpg')` predicts an image; see docs/predictor.md.
+`dense_aspp_jax.load_model('streets').predict('photo.jpg')` predicts an image; see docs/predictor.md.
 """
 
 import importlib

@@ -16,7 +16,7 @@ _BLOCK = re.compile(r'^```(\w*)\n(.*?)^```', re.MULTILINE | re.DOTALL)
 
 def run_python_of(document: pathlib.Path, folder: pathlib.Path, monkeypatch) -> dict[str, object]:
   """Runs a document's first block of Python in a folder, with a photo.jpg there; the names it leaves."""
-  pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
+  pixels = np.random.default_rng(0).integers(0, 256, (45, 60, 3)).astype(np.uint8)
   Image.fromarray(pixels).save(folder / 'photo.jpg')
   monkeypatch.chdir(folder)
   names: dict[str, object] = {}

@@ -1,11 +1,11 @@
 r"""Fine-tunes networks on a few images of CamVid, from different starts, and compares them.
 
   python -m tools.compare_fine_tuning --output runs/fine_tuning \
-    --starts scratch imagenet=weights/lite0 streets=runs/streets scenes=runs/streets_scenes
+    --starts scratch imagenet=weights/lite0 streets=streets scenes=runs/scenes/all
 
-A start is 'scratch', or NAME= and the weights of an extractor, or NAME= and a trained network. Each is
-trained for as many steps on 8, 32 and 128 of the 367 training images, evenly spaced, and scored on the 101
-validation images. The same command goes on where it was stopped.
+A start is 'scratch', or NAME= and the weights of an extractor, or NAME= and a trained network: a run, a model
+file or the name of a packaged one. Each is trained for as many steps on 8, 32 and 128 of the 367 training
+images, evenly spaced, and scored on the 101 validation images. The same command goes on where it was stopped.
 """
 
 from __future__ import annotations

@@ -21,9 +21,10 @@ from dense_aspp_jax.evaluation.batch_norm import BatchStatisticsPredictor
 from dense_aspp_jax.evaluation.evaluate import evaluate
 from dense_aspp_jax.evaluation.metrics import format_table, protocol
 from dense_aspp_jax.evaluation.tta import AveragingPredictor
-from dense_aspp_jax.files import check_writable, shown, write_json
+from dense_aspp_jax.files import check_writable, write_json
 from dense_aspp_jax.label_mapping import mapped_from
 from dense_aspp_jax.paths import path_argument
+from dense_aspp_jax.pretrained import shown_model
 from dense_aspp_jax.progress import say
 from dense_aspp_jax.results.runs import EVALUATIONS
 from dense_aspp_jax.training.run import load_model
@@ -52,7 +53,9 @@ def run(args: argparse.Namespace) -> int:
     )
   if args.record:
     if args.model.is_file():
-      raise InputError(f'{shown(args.model)}: --record keeps scores in the directory of a run; use --output')
+      raise InputError(
+        f'{shown_model(args.model)}: --record keeps scores in the directory of a run; use --output'
+      )
     check_writable(args.model / EVALUATIONS, '--model')
   run = load_model(args.model, args.checkpoint, args.weights, None if by_batch else args.bn)
   split = run.load_split(args.split, args.data_dir, dataset=args.dataset)

@@ -29,6 +29,7 @@ COMMANDS = {
   'recalibrate': 'Estimate the BN statistics of a run again, over its training split.',
   'predict': 'Predict images with a trained network.',
   'score': 'Score a folder of prediction PNGs against label PNGs.',
+  'models': 'List the trained networks that come with the package.',
   'pack': 'Write the network of a run as one file, to use anywhere.',
   'parameters': 'Count the parameters of a network, exactly.',
   'convert': 'Convert foreign weights into a checkpoint, strictly and without torch.',

@@ -31,6 +31,7 @@ from dense_aspp_jax.evaluation.prediction_folder import (
 )
 from dense_aspp_jax.files import check_writable, shown
 from dense_aspp_jax.paths import path_argument
+from dense_aspp_jax.pretrained import DEFAULT
 from dense_aspp_jax.progress import progress, say
 from dense_aspp_jax.training.run import load_model
 
@@ -64,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the command's options."""
   parser.formatter_class = argparse.RawDescriptionHelpFormatter
   parser.epilog = _RULES
-  add_run_arguments(parser, ('--model', '--checkpoint', '--weights', '--bn'))
+  add_run_arguments(parser, ('--model', '--checkpoint', '--weights', '--bn'), default_model=DEFAULT)
   parser.add_argument('--output', required=True, type=path_argument, help='directory for the predictions')
   parser.add_argument(
     '--as-stored', action='store_true', help='predict the pixels as stored, whatever the EXIF orientation'

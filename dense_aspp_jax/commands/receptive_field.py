@@ -19,12 +19,19 @@ from dense_aspp_jax.analysis.receptive_field import (
   scales_figure,
 )
 from dense_aspp_jax.commands.config_file import CONFIG_HELP, read_config_file
-from dense_aspp_jax.commands.run_arguments import add_run_arguments, check_at_least, output_folder
+from dense_aspp_jax.commands.run_arguments import (
+  MODEL,
+  add_run_arguments,
+  check_at_least,
+  model_argument,
+  output_folder,
+)
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import check_writable, write_json
 from dense_aspp_jax.models.initial_variables import initial_variables
 from dense_aspp_jax.models.segmentation import Network, create_model
 from dense_aspp_jax.paths import path_argument
+from dense_aspp_jax.pretrained import shown_model
 from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.training.config import parse_config
 from dense_aspp_jax.training.run import load_model
@@ -40,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--model',
     '--workdir',
-    type=path_argument,
-    metavar='WORKDIR|FILE',
+    type=model_argument,
+    metavar=MODEL,
     help='measure with the parameters of a trained network; default: random initial ones',
   )
   add_run_arguments(parser, ('--checkpoint', '--weights', '--bn'))
@@ -83,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
       if there[name] != value and name != 'compute_dtype'
     )
     if different:
-      raise InputError(f'{args.model}: another network ({different}); omit --config')
+      raise InputError(f'{shown_model(args.model)}: another network ({different}); omit --config')
     variables, source = loaded.variables, f'checkpoint of step {loaded.step:,}'
   else:
     variables = initial_variables(model, config.seed)

@@ -15,8 +15,9 @@ from dense_aspp_jax.commands.run_arguments import (
   output_folder,
 )
 from dense_aspp_jax.errors import InputError
-from dense_aspp_jax.files import check_writable, replaced_directory, shown, write_json
+from dense_aspp_jax.files import check_writable, replaced_directory, write_json
 from dense_aspp_jax.paths import path_argument
+from dense_aspp_jax.pretrained import shown_model
 from dense_aspp_jax.training.run import load_model
 
 
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
   check_at_least('--pictures', args.pictures, 0)
   run = load_model(args.model, args.checkpoint, args.weights, args.bn)
   if not run.model.dense_aspp.dilation_rates:
-    raise InputError(f'{shown(args.model)}: a network without atrous layers, so none can be removed')
+    raise InputError(f'{shown_model(args.model)}: a network without atrous layers, so none can be removed')
   # Every setting reads the whole split.
   split = run.load_split(args.split, args.data_dir, args.images is None, args.cache_dir, args.dataset)
   with replaced_directory(output, 'layer_removal.json') as folder:

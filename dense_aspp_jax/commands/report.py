@@ -51,7 +51,9 @@ def report_run(workdir: pathlib.Path, split: str) -> pathlib.Path:
   """Writes the report of a run with the command's default options; returns its path."""
   parser = argparse.ArgumentParser()
   add_arguments(parser)
-  return _write_report(parser.parse_args([f'--model={workdir}', f'--split={split}']))
+  args = parser.parse_args([f'--model={workdir}', f'--split={split}'])
+  args.model = workdir  # also where a packaged network has that name
+  return _write_report(args)
 
 
 def _write_report(args: argparse.Namespace) -> pathlib.Path:

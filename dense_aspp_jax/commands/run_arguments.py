@@ -10,10 +10,22 @@ from typing import Any
 
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.tta import AveragingPredictor, checked_scales, checked_window
-from dense_aspp_jax.files import check_writable, shown, write_json
+from dense_aspp_jax.files import check_writable, write_json
 from dense_aspp_jax.paths import path_argument
+from dense_aspp_jax.pretrained import model_path, shown_model
 from dense_aspp_jax.training.config import plain
 from dense_aspp_jax.training.run import Run
+
+MODEL = 'WORKDIR|FILE|NAME'  # how usage messages show a `model_argument`
+
+
+def model_argument(text: str) -> pathlib.Path:
+  """`model_path` as the type of a command's argument."""
+  try:
+    return model_path(text)
+  except InputError as error:
+    raise argparse.ArgumentTypeError(str(error)) from error
+
 
 _BN_HELP = {
   'running': "'running' (default where the network is a run): those of training",
@@ -23,10 +35,10 @@ _BN_HELP = {
 _NAMES = {'--model': ('--model', '--workdir')}  # of an option, where it has several
 _OPTIONS = {
   '--model': dict(
-    required=True,
-    type=path_argument,
-    metavar='WORKDIR|FILE',
-    help='the trained network: the directory of a run, or a file that `dense-aspp pack` wrote',
+    type=model_argument,
+    metavar=MODEL,
+    help='the trained network: the directory of a run, a file that `dense-aspp pack` wrote, or a name that '
+    '`dense-aspp models` lists',
   ),
   '--workdir': dict(required=True, type=path_argument, help='directory of the run'),
   '--checkpoint': dict(help="of a run: 'best' (default), 'latest', or a step"),
@@ -56,12 +68,25 @@ def add_run_arguments(
   parser: argparse.ArgumentParser,
   options: Sequence[str] = tuple(option for option in _OPTIONS if option != '--workdir'),
   bn_modes: Sequence[str] = ('running', 'recalibrated'),
+  default_model: str | None = None,
 ) -> None:
-  """Adds the options named: by default all of `_OPTIONS` but --workdir."""
+  """Adds the options named: by default all of `_OPTIONS` but --workdir.
+
+  Args:
+    parser: Of the command.
+    options: Their names.
+    bn_modes: What --bn may be.
+    default_model: Name of the network where --model is not given; None: it must be given.
+  """
   bn_help = f'statistics of batch normalization. {"; ".join(_BN_HELP[mode] for mode in bn_modes)}'
   for option in options:
-    bn = dict(choices=bn_modes, help=bn_help) if option == '--bn' else {}
-    parser.add_argument(*_NAMES.get(option, (option,)), **_OPTIONS[option], **bn)
+    settings = dict(_OPTIONS[option])
+    if option == '--bn':
+      settings |= dict(choices=bn_modes, help=bn_help)
+    if option == '--model':
+      settings |= dict(required=default_model is None, default=default_model)
+      settings['help'] += f' (default {default_model})' if default_model else ''
+    parser.add_argument(*_NAMES.get(option, (option,)), **settings)
 
 
 def add_cache_argument(parser: argparse.ArgumentParser) -> None:
@@ -117,7 +142,7 @@ def output_folder(args: argparse.Namespace, *default: str) -> pathlib.Path:
     InputError: It is not given, and the network is a file.
   """
   if args.output is None and args.model.is_file():
-    raise InputError(f'{shown(args.model)}: a model file, so --output is needed: where the results go')
+    raise InputError(f'{shown_model(args.model)}: a model file, so --output is needed: where the results go')
   return args.output or args.model.joinpath(*default)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 import dense_aspp_jax
-from dense_aspp_jax.commands.run_arguments import check_output_file, write_result
+from dense_aspp_jax.commands.run_arguments import MODEL, check_output_file, model_argument, write_result
 from dense_aspp_jax.datasets.stored_files import describe_left
 from dense_aspp_jax.evaluation import metrics, score
 from dense_aspp_jax.evaluation.label_pairs import IDS, LABEL
@@ -44,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help=f'{", ".join(LABEL_SETS)} or a labels.json; default: that of `dense-aspp predict`, '
     'else cityscapes20',
   )
-  text = 'the trained network whose label set it is: the directory of a run, or a model file'
-  group.add_argument('--model', type=path_argument, metavar='WORKDIR|FILE', help=text)
+  text = 'the trained network whose label set it is: a run, a model file, or the name of a packaged network'
+  group.add_argument('--model', type=model_argument, metavar=MODEL, help=text)
   parser.add_argument(
     '--ids',
     choices=IDS,

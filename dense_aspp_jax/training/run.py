@@ -20,11 +20,12 @@ from dense_aspp_jax.datasets.joined import parts_of
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.evaluation.outputs import CLASSES
 from dense_aspp_jax.evaluation.predictor import Predictor
-from dense_aspp_jax.files import replaced_directory, shown, write_json
+from dense_aspp_jax.files import replaced_directory, write_json
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.models.counts import abstract_variables
 from dense_aspp_jax.models.segmentation import Network, SegmentationModel
 from dense_aspp_jax.paths import local_path
+from dense_aspp_jax.pretrained import find_model, shown_model
 from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.training.checkpoints import EMA, RAW, restore_variables
 from dense_aspp_jax.training.config import Evaluation, plain
@@ -86,7 +87,7 @@ class Run:
     """What a result file says of the run and the code it comes from, as plain JSON data."""
     return {
       'dataset': plain(self.config['data']['dataset']),
-      'workdir': str(self.workdir),
+      'workdir': shown_model(self.workdir),
       'checkpoint': self.checkpoint,
       'step': self.step,
       'weights': self.weights,
@@ -180,10 +181,11 @@ def load_model(
   weights: str | None = None,
   bn: str | None = None,
 ) -> Run:
-  """Loads a trained network: `load_model('cam.safetensors').predict('photo.jpg')` gives class indices.
+  """Loads a trained network: `load_model('streets').predict('photo.jpg')` gives class indices.
 
   Args:
-    model: A run's directory, or a file that `dense-aspp pack` wrote.
+    model: A run's directory, a file that `dense-aspp pack` wrote, or the name of a network that comes with
+      the package, see `model_path`.
     checkpoint: Of a directory, see `load_run`; None: 'best'.
     weights: Likewise.
     bn: Likewise; None: 'running'.
@@ -194,15 +196,15 @@ def load_model(
     RunError: The system refuses to read it, see `load_checkpoint`.
   """
   if not isinstance(model, str | os.PathLike):
-    raise InputError(f'model {model!r}: expected the path of a run or of a model file')
-  path = local_path(os.fsdecode(model))
+    raise InputError(f'model {model!r}: expected the path of a run or of a model file, or a name')
+  path = find_model(model)
   if not path.is_file():
     return load_run(path, 'best' if checkpoint is None else checkpoint, weights, bn or RUNNING)
   record, variables = read_model_file(path)
   for option, asked in (('checkpoint', checkpoint), ('weights', weights), ('bn', bn)):
     if asked is not None and str(asked) != (there := getattr(record, option)):
       raise InputError(
-        f'{shown(path)}: a model file with {option} {there} alone, not {asked}; leave that out'
+        f'{shown_model(path)}: a model file with {option} {there} alone, not {asked}; leave that out'
       )
   config, network = record.config, _network(record.config)
   predictor = Predictor(network, variables, Data(**config['data']).preprocessing)
@@ -224,7 +226,7 @@ def load_model(
 
 def model_label_set(model: str | os.PathLike) -> LabelSet:
   """What the class indices of a trained network mean; see `load_model`."""
-  path = local_path(model)
+  path = find_model(model)
   return read_model_file(path)[0].label_set if path.is_file() else read_label_set(path)
 
 

@@ -14,6 +14,7 @@ from dense_aspp_jax.datasets.examples import dataset_names
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.models.segmentation import Network
 from dense_aspp_jax.paths import local_path
+from dense_aspp_jax.pretrained import shown_model
 from dense_aspp_jax.training import workdir as workdirs
 from dense_aspp_jax.training.config import Config, config_hash, model_record, tuples
 from dense_aspp_jax.training.run import load_model
@@ -131,7 +132,7 @@ def _from_run(config: Config, name: str, model_fields: Mapping[str, Any]) -> Sta
     'dataset': names[0] if len(names) == 1 else names,
     'pretraining': before,
   }
-  text = f'weights of {run.workdir}, step {run.step}, {run.weights}'
+  text = f'weights of {shown_model(run.workdir)}, step {run.step}, {run.weights}'
   if not same_classes:
     theirs, ours = run.label_set, config.label_set
     text += (

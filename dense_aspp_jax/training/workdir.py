@@ -28,6 +28,7 @@ from dense_aspp_jax.label_mapping import MappedLabelSet
 from dense_aspp_jax.label_sets import LABEL_SETS
 from dense_aspp_jax.labels import LabelSet
 from dense_aspp_jax.paths import local_path
+from dense_aspp_jax.pretrained import pretrained_models
 from dense_aspp_jax.provenance import provenance
 from dense_aspp_jax.training.config import migrate, plain, tuples
 from dense_aspp_jax.training.hold import hold
@@ -85,7 +86,7 @@ def _paths(config: Mapping[str, Any]) -> dict[tuple[str | int, ...], str]:
     ('data', 'dataset', FOLDER_PREFIX, ()),
     ('data', 'label_set', '', LABEL_SETS),
     ('init', 'extractor_weights', '', ()),
-    ('init', 'run', '', ()),
+    ('init', 'run', '', pretrained_models()),
   ):
     fields = config.get(section)
     value = fields.get(field) if isinstance(fields, Mapping) else None

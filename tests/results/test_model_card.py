@@ -268,7 +268,7 @@ def test_the_python_of_the_card_loads_the_card(published, tmp_path, monkeypatch)
   (tmp_path / card.name).symlink_to(card)
   found = run_python_of(card / 'README.md', tmp_path, monkeypatch)
   assert (found['run'].step, found['run'].weights) == (4, 'ema')
-  assert found['classes'].shape == (40, 60)
+  assert found['classes'].shape == (45, 60)
 
 
 def test_what_exists_is_never_touched(published, tmp_path):

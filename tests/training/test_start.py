@@ -132,7 +132,7 @@ def test_an_auxiliary_head_that_the_other_run_lacks_is_drawn(tmp_path):
     ),
     ({'data.std': (0.3, 0.3, 0.3)}, r'the weights need config\.data\.std = \(0\.229, 0\.224, 0\.225\),'),
     ({'init.run': 'gs://bucket/run'}, r'gs://bucket/run: a URL'),
-    ({'init.run': 'nowhere'}, r"config\.init\.run = 'nowhere': nowhere: no config\.json"),
+    ({'init.run': 'nowhere'}, r"config\.init\.run = 'nowhere': nowhere: no such run or model file"),
   ],
 )
 def test_what_does_not_fit_is_named(source, overrides, message):

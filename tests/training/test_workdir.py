@@ -140,6 +140,11 @@ def test_a_url_stays_one():
   assert workdirs.resolve({'directory': '/home', **config})['init']['run'] == 'gs://bucket/run'
 
 
+def test_the_name_of_a_packaged_network_stays_one():
+  for given, found in (('streets', 'streets'), ('./streets', '/home/streets'), ('runs/x', '/home/runs/x')):
+    assert workdirs.resolve({'directory': '/home', 'init': {'run': given}})['init']['run'] == found
+
+
 def test_the_home_folder_is_resolved(tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path / 'home'))
   config = default.get_config().to_dict()
