@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import json
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -21,8 +20,6 @@ import jinja2
 from dense_aspp_jax.datasets.data import Data
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.files import write_file, write_json
-from dense_aspp_jax.models.counts import count_parameters
-from dense_aspp_jax.models.segmentation import Network
 from dense_aspp_jax.pretrained import FOLDER, INDEX, Pretrained
 from dense_aspp_jax.results.runs import Row
 from dense_aspp_jax.results.summary import summarize
@@ -58,9 +55,9 @@ ABOUT = {
     _CPU,
     'Nine of its classes it knows from photographs: road, sidewalk, building, fence, pole, vegetation, sky, '
     'person and car; of riders and bicycles, and of traffic lights and signs, only that a pixel is one of '
-    'the two: it often takes lights for signs. Wall, terrain, truck, bus, train and motorcycle it knows from '
-    'drawn scenes alone. All photographs are of the streets of one town, from one camera in a car, by day '
-    'and at dusk: none of night, snow or rain.',
+    'the two: in the photographs looked at, lights became signs. Wall, terrain, truck, bus, train and '
+    'motorcycle it knows from drawn scenes alone. All photographs are of the streets of one town, from one '
+    'camera in a car, by day and at dusk: none of night, snow or rain.',
   ),
   'camvid': About(
     "the CamVid benchmark's 11 classes",
@@ -71,25 +68,16 @@ ABOUT = {
 }
 
 
-def describe(name: str, path: pathlib.Path) -> Pretrained:
-  """The index's entry for a model file."""
-  record, _ = read_model_file(path)
-  model, data = record.config['model'], Data(**record.config['data'])
-  counts = count_parameters(Network(**model).create(), data.image_size)
-  preprocessing = data.preprocessing
-  content = path.read_bytes()
+def describe(name: str, path: pathlib.Path, record: ModelRecord) -> Pretrained:
+  """The index's entry for a model file with scores; `record` is what it says of its weights."""
+  row, content = Row.from_json(record.scores[0]), path.read_bytes()
   return Pretrained(
     name=name,
     about=ABOUT[name].text,
     classes=record.label_set.class_names,
-    network=model['extractor'] + (' + skip' if model.get('skip_head') else ''),
-    parameters=counts['total'] - counts['auxiliary_head'],
-    preprocessing={
-      'image_size': list(preprocessing.image_size),
-      'keep_aspect': preprocessing.keep_aspect,
-      'mean': list(preprocessing.mean),
-      'std': list(preprocessing.std),
-    },
+    network=row.network,
+    parameters=row.parameters,
+    preprocessing=dataclasses.asdict(Data(**record.config['data']).preprocessing),
     config=record.config,
     scores=tuple(_in_order(score, record.label_set.class_names) for score in record.scores),
     weights=record.weights,
@@ -134,13 +122,15 @@ def main(arguments: list[str] | None = None) -> int:
   paths = {path.stem: path for path in FOLDER.glob(f'*{SUFFIX}')}
   if unknown := paths.keys() - ABOUT.keys():
     raise InputError(f'{", ".join(sorted(unknown))}: say what it is for in ABOUT')
-  models = {name: describe(name, paths[name]) for name in ABOUT if name in paths}
-  for model in models.values():
-    if not model.scores:
-      raise InputError(f'{model.path}: has no scores; pack it when its run is finished')
-    write_file(model.card, card(model, read_model_file(model.path)[0]).encode())
-  write_json(INDEX, [dataclasses.asdict(model) for model in models.values()])
-  print(json.dumps({model.name: model.bytes for model in models.values()}))
+  models = []
+  for name in filter(paths.get, ABOUT):
+    record, _ = read_model_file(paths[name])
+    if not record.scores:
+      raise InputError(f'{paths[name]}: has no scores; pack it when its run is finished')
+    models.append(describe(name, paths[name], record))
+    write_file(models[-1].card, card(models[-1], record).encode())
+  write_json(INDEX, [dataclasses.asdict(model) for model in models])
+  print(f'{INDEX}: {", ".join(model.name for model in models)}')
   return 0
 
 

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _score(row: Row) -> str:
-  """Such as '77.1 % of 9 classes, camvid, validation split'."""
+  """Such as '77.3 % of 9 classes, camvid, validation split'."""
   known = [name for name, iou in row.scores.iou.items() if iou is not None]
   count = len(known) - ('mean_iou_19' in row.scores.means and 'void' in known)  # the mean is without void
   of = f'{row.protocol.dataset}, {row.protocol.split_words}'

@@ -15,10 +15,11 @@ MODELS = pretrained_models()
 
 @pytest.mark.parametrize('name', MODELS)
 def test_the_index_and_the_cards_are_those_of_the_files(name):
-  model = tool.describe(name, MODELS[name].path)
+  record, _ = read_model_file(MODELS[name].path)
+  model = tool.describe(name, MODELS[name].path, record)
   stored = next(entry for entry in json.loads(INDEX.read_text(encoding='utf-8')) if entry['name'] == name)
   assert json.loads(json.dumps(dataclasses.asdict(model))) == stored
-  card = tool.card(model, read_model_file(model.path)[0])
+  card = tool.card(model, record)
   assert card == model.card.read_text(encoding='utf-8'), 'python -m tools.index_pretrained'
   assert model.sha256 in card
   for name, iou in model.scores[0]['scores']['iou'].items():
