@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from dense_aspp_jax.datasets.street_scenes.builder import render_scene
-from dense_aspp_jax.pretrained import pretrained_models
 from dense_aspp_jax.training.run import load_model
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -29,14 +28,14 @@ def wheel(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_it_holds_the_networks_and_no_path_of_this_machine(wheel):
+def test_it_holds_the_whole_package_and_no_path_of_this_machine(wheel):
   assert wheel.stat().st_size < 40 * 2**20
   with zipfile.ZipFile(wheel) as archive:
     names = archive.namelist()
-    for model in pretrained_models().values():
-      for path in (model.path, model.card):
-        assert archive.read(f'dense_aspp_jax/pretrained/{path.name}') == path.read_bytes()
-    assert 'dense_aspp_jax/pretrained/index.json' in names
+    for path in (ROOT / 'dense_aspp_jax').rglob('*'):
+      if path.is_file() and path.suffix != '.pyc':
+        assert archive.read(path.relative_to(ROOT).as_posix()) == path.read_bytes()
+    assert 'dense_aspp_jax/pretrained/streets.safetensors' in names
     assert 'dense_aspp_jax/configs/fine_tune.py' in names
     assert not [name for name in names if name.startswith(('tests/', 'tools/', 'docs/'))]
     assert not [name for name in names if str(ROOT).encode() in archive.read(name)]
