@@ -13,6 +13,7 @@ from tiny_network import SHALLOW
 
 from configs import default
 from dense_aspp_jax.commands.main import main
+from dense_aspp_jax.commands.report import report_run
 from dense_aspp_jax.errors import InputError
 from dense_aspp_jax.label_sets import load_label_set
 from dense_aspp_jax.models.segmentation import create_model
@@ -268,6 +269,17 @@ def test_the_report_is_of_the_split_that_the_run_validates_on(finished, monkeypa
   assert main([*finished, '--config.data.validation_split=val2']) == 0
   assert made == [((pathlib.Path('runs/x'), 'val2'), {})]
   assert capsys.readouterr().out == 'report page.html\n'
+
+
+def test_a_training_may_do_without_a_report(finished, monkeypatch, capsys):
+  monkeypatch.setattr('dense_aspp_jax.commands.report.report_run', lambda *_, **__: pytest.fail('called'))
+  assert main([*finished, '--no-report']) == 0
+  assert capsys.readouterr().out == ''
+
+
+def test_the_report_of_a_run_is_not_that_of_a_packaged_network_of_its_name(monkeypatch):
+  monkeypatch.setattr('dense_aspp_jax.commands.report._write_report', lambda args: args.model)
+  assert report_run(pathlib.Path('streets'), 'validation') == pathlib.Path('streets')
 
 
 @pytest.mark.parametrize('end', ['finished before', 'failed'])
