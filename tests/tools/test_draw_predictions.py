@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dense_aspp_jax.datasets.resize import resize_label
 from dense_aspp_jax.evaluation.pictures import colorize
 from dense_aspp_jax.training.run import load_model
 from tools import draw_predictions as tool
@@ -20,9 +21,10 @@ def test_each_image_has_a_row_with_truth_and_prediction(tiny_run, scene_folder, 
       picture[top : top + height, left : left + width] for left in (0, width + 4, 2 * (width + 4))
     )
     np.testing.assert_array_equal(image, examples[name].image)
-    assert truth.shape == (height, width, 3)
-    expected = colorize(run.predict(examples[name].image), run.label_set)
-    np.testing.assert_array_equal(prediction, expected)
+    label = split.label_set.encode(examples[name].label, name)
+    expected = resize_label(label, (height, width)), run.predict(examples[name].image)
+    for panel, classes in zip((truth, prediction), expected, strict=True):
+      np.testing.assert_array_equal(panel, colorize(classes, run.label_set))
   options = ['--model', str(tiny_run), '--dataset', f'folder:{scene_folder}']
   assert tool.main([*options, '--images', '3', '1', '--output', str(tmp_path / 'p.jpg')]) == 0
   with Image.open(tmp_path / 'p.jpg') as written:
