@@ -13,6 +13,8 @@ network of the other configuration, not trained for it, scores 48.8 instead of 4
 sees them enlarged.
 
 Cost: 2,785 steps of 8 images, 2 hours on 2 CPU cores; 1.6 GB of disk for the scenes, and more for a cache.
+Seed 0 reached 77.0 % mean IoU over nine classes on CamVid's validation, 77.3 % with averaged weights (EMA):
+the packaged network `streets`.
 """
 
 from configs import pretrained_camvid
