@@ -58,7 +58,7 @@ class TestSupervise:
   def command(self, tmp_path):
     """Makes a process that measures three units, the second of which ends it, or does not end."""
 
-    def make(second):
+    def make(second, limit=0.5):
       script = tmp_path / 'measure.py'
       script.write_text(
         textwrap.dedent(f"""
@@ -66,7 +66,7 @@ class TestSupervise:
           from tools.measure_gpu.results import Results
           results = Results(pathlib.Path({str(tmp_path / 'results.json')!r}), {SETTINGS!r}, time.time() + 60)
           results.measure('a', 'first', 9, lambda: {{'process': os.getpid()}})
-          results.measure('a', 'second', 0.5, lambda: {second})
+          results.measure('a', 'second', {limit}, lambda: {second})
           results.measure('a', 'third', 9, lambda: {{'process': os.getpid()}})
         """)
       )
@@ -75,23 +75,21 @@ class TestSupervise:
     return make
 
   @pytest.mark.parametrize(
-    ('second', 'reason'), [('os._exit(7)', 'code 7'), ('time.sleep(60)', 'longer than 0 s')]
+    ('second', 'limit', 'reason'),
+    [('os._exit(7)', 30, 'code 7'), ('time.sleep(60)', 0.5, 'longer than 0 s')],
   )
   def test_another_process_goes_on_behind_a_unit_that_ends_one(
-    self, tmp_path, command, monkeypatch, second, reason
+    self, tmp_path, command, monkeypatch, second, limit, reason
   ):
     monkeypatch.setenv('PYTHONPATH', ':'.join(sys.path))
-    supervise(tmp_path / 'results.json', SETTINGS, time.time() + 60, command(second))
+    supervise(tmp_path / 'results.json', SETTINGS, time.time() + 60, command(second, limit))
     records = json.loads((tmp_path / 'results.json').read_text())['stages']['a']
     assert reason in records['second']['error']
     assert records['first']['process'] != records['third']['process']
 
   def test_the_unit_that_runs_when_the_time_is_up_is_measured_later(self, tmp_path, command, monkeypatch):
     monkeypatch.setenv('PYTHONPATH', ':'.join(sys.path))
-    arguments = command('time.sleep(60)')
-    script = tmp_path / 'measure.py'
-    script.write_text(script.read_text().replace('0.5', '90'))
-    supervise(tmp_path / 'results.json', SETTINGS, time.time() + 3, arguments)
+    supervise(tmp_path / 'results.json', SETTINGS, time.time() + 3, command('time.sleep(60)', 90))
     assert set(json.loads((tmp_path / 'results.json').read_text())['stages']['a']) == {'first'}
 
   def test_a_process_that_ends_outside_of_a_unit_is_an_error(self, tmp_path):

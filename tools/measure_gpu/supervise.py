@@ -74,7 +74,8 @@ def _wait(
       if time.time() >= deadline:
         return 'the time is up'
       running = Results(path, settings, deadline).running() if path.exists() else None
-      if running and time.time() > running[2]['started'] + running[2]['limit']:
+      late = running and time.time() > running[2]['started'] + running[2]['limit']
+      if late and process.poll() is None:  # one that has ended meanwhile says why by its code
         return f'took longer than {running[2]["limit"]:.0f} s'
   finally:
     _end(process)
