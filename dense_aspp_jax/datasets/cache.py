@@ -184,20 +184,26 @@ def _open(split: DecodedSplit, folder: pathlib.Path, made_from: dict[str, Any], 
     left_out = [str(text).replace(str(manifest['source']), source.name) for text in manifest['left_out']]
     if len(left_out) > skip_bad:
       raise _UnusableError(f'it leaves out {len(left_out)} pairs, but now at most {skip_bad} may be left out')
-    lock = os.open(path, os.O_RDONLY)
+    lock = _lock(path)
   except OSError as error:
     why = 'is missing' if isinstance(error, FileNotFoundError) else f'cannot be read ({error.strerror})'
     raise _UnusableError(f'{pathlib.Path(error.filename or _MANIFEST).name} {why}') from error
   except (ValueError, KeyError, TypeError, RecursionError) as error:
     raise _UnusableError(f'{_MANIFEST} cannot be read ({error!r})') from error
-  with contextlib.suppress(OSError):  # a file system without locks
-    fcntl.flock(lock, fcntl.LOCK_SH)
-  if not os.fstat(lock).st_nlink:  # removed before the lock was there
-    os.close(lock)
-    raise _UnusableError(f'{path.name} was removed')
   BadPairs(source.name, skip_bad, left_out).say(len(source))
   class_pixels = split.label_set.count_classes(values) if split.native_labels else values
   return CacheSplit(split, path, len(source) - len(left_out), lock, class_pixels)
+
+
+def _lock(path: pathlib.Path) -> int:
+  """Opens a file with a shared lock, as a descriptor. Raises OSError, for a file that was removed too."""
+  while True:
+    with path.open('rb') as file:
+      with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(file, fcntl.LOCK_SH)
+      # False: removed before the lock was there, or replaced with the same records by another build.
+      if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        return os.dup(file.fileno())
 
 
 def _readable_name(split: DecodedSplit) -> str:
@@ -311,7 +317,7 @@ def _write_records(split: DecodedSplit, path: pathlib.Path, bad: BadPairs) -> np
 
   def pack(index: int) -> tuple[bytes, np.ndarray]:
     example = split[index]
-    return cache_record.pack(example), _count(example)
+    return cache_record.pack(example), np.bincount(example.label.ravel(), minlength=256)
 
   indices = progress(range(len(split)), f'caching {split.source.name}', unit='image')
   values = np.zeros(256, np.int64)
@@ -341,7 +347,3 @@ def _write_records(split: DecodedSplit, path: pathlib.Path, bad: BadPairs) -> np
       f'{path.parent.parent}: {written} of {expected} records of the cache were written; is the disk full?'
     )
   return values
-
-
-def _count(example: CachedExample) -> np.ndarray:
-  return np.bincount(example.label.ravel(), minlength=256)

@@ -219,6 +219,28 @@ def test_a_cache_that_is_removed_while_its_lock_is_waited_for_is_built_again(sou
   assert len(list(open_fake(source, tmp_path))) == 5
 
 
+def test_a_cache_that_is_replaced_while_its_lock_is_waited_for_is_opened(
+  source, tmp_path, monkeypatch, capsys
+):
+  path = open_fake(source, tmp_path).path
+  capsys.readouterr()
+  flock = fcntl.flock
+  locked = []
+
+  def replace_once(lock, operation):
+    if not locked:
+      shutil.copy(path, path.with_suffix('.copy'))
+      os.replace(path.with_suffix('.copy'), path)
+    flock(lock, operation)
+    locked.append(os.fstat(lock if isinstance(lock, int) else lock.fileno()).st_ino)
+
+  monkeypatch.setattr('fcntl.flock', replace_once)
+  cache = open_fake(source, tmp_path)
+  assert len(list(cache)) == 5
+  assert 'built again' not in capsys.readouterr().err
+  assert locked[-1] == path.stat().st_ino != locked[0]
+
+
 def test_a_disk_that_fills_at_the_manifest_is_named(source, tmp_path, monkeypatch):
   def replace(*_):
     raise OSError(errno.ENOSPC, 'No space left on device')
@@ -255,14 +277,14 @@ def test_a_cache_in_a_place_that_cannot_be_written_is_read(source, tmp_path, mon
 
 
 def test_a_cache_of_another_user_that_may_not_be_read_is_made_anew(source, tmp_path, monkeypatch):
-  first, opened = open_fake(source, tmp_path / 'shared'), os.open
+  first, opened = open_fake(source, tmp_path / 'shared'), pathlib.Path.open
 
-  def open_own(path, *arguments):
-    if pathlib.Path(path) == first.path:
+  def open_own(path, *arguments, **options):
+    if path == first.path:
       raise PermissionError(errno.EACCES, 'Permission denied', str(path))
-    return opened(path, *arguments)
+    return opened(path, *arguments, **options)
 
-  monkeypatch.setattr(os, 'open', open_own)
+  monkeypatch.setattr(pathlib.Path, 'open', open_own)
   monkeypatch.setattr(cache_lib, '_make_folder', lambda name, places: places[-1] / name)
   (tmp_path / 'user' / first.path.parent.name).mkdir(parents=True)
   found = open_cache(decoded_split(source), tmp_path / 'shared', fallback=tmp_path / 'user')
