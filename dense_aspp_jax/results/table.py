@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -12,6 +13,8 @@ from dense_aspp_jax.results.protocol import LAST, Protocol
 from dense_aspp_jax.results.published import MARKS, Published
 from dense_aspp_jax.results.runs import MEANS, Row
 from dense_aspp_jax.results.summary import Group, Results, Spread
+from dense_aspp_jax.training.checkpoints import EMA
+from dense_aspp_jax.training.config import canonical
 
 BEGIN, END = '<!-- results: begin -->', '<!-- results: end -->'  # the lines around the table in README.md
 _NOT_IN_TERMINAL = ('network', 'pretraining', 'per seed')
@@ -44,13 +47,25 @@ def markdown(results: Results) -> str:
 
 
 def readme_block(results: Results) -> str:
-  """Our scores, in short, to stand between `BEGIN` and `END`."""
+  """Our scores, in short, to stand between `BEGIN` and `END`.
+
+  Without those of raw weights where their moving averages, which `load_run` takes, were scored alike.
+  """
+  averaged = {_without_weights(group) for group in results.groups if group.rows[0].weights == EMA}
   rows = [
-    {'data': dataset, **cells} for dataset, groups in _by_dataset(results) for cells in _main_cells(groups)
+    {'data': dataset, **cells}
+    for dataset, groups in _by_dataset(results)
+    for group, cells in zip(groups, _main_cells(groups), strict=True)
+    if group.rows[0].weights == EMA or _without_weights(group) not in averaged
   ]
   parts = ['In %, mean ± sample standard deviation over the seeds:', _markdown_table(rows)]
   parts += [_standard_words(name, standard) for name, standard in results.standards.items()]
   return '\n\n'.join(parts) + '\n'
+
+
+def _without_weights(group: Group) -> str:
+  """What tells a group from others but for its weights."""
+  return canonical([(row.seed, row.config_hash, dataclasses.asdict(row.protocol)) for row in group.rows])
 
 
 def replace_block(text: str, block: str, where: str) -> str:

@@ -144,6 +144,22 @@ def test_the_readme_has_the_scores():
   assert lines[1:] == [cell + line for cell, line in zip(cells, table.splitlines(), strict=True)]
 
 
+def test_the_readme_leaves_raw_weights_out_where_their_averages_were_scored_alike():
+  averaged_best = dataclasses.replace(TOY, checkpoint='best')
+  rows = [
+    *(toy_row(seed, 0.5, weights=weights) for seed in (0, 1) for weights in ('raw', 'ema')),
+    toy_row(0, 0.4, config_hash='ba9876543210'),
+    toy_row(0, 0.3, averaged_best, weights='raw'),
+  ]
+  lines = unpadded(readme_block(summarize(rows))).splitlines()[4:]
+  found = [line.split(' | ')[5] for line in lines if line.startswith('| folder:toy')]
+  assert sorted(found) == [
+    'validation split',
+    'validation split, EMA weights',
+    'validation split, best checkpoint',
+  ]
+
+
 def test_the_terminal_has_them_in_columns():
   lines = text(toy_results()).splitlines()
   assert lines[0] == 'folder:toy, in %'
