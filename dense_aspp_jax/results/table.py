@@ -14,7 +14,6 @@ from dense_aspp_jax.results.published import MARKS, Published
 from dense_aspp_jax.results.runs import MEANS, Row
 from dense_aspp_jax.results.summary import Group, Results, Spread
 from dense_aspp_jax.training.checkpoints import EMA
-from dense_aspp_jax.training.config import canonical
 
 BEGIN, END = '<!-- results: begin -->', '<!-- results: end -->'  # the lines around the table in README.md
 _NOT_IN_TERMINAL = ('network', 'pretraining', 'per seed')
@@ -51,21 +50,21 @@ def readme_block(results: Results) -> str:
 
   Without those of raw weights where their moving averages, which `load_run` takes, were scored alike.
   """
-  averaged = {_without_weights(group) for group in results.groups if group.rows[0].weights == EMA}
+  averaged = {_as_averaged(group) for group in results.groups if group.rows[0].weights == EMA}
   rows = [
     {'data': dataset, **cells}
     for dataset, groups in _by_dataset(results)
     for group, cells in zip(groups, _main_cells(groups), strict=True)
-    if group.rows[0].weights == EMA or _without_weights(group) not in averaged
+    if group.rows[0].weights == EMA or _as_averaged(group) not in averaged
   ]
   parts = ['In %, mean ± sample standard deviation over the seeds:', _markdown_table(rows)]
   parts += [_standard_words(name, standard) for name, standard in results.standards.items()]
   return '\n\n'.join(parts) + '\n'
 
 
-def _without_weights(group: Group) -> str:
-  """What tells a group from others but for its weights."""
-  return canonical([(row.seed, row.config_hash, dataclasses.asdict(row.protocol)) for row in group.rows])
+def _as_averaged(group: Group) -> tuple[tuple[int, str], ...]:
+  """Seeds and experiments, were the weights averaged."""
+  return tuple((row.seed, dataclasses.replace(row, weights=EMA).experiment) for row in group.rows)
 
 
 def replace_block(text: str, block: str, where: str) -> str:
