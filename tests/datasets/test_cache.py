@@ -232,7 +232,7 @@ def test_a_cache_that_is_replaced_while_its_lock_is_waited_for_is_opened(
       shutil.copy(path, path.with_suffix('.copy'))
       os.replace(path.with_suffix('.copy'), path)
     flock(lock, operation)
-    locked.append(os.fstat(lock if isinstance(lock, int) else lock.fileno()).st_ino)
+    locked.append(os.fstat(lock.fileno()).st_ino)
 
   monkeypatch.setattr('fcntl.flock', replace_once)
   cache = open_fake(source, tmp_path)
